@@ -1,0 +1,1 @@
+"""What every process shares: messages, bus, clock, configuration and the hypervisor."""

@@ -1,0 +1,1 @@
+"""The processes; each imports ``common`` and itself, and meets the others only in messages."""
