@@ -1,0 +1,389 @@
+"""The catalogue of messages: what travels on the bus, and nothing else does.
+
+A message is two frames: the topic, and a MessagePack map ``{"header": …, "body": …}``. Every body is one
+frozen class below, checked once when it arrives (``common.wire``) and never again. A standing message says what is;
+the newest one wins, and a late subscriber gets the last one at once. An event happened once; it is sent at
+once and shows up in the next standing message too. Unknown fields are ignored, so that versions may be mixed;
+an unknown ``version`` is refused. Units are in the names; ``None`` means unknown, never zero.
+"""
+
+import math
+from typing import Any, ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from common.phases import Phase
+
+PROTOCOL_VERSION: Final = 1
+
+Ratio = float
+"""A share of the whole: in [0, 1], or slightly above where two clocks are involved."""
+
+
+class Frozen(BaseModel):
+    """A value: immutable, finite, tolerant of fields that a newer version added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Header(Frozen):
+    """Who said it, when, and why.
+
+    ``run_id`` grows with every start of the sender; ``seq`` counts its messages of one topic from 1; ``mono_s`` is the
+    sender's monotonic clock; ``cause`` is the ``message_id`` of what led to this one.
+    """
+
+    source: str
+    run_id: int = Field(ge=0)
+    seq: int = Field(ge=1)
+    sent_at_s: float
+    mono_s: float
+    cause: str | None = None
+    version: int = PROTOCOL_VERSION
+
+
+class Body(Frozen):
+    """What one message says. ``topic`` is derived from it, so that the two never disagree."""
+
+    kind: ClassVar[str]
+    standing: ClassVar[bool] = True
+
+    @property
+    def topic(self) -> str:
+        """Return ``kind`` and, after a dot, what this message is about."""
+        return self.kind
+
+
+def message_id(topic: str, header: Header) -> str:
+    """Return the identifier by which later messages name this one as their cause.
+
+    >>> message_id("sample.local", Header(source="monitor", run_id=127, seq=412, sent_at_s=0, mono_s=0))
+    'monitor/7f/sample.local/412'
+    """
+    return f"{header.source}/{header.run_id:x}/{topic}/{header.seq}"
+
+
+# --- monitor ---------------------------------------------------------------------------------------------------
+
+
+class HostSample(Body):
+    """One host over one interval, in columns: entry *i* of every list is the domain ``names[i]``.
+
+    ``cpu_ratios[i]`` is CPU time over (elapsed x allotted CPUs), None where it is unknown: first sample, counter
+    reset, stuck counter, domain not running. Only domains of configured groups are listed.
+    """
+
+    kind: ClassVar[str] = "sample"
+    host: str
+    interval_s: float = Field(gt=0)
+    is_reachable: bool
+    names: tuple[str, ...] = ()
+    uuids: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    cpu_ratios: tuple[float | None, ...] = ()
+    allotted_cpus: tuple[float | None, ...] = ()
+    note: str = ""
+
+    @property
+    def topic(self) -> str:
+        """Return ``sample.<host>``."""
+        return f"{self.kind}.{self.host}"
+
+    @field_validator("cpu_ratios", "allotted_cpus")
+    @classmethod
+    def _never_negative(cls, column: tuple[float | None, ...]) -> tuple[float | None, ...]:
+        if any(value is not None and not (math.isfinite(value) and value >= 0) for value in column):
+            raise ValueError("must be finite and >= 0, or null where unknown")
+        return column
+
+    @model_validator(mode="after")
+    def _columns_are_equally_long(self) -> "HostSample":
+        lengths = {len(column) for column in (self.names, self.uuids, self.states, self.cpu_ratios, self.allotted_cpus)}
+        if len(lengths) != 1:
+            raise ValueError(f"columns must have equal lengths; got {sorted(lengths)}")
+        return self
+
+
+class Failure(Body):
+    """A domain stopped serving, told the moment libvirt tells it. ``reason``: crashed, stopped, paused, panicked."""
+
+    kind: ClassVar[str] = "failure"
+    standing: ClassVar[bool] = False
+    host: str
+    domain: str
+    uuid: str
+    reason: str
+    detail: str = ""
+
+    @property
+    def topic(self) -> str:
+        """Return ``failure.<host>.<domain>``."""
+        return f"{self.kind}.{self.host}.{self.domain}"
+
+
+# --- decider ---------------------------------------------------------------------------------------------------
+
+
+class Vote(Frozen):
+    """What one policy recommends: ``capacity`` is None where it lacks data, which forbids scale-in."""
+
+    policy: str
+    capacity: int | None
+    reason: str
+
+
+class DesiredCapacity(Body):
+    """How many domains a group is to have. ``generation`` only grows; an older one is never applied.
+
+    ``is_scale_in_allowed`` is false while data are missing: then the actuator adds and replaces, and removes nothing.
+    """
+
+    kind: ClassVar[str] = "capacity.desired"
+    group: str
+    generation: int = Field(ge=1)
+    desired: int = Field(ge=0)
+    minimum: int = Field(ge=0)
+    maximum: int = Field(ge=0)
+    is_scale_in_allowed: bool = True
+    is_replacement_allowed: bool = True
+    reason: str = ""
+    decision_id: str = ""
+
+    @property
+    def topic(self) -> str:
+        """Return ``capacity.desired.<group>``."""
+        return f"{self.kind}.{self.group}"
+
+
+class Evidence(Frozen):
+    """The figures a decision stands on; None where unknown."""
+
+    cpu_ratio: float | None = None
+    cpu_ratio_low_guess: float | None = None  # unknown domains counted as 0: used for scale-out
+    cpu_ratio_high_guess: float | None = None  # unknown domains counted as 1: used for scale-in
+    domains_ready: int = 0
+    domains_coming: int = 0
+    domains_known: int = 0
+    out_window_filled_s: float = 0.0
+    in_window_filled_s: float = 0.0
+    request_rate: float | None = None
+    queue: int | None = None
+    in_flight: int | None = None
+    response_time_s: float | None = None
+    error_rate: float | None = None
+
+
+class DecisionRecord(Body):
+    """One tick of one group: also when nothing happens.
+
+    ``action`` is ``out``, ``in`` or ``hold``. ``limiter`` names what kept the decision from the recommendation (none, bounds, cooldown,
+    window, unknown-data, stale-data, projection, step-limit, paused, operator, observing, unhealthy, …), ``limiter_text`` says it
+    in plain words and ``counterfactual`` what would change the outcome.
+    """
+
+    kind: ClassVar[str] = "decision"
+    group: str
+    tick: int = Field(ge=0)
+    decision_id: str
+    action: str
+    desired_before: int
+    desired_after: int
+    recommended: int | None
+    votes: tuple[Vote, ...]
+    limiter: str
+    limiter_text: str
+    counterfactual: str
+    evidence: Evidence
+    mode: str = "on"
+    cooldown_out_left_s: float = 0.0
+    cooldown_in_left_s: float = 0.0
+
+    @property
+    def topic(self) -> str:
+        """Return ``decision.<group>``."""
+        return f"{self.kind}.{self.group}"
+
+
+# --- actuator --------------------------------------------------------------------------------------------------
+
+
+class Member(Frozen):
+    """One owned domain. ``address`` is None until it is known; ``cause`` leads back to the decision."""
+
+    name: str
+    uuid: str
+    host: str
+    phase: Phase
+    since_s: float
+    age_s: float = Field(ge=0)
+    address: str | None
+    port: int
+    is_protected: bool = False
+    cause: str = ""
+    note: str = ""
+
+
+class Membership(Body):
+    """Every owned domain of a group, as libvirt shows it, and what keeps the group from its desired capacity.
+
+    ``blocked`` says in plain words what the actuator wants but cannot do (breaker open, ceiling, host lost, no room); empty when
+    nothing is in the way. ``boot_p50_s`` is the measured time from start to serving, None before the first.
+    """
+
+    kind: ClassVar[str] = "membership"
+    group: str
+    generation_seen: int = Field(ge=0)
+    desired_seen: int | None
+    members: tuple[Member, ...]
+    owned_total: int = Field(ge=0)
+    ceiling: int = Field(ge=0)
+    breaker: str = "closed"
+    breaker_opens_until_s: float | None = None
+    blocked: str = ""
+    unreachable_hosts: tuple[str, ...] = ()
+    boot_p50_s: float | None = None
+    boot_p95_s: float | None = None
+
+    @property
+    def topic(self) -> str:
+        """Return ``membership.<group>``."""
+        return f"{self.kind}.{self.group}"
+
+
+# --- balancer --------------------------------------------------------------------------------------------------
+
+
+class BackendState(Frozen):
+    """One member as HAProxy sees it.
+
+    ``state``: ``joining`` (address set, check pending), ``ready`` (takes traffic), ``draining`` (no new traffic), ``left`` (no traffic, no
+    connection, slot free), ``unplaced`` (no slot free). ``is_healthy`` is HAProxy's own check, None before its first result.
+    """
+
+    name: str
+    uuid: str
+    slot: str | None
+    state: str
+    is_healthy: bool | None
+    check: str = ""
+    in_flight: int = Field(ge=0, default=0)
+    unhealthy_s: float = 0.0
+
+
+class Drain(Body):
+    """What the balancer has done with every member: the actuator's leave to go on with a drain."""
+
+    kind: ClassVar[str] = "drain"
+    group: str
+    endpoint: str
+    is_proxy_alive: bool
+    backends: tuple[BackendState, ...]
+    slots_total: int = 0
+    cut_sessions_total: int = 0
+
+    @property
+    def topic(self) -> str:
+        """Return ``drain.<group>``."""
+        return f"{self.kind}.{self.group}"
+
+
+class Traffic(Body):
+    """What a group's endpoint carried over one interval; columns are by member, in the order of ``names``.
+
+    ``response_time_s`` is HAProxy's mean over its last 1024 requests; rates are per second over the interval.
+    """
+
+    kind: ClassVar[str] = "traffic"
+    group: str
+    interval_s: float = Field(gt=0)
+    is_known: bool
+    request_rate: float | None = None
+    error_rate: float | None = None
+    queue: int | None = None
+    in_flight: int | None = None
+    queue_time_s: float | None = None
+    response_time_s: float | None = None
+    names: tuple[str, ...] = ()
+    request_rates: tuple[float | None, ...] = ()
+    in_flights: tuple[int | None, ...] = ()
+    response_times_s: tuple[float | None, ...] = ()
+
+    @property
+    def topic(self) -> str:
+        """Return ``traffic.<group>``."""
+        return f"{self.kind}.{self.group}"
+
+
+# --- every service ---------------------------------------------------------------------------------------------
+
+
+class Event(Body):
+    """Something worth a line in ``autoscaler events`` and a mark on the graph.
+
+    ``name``: scale-out, scale-in, domain-failed, domain-started, domain-ready, domain-stopped, domain-replaced, drain-forced, drain-cancelled,
+    breaker-opened, breaker-closed, host-lost, host-back, operator, service-started, ….
+    """
+
+    kind: ClassVar[str] = "event"
+    standing: ClassVar[bool] = False
+    name: str
+    group: str = ""
+    domain: str = ""
+    host: str = ""
+    text: str = ""
+    level: str = "info"
+
+    @property
+    def topic(self) -> str:
+        """Return ``event.<name>``."""
+        return f"{self.kind}.{self.name}"
+
+
+class ServiceStatus(Body):
+    """That a process lives and works; sent every ``republish_s`` by its own loop."""
+
+    kind: ClassVar[str] = "service"
+    name: str
+    pid: int
+    started_at_s: float
+    release: str
+    config_digest: str = ""
+    counters: dict[str, int] = Field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def topic(self) -> str:
+        """Return ``service.<name>``."""
+        return f"{self.kind}.{self.name}"
+
+
+# --- request and reply -----------------------------------------------------------------------------------------
+
+
+class Request(Frozen):
+    """What an operator asks of one service. ``verb`` and its ``args`` are checked by the service."""
+
+    verb: str
+    args: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    by: str = ""
+
+
+class Reply(Frozen):
+    """The answer: ``applied``, ``refused`` (understood, not done: see ``reason``) or ``error`` (not understood)."""
+
+    status: str
+    reason: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+BODIES: Final[tuple[type[Body], ...]] = (
+    HostSample,
+    Failure,
+    DesiredCapacity,
+    DecisionRecord,
+    Membership,
+    Drain,
+    Traffic,
+    Event,
+    ServiceStatus,
+)
