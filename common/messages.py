@@ -176,9 +176,9 @@ class Evidence(Frozen):
 class DecisionRecord(Body):
     """One tick of one group: also when nothing happens.
 
-    ``action`` is ``out``, ``in`` or ``hold``. ``limiter`` names what kept the decision from the recommendation (none, bounds, cooldown,
-    window, unknown-data, stale-data, projection, step-limit, paused, operator, observing, unhealthy, …), ``limiter_text`` says it
-    in plain words and ``counterfactual`` what would change the outcome.
+    ``action`` is ``out``, ``in`` or ``hold``. ``limiter`` names what kept the decision from the recommendation (none,
+    bounds, cooldown, window, unknown-data, stale-data, projection, step-limit, paused, operator, observing, unhealthy,
+    …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the outcome.
     """
 
     kind: ClassVar[str] = "decision"
@@ -226,8 +226,8 @@ class Member(Frozen):
 class Membership(Body):
     """Every owned domain of a group, as libvirt shows it, and what keeps the group from its desired capacity.
 
-    ``blocked`` says in plain words what the actuator wants but cannot do (breaker open, ceiling, host lost, no room); empty when
-    nothing is in the way. ``boot_p50_s`` is the measured time from start to serving, None before the first.
+    ``blocked`` says in plain words what the actuator wants but cannot do (breaker open, ceiling, host lost, no room);
+    empty when nothing is in the way. ``boot_p50_s`` is the measured time from start to serving, None before the first.
     """
 
     kind: ClassVar[str] = "membership"
@@ -256,8 +256,9 @@ class Membership(Body):
 class BackendState(Frozen):
     """One member as HAProxy sees it.
 
-    ``state``: ``joining`` (address set, check pending), ``ready`` (takes traffic), ``draining`` (no new traffic), ``left`` (no traffic, no
-    connection, slot free), ``unplaced`` (no slot free). ``is_healthy`` is HAProxy's own check, None before its first result.
+    ``state``: ``joining`` (address set, check pending), ``ready`` (takes traffic), ``draining`` (no new traffic),
+    ``left`` (no traffic, no connection, slot free), ``unplaced`` (no slot free). ``is_healthy`` is HAProxy's own check,
+    None before its first result.
     """
 
     name: str
@@ -320,8 +321,8 @@ class Traffic(Body):
 class Event(Body):
     """Something worth a line in ``autoscaler events`` and a mark on the graph.
 
-    ``name``: scale-out, scale-in, domain-failed, domain-started, domain-ready, domain-stopped, domain-replaced, drain-forced, drain-cancelled,
-    breaker-opened, breaker-closed, host-lost, host-back, operator, service-started, ….
+    ``name``: scale-out, scale-in, domain-failed, domain-started, domain-ready, domain-stopped, domain-replaced,
+    drain-forced, drain-cancelled, breaker-opened, breaker-closed, host-lost, host-back, operator, service-started, ….
     """
 
     kind: ClassVar[str] = "event"

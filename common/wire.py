@@ -58,8 +58,8 @@ def decode(frames: list[bytes]) -> tuple[str, Header, Body]:
     """Return topic, header and body of a message, checked.
 
     Raises:
-        ProtocolError: not two frames, too large, malformed, a field of the wrong type, NaN, a topic that is unknown or does not
-            match its body, or a version that this program does not speak.
+        ProtocolError: not two frames, too large, malformed, a field of the wrong type, NaN, a topic that is unknown
+            or does not match its body, or a version that this program does not speak.
     """
     if len(frames) != 2:
         raise ProtocolError(f"a message has 2 frames; got {len(frames)}")

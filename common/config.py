@@ -1,0 +1,354 @@
+"""``autoscaler.toml``: one file, one class a table, every impossible value refused with a clear sentence.
+
+``common.config_file`` reads and checks the whole file before anything acts on it. The classes hold no behaviour
+beyond what follows from the values alone.
+"""
+
+import hashlib
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from common import names
+
+SERVICES = ("monitor", "decider", "actuator", "balancer", "plotter", "recorder")
+MAX_IPC_PATH_BYTES = 107  # sun_path of a Unix socket, less its final NUL
+FIRST_SLOT = 10
+
+Seconds = Annotated[float, Field(ge=0, le=86400 * 7)]
+Positive = Annotated[float, Field(gt=0, le=86400 * 7)]
+Share = Annotated[float, Field(gt=0, le=1)]
+_Tables = TypeVar("_Tables", "dict[str, Host]", "dict[str, Group]")
+
+
+class Table(BaseModel):
+    """A table of the file: frozen, every key known, every number finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class System(Table):
+    """Where the services live and how often they look."""
+
+    run_dir: str = "/run/libvirt-autoscaler"
+    state_dir: str = "/var/lib/libvirt-autoscaler"
+    interval_s: Positive = 1.0
+    republish_s: Positive = 2.0
+    stale_after_s: Positive = 3.5
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    recording_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    recording_max_age_s: float = Field(default=7 * 86400.0, gt=0)
+
+    @model_validator(mode="after")
+    def _stale_after_more_than_one_interval(self) -> Self:
+        if self.stale_after_s <= self.interval_s:
+            raise ValueError(
+                f"stale_after_s must be greater than interval_s ({self.interval_s}); got {self.stale_after_s}"
+            )
+        return self
+
+    @field_validator("run_dir", "state_dir")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        if not path.startswith("/"):
+            raise ValueError("must be an absolute path")
+        return path
+
+    @property
+    def run_path(self) -> Path:
+        """Return the directory of sockets, locks and process identifiers."""
+        return Path(self.run_dir)
+
+    @property
+    def state_path(self) -> Path:
+        """Return the directory of images, recordings and the small local stores."""
+        return Path(self.state_dir)
+
+    @model_validator(mode="after")
+    def _socket_paths_fit(self) -> Self:
+        longest = f"{self.run_dir}/control-monitor.sock"
+        if len(longest.encode()) > MAX_IPC_PATH_BYTES:
+            raise ValueError(
+                f"run_dir is too long: the socket path {longest} has {len(longest.encode())} bytes; "
+                f"at most {MAX_IPC_PATH_BYTES} are allowed"
+            )
+        return self
+
+
+class Bus(Table):
+    """How the services reach each other: sockets on this machine, or TCP with CURVE keys.
+
+    ``endpoints`` names, for ``tcp``, where each service publishes, as ``tcp://ADDRESS:PORT``; it answers requests at
+    PORT + 1. ``keys_dir`` holds the keys that ``autoscaler keys`` makes; empty means no encryption, allowed on loopback
+    only.
+    """
+
+    transport: Literal["ipc", "tcp"] = "ipc"
+    endpoints: dict[str, str] = Field(default_factory=dict)
+    keys_dir: str = ""
+
+    @model_validator(mode="after")
+    def _tcp_names_every_service(self) -> Self:
+        unknown = sorted(set(self.endpoints) - set(SERVICES))
+        if unknown:
+            raise ValueError(f"endpoints names unknown services {unknown}; allowed: {', '.join(SERVICES)}")
+        if self.transport == "tcp":
+            missing = [name for name in SERVICES if name not in self.endpoints]
+            if missing:
+                raise ValueError(f"transport 'tcp' needs an endpoint for each service; missing: {', '.join(missing)}")
+        for name, endpoint in self.endpoints.items():
+            _check_tcp_endpoint(name, endpoint)
+        return self
+
+
+class Host(Table):
+    """One libvirt host. ``accel``: ``auto`` proves KVM with a probe guest before it is used."""
+
+    uri: str = "qemu:///system"
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    call_timeout_s: Positive = 10.0
+
+
+class Network(Table):
+    """The libvirt network of template domains: its slots are fixed pairs of MAC and address."""
+
+    name: str = Field(default="autoscaler", pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    bridge: str = Field(default="asbr0", pattern=r"^[a-z][a-z0-9-]{0,14}$")
+    subnet: str = "192.168.150.0/24"
+    slots: int = Field(default=200, ge=1, le=60000)
+
+    @model_validator(mode="after")
+    def _slots_fit_the_subnet(self) -> Self:
+        try:
+            net = ipaddress.IPv4Network(self.subnet)
+        except ValueError as error:
+            raise ValueError(f"subnet must be an IPv4 network such as 192.168.150.0/24; {error}") from error
+        room = net.num_addresses - FIRST_SLOT - 1
+        if self.slots > room:
+            raise ValueError(f"slots must be at most {max(room, 0)} in {self.subnet}; got {self.slots}")
+        return self
+
+    @property
+    def gateway(self) -> str:
+        """Return the host's own address in the network."""
+        return str(ipaddress.IPv4Network(self.subnet)[1])
+
+    @property
+    def prefix_length(self) -> int:
+        """Return the length of the network's prefix in bits."""
+        return ipaddress.IPv4Network(self.subnet).prefixlen
+
+    def address(self, slot: int) -> str:
+        """Return the IPv4 address of ``slot`` (0 to ``slots`` - 1)."""
+        return str(ipaddress.IPv4Network(self.subnet)[FIRST_SLOT + slot])
+
+    def mac(self, slot: int) -> str:
+        """Return the MAC of ``slot``: QEMU's prefix, a byte of the network's name, the slot."""
+        tag = hashlib.sha256(self.name.encode()).digest()[0]
+        return f"52:54:00:{tag:02x}:{slot >> 8:02x}:{slot & 0xFF:02x}"
+
+
+class Haproxy(Table):
+    """The data plane. ``slots`` bounds the domains of one group that can be in rotation."""
+
+    slots: int = Field(default=64, ge=1, le=1024)
+    maxconn: int = Field(default=4000, ge=10, le=100000)
+    check_interval_s: float = Field(default=0.5, ge=0.1, le=60)
+    request_timeout_s: float = Field(default=30.0, ge=1, le=3600)
+
+
+class Image(Table):
+    """What a template domain boots and how much it may use.
+
+    ``cpu_quota`` is the share of one CPU that each vCPU may use: the allotment is ``vcpus * cpu_quota``.
+    """
+
+    directory: str = ""
+    vcpus: int = Field(default=1, ge=1, le=64)
+    memory_mib: int = Field(default=128, ge=32, le=1024 * 1024)
+    cpu_quota: float = Field(default=1.0, ge=0.01, le=1)
+
+
+class Readiness(Table):
+    """When a domain serves: an HTTP 200 from ``path``, or an open port for ``tcp``.
+
+    ``identity`` asks that the answer names the domain, in ``X-Served-By`` or as the body; without it any 200 counts.
+    """
+
+    protocol: Literal["http", "tcp"] = "http"
+    path: str = Field(default="/healthz", pattern=r"^/[A-Za-z0-9._~/%?=&-]*$", max_length=200)
+    identity: bool | None = None
+    timeout_s: float = Field(default=1.0, gt=0, le=60)
+
+
+class Threshold(Table):
+    """The rule of two thresholds.
+
+    At or above ``high_ratio`` for a full ``out_window_s``: ``step_out`` more; at or below ``low_ratio`` for a full
+    ``in_window_s``: ``step_in`` fewer.
+    """
+
+    type: Literal["threshold"] = "threshold"
+    high_ratio: Share = 0.80
+    low_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.35
+    out_window_s: Positive = 5.0
+    in_window_s: Positive = 30.0
+    step_out: int = Field(default=1, ge=1, le=100)
+    step_in: int = Field(default=1, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Self:
+        if self.low_ratio >= self.high_ratio:
+            raise ValueError(f"low_ratio must be less than high_ratio ({self.high_ratio}); got {self.low_ratio}")
+        return self
+
+
+class TargetTracking(Table):
+    """Hold the group's mean CPU ratio at ``target_ratio``; changes within ``tolerance`` of it are ignored."""
+
+    type: Literal["target-tracking"] = "target-tracking"
+    target_ratio: Share = 0.60
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.10
+    out_stabilization_s: Seconds = 3.0
+    in_stabilization_s: Seconds = 60.0
+
+
+Policy = Annotated[Threshold | TargetTracking, Field(discriminator="type")]
+
+
+class Group(Table):
+    """A group of identical domains behind one endpoint."""
+
+    kind: Literal["template", "existing"] = "template"
+    prefix: str
+    minimum: int = Field(default=1, ge=0, le=1000, alias="min")
+    maximum: int = Field(default=4, ge=1, le=1000, alias="max")
+    surge: int = Field(default=1, ge=0, le=100)
+    hosts: tuple[str, ...] = Field(default=("local",), strict=False, min_length=1)
+    endpoint: str = "127.0.0.1:8000"
+    protocol: Literal["http", "tcp"] = "http"
+    mode: Literal["on", "off", "observe", "out-only"] = "on"
+    port: int = Field(default=8080, ge=1, le=65535)
+    address_source: Literal["lease", "arp", "agent", "static"] = "lease"
+    addresses: dict[str, str] = Field(default_factory=dict)
+    cooldown_out_s: Seconds = 5.0
+    cooldown_in_s: Seconds = 30.0
+    max_step_out: int = Field(default=4, ge=1, le=1000)
+    max_step_in: int = Field(default=1, ge=1, le=1000)
+    start_timeout_s: Positive = 30.0
+    boot_timeout_s: Positive = 90.0
+    drain_timeout_s: Seconds = 30.0
+    stop_timeout_s: Positive = 10.0
+    unhealthy_grace_s: Positive = 10.0
+    keep_failed: bool = False
+    image: Image = Image()
+    readiness: Readiness = Readiness()
+    policies: tuple[Policy, ...] = Field(default=(Threshold(),), strict=False, min_length=1)
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix_is_a_name(cls, prefix: str) -> str:
+        if not names.PREFIX.fullmatch(prefix):
+            raise ValueError(f"must match {names.PREFIX.pattern}")
+        return prefix
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint_is_an_address(cls, endpoint: str) -> str:
+        host, port = split_endpoint(endpoint)
+        if host != "*":
+            ipaddress.ip_address(host.strip("[]"))
+        if not 1 <= port <= 65535:
+            raise ValueError("the port must be in 1..65535")
+        return endpoint
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.minimum > self.maximum:
+            raise ValueError(f"min must be <= max ({self.maximum}); got {self.minimum}")
+        if self.kind == "template" and self.address_source != "lease":
+            raise ValueError("address_source is for groups of kind 'existing'; a template group knows its addresses")
+        if self.address_source == "static" and not self.addresses:
+            raise ValueError("address_source 'static' needs a table addresses = { NAME = ADDRESS }")
+        if self.protocol == "tcp" and self.readiness.protocol == "http" and "readiness" not in self.model_fields_set:
+            return self.model_copy(update={"readiness": Readiness(protocol="tcp")})
+        return self
+
+    @property
+    def is_identity_checked(self) -> bool:
+        """Return whether a domain must name itself to be ready; by default template domains must."""
+        if self.readiness.protocol == "tcp":
+            return False
+        return self.kind == "template" if self.readiness.identity is None else self.readiness.identity
+
+    @property
+    def ceiling(self) -> int:
+        """Return the most domains the group may own, in whatever phase."""
+        return self.maximum + self.surge
+
+
+class Config(Table):
+    """The whole file."""
+
+    system: System = System()
+    bus: Bus = Bus()
+    network: Network = Network()
+    haproxy: Haproxy = Haproxy()
+    hosts: dict[str, Host] = Field(default_factory=lambda: {"local": Host()}, min_length=1)
+    groups: dict[str, Group] = Field(min_length=1)
+
+    @field_validator("groups", "hosts")
+    @classmethod
+    def _names_are_plain(cls, tables: _Tables) -> _Tables:
+        for name in tables:
+            if not names.GROUP_NAME.fullmatch(name):
+                raise ValueError(f"the name {name!r} must match {names.GROUP_NAME.pattern}")
+        return tables
+
+    @model_validator(mode="after")
+    def _groups_are_apart(self) -> Self:
+        for name, group in self.groups.items():
+            strangers = sorted(set(group.hosts) - set(self.hosts))
+            if strangers:
+                raise ValueError(f"groups.{name}.hosts: {strangers} are not defined; defined: {sorted(self.hosts)}")
+            if group.maximum > self.haproxy.slots:
+                raise ValueError(
+                    f"groups.{name}.max must be <= haproxy.slots ({self.haproxy.slots}); got {group.maximum}"
+                )
+            for other, rival in self.groups.items():
+                if other < name and group.prefix == rival.prefix:
+                    raise ValueError(f"groups.{name}.prefix clashes with groups.{other}.prefix: both {group.prefix!r}")
+                if other < name and _endpoints_clash(group.endpoint, rival.endpoint):
+                    raise ValueError(
+                        f"groups.{name}.endpoint clashes with groups.{other}.endpoint: both {group.endpoint!r}"
+                    )
+        return self
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Return address and port of ``ADDRESS:PORT``.
+
+    >>> split_endpoint("127.0.0.1:8000")
+    ('127.0.0.1', 8000)
+    """
+    host, colon, port = endpoint.rpartition(":")
+    if not colon or not host or not port.isdigit():
+        raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8000")
+    return host, int(port)
+
+
+def _endpoints_clash(one: str, other: str) -> bool:
+    (host, port), (rival, rival_port) = split_endpoint(one), split_endpoint(other)
+    return port == rival_port and (host == rival or "*" in (host, rival))
+
+
+def _check_tcp_endpoint(name: str, endpoint: str) -> None:
+    try:
+        host, port = split_endpoint(endpoint.removeprefix("tcp://"))
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError as error:
+        raise ValueError(f"endpoints.{name} must be tcp://ADDRESS:PORT; got {endpoint!r} ({error})") from error
+    if not endpoint.startswith("tcp://") or not 1 <= port <= 65534:
+        raise ValueError(f"endpoints.{name} must be tcp://ADDRESS:PORT with a port in 1..65534; got {endpoint!r}")
