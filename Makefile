@@ -1,0 +1,62 @@
+# One command for each thing a user does. `make help` lists them.
+SHELL := /bin/bash
+CONFIG ?= autoscaler.toml
+LEVEL ?= mid
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+export AUTOSCALER_CONFIG := $(CONFIG)
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help up down clean image plot load bench test test-fast check format lock
+
+help:  ## list what can be made
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up:  ## install what is missing, start everything, end when the endpoint answers
+	@scripts/bootstrap.sh run
+	@scripts/with-root.sh $(BIN)/autoscaler up
+
+down:  ## stop the services and the domains they created
+	@scripts/with-root.sh $(BIN)/autoscaler down
+
+clean:  ## down, and remove images, network, recordings and sockets too
+	@scripts/with-root.sh $(BIN)/autoscaler down --everything
+
+image:  ## build the demo guest's image
+	@scripts/bootstrap.sh run
+	@scripts/with-root.sh $(BIN)/autoscaler image
+
+plot:  ## the live graph in a window
+	@$(BIN)/autoscaler plot
+
+load:  ## drive the endpoint: LEVEL=low|mid|high, or PERIOD=0.3 (seconds between requests)
+	@scripts/bootstrap.sh load
+	@$(BIN)/autoscaler load --level $(LEVEL) $(if $(PERIOD),--period $(PERIOD)) $(if $(SECONDS_TO_RUN),--seconds $(SECONDS_TO_RUN))
+
+bench: ## the benchmarks, with side-by-side ratios
+	@scripts/bootstrap.sh dev
+	@$(PY) -m bench
+
+test:  ## everything the tests need, then all tests (real guests too; minutes)
+	@scripts/bootstrap.sh dev
+	@$(BIN)/pytest tests
+
+test-fast:  ## the tests that need no hypervisor; under a minute
+	@scripts/bootstrap.sh dev
+	@$(BIN)/pytest tests/unit tests/contract tests/sim
+
+check:  ## format, lint, types, import contracts
+	@scripts/bootstrap.sh dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format:  ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock:  ## resolve the packages again and pin them by hash
+	@scripts/lock.sh
