@@ -1,0 +1,24 @@
+/* What the program does when it is the first process of a guest. */
+#ifndef GUEST_H
+#define GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "settings.h"
+
+/* Mount /dev and /proc and read the kernel command line. */
+void guest_begin(struct settings *settings);
+
+/* Load the modules of /modules/<stage> in the order of their file names. */
+void guest_load_modules(const char *stage);
+
+/* Bring the network up: the address of the settings, or DHCP, which may also give the name. */
+void guest_configure_network(struct settings *settings);
+
+/* Wait up to `timeout_ms` for the ACPI power button; returns whether it was pressed. */
+bool guest_power_button(int timeout_ms);
+
+void guest_power_off(void) __attribute__((noreturn));
+
+#endif

@@ -1,0 +1,114 @@
+#include "routes.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MODULUS 1021
+#define POLITE 10
+
+static atomic_ulong gets, posts; /* finished and unfinished /compute requests, by method */
+
+static void answer_error(struct http_response *response, int status, const char *name, const char *reason,
+                         unsigned long max)
+{
+    response->status = status;
+    snprintf(response->body, sizeof response->body, "%s %s; allowed: 0 to %lu\n", name, reason, max);
+}
+
+/* 2^n mod 1021 the long way, one multiplication a step: the cost is what the demo is about. */
+static unsigned power_of_two(unsigned long n)
+{
+    unsigned result = 1;
+    for (unsigned long i = 0; i < n; i++)
+        result = result * 2 % MODULUS;
+    return result;
+}
+
+static void compute(const struct http_request *request, const struct service *service,
+                    struct http_response *response)
+{
+    (void)service;
+    unsigned long n;
+    const char *reason = http_query_number(request->query, "n", MAX_N, &n);
+    if (reason != NULL) {
+        answer_error(response, 400, "n", reason, MAX_N);
+        return;
+    }
+    atomic_fetch_add(request->method == METHOD_POST ? &posts : &gets, 1);
+    /* On Linux a nice value belongs to one thread: health checks go before computing. */
+    setpriority(PRIO_PROCESS, (id_t)gettid(), POLITE);
+    snprintf(response->body, sizeof response->body, "%u\n", power_of_two(n));
+    setpriority(PRIO_PROCESS, (id_t)gettid(), 0);
+}
+
+static void slow(const struct http_request *request, const struct service *service, struct http_response *response)
+{
+    (void)service;
+    unsigned long ms;
+    const char *reason = http_query_number(request->query, "ms", MAX_SLOW_MS, &ms);
+    if (reason != NULL) {
+        answer_error(response, 400, "ms", reason, MAX_SLOW_MS);
+        return;
+    }
+    struct timespec pause = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+    nanosleep(&pause, NULL);
+    snprintf(response->body, sizeof response->body, "slept %lu ms\n", ms);
+}
+
+static void healthz(const struct http_request *request, const struct service *service,
+                    struct http_response *response)
+{
+    (void)request;
+    response->status = service->is_draining ? 503 : 200;
+    snprintf(response->body, sizeof response->body, "%s\n", service->name);
+}
+
+static void stats(const struct http_request *request, const struct service *service, struct http_response *response)
+{
+    (void)request;
+    response->type = "application/json";
+    snprintf(response->body, sizeof response->body,
+             "{\"name\": \"%s\", \"compute_get\": %lu, \"compute_post\": %lu, \"in_flight\": %d, \"draining\": %s}\n",
+             service->name, atomic_load(&gets), atomic_load(&posts), service->in_flight,
+             service->is_draining ? "true" : "false");
+}
+
+static void welcome(const struct http_request *request, const struct service *service,
+                    struct http_response *response)
+{
+    (void)request;
+    snprintf(response->body, sizeof response->body, "%s: try /compute?n=1000000, /healthz, /stats, /slow?ms=1000\n",
+             service->name);
+}
+
+static const struct {
+    const char *path;
+    bool allows_post;
+    void (*answer)(const struct http_request *, const struct service *, struct http_response *);
+} routes[] = {
+    {"/", false, welcome},     {"/compute", true, compute}, {"/healthz", false, healthz},
+    {"/slow", true, slow},     {"/stats", false, stats},
+};
+
+void route(const struct http_request *request, const struct service *service, struct http_response *response)
+{
+    response->status = 200;
+    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
+        if (strcmp(request->path, routes[i].path) != 0)
+            continue;
+        if (request->method == METHOD_OTHER || (request->method == METHOD_POST && !routes[i].allows_post)) {
+            response->status = 405;
+            response->allow = routes[i].allows_post ? "GET, HEAD, POST" : "GET, HEAD";
+            snprintf(response->body, sizeof response->body, "allowed: %s\n", response->allow);
+            return;
+        }
+        routes[i].answer(request, service, response);
+        return;
+    }
+    response->status = 404;
+    snprintf(response->body, sizeof response->body, "no such path; known: / /compute /healthz /slow /stats\n");
+}
