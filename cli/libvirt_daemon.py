@@ -1,0 +1,110 @@
+"""Bring libvirt's daemons up where nobody else does, and down again what we started.
+
+With systemd they are its business. Without it (containers, rescue systems) ``virtlogd -d`` and ``libvirtd -d`` are
+started here, remembered in the run directory, and ended by ``down`` once no domain runs any more.
+"""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from threading import Event
+
+from common.clock import Clock
+from common.config import Host, System
+from common.errors import AutoscalerError, HypervisorError
+from common.hypervisor import Connection
+
+LOCAL_URI = "qemu:///system"
+START_TIMEOUT_S = 30.0
+_PID_FILES = {"libvirtd": "/run/libvirtd.pid", "virtlogd": "/run/virtlogd.pid"}
+
+
+def ensure_libvirt(host: Host, system: System, clock: Clock) -> str:
+    """Return in plain words how the host's libvirt was found or brought to answer.
+
+    Raises:
+        AutoscalerError: it does not answer, and cannot be started from here.
+    """
+    try:
+        _touch(host.uri)
+        return "libvirt answers"
+    except HypervisorError as error:
+        if host.uri != LOCAL_URI:
+            raise AutoscalerError(f"libvirt at {host.uri} does not answer: {error}") from error
+    how = _start_with_systemd() if Path("/run/systemd/system").is_dir() else _start_daemons(system)
+    deadline_s = clock.monotonic_s() + START_TIMEOUT_S
+    while True:
+        try:
+            _touch(host.uri)
+            return how
+        except HypervisorError as error:
+            if clock.monotonic_s() > deadline_s:
+                raise AutoscalerError(f"libvirtd was started but does not answer at {host.uri}: {error}") from error
+            Event().wait(0.2)
+
+
+def stop_libvirt(system: System) -> str:
+    """End the daemons that ``ensure_libvirt`` started, unless domains still run; return what was done."""
+    notes = [note for name in _PID_FILES if (note := _note(system, name)).exists()]
+    if not notes:
+        return "libvirt's daemons are not ours: left alone"
+    if _running_domains():
+        return "other domains run: libvirt's daemons go on"
+    for note in notes:
+        name = note.suffix.removeprefix(".")
+        pid = _daemon_pid(name)
+        if pid is not None and str(pid) == note.read_text(encoding="ascii").strip():
+            os.kill(pid, signal.SIGTERM)
+        note.unlink()
+    return "stopped libvirtd and virtlogd, which we had started"
+
+
+def _touch(uri: str) -> None:
+    Connection.open(uri, is_read_only=True, may_touch=lambda _name: False).close()
+
+
+def _start_with_systemd() -> str:
+    try:
+        subprocess.run(["systemctl", "start", "libvirtd"], check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise AutoscalerError(f"systemctl start libvirtd failed: {error}; see: systemctl status libvirtd") from error
+    return "started libvirtd with systemctl"
+
+
+def _start_daemons(system: System) -> str:
+    started = []
+    for name in ("virtlogd", "libvirtd"):
+        if _daemon_pid(name) is not None:
+            continue
+        try:
+            subprocess.run([name, "-d"], check=True, capture_output=True, timeout=30)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise AutoscalerError(f"{name} -d failed: {error}") from error
+        started.append(name)
+        pid = _daemon_pid(name)
+        if pid is not None:
+            _note(system, name).write_text(str(pid), encoding="ascii")
+    return f"started {' and '.join(started)} (no systemd here)" if started else "libvirt's daemons were starting"
+
+
+def _note(system: System, name: str) -> Path:
+    return system.run_path / f"started.{name}"
+
+
+def _daemon_pid(name: str) -> int | None:
+    """Return the identifier of the running daemon, from its own file, if that process is the daemon."""
+    try:
+        pid = int(Path(_PID_FILES[name]).read_text(encoding="ascii"))
+        return pid if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == name else None
+    except (OSError, ValueError):
+        return None
+
+
+def _running_domains() -> bool:
+    """Return whether any domain of this machine runs, ours or not; unknown counts as yes."""
+    pid_files = Path("/run/libvirt/qemu")
+    try:
+        return any(pid_files.glob("*.pid"))
+    except OSError:
+        return True

@@ -1,0 +1,70 @@
+"""Starting the load generator, or changing the one that runs."""
+
+import fcntl
+import importlib.util
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from common.config import Config
+from common.errors import AutoscalerError
+from load import levels
+
+
+def run_load(
+    config: Config,
+    group: str,
+    level: str,
+    period_s: float | None,
+    n: int | None,
+    seconds: float,
+    web: int | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Drive the group's endpoint until the time is over; where a load runs already, give that one the level.
+
+    Raises:
+        AutoscalerError: the load generator is not installed.
+        ConfigError: no such level.
+    """
+    wanted = levels.choose(level, period_s, n)
+    if importlib.util.find_spec("locust") is None:
+        raise AutoscalerError("the load generator is not installed; run: make load")
+    directory = _control_directory(config)
+    control = directory / f"load-{group}.json"
+    levels.write(control, wanted)
+    with (directory / f"load-{group}.lock").open("w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"a load runs already; it is now {wanted.name}: a request every {wanted.period_s:g} s, n={wanted.n}")
+            return 0
+        host = config.groups[group].endpoint.replace("*", "127.0.0.1")
+        return _run(host, control, seconds, web, as_json=as_json)
+
+
+def _run(endpoint: str, control: Path, seconds: float, web: int | None, *, as_json: bool) -> int:
+    command = [sys.executable, "-m", "load.open_loop", "--url", f"http://{endpoint}", "--control", str(control)]
+    command += ["--seconds", str(seconds)]
+    command += ["--web", str(web)] if web else []
+    command += ["--json"] if as_json else []
+    child = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            continue  # the child got the same signal, and prints its summary
+
+
+def _control_directory(config: Config) -> Path:
+    directory = config.system.run_path
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / ".load-probe").touch()
+        (directory / ".load-probe").unlink()
+    except OSError as error:
+        raise AutoscalerError(f"{directory} cannot be written ({error.strerror}); run it with sudo") from error
+    return directory

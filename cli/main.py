@@ -1,0 +1,357 @@
+"""The operator's command. Each command imports what it needs when it runs, so that ``--help`` is quick."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from common.errors import AutoscalerError
+
+app = typer.Typer(
+    name="autoscaler",
+    help="Auto-scaling groups of virtual machines for plain libvirt.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+GroupArgument = Annotated[str | None, typer.Argument(help="The group; may be left out where there is only one.")]
+_state = {"config": Path("autoscaler.toml")}
+ASK_TIMEOUT_S = 3.0
+
+
+def _examples(*lines: str) -> str:
+    return "**Examples**\n\n" + "\n\n".join(f"`autoscaler {line}`" for line in lines)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"autoscaler {version('libvirt-autoscaler')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", envvar="AUTOSCALER_CONFIG", help="The configuration file.")
+    ] = Path("autoscaler.toml"),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+    _state["config"] = config
+
+
+def main() -> int:
+    """Run the command; return its exit code: 0 ok, 1 error, 2 usage or configuration, 130 on Ctrl-C."""
+    try:
+        app(standalone_mode=True)
+    except AutoscalerError as error:
+        print(f"autoscaler: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+# --- what is ------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_examples("status", "status --watch", "status --json"))
+def status(
+    as_json: JsonFlag = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it, live; Ctrl-C ends.")] = False,
+) -> None:
+    """Show groups, domains and services."""
+    from cli.observe import observe_once
+    from cli.status import status_values, status_view
+    from common.clock import SystemClock
+
+    config = _load()
+    if watch:
+        _watch(config)
+        return
+    snapshot = observe_once(config, SystemClock())
+    if as_json:
+        _print_json(status_values(config, snapshot))
+        return
+    _rich_print(status_view(config, snapshot))
+
+
+def _watch(config: Any) -> None:
+    from rich.live import Live
+
+    from cli.observe import Observer
+    from cli.status import status_view
+    from common.clock import SystemClock
+
+    observer = Observer(config, SystemClock())
+    try:
+        with Live(auto_refresh=False, screen=sys.stdout.isatty()) as live:
+            for snapshot in observer.follow():
+                live.update(status_view(config, snapshot), refresh=True)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        observer.close()
+
+
+@app.command(epilog=_examples("explain", "explain web --json"))
+def explain(group: GroupArgument = None, as_json: JsonFlag = False) -> None:
+    """Say why the group did, or did not, scale, and what would change it."""
+    reply = _ask("decider", "explain", group=_group(group))
+    if as_json:
+        _print_json(reply.data)
+    else:
+        print(reply.data.get("text", ""))
+
+
+@app.command(epilog=_examples("events", "events --since 15m", "events --follow"))
+def events(
+    since: Annotated[str, typer.Option(help="How far back: 90s, 15m, 2h, 1d.")] = "1h",
+    limit: Annotated[int, typer.Option(min=1, max=100000, help="At most this many, the newest.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new ones; Ctrl-C ends.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List what happened: scaling, starts, failures, drains, the operator's orders."""
+    from cli.events import print_events
+
+    print_events(_load(), since, limit, follow=follow, as_json=as_json)
+
+
+# --- what shall be --------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_examples("scale 3", "scale 3 --group web"))
+def scale(
+    desired: Annotated[int, typer.Argument(min=0, help="How many domains the group shall have now.")],
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Set the desired capacity once; the policies go on from there. Refused outside the bounds."""
+    _order("decider", "scale", as_json, group=_group(group), desired=desired)
+
+
+@app.command(epilog=_examples("bounds --min 2", "bounds --max 6 --group web"))
+def bounds(
+    minimum: Annotated[int | None, typer.Option("--min", min=0, help="The new lower bound.")] = None,
+    maximum: Annotated[int | None, typer.Option("--max", min=1, help="The new upper bound.")] = None,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Change the group's bounds until they are changed again."""
+    if minimum is None and maximum is None:
+        raise typer.BadParameter("give --min, --max or both")
+    _order("decider", "bounds", as_json, group=_group(group), min=minimum, max=maximum)
+
+
+@app.command(epilog=_examples("mode observe", "mode on --group web"))
+def mode(
+    mode: Annotated[str, typer.Argument(help="on | off | observe | out-only")],
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Set how the group is scaled: fully, not at all, only on paper, or only out."""
+    _order("decider", "mode", as_json, group=_group(group), mode=mode)
+
+
+@app.command(epilog=_examples("pause", "pause web"))
+def pause(group: GroupArgument = None, as_json: JsonFlag = False) -> None:
+    """Freeze the desired capacity; failed domains are still replaced."""
+    _order("decider", "pause", as_json, group=_group(group))
+
+
+@app.command(epilog=_examples("resume", "resume web"))
+def resume(group: GroupArgument = None, as_json: JsonFlag = False) -> None:
+    """Let a paused group scale again."""
+    _order("decider", "resume", as_json, group=_group(group))
+
+
+@app.command(epilog=_examples("protect web-0000", "protect web-0000 --off"))
+def protect(
+    domain: Annotated[str, typer.Argument(help="The domain's name.")],
+    off: Annotated[bool, typer.Option("--off", help="Take the protection away.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Keep a domain from being chosen when the group shrinks."""
+    _order("actuator", "unprotect" if off else "protect", as_json, domain=domain)
+
+
+@app.command(epilog=_examples("drain web-0001", "drain web-0001 --force", "drain web-0001 --cancel"))
+def drain(
+    domain: Annotated[str, typer.Argument(help="The domain's name.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if it is protected.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Return a draining domain to service.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Take a domain out of rotation and stop it; the group replaces it if it still needs it."""
+    if cancel:
+        _order("actuator", "undrain", as_json, domain=domain)
+    else:
+        _order("actuator", "drain", as_json, domain=domain, force=force)
+
+
+@app.command(epilog=_examples("replace web-0001"))
+def replace(
+    domain: Annotated[str, typer.Argument(help="The domain's name.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Replace a domain as if it had failed: a new one first where the ceiling allows it."""
+    _order("actuator", "replace", as_json, domain=domain)
+
+
+# --- pictures and trials ------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_examples("plot", "plot --png graph.png", "plot --png graph.png --minutes 30"))
+def plot(
+    png: Annotated[Path | None, typer.Option(help="Write a PNG file; needs no display.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write an SVG file; needs no display.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, max=10080, help="How many minutes back.")] = 10,
+) -> None:
+    """Open the live graph, or draw the last minutes into a file."""
+    from cli.graph import draw_files, open_window
+
+    config = _load()
+    if png is None and svg is None:
+        raise typer.Exit(open_window(_state["config"]))
+    draw_files(config, minutes, [path for path in (png, svg) if path is not None])
+
+
+@app.command(epilog=_examples("load --level high", "load --period 0.3", "load --level low   (in a second terminal)"))
+def load(
+    level: Annotated[str, typer.Option(help="low | mid | high")] = "mid",
+    period: Annotated[float | None, typer.Option(min=0.001, max=60, help="Seconds between requests.")] = None,
+    n: Annotated[int | None, typer.Option(min=0, help="The N of /compute?n=N.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, max=86400, help="Stop after so long.")] = 3600,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
+    web: Annotated[int | None, typer.Option(help="Serve locust's web page at this port.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send requests to the endpoint, on schedule whether or not answers come. A second call changes the level."""
+    from cli.load import run_load
+
+    raise typer.Exit(run_load(_load(), _group(group), level, period, n, seconds, web, as_json=as_json))
+
+
+# --- the installation ---------------------------------------------------------------------------------------------
+
+
+@app.command()
+def up() -> None:
+    """Start everything; end when the endpoint answers (what `make up` does after installing packages)."""
+    from cli.stack import up as bring_up
+    from common.clock import SystemClock
+
+    bring_up(_state["config"], SystemClock())
+
+
+@app.command()
+def down(
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Images, network, recordings and sockets too.")
+    ] = False,
+) -> None:
+    """Stop the services and the domains that they created."""
+    from cli.stack import down as bring_down
+    from common.clock import SystemClock
+
+    bring_down(_state["config"], SystemClock(), everything=everything)
+
+
+@app.command()
+def image() -> None:
+    """Build the demo guest's image if it is not up to date."""
+    from cli.stack import build_image, prepare_directories
+
+    config = _load()
+    prepare_directories(config.system)
+    print(build_image(config))
+
+
+@app.command(epilog=_examples("keys /etc/libvirt-autoscaler/keys"))
+def keys(
+    directory: Annotated[Path, typer.Argument(help="Where the keys go; must not exist or be empty.")],
+) -> None:
+    """Make the CURVE keys for a bus that spans machines, readable by their owner alone."""
+    from common.keys import make_keys
+
+    for path in make_keys(directory):
+        print(path)
+
+
+@config_app.command("check", epilog=_examples("config check autoscaler.toml"))
+def config_check(
+    file: Annotated[Path | None, typer.Argument(help="The file; by default the one in use.")] = None,
+) -> None:
+    """Check a configuration file without acting on it."""
+    from common.config_file import load as load_config
+
+    path = file or _state["config"]
+    config, digest = load_config(path)
+    print(f"{path}: ok; groups {', '.join(config.groups)}; digest {digest}")
+
+
+# --- shared -------------------------------------------------------------------------------------------------------
+
+
+def _load() -> Any:
+    from common.config_file import load as load_config
+
+    return load_config(_state["config"])[0]
+
+
+def _group(name: str | None) -> str:
+    groups = _load().groups
+    if name is None and len(groups) == 1:
+        return str(next(iter(groups)))
+    if name not in groups:
+        which = f"unknown group {name!r}" if name else "several groups: name one"
+        raise typer.BadParameter(f"{which}; groups: {', '.join(groups)}")
+    return str(name)
+
+
+def _ask(service: str, verb: str, **args: Any) -> Any:
+    from common.bus import ask
+    from common.messages import Request
+
+    by = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+    reply = ask(_load(), service, Request(verb=verb, args=args, by=by), ASK_TIMEOUT_S)
+    if reply.status == "error":
+        raise AutoscalerError(f"{service}: {reply.reason}")
+    return reply
+
+
+def _order(service: str, verb: str, as_json: bool, **args: Any) -> None:
+    reply = _ask(service, verb, **args)
+    if as_json:
+        _print_json({"status": reply.status, "reason": reply.reason, **reply.data})
+    else:
+        print(f"{reply.status}: {reply.reason}" if reply.reason else reply.status)
+    if reply.status != "applied":
+        raise typer.Exit(1)
+
+
+def _print_json(values: Any) -> None:
+    print(json.dumps(values, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def _rich_print(view: Any) -> None:
+    from rich.console import Console
+
+    Console().print(view)

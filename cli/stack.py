@@ -1,0 +1,314 @@
+"""``up`` and ``down``: from a prepared machine to an endpoint that answers, and back to nothing.
+
+Both can be repeated at any time: each step looks first and does only what is missing.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import xmlrpc.client
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from cli.console import Steps
+from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from cli.observe import observe_once
+from cli.status import endpoint_url
+from cli.supervisor_config import control_socket, supervisor_config
+from common.clock import Clock
+from common.config import SERVICES, Config, Group, System, split_endpoint
+from common.config_file import load
+from common.errors import AutoscalerError
+
+ROOT = Path(__file__).resolve().parent.parent
+UP_TIMEOUT_S = 240.0
+DOWN_TIMEOUT_S = 60.0
+
+
+def up(config_path: Path, clock: Clock) -> None:
+    """Start everything; return when every endpoint with a lower bound above zero answers.
+
+    Raises:
+        AutoscalerError: a step failed; the message says which, and what to do.
+    """
+    steps = Steps(clock, 7)
+    with steps.step(f"configuration {config_path}"):
+        config, digest = load(config_path)
+        require_root()
+        prepare_directories(config.system)
+        steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
+    with steps.step("libvirt"):
+        steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
+    with steps.step("guest image"):
+        steps.say(build_image(config))
+    with steps.step("acceleration"):
+        steps.say(prove_acceleration(config, clock))
+    with steps.step("HAProxy"):
+        steps.say(prepare_haproxy(config, config_path))
+    with steps.step("services"):
+        steps.say(start_services(config, config_path, digest, clock))
+    with steps.step("first domains"):
+        wait_for_endpoints(config, clock, steps)
+    _print_what_next(config)
+
+
+def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
+    """Stop the services and the domains they created; with ``everything`` remove all that we ever made."""
+    steps = Steps(clock, 4 if everything else 3)
+    config, _digest = load(config_path)
+    require_root()
+    with steps.step("services and HAProxy"):
+        steps.say(stop_services(config.system, clock))
+    with steps.step("domains"):
+        steps.say(remove_domains(config, config_path, everything=everything))
+    with steps.step("libvirt"):
+        steps.say(stop_libvirt(config.system))
+    if everything:
+        with steps.step("files"):
+            remove_files(config.system)
+
+
+def require_root() -> None:
+    """Refuse to go on without the rights that libvirt's system socket and networks need."""
+    if os.geteuid() != 0:
+        raise AutoscalerError("this needs root (libvirt's system socket, networks); run it with sudo")
+
+
+def prepare_directories(system: System) -> None:
+    """Make the run and state directories with the modes that they need."""
+    system.run_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    system.state_path.mkdir(mode=0o711, parents=True, exist_ok=True)
+    system.state_path.chmod(0o711)  # QEMU's own user reaches the images through it
+    (system.state_path / "log").mkdir(mode=0o700, exist_ok=True)
+
+
+def build_image(config: Config) -> str:
+    """Build the demo guest's image if a group boots it and it is not up to date."""
+    wants_demo = any(group.kind == "template" and not group.image.directory for group in config.groups.values())
+    if not wants_demo:
+        return "no group boots the demo guest"
+    output = config.system.state_path / "images"
+    command = ["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(output)]
+    print(flush=True)
+    if subprocess.run(command, check=False).returncode != 0:
+        raise AutoscalerError("the guest image was not built; see the lines above")
+    return str(output)
+
+
+def prove_acceleration(config: Config, clock: Clock) -> str:
+    """Return, for each host, which acceleration its domains use and why."""
+    from common.acceleration import choose_for_host
+
+    images = config.system.state_path / "images"
+    return "; ".join(
+        f"{name}: {choose_for_host(name, host, images, config.system.state_path, clock).text}"
+        for name, host in config.hosts.items()
+    )
+
+
+def prepare_haproxy(config: Config, config_path: Path) -> str:
+    """Write HAProxy's configuration and have HAProxy check it.
+
+    Raises:
+        AutoscalerError: an endpoint is taken by another program, or HAProxy refuses the configuration.
+    """
+    if not is_supervised(config.system):
+        for name, group in config.groups.items():
+            check_endpoint_is_free(name, group)
+    command = [sys.executable, "-m", "services.balancer", "--config", str(config_path), "--write-config"]
+    written = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    if written.returncode != 0:
+        raise AutoscalerError(written.stderr.strip() or "HAProxy's configuration was not written")
+    checked = subprocess.run(
+        ["haproxy", "-c", "-q", "-f", str(config.system.run_path / "haproxy.cfg")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if checked.returncode != 0:
+        raise AutoscalerError(f"HAProxy refuses its configuration: {checked.stderr.strip()}")
+    return ", ".join(group.endpoint for group in config.groups.values())
+
+
+def check_endpoint_is_free(name: str, group: Group) -> None:
+    """Refuse an endpoint that another program holds or that this machine does not have."""
+    host, port = split_endpoint(group.endpoint)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("" if host == "*" else host.strip("[]"), port))
+        except OSError as error:
+            raise AutoscalerError(
+                f"groups.{name}.endpoint: {group.endpoint} cannot be used: {error.strerror}; "
+                f"stop what holds it, or choose another ADDRESS:PORT"
+            ) from error
+
+
+def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
+    """Start supervisord with all programs, or bring a running one to the present configuration."""
+    system = config.system
+    text = supervisor_config(system, config_path.resolve(), Path(sys.executable), ROOT)
+    path = system.run_path / "supervisord.conf"
+    marker = system.run_path / "up.digest"
+    if is_supervised(system):
+        if (
+            marker.is_file()
+            and marker.read_text(encoding="ascii") == digest
+            and path.read_text(encoding="utf-8") == text
+        ):
+            return "already running"
+        stop_services(system, clock)
+    path.write_text(text, encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", str(path)], check=True, cwd=ROOT)
+    marker.write_text(digest, encoding="ascii")
+    return "started under supervisord"
+
+
+def stop_services(system: System, clock: Clock) -> str:
+    """Stop supervisord and all its programs; return when they are gone."""
+    pid = _supervisord_pid(system)
+    if pid is None:
+        return "not running"
+    os.kill(pid, signal.SIGTERM)
+    deadline_s = clock.monotonic_s() + DOWN_TIMEOUT_S
+    while _is_running(pid):
+        if clock.monotonic_s() > deadline_s:
+            raise AutoscalerError(f"supervisord (process {pid}) did not stop within {DOWN_TIMEOUT_S:.0f} s")
+        Event().wait(0.1)
+    return "stopped"
+
+
+def remove_domains(config: Config, config_path: Path, *, everything: bool) -> str:
+    """Have the actuator remove the domains it created, and with ``everything`` the network and image copies."""
+    del config
+    flag = "--remove-everything" if everything else "--remove-domains"
+    command = [sys.executable, "-m", "services.actuator", "--config", str(config_path), flag]
+    print(flush=True)
+    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
+        raise AutoscalerError("not every domain could be removed; see the lines above")
+    return "none of ours is left"
+
+
+def remove_files(system: System) -> None:
+    """Remove what we put into the run and state directories, and these where nothing else is left in them."""
+    for name in ("images", "recording", "log", "console", "stores"):
+        shutil.rmtree(system.state_path / name, ignore_errors=True)
+    for pattern in ("*.json", "graph.*", "*.state", "*.run"):
+        for path in system.state_path.glob(pattern):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(system.run_path, ignore_errors=True)
+    if system.state_path.is_dir() and not any(system.state_path.iterdir()):
+        system.state_path.rmdir()
+
+
+def is_supervised(system: System) -> bool:
+    """Return whether our supervisord runs."""
+    return _supervisord_pid(system) is not None
+
+
+def program_states(system: System) -> dict[str, str]:
+    """Return what supervisord says of each program: RUNNING, BACKOFF, STARTING, …
+
+    Raises:
+        AutoscalerError: supervisord does not answer.
+    """
+    from supervisor.xmlrpc import SupervisorTransport
+
+    transport = SupervisorTransport(None, None, f"unix://{control_socket(system)}")
+    proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+    try:
+        found: Any = proxy.supervisor.getAllProcessInfo()
+    except (OSError, xmlrpc.client.Error) as error:
+        raise AutoscalerError(f"supervisord does not answer: {error}") from error
+    return {program["name"]: program["statename"] for program in found}
+
+
+def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
+    """Return when every group that must have a domain answers at its endpoint.
+
+    Raises:
+        AutoscalerError: a group does not answer in time; the message says what stands in its way.
+    """
+    waiting = {name: group for name, group in config.groups.items() if group.minimum > 0 and group.mode == "on"}
+    deadline_s = clock.monotonic_s() + UP_TIMEOUT_S
+    while waiting:
+        waiting = {name: group for name, group in waiting.items() if not answers(group)}
+        if not waiting:
+            break
+        if clock.monotonic_s() > deadline_s:
+            raise AutoscalerError(f"no answer after {UP_TIMEOUT_S:.0f} s: {_what_is_missing(config, waiting, clock)}")
+        steps.wait_for(_what_is_missing(config, waiting, clock))
+        Event().wait(0.3)
+    steps.say(", ".join(f"{name} answers" for name in config.groups))
+
+
+def answers(group: Group) -> bool:
+    """Return whether the group's endpoint gives a good answer now."""
+    host, port = split_endpoint(group.endpoint.replace("*", "127.0.0.1"))
+    try:
+        if group.protocol == "tcp":
+            with socket.create_connection((host, port), timeout=2) as connection:
+                connection.settimeout(0.5)
+                return _stays_open(connection)
+        url = f"http://{host}:{port}{group.readiness.path}"
+        with urllib.request.urlopen(url, timeout=3) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _stays_open(connection: socket.socket) -> bool:
+    """Return whether the peer keeps the connection: HAProxy closes it at once when no member is up."""
+    try:
+        return connection.recv(1) != b""
+    except TimeoutError:
+        return True
+
+
+def _what_is_missing(config: Config, waiting: dict[str, Group], clock: Clock) -> str:
+    snapshot = observe_once(config, clock, timeout_s=0.7)
+    texts = []
+    for name in waiting:
+        membership = snapshot.memberships.get(name)
+        if membership is None:
+            silent = [service for service in SERVICES if service not in snapshot.services]
+            texts.append(f"{name}: waiting for {', '.join(silent) or 'the actuator'}")
+        elif membership.blocked:
+            texts.append(f"{name}: {membership.blocked}")
+        else:
+            domains = ", ".join(f"{member.name} {member.phase.value}" for member in membership.members)
+            texts.append(f"{name}: {domains or 'no domain yet'}")
+    return "; ".join(texts)
+
+
+def _print_what_next(config: Config) -> None:
+    print()
+    for name, group in config.groups.items():
+        print(f"  endpoint  {endpoint_url(group)}   (group {name})")
+    print("  status    .venv/bin/autoscaler status --watch")
+    print("  graph     make plot")
+    print("  load      make load LEVEL=low|mid|high")
+    print("  stop      make down")
+
+
+def _supervisord_pid(system: System) -> int | None:
+    try:
+        pid = int((system.run_path / "supervisord.pid").read_text(encoding="ascii"))
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if b"supervisord" in command and _is_running(pid) else None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,168 @@
+"""The state of groups, domains and services: as JSON for scripts, as a table for people."""
+
+from typing import Any
+
+from rich.console import Group as RichGroup
+from rich.table import Table
+from rich.text import Text
+
+from cli.observe import Snapshot
+from common.config import SERVICES, Config, Group
+from common.messages import Member, Membership
+from common.phases import Phase
+
+_PHASE_STYLES = {
+    Phase.READY: "green",
+    Phase.WARMING: "cyan",
+    Phase.BOOTING: "cyan",
+    Phase.CREATING: "cyan",
+    Phase.DRAINING: "yellow",
+    Phase.STOPPING: "yellow",
+    Phase.FAILED: "bold red",
+}
+
+
+def status_values(config: Config, snapshot: Snapshot) -> dict[str, Any]:
+    """Return the status in the form that ``status --json`` prints: see DESIGN.md, "What a user touches"."""
+    return {
+        "groups": [_group_values(name, group, snapshot) for name, group in config.groups.items()],
+        "services": [
+            {
+                "name": name,
+                "alive": name in snapshot.services,
+                "pid": snapshot.services[name].pid if name in snapshot.services else None,
+            }
+            for name in SERVICES
+        ],
+    }
+
+
+def endpoint_url(group: Group) -> str:
+    """Return the address that clients use.
+
+    >>> endpoint_url(Group(prefix="web-", endpoint="*:8000"))
+    'http://127.0.0.1:8000/'
+    """
+    where = group.endpoint.replace("*", "127.0.0.1")
+    return f"http://{where}/" if group.protocol == "http" else f"tcp://{where}"
+
+
+def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]:
+    membership = snapshot.memberships.get(name)
+    decision = snapshot.decisions.get(name)
+    traffic = snapshot.traffics.get(name)
+    members = membership.members if membership else ()
+    desired = decision.desired_after if decision else (membership.desired_seen if membership else None)
+    return {
+        "name": name,
+        "desired": desired,
+        "ready": sum(member.phase is Phase.READY for member in members),
+        "endpoint": endpoint_url(group),
+        "min": group.minimum,
+        "max": group.maximum,
+        "mode": decision.mode if decision else None,
+        "cpu_ratio": decision.evidence.cpu_ratio if decision else None,
+        "request_rate": traffic.request_rate if traffic else None,
+        "response_time_s": traffic.response_time_s if traffic else None,
+        "last_action": decision.action if decision else None,
+        "limiter": decision.limiter if decision else None,
+        "why": decision.limiter_text if decision else None,
+        "blocked": membership.blocked if membership else None,
+        "boot_p50_s": membership.boot_p50_s if membership else None,
+        "domains": [_domain_values(member, snapshot, name) for member in members],
+    }
+
+
+def _domain_values(member: Member, snapshot: Snapshot, group: str) -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "host": member.host,
+        "phase": member.phase.value,
+        "cpu_ratio": _cpu_ratio(member, snapshot),
+        "address": member.address,
+        "in_flight": _in_flight(member, snapshot, group),
+        "age_s": round(member.age_s, 1),
+        "protected": member.is_protected,
+        "uuid": member.uuid,
+        "note": member.note,
+    }
+
+
+def _cpu_ratio(member: Member, snapshot: Snapshot) -> float | None:
+    sample = snapshot.samples.get(member.host)
+    if sample is None or member.uuid not in sample.uuids:
+        return None
+    return sample.cpu_ratios[sample.uuids.index(member.uuid)]
+
+
+def _in_flight(member: Member, snapshot: Snapshot, group: str) -> int | None:
+    drain = snapshot.drains.get(group)
+    if drain is None:
+        return None
+    return next((backend.in_flight for backend in drain.backends if backend.uuid == member.uuid), None)
+
+
+def status_view(config: Config, snapshot: Snapshot) -> RichGroup:
+    """Return the status for a terminal."""
+    values = status_values(config, snapshot)
+    tables: list[Table | Text] = []
+    for group in values["groups"]:
+        tables += _group_view(group, snapshot.memberships.get(group["name"]))
+    tables.append(_services_view(values["services"]))
+    return RichGroup(*tables)
+
+
+def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Table | Text]:
+    head = Text.assemble(
+        (f"{group['name']}", "bold"),
+        f"  desired {_show(group['desired'])}  ready {group['ready']}  bounds {group['min']}..{group['max']}"
+        f"  mode {_show(group['mode'])}  cpu {_percent(group['cpu_ratio'])}"
+        f"  {_rate(group['request_rate'])}  {group['endpoint']}",
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
+    for column in ("domain", "host", "phase", "cpu", "in flight", "address", "age"):
+        table.add_column(column, justify="right" if column in ("cpu", "in flight", "age") else "left")
+    for domain in group["domains"]:
+        table.add_row(
+            domain["name"] + (" (protected)" if domain["protected"] else ""),
+            domain["host"],
+            Text(domain["phase"], style=_PHASE_STYLES.get(Phase(domain["phase"]), "")),
+            _percent(domain["cpu_ratio"]),
+            _show(domain["in_flight"]),
+            _show(domain["address"]),
+            _age(domain["age_s"]),
+        )
+    rows: list[Table | Text] = [head, table]
+    if membership is None:
+        rows.append(Text("the actuator does not answer: domains unknown", style="red"))
+    if group["blocked"]:
+        rows.append(Text(f"blocked: {group['blocked']}", style="yellow"))
+    if group["why"]:
+        rows.append(Text(f"{group['last_action']}: {group['why']}", style="dim"))
+    return [*rows, Text("")]
+
+
+def _services_view(services: list[dict[str, Any]]) -> Text:
+    text = Text("services  ", style="dim")
+    for service in services:
+        alive = service["alive"]
+        text.append(f"{service['name']} {service['pid'] if alive else 'no answer'}  ", "green" if alive else "bold red")
+    return text
+
+
+def _show(value: object) -> str:
+    return "?" if value is None else str(value)
+
+
+def _percent(ratio: float | None) -> str:
+    return "?" if ratio is None else f"{100 * ratio:.0f} %"
+
+
+def _rate(rate: float | None) -> str:
+    return "? req/s" if rate is None else f"{rate:.1f} req/s"
+
+
+def _age(age_s: float) -> str:
+    if age_s < 120:
+        return f"{age_s:.0f} s"
+    return f"{age_s / 60:.0f} min" if age_s < 7200 else f"{age_s / 3600:.0f} h"

@@ -1,0 +1,79 @@
+"""What supervisord is told: pure text from the configuration.
+
+Every program is restarted for ever (``startretries`` is as good as endless: supervisord's default gives up after four
+quick crashes). HAProxy dies with supervisord through ``setpriv --pdeathsig``; the services ask for the same themselves.
+"""
+
+import shlex
+from pathlib import Path
+
+from common.config import SERVICES, System
+
+ENDLESS = 1_000_000_000
+
+
+def supervisor_config(system: System, config_path: Path, python: Path, root: Path) -> str:
+    """Return the text of ``supervisord.conf``.
+
+    Args:
+        system: directories of this installation.
+        config_path: absolute path of ``autoscaler.toml``.
+        python: the interpreter that runs the services.
+        root: the directory that holds ``services`` and ``common``.
+    """
+    run, log = system.run_path, system.state_path / "log"
+    parts = [
+        "[supervisord]",
+        f"pidfile={run / 'supervisord.pid'}",
+        f"logfile={log / 'supervisord.log'}",
+        f"childlogdir={log}",
+        f"directory={root}",
+        f'environment=PYTHONPATH={_quote(str(root))},PYTHONDONTWRITEBYTECODE="1"',
+        "umask=077",
+        "",
+        "[unix_http_server]",
+        f"file={control_socket(system)}",
+        "chmod=0700",
+        "",
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+        "",
+        *_program("haproxy", haproxy_command(system), log, stop_wait_s=10),
+    ]
+    for name in SERVICES:
+        command = [str(python), "-m", f"services.{name}", "--config", str(config_path)]
+        parts += _program(name, command, log, stop_wait_s=5)
+    return "\n".join(parts) + "\n"
+
+
+def control_socket(system: System) -> Path:
+    """Return the socket at which supervisord takes orders."""
+    return system.run_path / "supervisord.sock"
+
+
+def haproxy_command(system: System) -> list[str]:
+    """Return the command that runs HAProxy's master in the foreground."""
+    run = system.run_path
+    haproxy = ["haproxy", "-W", "-S", str(run / "haproxy-master.sock"), "-f", str(run / "haproxy.cfg")]
+    return ["setpriv", "--pdeathsig", "TERM", *haproxy]
+
+
+def _program(name: str, command: list[str], log: Path, stop_wait_s: int) -> list[str]:
+    return [
+        f"[program:{name}]",
+        f"command={shlex.join(command).replace('%', '%%')}",
+        "autorestart=true",
+        "startsecs=1",
+        f"startretries={ENDLESS}",
+        f"stopwaitsecs={stop_wait_s}",
+        "stopsignal=TERM",
+        "redirect_stderr=true",
+        f"stdout_logfile={log / f'{name}.log'}",
+        "stdout_logfile_maxbytes=10MB",
+        "stdout_logfile_backups=2",
+        "",
+    ]
+
+
+def _quote(value: str) -> str:
+    return '"' + value.replace("%", "%%").replace('"', '\\"') + '"'

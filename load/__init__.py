@@ -1,0 +1,1 @@
+"""An open-loop load for the demo, on locust."""

@@ -1,0 +1,53 @@
+"""What ``low``, ``mid`` and ``high`` mean, and how a running load is told of a new one.
+
+A level is a period: seconds between two requests. The cost of one request is the N of ``/compute?n=N``.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.errors import ConfigError
+
+PERIODS_S = {"low": 0.5, "mid": 0.1, "high": 0.04}
+DEFAULT_N = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One request every ``period_s``, each of cost ``n``."""
+
+    name: str
+    period_s: float
+    n: int
+
+
+def choose(name: str, period_s: float | None, n: int | None) -> Level:
+    """Return the level that the command line asks for; ``period_s`` wins over the name.
+
+    Raises:
+        ConfigError: no such level.
+    """
+    cost = DEFAULT_N if n is None else n
+    if period_s is not None:
+        return Level("custom", period_s, cost)
+    if name not in PERIODS_S:
+        raise ConfigError(f"unknown level {name!r}; allowed: {', '.join(PERIODS_S)}, or a period in seconds")
+    return Level(name, PERIODS_S[name], cost)
+
+
+def write(path: Path, level: Level) -> None:
+    """Leave the level where a running load finds it."""
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(asdict(level)), encoding="utf-8")
+    new.replace(path)
+
+
+def read(path: Path) -> Level | None:
+    """Return the level that was left, None where there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Level(str(values["name"]), float(values["period_s"]), int(values["n"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
