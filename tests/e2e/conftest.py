@@ -1,0 +1,55 @@
+"""What the tests with real guests need: root, libvirt, an image; and that they leave nothing behind."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from world import ROOT, World
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything below this directory."""
+    for item in items:
+        if Path(__file__).parent in Path(str(item.path)).parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the demo guest once for all tests; QEMU's own user can read it."""
+    if os.geteuid() != 0:
+        pytest.fail("the tests with real guests need root: libvirt's system socket, networks")
+    output = Path(tempfile.gettempdir()) / f"autoscaler-test-images-{os.getuid()}"
+    output.mkdir(mode=0o711, exist_ok=True)
+    subprocess.run(["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(output)], check=True)
+    return output
+
+
+@pytest.fixture(scope="module")
+def make_world(images: Path) -> Iterator[Callable[..., World]]:
+    """Return a function that makes worlds; each is taken down, whatever happened."""
+    worlds: list[World] = []
+    homes: list[tempfile.TemporaryDirectory[str]] = []
+
+    def make(name: str, number: int, **changes: str) -> World:
+        home = tempfile.TemporaryDirectory(prefix="ase-", dir="/var/tmp")  # noqa: S108 - short, for socket paths
+        Path(home.name).chmod(0o711)
+        homes.append(home)
+        worlds.append(World(Path(home.name), images, name, number, **changes))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        done = world.autoscaler("down", "--everything", check=False)
+        left = world.domains()
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert left == [], left
+    for home in homes:
+        home.cleanup()

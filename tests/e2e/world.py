@@ -1,0 +1,164 @@
+"""A whole installation of its own beside any other on the machine: directories, network, ports, prefix.
+
+Everything is driven as a user drives it: the ``autoscaler`` command, HTTP at the endpoint, signals to processes whose
+identifiers ``status --json`` gives. Waiting is for a condition with a deadline, and says what it waited for.
+"""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+QEMU_PIDS = Path("/run/libvirt/qemu")
+
+TEMPLATE = """
+[system]
+run_dir = "{run_dir}"
+state_dir = "{state_dir}"
+
+[network]
+name = "{name}"
+bridge = "{bridge}"
+subnet = "{subnet}"
+slots = 20
+
+[groups.web]
+prefix = "{name}-"
+min = 1
+max = 4
+endpoint = "127.0.0.1:{port}"
+cooldown_in_s = 15.0
+{group_extra}
+
+[groups.web.image]
+directory = "{images}"
+memory_mib = 128
+cpu_quota = 0.4
+
+[[groups.web.policies]]
+type = "threshold"
+high_ratio = 0.80
+low_ratio = 0.35
+out_window_s = 5.0
+in_window_s = 10.0
+{extra}
+"""
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.2) -> Any:
+    """Return the first true value of ``condition``; fail with ``what`` and its last value after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s  # noqa: TID251 - tests measure real time
+    value: Any = None
+    while time.monotonic() < deadline:  # noqa: TID251
+        value = condition()
+        if value:
+            return value
+        time.sleep(every_s)
+    raise AssertionError(f"waited {timeout_s:.0f} s for {what}; last seen: {value!r}")
+
+
+def now_s() -> float:
+    """Return monotonic seconds."""
+    return time.monotonic()  # noqa: TID251
+
+
+class World:
+    """One installation: its configuration file, its command, its endpoint."""
+
+    def __init__(self, directory: Path, images: Path, name: str, number: int, **changes: str) -> None:
+        self.name = name
+        self.port = 18000 + number
+        self.run_dir = directory / "run"
+        self.state_dir = directory / "state"
+        self.config = directory / "autoscaler.toml"
+        values = {"group_extra": "", "extra": ""} | changes
+        self.config.write_text(
+            TEMPLATE.format(
+                run_dir=self.run_dir,
+                state_dir=self.state_dir,
+                images=images,
+                name=name,
+                bridge=f"ase{number}",
+                subnet=f"192.168.{160 + number}.0/24",
+                port=self.port,
+                **values,
+            ),
+            encoding="utf-8",
+        )
+
+    def autoscaler(self, *args: str, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run the operator's command with this world's configuration."""
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "--config", str(self.config), *args],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"autoscaler {' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def status(self) -> dict[str, Any]:
+        """Return ``status --json``."""
+        values: dict[str, Any] = json.loads(self.autoscaler("status", "--json").stdout)
+        return values
+
+    def group(self, name: str = "web") -> dict[str, Any]:
+        """Return one group of the status."""
+        return next(group for group in self.status()["groups"] if group["name"] == name)
+
+    def pid(self, service: str) -> int | None:
+        """Return the process identifier of a service that answers, else None."""
+        found = next(entry for entry in self.status()["services"] if entry["name"] == service)
+        return int(found["pid"]) if found["alive"] else None
+
+    def get(self, path: str, timeout_s: float = 10) -> tuple[int, str, str]:
+        """Return status, body and ``X-Served-By`` of one GET at the endpoint."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode().strip(), response.headers.get("X-Served-By", "")
+        finally:
+            connection.close()
+
+    def domains(self) -> list[str]:
+        """Return every domain of this world that libvirt knows, defined or running."""
+        import libvirt
+
+        connection = libvirt.openReadOnly("qemu:///system")
+        try:
+            return sorted(d.name() for d in connection.listAllDomains() if d.name().startswith(f"{self.name}-"))
+        finally:
+            connection.close()
+
+    def networks(self) -> list[str]:
+        """Return this world's network if libvirt knows it."""
+        import libvirt
+
+        connection = libvirt.openReadOnly("qemu:///system")
+        try:
+            return [n.name() for n in connection.listAllNetworks() if n.name() == self.name]
+        finally:
+            connection.close()
+
+    def kill_qemu(self, domain: str) -> None:
+        """End the domain's QEMU as a crash would."""
+        os.kill(int((QEMU_PIDS / f"{domain}.pid").read_text(encoding="ascii")), signal.SIGKILL)
+
+    def logs(self, lines: int = 15) -> str:
+        """Return the tail of every service's log, for a failure's message."""
+        parts = []
+        for path in sorted((self.state_dir / "log").glob("*.log")):
+            tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+            parts.append(f"--- {path.name}\n" + "\n".join(tail))
+        return "\n".join(parts)
