@@ -125,17 +125,23 @@ class Failure(Body):
 
 
 class Vote(Frozen):
-    """What one policy recommends: ``capacity`` is None where it lacks data, which forbids scale-in."""
+    """What one policy recommends: ``capacity`` is None where it lacks data, which forbids scale-in.
+
+    ``wanted`` is what it would recommend without its windows, ``wait_s`` how long that must last before it does.
+    """
 
     policy: str
     capacity: int | None
     reason: str
+    wanted: int | None = None
+    wait_s: float = 0.0
 
 
 class DesiredCapacity(Body):
     """How many domains a group is to have. ``generation`` only grows; an older one is never applied.
 
     ``is_scale_in_allowed`` is false while data are missing: then the actuator adds and replaces, and removes nothing.
+    In the modes ``off`` and ``observe`` it changes nothing at all: both permissions are false then too.
     """
 
     kind: ClassVar[str] = "capacity.desired"
@@ -146,6 +152,7 @@ class DesiredCapacity(Body):
     maximum: int = Field(ge=0)
     is_scale_in_allowed: bool = True
     is_replacement_allowed: bool = True
+    mode: str = "on"
     reason: str = ""
     decision_id: str = ""
 
@@ -173,12 +180,31 @@ class Evidence(Frozen):
     error_rate: float | None = None
 
 
+class Taken(Frozen):
+    """A message that a decision took in: its ``message_id`` and when it was measured, on the decider's clock."""
+
+    id: str
+    at_s: float
+
+
+class Ordered(Frozen):
+    """A request that a decision took in, and when it was handled, on the decider's clock."""
+
+    verb: str
+    args: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    now_s: float
+
+
 class DecisionRecord(Body):
     """One tick of one group: also when nothing happens.
 
     ``action`` is ``out``, ``in`` or ``hold``. ``limiter`` names what kept the decision from the recommendation (none,
     bounds, cooldown, window, unknown-data, stale-data, projection, step-limit, paused, operator, observing, unhealthy,
     …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the outcome.
+
+    ``now_s``, ``at_s`` (the same instant on the decider's monotonic clock and in epoch seconds), ``taken``, ``ordered``
+    and, in the first record of a run, ``resumed_from`` (the stored state it began with, as JSON) are all that the
+    decision depends on: the same core, fed with them, repeats it.
     """
 
     kind: ClassVar[str] = "decision"
@@ -197,6 +223,11 @@ class DecisionRecord(Body):
     mode: str = "on"
     cooldown_out_left_s: float = 0.0
     cooldown_in_left_s: float = 0.0
+    now_s: float = 0.0
+    at_s: float = 0.0
+    taken: tuple[Taken, ...] = ()
+    ordered: tuple[Ordered, ...] = ()
+    resumed_from: str = ""
 
     @property
     def topic(self) -> str:
