@@ -1,0 +1,140 @@
+"""What libvirt shows of a domain, as plain values, and our element in its ``<metadata>``.
+
+Nothing here talks to libvirt: ``common.hypervisor`` fills these values in.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from common.errors import HypervisorError
+
+METADATA_URI: Final = "urn:libvirt-autoscaler:domain:1"
+METADATA_TAG: Final = "member"
+METADATA_PREFIX: Final = "autoscaler"
+PROBE_PREFIX: Final = "autoscaler-probe-"
+
+
+class DomainState(StrEnum):
+    """What a domain is doing, in libvirt's sense."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTOFF = "shutoff"
+    CRASHED = "crashed"
+    STOPPING = "stopping"  # asked to shut down, still running
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFacts:
+    """One domain at one moment; ``metadata`` holds the attributes of our element, nothing if it has none."""
+
+    name: str
+    uuid: str
+    state: DomainState
+    state_reason: str
+    is_persistent: bool
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuReading:
+    """A domain's CPU counter. ``allotted_cpus`` is vCPUs x quota; None where a value is unknown."""
+
+    name: str
+    uuid: str
+    state: DomainState
+    cpu_time_s: float | None
+    allotted_cpus: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleEvent:
+    """What libvirt said about a domain the moment it happened.
+
+    ``kind``: started, stopped, crashed, failed, paused, resumed, shutdown, defined, undefined, panicked. ``detail`` is
+    libvirt's reason, such as ``io-error`` of ``paused`` or ``destroyed`` of ``stopped``.
+    """
+
+    name: str
+    uuid: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a host is made of, as far as it decides about acceleration."""
+
+    libvirt: str
+    hypervisor: str
+    cpu_model: str
+    domain_types: frozenset[str]
+
+
+def metadata_element(metadata: Mapping[str, str]) -> str:
+    """Return our metadata element with these attributes, as XML text without its namespace.
+
+    libvirt adds the namespace and prefix itself.
+
+    >>> metadata_element({"group": "web", "phase": "ready"})
+    '<member group="web" phase="ready" />'
+    """
+    return ET.tostring(ET.Element(METADATA_TAG, dict(metadata)), encoding="unicode")
+
+
+def parse_metadata(text: str) -> dict[str, str]:
+    """Return the attributes of our metadata element; foreign namespaces are left out.
+
+    >>> parse_metadata('<member xmlns="urn:libvirt-autoscaler:domain:1" group="web"/>')
+    {'group': 'web'}
+    """
+    element = ET.fromstring(text)  # noqa: S314 - libvirt has parsed and rewritten it
+    return {key: value for key, value in element.attrib.items() if not key.startswith("{")}
+
+
+def name_in_xml(text: str) -> str:
+    """Return the name that a domain's definition gives it.
+
+    Raises:
+        HypervisorError: the text is no XML, or names no domain.
+    """
+    try:
+        name = ET.fromstring(text).findtext("name")  # noqa: S314 - our own definition, built with ElementTree
+    except ET.ParseError as error:
+        raise HypervisorError(f"a domain's definition is not XML: {error}") from error
+    if not name:
+        raise HypervisorError("a domain's definition must have a <name>")
+    return name
+
+
+def allotted_cpus(vcpus: int, parameters: Mapping[str, int | float]) -> float:
+    """Return how many CPUs a domain may use: vCPUs x their quota, bounded by the quota of the whole domain.
+
+    Args:
+        vcpus: Online vCPUs, >= 0.
+        parameters: libvirt's scheduler parameters; a quota <= 0, or of a full period and more, is no limit.
+
+    >>> allotted_cpus(2, {"vcpu_quota": 50000, "vcpu_period": 100000})
+    1.0
+    >>> allotted_cpus(2, {"vcpu_quota": -1, "vcpu_period": 100000})
+    2.0
+    """
+    each = min(_share(parameters, "vcpu"), 1.0)
+    return min(vcpus * each, _share(parameters, "global"))
+
+
+def domain_types(capabilities: str) -> frozenset[str]:
+    """Return the domain types (``kvm``, ``qemu``, …) that a host's capabilities offer for its own architecture."""
+    root = ET.fromstring(capabilities)  # noqa: S314 - libvirt's own text
+    own = root.findtext("host/cpu/arch")
+    archs = [arch for arch in root.iterfind("guest/arch") if own is None or arch.get("name") == own]
+    return frozenset(domain.get("type", "") for arch in archs for domain in arch.iterfind("domain"))
+
+
+def _share(parameters: Mapping[str, int | float], scope: str) -> float:
+    quota, period = parameters.get(f"{scope}_quota", 0), parameters.get(f"{scope}_period", 0)
+    return quota / period if quota > 0 and period > 0 else float("inf")

@@ -1,0 +1,654 @@
+"""The only file that imports libvirt: one connection to one host, errors translated in one place.
+
+Every method blocks and raises a HypervisorError; callers run it in a thread that may be late. libvirt's event
+loop runs in one thread of the process, for events and for keepalive: a host that falls silent is lost after 20 s.
+Nanoseconds, libvirt's codes and its flags end here.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+import libvirt
+
+from common.clock import Clock, SystemClock
+from common.domain import (
+    METADATA_PREFIX,
+    METADATA_URI,
+    PROBE_PREFIX,
+    CpuReading,
+    DomainFacts,
+    DomainState,
+    HostFacts,
+    LifecycleEvent,
+    allotted_cpus,
+    domain_types,
+    metadata_element,
+    name_in_xml,
+    parse_metadata,
+)
+from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
+from common.network_xml import host_xml, network_uuid, shape
+
+__all__ = ["Connection", "CpuReading", "DomainFacts", "DomainState", "HostFacts", "LifecycleEvent"]
+
+KEEPALIVE_INTERVAL_S: Final = 5
+KEEPALIVE_COUNT: Final = 3
+REMEMBER_S: Final = 5.0
+QUOTA_PERIOD_US: Final = 100_000
+NANOSECONDS: Final = 1e9
+
+_T = TypeVar("_T")
+_STATES: Final = {
+    libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.STOPPING,
+    libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUTOFF,
+    libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
+}
+_STOPPED: Final = {DomainState.SHUTOFF, DomainState.CRASHED, DomainState.UNKNOWN}
+_EVENTS: Final = {
+    libvirt.VIR_DOMAIN_EVENT_DEFINED: ("defined", "VIR_DOMAIN_EVENT_DEFINED_"),
+    libvirt.VIR_DOMAIN_EVENT_UNDEFINED: ("undefined", "VIR_DOMAIN_EVENT_UNDEFINED_"),
+    libvirt.VIR_DOMAIN_EVENT_STARTED: ("started", "VIR_DOMAIN_EVENT_STARTED_"),
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: ("paused", "VIR_DOMAIN_EVENT_SUSPENDED_"),
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: ("resumed", "VIR_DOMAIN_EVENT_RESUMED_"),
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: ("stopped", "VIR_DOMAIN_EVENT_STOPPED_"),
+    libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: ("shutdown", "VIR_DOMAIN_EVENT_SHUTDOWN_"),
+    libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED: ("paused", "VIR_DOMAIN_EVENT_PMSUSPENDED_"),
+    libvirt.VIR_DOMAIN_EVENT_CRASHED: ("crashed", "VIR_DOMAIN_EVENT_CRASHED_"),
+}
+_TELLING_DETAILS: Final = {("stopped", "crashed"): "crashed", ("stopped", "failed"): "failed"}
+_ADDRESS_SOURCES: Final = {
+    "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+    "arp": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+    "agent": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+}
+_GONE_CODES: Final = {libvirt.VIR_ERR_NO_DOMAIN}
+_BUSY_CODES: Final = {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY}
+_LOST_CODES: Final = {libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN}
+_LOST_DOMAINS: Final = {libvirt.VIR_FROM_RPC}
+_NO_ADDRESS_YET: Final = {
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+}
+_UNKNOWN_FLAG: Final = {libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED}
+_UNDEFINE_ALL: Final = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+_UNDEFINE_BASIC: Final = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+
+
+class Connection:
+    """One libvirt connection to one host.
+
+    Every method that changes a domain refuses, with HypervisorError, a name that neither ``may_touch`` allows nor
+    carries our metadata.
+    """
+
+    def __init__(self, raw: Any, uri: str, may_touch: Callable[[str], bool], clock: Clock) -> None:
+        """Wrap an open connection; use ``open``."""
+        self.uri = uri
+        self._raw = raw
+        self._may_touch = may_touch
+        self._clock = clock
+        self._callbacks: list[int] = []
+        self._parameters: _Remembered[Mapping[str, int | float]] = _Remembered()
+        self._carries_metadata: _Remembered[bool] = _Remembered()
+
+    @classmethod
+    def open(
+        cls, uri: str, *, is_read_only: bool, may_touch: Callable[[str], bool], clock: Clock | None = None
+    ) -> "Connection":
+        """Return a new connection.
+
+        Raises:
+            HypervisorLostError: libvirt cannot be reached, or refuses us.
+        """
+        _start_event_loop()
+        try:
+            raw = libvirt.openReadOnly(uri) if is_read_only else libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            raise HypervisorLostError(f"cannot connect to {uri}: {error}") from error
+        with _translated(f"keepalive of {uri}"), _where_supported():
+            raw.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+        return cls(raw, uri, may_touch, clock or SystemClock())
+
+    def is_alive(self) -> bool:
+        """Return whether the connection still stands, without asking the host."""
+        try:
+            return bool(self._raw.isAlive())
+        except libvirt.libvirtError:
+            return False  # a closed connection cannot even be asked
+
+    def close(self) -> None:
+        """Let go of the connection; one that is already lost is no error."""
+        for callback in self._callbacks:
+            with _already_lost_is_fine():
+                self._raw.domainEventDeregisterAny(callback)
+        self._callbacks.clear()
+        with _already_lost_is_fine():
+            self._raw.unregisterCloseCallback()
+        with _already_lost_is_fine():
+            self._raw.close()
+
+    # --- looking ---------------------------------------------------------------------------------------------
+
+    def domains(self) -> list[DomainFacts]:
+        """Return our domains, defined or running, with state and metadata.
+
+        Three calls and one more for each domain of the host (0.14 ms): foreign ones are asked for our metadata too.
+        """
+        with _translated(f"list the domains of {self.uri}"):
+            persistent = {d.UUIDString() for d in self._raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)}
+            records = self._raw.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+        facts = (_unless_gone(partial(self._facts, domain, record, persistent)) for domain, record in records)
+        return sorted((fact for fact in facts if fact is not None), key=lambda fact: fact.name)
+
+    def cpu_readings(self) -> list[CpuReading]:
+        """Return the CPU counter of each of our domains; QEMU is never asked, so a frozen one delays nothing."""
+        with _translated(f"list the domains of {self.uri}"):
+            listed = self._raw.listAllDomains(0)
+        now_s = self._clock.monotonic_s()
+        uuids = {domain.UUIDString() for domain in listed}
+        self._parameters.keep(uuids)
+        self._carries_metadata.keep(uuids)
+        readings = (_unless_gone(partial(self._reading, domain, now_s)) for domain in listed)
+        return sorted((reading for reading in readings if reading is not None), key=lambda reading: reading.name)
+
+    def watch(self, on_event: Callable[[LifecycleEvent], None], on_lost: Callable[[], None]) -> None:
+        """Call ``on_event`` for each lifecycle event of any domain, and ``on_lost`` once when the host falls away.
+
+        Both are called in libvirt's event thread and must return at once. After ``on_lost`` nothing comes any more:
+        open a new connection, watch it, and list everything again.
+        """
+
+        def lifecycle(_conn: Any, domain: Any, event: int, detail: int, _opaque: None) -> None:
+            on_event(_lifecycle_event(domain, event, detail))
+
+        def tunable(_conn: Any, domain: Any, _changes: Any, _opaque: None) -> None:
+            self._parameters.forget(domain.UUIDString())
+
+        def closed(_conn: Any, reason: int, _opaque: None) -> None:
+            if reason != libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT:
+                on_lost()
+
+        with _translated(f"watch {self.uri}"):
+            with _where_supported():
+                self._raw.registerCloseCallback(closed, None)
+            register = self._raw.domainEventRegisterAny
+            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None))
+            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, tunable, None))
+
+    def address(self, name: str, source: str) -> str | None:
+        """Return the domain's IPv4 address by ``source`` (lease, arp, agent), None where it has none yet."""
+        if source not in _ADDRESS_SOURCES:
+            raise HypervisorError(f"address source must be one of {', '.join(_ADDRESS_SOURCES)}; got {source!r}")
+        with _translated(f"ask for the address of {name}"):
+            domain = self._raw.lookupByName(name)
+            try:
+                interfaces = domain.interfaceAddresses(_ADDRESS_SOURCES[source])
+            except libvirt.libvirtError as error:
+                if error.get_error_code() in _NO_ADDRESS_YET:
+                    return None
+                raise
+        return _first_ipv4(interfaces)
+
+    def host_cpus(self) -> int:
+        """Return how many CPUs the host has."""
+        with _translated(f"ask {self.uri} for its CPUs"):
+            return int(self._raw.getInfo()[2])
+
+    def free_memory_bytes(self) -> int:
+        """Return the memory that new domains could take: what is free, and what only caches files."""
+        with _translated(f"ask {self.uri} for its memory"):
+            kib = self._raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        return int(sum(kib.get(part, 0) for part in ("free", "buffers", "cached"))) * 1024
+
+    def host_facts(self) -> HostFacts:
+        """Return versions, CPU model and domain types of the host."""
+        with _translated(f"ask {self.uri} for its capabilities"):
+            return HostFacts(
+                libvirt=str(self._raw.getLibVersion()),
+                hypervisor=str(self._raw.getVersion()),
+                cpu_model=str(self._raw.getInfo()[0]),
+                domain_types=domain_types(self._raw.getCapabilities()),
+            )
+
+    # --- changing a domain -----------------------------------------------------------------------------------
+
+    def define(self, xml: str) -> str:
+        """Define, or redefine, a domain after libvirt has checked the definition; return its UUID."""
+        name = name_in_xml(xml)
+        with _translated(f"define {name}"):
+            self._refuse_foreign(name)
+            return str(self._raw.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).UUIDString())
+
+    def start(self, name: str) -> None:
+        """Start a defined domain; one that runs already is no error."""
+        with self._own(name, "start") as domain:
+            _unless_so_already(domain.create, lambda: bool(domain.isActive()))
+
+    def shutdown(self, name: str) -> None:
+        """Ask the guest to shut down, as its power button would; a stopped one is no error."""
+        with self._own(name, "shut down") as domain:
+            _unless_so_already(domain.shutdown, lambda: not domain.isActive())
+
+    def destroy(self, name: str) -> None:
+        """End the domain at once; a stopped one is no error. A frozen QEMU takes 12 s to end."""
+        with self._own(name, "destroy") as domain:
+            _unless_so_already(domain.destroy, lambda: not domain.isActive())
+
+    def undefine(self, name: str) -> None:
+        """Remove the definition and what belongs to it: a saved memory, snapshots' metadata, NVRAM."""
+        with self._own(name, "undefine") as domain:
+            try:
+                domain.undefineFlags(_UNDEFINE_ALL)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in _UNKNOWN_FLAG:
+                    raise
+                domain.undefineFlags(_UNDEFINE_BASIC)  # a driver without NVRAM or checkpoints
+
+    def suspend(self, name: str) -> None:
+        """Pause the domain in memory."""
+        with self._own(name, "suspend") as domain:
+            domain.suspend()
+
+    def resume(self, name: str) -> None:
+        """Let a paused domain go on; a running one is no error."""
+        with self._own(name, "resume") as domain:
+            _unless_so_already(domain.resume, lambda: domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
+
+    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+        """Replace our metadata element, in the running domain and in its definition."""
+        text = metadata_element(metadata)
+        with self._own(name, "write the metadata of") as domain:
+
+            def write() -> None:
+                flags = _where_it_lives(domain)
+                kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+                domain.setMetadata(kind, text, METADATA_PREFIX, METADATA_URI, flags)
+
+            _again_if_it_stopped(write)
+
+    def set_quota(self, name: str, cpu_quota: float | None) -> None:
+        """Let each vCPU use this share of one CPU (0.01 to 1), None for all of it: live where it runs, else defined."""
+        if cpu_quota is not None and not 0.01 <= cpu_quota <= 1:
+            raise HypervisorError(f"cpu_quota must be in [0.01, 1], or None for no limit; got {cpu_quota}")
+        quota_us = -1 if cpu_quota is None else round(cpu_quota * QUOTA_PERIOD_US)
+        with self._own(name, "set the CPU quota of") as domain:
+            domain.setSchedulerParametersFlags({"vcpu_period": QUOTA_PERIOD_US, "vcpu_quota": quota_us}, 0)
+            self._parameters.forget(domain.UUIDString())
+
+    def run_once(self, xml: str, deadline_s: float) -> str | None:
+        """Run a transient domain until it stops; it is gone after the call, whatever happened.
+
+        Returns:
+            Why it stopped (``shutdown`` when the guest powered itself off, ``failed``, ``crashed``, …), None when it
+            still ran after ``deadline_s``.
+        """
+        name = name_in_xml(xml)
+        stopped, reasons = threading.Event(), list[str]()
+
+        def note(_conn: Any, domain: Any, event: int, detail: int, _opaque: None) -> None:
+            seen = _lifecycle_event(domain, event, detail)
+            if seen.name == name and event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+                reasons.append(seen.detail)
+                stopped.set()
+
+        with _translated(f"run {name}"):
+            self._refuse_foreign(name)
+            callback = self._raw.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
+            try:
+                self._raw.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE)
+                return reasons[0] if stopped.wait(deadline_s) else None
+            finally:
+                self._raw.domainEventDeregisterAny(callback)
+                self.sweep(name)
+
+    def sweep(self, name: str) -> None:
+        """End a transient domain of ours if there is one."""
+        try:
+            self.destroy(name)
+        except DomainGoneError:
+            return  # the usual case: it has ended by itself
+
+    # --- the network -----------------------------------------------------------------------------------------
+
+    def has_network(self, name: str) -> bool:
+        """Return whether the host has an active network of this name."""
+        network = self._network(name)
+        with _translated(f"ask for network {name}"):
+            return network is not None and bool(network.isActive())
+
+    def ensure_network(self, xml: str, name: str) -> None:
+        """Make the network of this name be as ``xml`` says, and active; another's network is never touched.
+
+        Raises:
+            HypervisorError: the name belongs to a network that is not ours, or ours differs and domains use it.
+        """
+        network = self._own_network(name)
+        with _translated(f"set up network {name}"):
+            if network is not None and not _fit(network, xml):
+                _retire(network)
+                network = None
+            if network is None:
+                network = self._raw.networkDefineXML(xml)
+            network.setAutostart(False)
+            _unless_so_already(network.create, lambda: bool(network.isActive()))
+
+    def remove_network(self, name: str) -> None:
+        """Stop and undefine our network; one that is not there is no error."""
+        network = self._own_network(name)
+        if network is not None:
+            with _translated(f"remove network {name}"):
+                _unless_so_already(network.destroy, lambda: not network.isActive())
+                network.undefine()
+
+    # --- below: how ------------------------------------------------------------------------------------------
+
+    def _facts(self, domain: Any, record: Mapping[str, int], persistent: set[str]) -> DomainFacts | None:
+        name, uuid = domain.name(), domain.UUIDString()
+        if name.startswith(PROBE_PREFIX):
+            return None
+        metadata = _metadata(domain)
+        if not metadata and not self._may_touch(name):
+            return None
+        code = record.get("state.state", -1)
+        reason = _state_reason(code, record.get("state.reason", 0))
+        state = _STATES.get(code, DomainState.UNKNOWN)
+        return DomainFacts(name, uuid, state, reason, uuid in persistent, metadata)
+
+    def _reading(self, domain: Any, now_s: float) -> CpuReading | None:
+        name, uuid = domain.name(), domain.UUIDString()
+        if not self._is_selected(domain, name, uuid, now_s):
+            return None
+        code, _max_kib, _kib, vcpus, _cpu_ns = domain.info()
+        state = _STATES.get(code, DomainState.UNKNOWN)
+        if state in _STOPPED:
+            return CpuReading(name, uuid, state, None, None)
+        parameters = self._parameters.get(uuid, now_s, lambda: _scheduler_parameters(domain))
+        return CpuReading(name, uuid, state, _cpu_time_s(domain), allotted_cpus(vcpus, parameters))
+
+    def _is_selected(self, domain: Any, name: str, uuid: str, now_s: float) -> bool:
+        if name.startswith(PROBE_PREFIX):
+            return False
+        return self._may_touch(name) or self._carries_metadata.get(uuid, now_s, lambda: bool(_metadata(domain)))
+
+    @contextmanager
+    def _own(self, name: str, verb: str) -> Iterator[Any]:
+        """Give the domain of this name if it is ours, with errors translated."""
+        with _translated(f"{verb} {name}"):
+            domain = self._raw.lookupByName(name)
+            if not self._is_ours(name, domain):
+                raise HypervisorError(_foreign(f"{verb} {name}"))
+            yield domain
+
+    def _refuse_foreign(self, name: str) -> None:
+        """Refuse a name that is neither allowed nor that of an existing domain of ours."""
+        if self._may_touch(name) or name.startswith(PROBE_PREFIX):
+            return
+        try:
+            domain = self._raw.lookupByName(name)
+        except libvirt.libvirtError as error:
+            raise HypervisorError(_foreign(f"define {name}")) from error
+        if not _metadata(domain):
+            raise HypervisorError(_foreign(f"define {name}"))
+
+    def _is_ours(self, name: str, domain: Any) -> bool:
+        return self._may_touch(name) or name.startswith(PROBE_PREFIX) or bool(_metadata(domain))
+
+    def _network(self, name: str) -> Any | None:
+        with _translated(f"look for network {name}"):
+            try:
+                return self._raw.networkLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                    return None
+                raise
+
+    def _own_network(self, name: str) -> Any | None:
+        network = self._network(name)
+        if network is not None and network.UUIDString() != network_uuid(name):
+            raise HypervisorError(
+                f"network {name!r} on {self.uri} is not ours: its UUID is {network.UUIDString()}, ours would be "
+                f"{network_uuid(name)}; give [network] another name, or remove that network"
+            )
+        return network
+
+
+class _Remembered(Generic[_T]):
+    """An answer a UUID, asked anew after ``REMEMBER_S``."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, tuple[float, _T]] = {}
+
+    def get(self, uuid: str, now_s: float, ask: Callable[[], _T]) -> _T:
+        known = self._answers.get(uuid)
+        if known is None or now_s - known[0] >= REMEMBER_S:
+            known = self._answers[uuid] = (now_s, ask())
+        return known[1]
+
+    def forget(self, uuid: str) -> None:
+        self._answers.pop(uuid, None)
+
+    def keep(self, uuids: set[str]) -> None:
+        for uuid in [uuid for uuid in self._answers if uuid not in uuids]:
+            self.forget(uuid)
+
+
+# --- libvirt's event loop ----------------------------------------------------------------------------------------
+
+_loop_lock = threading.Lock()
+_loop_threads: list[threading.Thread] = []
+
+
+def _start_event_loop() -> None:
+    """Start libvirt's event loop before the first connection, once in a process."""
+    with _loop_lock:
+        if _loop_threads:
+            return
+        libvirt.registerErrorHandler(lambda _opaque, _error: None, None)  # errors are raised; stderr is for logs
+        libvirt.virEventRegisterDefaultImpl()
+        thread = threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True)
+        _loop_threads.append(thread)
+        thread.start()
+
+
+def _run_event_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn libvirt's errors into ours, with libvirt's own words."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise _error_class(error)(f"cannot {what}: {error}") from error
+
+
+def _error_class(error: Any) -> type[HypervisorError]:
+    code = error.get_error_code()
+    if code in _GONE_CODES:
+        return DomainGoneError
+    if code in _BUSY_CODES:
+        return HypervisorBusyError
+    if code in _LOST_CODES or error.get_error_domain() in _LOST_DOMAINS:
+        return HypervisorLostError
+    return HypervisorError
+
+
+@contextmanager
+def _where_supported() -> Iterator[None]:
+    """Go on where the driver lacks the function: ``test:///`` has no keepalive and cannot be lost."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+
+
+@contextmanager
+def _already_lost_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except libvirt.libvirtError:
+        return  # what we let go of is gone already
+
+
+def _unless_gone(read: Callable[[], _T | None]) -> _T | None:
+    """Return what ``read`` does, None if the domain vanished since it was listed."""
+    try:
+        with _translated("read a domain"):
+            return read()
+    except DomainGoneError:
+        return None
+
+
+def _unless_so_already(change: Callable[[], object], is_so: Callable[[], bool]) -> None:
+    """Make a change; libvirt's refusal is no error when things are as wanted."""
+    try:
+        change()
+    except libvirt.libvirtError:
+        if not is_so():
+            raise
+
+
+def _again_if_it_stopped(write: Callable[[], None]) -> None:
+    """Write twice if need be: the domain may stop, or start, between the look and the call."""
+    try:
+        write()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+        write()
+
+
+def _foreign(what: str) -> str:
+    return f"refused to {what}: it matches no group's prefix and does not carry our metadata"
+
+
+# --- libvirt's values --------------------------------------------------------------------------------------------
+
+
+def _constant_names(prefix: str) -> dict[int, str]:
+    """Return the names behind libvirt's numbers: ``VIR_DOMAIN_PAUSED_IOERROR`` is ``ioerror`` of its family."""
+    return {
+        value: name.removeprefix(prefix).lower().replace("_", "-")
+        for name, value in vars(libvirt).items()
+        if name.startswith(prefix) and isinstance(value, int)
+    }
+
+
+_REASONS: Final = {
+    code: _constant_names(f"VIR_DOMAIN_{word}_")
+    for code, word in (
+        (libvirt.VIR_DOMAIN_RUNNING, "RUNNING"),
+        (libvirt.VIR_DOMAIN_PAUSED, "PAUSED"),
+        (libvirt.VIR_DOMAIN_SHUTDOWN, "SHUTDOWN"),
+        (libvirt.VIR_DOMAIN_SHUTOFF, "SHUTOFF"),
+        (libvirt.VIR_DOMAIN_CRASHED, "CRASHED"),
+    )
+}
+_DETAILS: Final = {event: _constant_names(prefix) for event, (_kind, prefix) in _EVENTS.items()}
+
+
+def _state_reason(state: int, reason: int) -> str:
+    return _REASONS.get(state, {}).get(reason, "unknown")
+
+
+def _lifecycle_event(domain: Any, event: int, detail: int) -> LifecycleEvent:
+    kind = _EVENTS.get(event, ("unknown", ""))[0]
+    text = _DETAILS.get(event, {}).get(detail, str(detail))
+    if kind == "crashed" and text == "panicked":
+        kind = "panicked"
+    return LifecycleEvent(domain.name(), domain.UUIDString(), _TELLING_DETAILS.get((kind, text), kind), text)
+
+
+def _metadata(domain: Any) -> dict[str, str]:
+    """Return the attributes of our element; a domain without one has none."""
+    try:
+        return parse_metadata(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_URI, 0))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return {}
+        raise
+
+
+def _where_it_lives(domain: Any) -> int:
+    """Return the flags for both the running domain and its definition, as far as there are."""
+    live = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
+    config = libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
+    return int(live | config)
+
+
+def _cpu_time_s(domain: Any) -> float:
+    """Return the CPU time of QEMU and its vCPUs, from the cgroup (nanoseconds), else from ``info`` (10 ms steps)."""
+    try:
+        return float(domain.getCPUStats(True)[0]["cpu_time"] / NANOSECONDS)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT}:
+            raise
+    return float(domain.info()[4] / NANOSECONDS)
+
+
+def _scheduler_parameters(domain: Any) -> Mapping[str, int | float]:
+    """Return the quotas in force; without a cgroup for CPU none can be."""
+    try:
+        return dict(domain.schedulerParameters())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT}:
+            return {}
+        raise
+
+
+def _first_ipv4(interfaces: Mapping[str, Mapping[str, Any]]) -> str | None:
+    for interface in interfaces.values():
+        for address in interface["addrs"] or ():
+            is_ipv4 = address["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4
+            if is_ipv4 and not address["addr"].startswith("127."):
+                return str(address["addr"])
+    return None
+
+
+def _fit(network: Any, xml: str) -> bool:
+    """Return whether the network is as ``xml`` says; reservations that only are missing are added while it runs."""
+    have, want = shape(network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)), shape(xml)
+    if have == want:
+        return True
+    if replace(have, hosts=want.hosts) != want or not have.hosts < want.hosts:
+        return False
+    where = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+    if network.isActive():
+        where |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+    for mac, address in sorted(want.hosts - have.hosts):
+        command, section = libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
+        network.update(command, section, -1, host_xml(mac, address), where)
+    return True
+
+
+def _retire(network: Any) -> None:
+    """Stop a network that differs from what is wanted, unless domains use it."""
+    if network.isActive():
+        users = len(network.listAllPorts())
+        if users:
+            raise HypervisorError(
+                f"network {network.name()!r} differs from the configuration and is used by {users} interfaces; "
+                "stop those domains first (make down), or give [network] another name"
+            )
+        network.destroy()
+    network.undefine()
