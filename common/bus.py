@@ -1,0 +1,513 @@
+"""The message bus: the only file that imports zmq.
+
+Every service binds an XPUB socket, at which it says what is, and a ROUTER socket, at which it answers requests; it
+connects one SUB socket to each service that it listens to. Nothing stands between them.
+
+# Note [Last value]
+XPUB tells the publisher of each subscription (``XPUB_VERBOSE``: of the second one to a topic too). The publisher then
+sends the last value of every standing topic that fits, so a late or restarted listener is whole at once. All other
+listeners get that copy as well and drop it, byte by byte the same, before it is decoded.
+
+# Note [Dead sockets]
+After a refused handshake, or a frame larger than ``MAXMSGSIZE``, libzmq closes the connection and never tries again.
+It tells so by its silence: no ``CONNECT_RETRIED`` follows. Such a link is made anew after ``REPAIR_AFTER_S``, with the
+keys read again, so that a key authorized late is enough.
+"""
+
+import ipaddress
+import math
+import os
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import zmq
+from zmq.utils import z85
+
+from common import zap
+from common.clock import Clock
+from common.config import Config, split_endpoint
+from common.curve import authorized_keys, load_keys
+from common.errors import BusError, ConfigError, ProtocolError
+from common.inbox import Desk, Inbox, Intake, PendingRequest, Received, newest
+from common.link import LinkHealth
+from common.log import Quiet
+from common.messages import Body, Header, Reply, Request, message_id
+from common.requests import decode_reply, encode_request
+from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket
+from common.wire import MAX_MESSAGE_BYTES, encode
+
+__all__ = ["Bus", "Inbox", "PendingRequest", "Received", "ask", "new_key_pair"]
+
+HEARTBEAT_MS: Final = 500
+HEARTBEAT_TIMEOUT_MS: Final = 1500
+HANDSHAKE_MS: Final = 3000
+RECONNECT_MS: Final = 100
+RECONNECT_MAX_MS: Final = 1000
+HIGH_WATER: Final = 1000
+MAX_REQUEST_BYTES: Final = 256 * 1024
+MAX_SUBSCRIPTION_BYTES: Final = 1024
+MAX_DRAINED: Final = 1000  # messages taken from one socket in one go; the rest waits for the next
+REFUSAL_PERIOD_S: Final = 60.0
+ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
+ZAP_DOMAIN: Final = b"autoscaler"
+_REFUSALS: Final[dict[int, str]] = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the key is not authorized",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the two sides do not share encryption: no key, or the wrong service.key",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake was broken off",
+}
+_EVENTS: Final = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+)
+_Socket = zmq.Socket[bytes]
+
+
+class Bus:
+    """One process's place on the bus. All but ``wake`` belongs to one thread."""
+
+    def __init__(self, config: Config, name: str, clock: Clock, lock: Lock | None, run_id: int) -> None:
+        """Use ``Bus.open``."""
+        self.counters: Counter[str] = Counter()
+        self.run_id = run_id
+        self._config = config
+        self._name = name
+        self._clock = clock
+        self._lock = lock
+        self._context: zmq.Context[_Socket] = zmq.Context()
+        self._poller = zmq.Poller()
+        self._links: dict[str, _Link] = {}
+        self._guard: _Guard | None = None
+        self._publisher: _Socket | None = None
+        self._control: _Socket | None = None
+        self._desk = Desk(self.counters)
+        self._last: dict[str, list[bytes]] = {}
+        self._sent: Counter[str] = Counter()
+        self._wake_lock = threading.RLock()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller.register(self._wake_fd, zmq.POLLIN)
+
+    @classmethod
+    def open(cls, config: Config, name: str, clock: Clock, *, publishes: bool = True) -> "Bus":
+        """Return the open bus; with ``publishes``, as the only copy of the service ``name`` on this machine.
+
+        Raises:
+            LockHeldError: another copy runs.
+            ConfigError: the keys are missing or readable by others, or TCP without keys leaves this machine.
+            BusError: the run directory or an address cannot be used.
+        """
+        run = config.system.run_path
+        if not publishes:
+            check_reachable(run)
+            return cls(config, name, clock, lock=None, run_id=0)
+        _check_encrypted(config, name)
+        ensure_run_dir(run)
+        lock = Lock.take(run / f"{name}.lock")
+        run_id, note = new_run_id(run / f"{name}.run", clock.epoch_s())
+        if note:
+            structlog.get_logger().warning("run-id-not-stored", reason=note)
+        bus = cls(config, name, clock, lock, run_id)
+        try:
+            bus._bind()
+        except BaseException:
+            bus.close()
+            raise
+        return bus
+
+    def publish(self, body: Body, cause: str | None = None) -> str:
+        """Say ``body`` to whoever listens, and keep it as the last value if it is standing; return its identifier."""
+        if self._publisher is None:
+            raise BusError(f"{self._name} has opened the bus without publishing")
+        topic = body.topic
+        self._sent[topic] += 1
+        header = Header(
+            source=self._name,
+            run_id=self.run_id,
+            seq=self._sent[topic],
+            sent_at_s=self._clock.epoch_s(),
+            mono_s=self._clock.monotonic_s(),
+            cause=cause,
+        )
+        frames = encode(header, body)
+        if body.standing:
+            self._last[topic] = frames
+        self._publisher.send_multipart(frames)
+        self.counters["published"] += 1
+        return message_id(topic, header)
+
+    def subscribe(self, service: str, *kinds: str) -> None:
+        """Listen to the messages of ``kinds`` that ``service`` publishes, to all of them without ``kinds``."""
+        link = self._links.get(service)
+        if link is None:
+            is_service = self._lock is not None
+            link = self._links[service] = _Link(self._context, self._config, service, self.counters, is_service)
+            link.open(self._poller)
+        link.add({f"{kind}.".encode() for kind in kinds} or {b""})
+
+    def receive(self, timeout_s: float) -> Inbox:
+        """Return what arrived, waiting up to ``timeout_s`` for it; empty after that, and after ``wake``."""
+        deadline_s = self._clock.monotonic_s() + max(timeout_s, 0.0)
+        while True:
+            ready = self._wait(deadline_s)
+            now_s = self._clock.monotonic_s()
+            inbox = Inbox(newest(self._heard(ready, now_s)), tuple(self._asked(ready, now_s)))
+            self._serve_last_values(ready)
+            if self._guard is not None:
+                self._guard.attend(ready, now_s)
+            if inbox.messages or inbox.requests or self._is_woken(ready) or now_s >= deadline_s:
+                return inbox
+
+    def wake(self) -> None:
+        """Make ``receive`` return; callable from any thread and from a signal handler, also after ``close``."""
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def close(self) -> None:
+        """Leave the bus at once; what was not sent is lost."""
+        with self._wake_lock:
+            if self._wake_fd < 0:
+                return
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+        for link in self._links.values():
+            link.close()
+        if self._guard is not None:
+            self._guard.close()
+        self._context.destroy(linger=0)
+        if self._lock is not None:
+            self._lock.release()
+
+    def _bind(self) -> None:
+        """Bind the two doors of a service, guarded where they are open to other machines."""
+        config, name = self._config, self._name
+        if config.bus.transport == "tcp":
+            self._guard = _Guard(self._context, self._poller, config, self.counters)
+        self._publisher = _new_socket(self._context, zmq.XPUB, MAX_SUBSCRIPTION_BYTES)
+        self._publisher.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._control = _new_socket(self._context, zmq.ROUTER, MAX_REQUEST_BYTES)
+        for door, address in (
+            (self._publisher, publish_address(config, name)),
+            (self._control, control_address(config, name)),
+        ):
+            if self._guard is not None:
+                self._guard.protect(door)
+            _bind(door, address)
+            self._poller.register(door, zmq.POLLIN)
+
+    def _wait(self, deadline_s: float) -> set[Any]:
+        """Return the sockets that have something to read, at the deadline or a little later at the latest."""
+        now_s = self._clock.monotonic_s()
+        wake_at_s = deadline_s
+        for link in self._links.values():
+            wake_at_s = min(wake_at_s, link.repair(self._poller, now_s))
+        wait_ms = math.ceil(max(0.0, wake_at_s - now_s) * 1000)
+        return {source for source, _ in self._poller.poll(wait_ms)}
+
+    def _heard(self, ready: set[Any], now_s: float) -> list[Received]:
+        messages = []
+        for link in self._links.values():
+            if link.monitor in ready:
+                link.take_events(now_s)
+            if link.socket in ready:
+                accepted = (link.intake.accept(frames, now_s) for frames in _drain(link.socket))
+                messages += [received for received in accepted if received is not None]
+        return messages
+
+    def _asked(self, ready: set[Any], now_s: float) -> Iterator[PendingRequest]:
+        if self._control is None or self._control not in ready:
+            return
+        for address, *frames in _drain(self._control):
+            pending = self._desk.accept(frames, partial(self._answer, address), now_s)
+            if pending is not None:
+                yield pending
+
+    def _answer(self, address: bytes, frame: bytes) -> None:
+        if self._control is not None:
+            self._control.send_multipart([address, b"", frame])
+
+    def _serve_last_values(self, ready: set[Any]) -> None:
+        """Send each new subscriber the last values that it asks for; see Note [Last value]."""
+        if self._publisher is None or self._publisher not in ready:
+            return
+        wanted = {frames[0][1:] for frames in _drain(self._publisher) if frames[0][:1] == b"\x01"}
+        for frames in self._last.values():
+            if any(frames[0].startswith(prefix) for prefix in wanted):
+                self._publisher.send_multipart(frames)
+
+    def _is_woken(self, ready: set[Any]) -> bool:
+        if self._wake_fd not in ready:
+            return False
+        os.eventfd_read(self._wake_fd)
+        return True
+
+
+class _Link:
+    """The connection to one service: a SUB socket, made anew when it is dead; see Note [Dead sockets]."""
+
+    def __init__(
+        self, context: zmq.Context[_Socket], config: Config, service: str, counters: Counter[str], is_service: bool
+    ) -> None:
+        self.intake = Intake(service, counters, is_clock_shared=config.bus.transport == "ipc")
+        self.socket: _Socket
+        self.monitor: _Socket
+        self._context = context
+        self._config = config
+        self._service = service
+        self._counters = counters
+        self._is_service = is_service
+        self._filters: set[bytes] = set()
+        self._health = LinkHealth()
+        self._refusals = Quiet(REFUSAL_PERIOD_S)
+
+    def open(self, poller: zmq.Poller) -> None:
+        self.socket = _new_socket(self._context, zmq.SUB, MAX_MESSAGE_BYTES)
+        self.monitor = self.socket.get_monitor_socket(_EVENTS)
+        _identify(self.socket, self._config, is_service=self._is_service)
+        self.add(self._filters)
+        _connect(self.socket, publish_address(self._config, self._service))
+        poller.register(self.socket, zmq.POLLIN)
+        poller.register(self.monitor, zmq.POLLIN)
+
+    def add(self, filters: set[bytes]) -> None:
+        self._filters |= filters
+        for prefix in filters:
+            self.socket.subscribe(prefix)
+
+    def take_events(self, now_s: float) -> None:
+        for frames in _drain(self.monitor):
+            event, _ = _event(frames)
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._health.connected()
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._health.lost(now_s)
+            elif event == zmq.EVENT_CONNECT_RETRIED:
+                self._health.retried()
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self._health.lost(now_s)
+            elif event in _REFUSALS:
+                self._health.refused(_REFUSALS[event], now_s)
+
+    def repair(self, poller: zmq.Poller, now_s: float) -> float:
+        """Make a dead connection anew if it is time; return when to look again, infinity if all is well."""
+        due_s = self._health.repair_at_s()
+        if due_s is None or now_s < due_s:
+            return math.inf if due_s is None else due_s
+        why = self._health.why or "it broke the protocol: a message that is too large, or no message at all"
+        self._counters["cut"] += 1
+        if self._refusals.may_say(why, now_s):
+            structlog.get_logger().warning("connection-cut", sender=self._service, reason=why)
+        poller.unregister(self.socket)
+        poller.unregister(self.monitor)
+        self.close()
+        self._health = LinkHealth()
+        self.open(poller)
+        return math.inf
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.socket.close(linger=0)
+
+
+class _Guard:
+    """Answers handshakes from other machines and reports those that fail."""
+
+    def __init__(
+        self, context: zmq.Context[_Socket], poller: zmq.Poller, config: Config, counters: Counter[str]
+    ) -> None:
+        self._keys_dir = Path(config.bus.keys_dir) if config.bus.keys_dir else None
+        self._counters = counters
+        self._poller = poller
+        self._monitors: dict[_Socket, _Socket] = {}  # by the socket that each reports on
+        self._peers: dict[int, str] = {}
+        self._refused: dict[_Socket, str] = {}
+        self._quiet = Quiet(REFUSAL_PERIOD_S)
+        self._zap = context.socket(zmq.REP)
+        self._zap.linger = 0
+        self._zap.bind(ZAP_ENDPOINT)
+        poller.register(self._zap, zmq.POLLIN)
+
+    def protect(self, door: _Socket) -> None:
+        """Let only authorized keys through ``door``; nobody where no authenticator answers."""
+        monitor = door.get_monitor_socket(_EVENTS)
+        self._monitors[door] = monitor
+        self._poller.register(monitor, zmq.POLLIN)
+        if self._keys_dir is None:
+            return
+        door.curve_server = 1
+        door.curve_secretkey = load_keys(self._keys_dir, is_service=True).secret
+        door.zap_domain = ZAP_DOMAIN
+        door.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+    def attend(self, ready: set[Any], now_s: float) -> None:
+        if self._zap in ready:
+            for frames in _drain(self._zap):
+                self._zap.send_multipart(zap.answer(frames, self._is_authorized).frames)
+        for monitor in self._monitors.values():
+            if monitor in ready:
+                for frames in _drain(monitor):
+                    self._take_event(monitor, frames, now_s)
+
+    def _is_authorized(self, key: bytes) -> bool:
+        return self._keys_dir is not None and z85.encode(key) in authorized_keys(self._keys_dir)
+
+    def _take_event(self, monitor: _Socket, frames: list[bytes], now_s: float) -> None:
+        """Remember who knocks; report who was refused, which the library tells before it hangs up."""
+        event, value = _event(frames)
+        if event == zmq.EVENT_ACCEPTED:
+            self._peers[value] = _peer(value)
+        elif event in _REFUSALS:
+            self._refused[monitor] = _REFUSALS[event]
+        elif event == zmq.EVENT_DISCONNECTED:
+            peer, why = self._peers.pop(value, "unknown"), self._refused.pop(monitor, "")
+            if why:
+                self._report(peer, why, now_s)
+
+    def _report(self, peer: str, why: str, now_s: float) -> None:
+        self._counters["refused"] += 1
+        if self._quiet.may_say((peer, why), now_s):
+            structlog.get_logger().warning("peer-refused", peer=peer, reason=why)
+
+    def close(self) -> None:
+        for door in self._monitors:
+            door.disable_monitor()
+
+
+def ask(config: Config, service: str, request: Request, timeout_s: float) -> Reply:
+    """Return the answer of ``service`` to ``request``.
+
+    Raises:
+        BusError: no answer within ``timeout_s``, or one that is not understood.
+        ConfigError: the keys are missing or readable by others.
+    """
+    if config.bus.transport == "ipc":
+        check_reachable(config.system.run_path)
+    context: zmq.Context[_Socket] = zmq.Context()
+    try:
+        door = _new_socket(context, zmq.REQ, MAX_MESSAGE_BYTES)
+        _identify(door, config, is_service=False)
+        _connect(door, control_address(config, service))
+        door.send(encode_request(request), zmq.DONTWAIT)
+        if not door.poll(math.ceil(timeout_s * 1000)):
+            raise BusError(_no_answer(config, service, timeout_s))
+        return decode_reply(door.recv())
+    except ProtocolError as error:
+        raise BusError(f"{service} gave an answer that is not understood: {error}") from error
+    finally:
+        context.destroy(linger=0)
+
+
+def publish_address(config: Config, name: str) -> str:
+    """Return where the service ``name`` publishes."""
+    if config.bus.transport == "ipc":
+        return f"ipc://{config.system.run_path / name}.sock"
+    return config.bus.endpoints[name]
+
+
+def control_address(config: Config, name: str) -> str:
+    """Return where the service ``name`` answers requests: on TCP, one port further."""
+    if config.bus.transport == "ipc":
+        return f"ipc://{config.system.run_path}/control-{name}.sock"
+    host, port = split_endpoint(config.bus.endpoints[name].removeprefix("tcp://"))
+    return f"tcp://{host}:{port + 1}"
+
+
+def new_key_pair() -> tuple[bytes, bytes]:
+    """Return a new public and secret CURVE key, in Z85."""
+    return zmq.curve_keypair()
+
+
+def _check_encrypted(config: Config, name: str) -> None:
+    """Refuse to be open to other machines without keys."""
+    if config.bus.transport != "tcp" or config.bus.keys_dir:
+        return
+    host, _ = split_endpoint(config.bus.endpoints[name].removeprefix("tcp://"))
+    if not ipaddress.ip_address(host.strip("[]")).is_loopback:
+        raise ConfigError(
+            f"bus.endpoints.{name} = {config.bus.endpoints[name]!r} is open to other machines and needs keys: "
+            "set bus.keys_dir to a directory made by 'autoscaler keys DIR', or use a loopback address"
+        )
+
+
+def _new_socket(context: zmq.Context[_Socket], kind: int, max_bytes: int) -> _Socket:
+    """Return a socket that is bounded in every direction and notices a frozen peer."""
+    door: _Socket = context.socket(kind)
+    door.linger = 0
+    door.sndhwm = door.rcvhwm = HIGH_WATER
+    door.maxmsgsize = max_bytes
+    door.handshake_ivl = HANDSHAKE_MS
+    door.reconnect_ivl = RECONNECT_MS
+    door.reconnect_ivl_max = RECONNECT_MAX_MS
+    door.heartbeat_ivl = HEARTBEAT_MS
+    door.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    door.ipv6 = True
+    return door
+
+
+def _identify(door: _Socket, config: Config, *, is_service: bool) -> None:
+    """Show our key to the service, and ask for its own, where there are keys."""
+    if config.bus.transport == "tcp" and config.bus.keys_dir:
+        keys = load_keys(Path(config.bus.keys_dir), is_service=is_service)
+        door.curve_serverkey = keys.service_public
+        door.curve_publickey = zmq.curve_public(keys.secret)
+        door.curve_secretkey = keys.secret
+
+
+def _bind(door: _Socket, address: str) -> None:
+    if address.startswith("ipc://"):
+        remove_stale_socket(Path(address.removeprefix("ipc://")))
+    try:
+        door.bind(address)
+    except zmq.ZMQError as error:
+        raise BusError(f"cannot bind {address}: {error.strerror}") from error
+
+
+def _connect(door: _Socket, address: str) -> None:
+    try:
+        door.connect(address)
+    except zmq.ZMQError as error:
+        raise BusError(f"cannot connect to {address}: {error.strerror}") from error
+
+
+def _drain(door: _Socket) -> Iterator[list[bytes]]:
+    """Yield what waits in ``door``, at most ``MAX_DRAINED`` messages, without waiting."""
+    for _ in range(MAX_DRAINED):
+        try:
+            frames = door.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return
+        yield frames
+
+
+def _event(frames: list[bytes]) -> tuple[int, int]:
+    """Return number and value of a monitor's event."""
+    event, value = struct.unpack("=Hi", frames[0])
+    return event, value
+
+
+def _peer(fd: int) -> str:
+    """Return the address behind a descriptor of the library's, if it still stands."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            return str(connection.getpeername()[0])
+    except (OSError, IndexError):
+        return "unknown"
+
+
+def _no_answer(config: Config, service: str, timeout_s: float) -> str:
+    where = control_address(config, service)
+    keys = " or the keys do not fit" if config.bus.keys_dir else ""
+    return (
+        f"{service} does not answer at {where} within {timeout_s:g} s: it is not running{keys}; see 'autoscaler status'"
+    )

@@ -1,0 +1,126 @@
+"""The run directory: sockets, locks and run counters, readable by their owner alone.
+
+The lock comes first: ZeroMQ lets a second process bind the same ``ipc://`` path silently, so only the holder of the
+lock binds, and only the holder removes a socket that an earlier process left behind.
+"""
+
+import contextlib
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import BusError, LockHeldError
+from common.sequence import next_run_id
+
+
+def ensure_run_dir(path: Path) -> None:
+    """Make the run directory, mode 0700, ours.
+
+    Raises:
+        BusError: it cannot be made, is not a directory, or belongs to someone else.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise BusError(f"run_dir {path} cannot be made: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise BusError(f"run_dir {path} must be a directory, and not a link to one")
+    if found.st_uid != os.geteuid():
+        raise BusError(f"run_dir {path} belongs to user {found.st_uid}; it must belong to user {os.geteuid()}")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o700)
+
+
+def check_reachable(path: Path) -> None:
+    """Make sure that this user may use the sockets in the run directory, if it exists.
+
+    Raises:
+        BusError: this user may not.
+    """
+    try:
+        owner = path.stat().st_uid
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BusError(f"run_dir {path} cannot be entered: {error.strerror}") from error
+    if not os.access(path, os.X_OK):
+        raise BusError(f"run_dir {path} belongs to user {owner}; run this as that user, or as root")
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A held lock: one copy of a service on this machine. It ends with the process, however that ends."""
+
+    path: Path
+    fd: int
+
+    @classmethod
+    def take(cls, path: Path) -> "Lock":
+        """Return the lock, with our process identifier in its file.
+
+        Raises:
+            LockHeldError: another process holds it.
+            BusError: the file cannot be made.
+        """
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise BusError(f"lock {path} cannot be made: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise LockHeldError(f"{path.stem} already runs: process {holder} holds {path}") from error
+        os.ftruncate(fd, 0)
+        with contextlib.suppress(OSError):  # the process identifier is for people; the lock holds without it
+            os.write(fd, f"{os.getpid()}\n".encode())
+        return cls(path, fd)
+
+    def release(self) -> None:
+        """Let the next copy start."""
+        os.close(self.fd)
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove the socket that an earlier process left; to be called by the holder of the lock only.
+
+    Raises:
+        BusError: what stands there is no socket, or belongs to someone else.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise BusError(f"{path} is in the way: it must be a socket, or absent")
+    if found.st_uid != os.geteuid():
+        raise BusError(f"socket {path} belongs to user {found.st_uid}; remove it, or run as that user")
+    path.unlink(missing_ok=True)
+
+
+def new_run_id(path: Path, epoch_s: float) -> tuple[int, str]:
+    """Return the identifier of this run, and a note on why the next one may not see it, empty when all is well.
+
+    Args:
+        path: where the last one stands; a file that is missing or damaged counts as absent.
+        epoch_s: wall-clock seconds.
+    """
+    run_id = next_run_id(_stored(path), epoch_s)
+    fresh = path.with_suffix(".run.new")
+    try:
+        fresh.write_text(f"{run_id}\n", encoding="ascii")
+        fresh.replace(path)
+    except OSError as error:
+        return run_id, f"{path} cannot be written: {error.strerror}"
+    return run_id, ""
+
+
+def _stored(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
