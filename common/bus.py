@@ -14,7 +14,6 @@ It tells so by its silence: no ``CONNECT_RETRIED`` follows. Such a link is made 
 keys read again, so that a key authorized late is enough.
 """
 
-import ipaddress
 import math
 import os
 import socket
@@ -26,22 +25,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
 import zmq
 from zmq.utils import z85
 
 from common import zap
+from common.addresses import check_encrypted, control_address, no_answer, publish_address
 from common.clock import Clock
-from common.config import Config, split_endpoint
+from common.config import Config
 from common.curve import authorized_keys, load_keys
-from common.errors import BusError, ConfigError, ProtocolError
+from common.doorkeeper import REFUSAL_PERIOD_S, Doorkeeper
+from common.errors import BusError, ProtocolError
 from common.inbox import Desk, Inbox, Intake, PendingRequest, Received, newest
 from common.link import LinkHealth
-from common.log import Quiet
-from common.messages import Body, Header, Reply, Request, message_id
+from common.log import Quiet, logger
+from common.messages import Body, Reply, Request
+from common.outbox import Outbox
 from common.requests import decode_reply, encode_request
 from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket
-from common.wire import MAX_MESSAGE_BYTES, encode
+from common.wire import MAX_MESSAGE_BYTES
 
 __all__ = ["Bus", "Inbox", "PendingRequest", "Received", "ask", "new_key_pair"]
 
@@ -54,7 +55,6 @@ HIGH_WATER: Final = 1000
 MAX_REQUEST_BYTES: Final = 256 * 1024
 MAX_SUBSCRIPTION_BYTES: Final = 1024
 MAX_DRAINED: Final = 1000  # messages taken from one socket in one go; the rest waits for the next
-REFUSAL_PERIOD_S: Final = 60.0
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 ZAP_DOMAIN: Final = b"autoscaler"
 _REFUSALS: Final[dict[int, str]] = {
@@ -92,8 +92,7 @@ class Bus:
         self._publisher: _Socket | None = None
         self._control: _Socket | None = None
         self._desk = Desk(self.counters)
-        self._last: dict[str, list[bytes]] = {}
-        self._sent: Counter[str] = Counter()
+        self._outbox = Outbox(name, run_id, clock)
         self._wake_lock = threading.RLock()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller.register(self._wake_fd, zmq.POLLIN)
@@ -111,12 +110,12 @@ class Bus:
         if not publishes:
             check_reachable(run)
             return cls(config, name, clock, lock=None, run_id=0)
-        _check_encrypted(config, name)
+        check_encrypted(config, name)
         ensure_run_dir(run)
         lock = Lock.take(run / f"{name}.lock")
         run_id, note = new_run_id(run / f"{name}.run", clock.epoch_s())
         if note:
-            structlog.get_logger().warning("run-id-not-stored", reason=note)
+            logger().warning("run-id-not-stored", reason=note)
         bus = cls(config, name, clock, lock, run_id)
         try:
             bus._bind()
@@ -129,22 +128,10 @@ class Bus:
         """Say ``body`` to whoever listens, and keep it as the last value if it is standing; return its identifier."""
         if self._publisher is None:
             raise BusError(f"{self._name} has opened the bus without publishing")
-        topic = body.topic
-        self._sent[topic] += 1
-        header = Header(
-            source=self._name,
-            run_id=self.run_id,
-            seq=self._sent[topic],
-            sent_at_s=self._clock.epoch_s(),
-            mono_s=self._clock.monotonic_s(),
-            cause=cause,
-        )
-        frames = encode(header, body)
-        if body.standing:
-            self._last[topic] = frames
+        frames, identifier = self._outbox.compose(body, cause)
         self._publisher.send_multipart(frames)
         self.counters["published"] += 1
-        return message_id(topic, header)
+        return identifier
 
     def subscribe(self, service: str, *kinds: str) -> None:
         """Listen to the messages of ``kinds`` that ``service`` publishes, to all of them without ``kinds``."""
@@ -242,9 +229,8 @@ class Bus:
         if self._publisher is None or self._publisher not in ready:
             return
         wanted = {frames[0][1:] for frames in _drain(self._publisher) if frames[0][:1] == b"\x01"}
-        for frames in self._last.values():
-            if any(frames[0].startswith(prefix) for prefix in wanted):
-                self._publisher.send_multipart(frames)
+        for frames in self._outbox.last_values(wanted):
+            self._publisher.send_multipart(frames)
 
     def _is_woken(self, ready: set[Any]) -> bool:
         if self._wake_fd not in ready:
@@ -269,7 +255,7 @@ class _Link:
         self._is_service = is_service
         self._filters: set[bytes] = set()
         self._health = LinkHealth()
-        self._refusals = Quiet(REFUSAL_PERIOD_S)
+        self._quiet = Quiet(REFUSAL_PERIOD_S)
 
     def open(self, poller: zmq.Poller) -> None:
         self.socket = _new_socket(self._context, zmq.SUB, MAX_MESSAGE_BYTES)
@@ -290,12 +276,10 @@ class _Link:
             event, _ = _event(frames)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._health.connected()
-            elif event == zmq.EVENT_DISCONNECTED:
+            elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
                 self._health.lost(now_s)
             elif event == zmq.EVENT_CONNECT_RETRIED:
                 self._health.retried()
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                self._health.lost(now_s)
             elif event in _REFUSALS:
                 self._health.refused(_REFUSALS[event], now_s)
 
@@ -305,12 +289,12 @@ class _Link:
         if due_s is None or now_s < due_s:
             return math.inf if due_s is None else due_s
         why = self._health.why or "it broke the protocol: a message that is too large, or no message at all"
-        self._counters["cut"] += 1
-        if self._refusals.may_say(why, now_s):
-            structlog.get_logger().warning("connection-cut", sender=self._service, reason=why)
+        if self._quiet.may_say(why, now_s):
+            logger().warning("connection-cut", sender=self._service, reason=why)
         poller.unregister(self.socket)
         poller.unregister(self.monitor)
         self.close()
+        self._counters["reconnects"] += 1
         self._health = LinkHealth()
         self.open(poller)
         return math.inf
@@ -329,10 +313,8 @@ class _Guard:
         self._keys_dir = Path(config.bus.keys_dir) if config.bus.keys_dir else None
         self._counters = counters
         self._poller = poller
-        self._monitors: dict[_Socket, _Socket] = {}  # by the socket that each reports on
-        self._peers: dict[int, str] = {}
-        self._refused: dict[_Socket, str] = {}
-        self._quiet = Quiet(REFUSAL_PERIOD_S)
+        self._doors: list[_Socket] = []
+        self._keepers: dict[_Socket, Doorkeeper] = {}  # by the monitor that each listens to
         self._zap = context.socket(zmq.REP)
         self._zap.linger = 0
         self._zap.bind(ZAP_ENDPOINT)
@@ -341,7 +323,8 @@ class _Guard:
     def protect(self, door: _Socket) -> None:
         """Let only authorized keys through ``door``; nobody where no authenticator answers."""
         monitor = door.get_monitor_socket(_EVENTS)
-        self._monitors[door] = monitor
+        self._doors.append(door)
+        self._keepers[monitor] = Doorkeeper(self._counters)
         self._poller.register(monitor, zmq.POLLIN)
         if self._keys_dir is None:
             return
@@ -354,33 +337,24 @@ class _Guard:
         if self._zap in ready:
             for frames in _drain(self._zap):
                 self._zap.send_multipart(zap.answer(frames, self._is_authorized).frames)
-        for monitor in self._monitors.values():
+        for monitor, keeper in self._keepers.items():
             if monitor in ready:
                 for frames in _drain(monitor):
-                    self._take_event(monitor, frames, now_s)
+                    self._take_event(keeper, *_event(frames), now_s)
 
     def _is_authorized(self, key: bytes) -> bool:
         return self._keys_dir is not None and z85.encode(key) in authorized_keys(self._keys_dir)
 
-    def _take_event(self, monitor: _Socket, frames: list[bytes], now_s: float) -> None:
-        """Remember who knocks; report who was refused, which the library tells before it hangs up."""
-        event, value = _event(frames)
+    def _take_event(self, keeper: Doorkeeper, event: int, value: int, now_s: float) -> None:
         if event == zmq.EVENT_ACCEPTED:
-            self._peers[value] = _peer(value)
+            keeper.accepted(value, _peer(value))
         elif event in _REFUSALS:
-            self._refused[monitor] = _REFUSALS[event]
+            keeper.failed(_REFUSALS[event])
         elif event == zmq.EVENT_DISCONNECTED:
-            peer, why = self._peers.pop(value, "unknown"), self._refused.pop(monitor, "")
-            if why:
-                self._report(peer, why, now_s)
-
-    def _report(self, peer: str, why: str, now_s: float) -> None:
-        self._counters["refused"] += 1
-        if self._quiet.may_say((peer, why), now_s):
-            structlog.get_logger().warning("peer-refused", peer=peer, reason=why)
+            keeper.hung_up(value, now_s)
 
     def close(self) -> None:
-        for door in self._monitors:
+        for door in self._doors:
             door.disable_monitor()
 
 
@@ -396,11 +370,13 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
     context: zmq.Context[_Socket] = zmq.Context()
     try:
         door = _new_socket(context, zmq.REQ, MAX_MESSAGE_BYTES)
+        monitor = door.get_monitor_socket(_EVENTS)
         _identify(door, config, is_service=False)
         _connect(door, control_address(config, service))
         door.send(encode_request(request), zmq.DONTWAIT)
         if not door.poll(math.ceil(timeout_s * 1000)):
-            raise BusError(_no_answer(config, service, timeout_s))
+            refusals = [_REFUSALS.get(_event(frames)[0], "") for frames in _drain(monitor)]
+            raise BusError(no_answer(config, service, timeout_s, next(filter(None, refusals), "")))
         return decode_reply(door.recv())
     except ProtocolError as error:
         raise BusError(f"{service} gave an answer that is not understood: {error}") from error
@@ -408,36 +384,9 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
         context.destroy(linger=0)
 
 
-def publish_address(config: Config, name: str) -> str:
-    """Return where the service ``name`` publishes."""
-    if config.bus.transport == "ipc":
-        return f"ipc://{config.system.run_path / name}.sock"
-    return config.bus.endpoints[name]
-
-
-def control_address(config: Config, name: str) -> str:
-    """Return where the service ``name`` answers requests: on TCP, one port further."""
-    if config.bus.transport == "ipc":
-        return f"ipc://{config.system.run_path}/control-{name}.sock"
-    host, port = split_endpoint(config.bus.endpoints[name].removeprefix("tcp://"))
-    return f"tcp://{host}:{port + 1}"
-
-
 def new_key_pair() -> tuple[bytes, bytes]:
     """Return a new public and secret CURVE key, in Z85."""
     return zmq.curve_keypair()
-
-
-def _check_encrypted(config: Config, name: str) -> None:
-    """Refuse to be open to other machines without keys."""
-    if config.bus.transport != "tcp" or config.bus.keys_dir:
-        return
-    host, _ = split_endpoint(config.bus.endpoints[name].removeprefix("tcp://"))
-    if not ipaddress.ip_address(host.strip("[]")).is_loopback:
-        raise ConfigError(
-            f"bus.endpoints.{name} = {config.bus.endpoints[name]!r} is open to other machines and needs keys: "
-            "set bus.keys_dir to a directory made by 'autoscaler keys DIR', or use a loopback address"
-        )
 
 
 def _new_socket(context: zmq.Context[_Socket], kind: int, max_bytes: int) -> _Socket:
@@ -503,11 +452,3 @@ def _peer(fd: int) -> str:
             return str(connection.getpeername()[0])
     except (OSError, IndexError):
         return "unknown"
-
-
-def _no_answer(config: Config, service: str, timeout_s: float) -> str:
-    where = control_address(config, service)
-    keys = " or the keys do not fit" if config.bus.keys_dir else ""
-    return (
-        f"{service} does not answer at {where} within {timeout_s:g} s: it is not running{keys}; see 'autoscaler status'"
-    )

@@ -8,10 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
-
 from common.errors import ProtocolError
-from common.log import Quiet
+from common.log import Quiet, logger
 from common.messages import BODIES, Body, Header, Reply, Request, message_id
 from common.requests import decode_request, encode_reply
 from common.sequence import Tracker, Verdict
@@ -44,7 +42,7 @@ class PendingRequest:
         try:
             frame = encode_reply(reply)
         except (ProtocolError, TypeError, ValueError, OverflowError) as error:
-            structlog.get_logger().error("reply-not-sent", verb=self.request.verb, reason=str(error))
+            logger().error("reply-not-sent", verb=self.request.verb, reason=str(error))
             frame = encode_reply(Reply(status="error", reason=f"the answer cannot be sent: {error}"))
         self._send(frame)
 
@@ -95,7 +93,7 @@ class Intake:
         self._counters["dropped"] += 1
         kind = kind_of(frames[0])
         if self._faults.may_say(kind, now_s):
-            structlog.get_logger().warning("message-dropped", sender=self._service, kind=kind, reason=str(error))
+            logger().warning("message-dropped", sender=self._service, kind=kind, reason=str(error))
 
 
 class Desk:
@@ -115,7 +113,7 @@ class Desk:
         except ProtocolError as error:
             self._counters["dropped"] += 1
             if self._faults.may_say("request", now_s):
-                structlog.get_logger().warning("request-dropped", reason=str(error))
+                logger().warning("request-dropped", reason=str(error))
             send(encode_reply(Reply(status="error", reason=str(error))))
             return None
         self._counters["requests"] += 1

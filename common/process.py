@@ -18,13 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-import structlog
-
 from common import config_file, log
 from common.bus import Bus, Inbox
 from common.clock import Clock, SystemClock
 from common.config import Config
 from common.errors import AutoscalerError
+from common.log import logger
 from common.messages import ServiceStatus
 
 RELEASE: Final = "0.1.0"
@@ -73,7 +72,7 @@ class _Stop:
             return
         name = args.thread.name if args.thread else "unknown"
         error = args.exc_value or args.exc_type()
-        structlog.get_logger().error("thread-failed", thread=name, exc_info=error)
+        logger().error("thread-failed", thread=name, exc_info=error)
         self.is_set = self.has_failed = True
         self.wake()
 
@@ -97,10 +96,10 @@ def main(name: str, build: Callable[[Context], Service], argv: Sequence[str] | N
         _die_with_supervisor()
         code = _run(name, build, path, stop)
     except AutoscalerError as error:
-        structlog.get_logger().error("cannot-run", reason=str(error))
+        logger().error("cannot-run", reason=str(error))
         code = error.exit_code
     except Exception as error:  # noqa: BLE001 - the top of the process: logged whole, and the supervisor starts it again
-        structlog.get_logger().error("service-failed", exc_info=error)
+        logger().error("service-failed", exc_info=error)
     return _leave(code)
 
 
@@ -121,7 +120,7 @@ def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop
     signal.signal(signal.SIGTERM, stop.on_signal)
     signal.signal(signal.SIGINT, stop.on_signal)
     threading.excepthook = stop.on_thread_error
-    structlog.get_logger().info("service-started", pid=os.getpid(), run=f"{bus.run_id:x}", config=digest)
+    logger().info("service-started", pid=os.getpid(), run=f"{bus.run_id:x}", config=digest)
     try:
         context = Context(name, config, digest, path, clock, bus, is_stopping=lambda: stop.is_set)
         service = build(context)
@@ -131,7 +130,7 @@ def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop
             service.close()
     finally:
         bus.close()
-    structlog.get_logger().info("service-stopped", pid=os.getpid())
+    logger().info("service-stopped", pid=os.getpid())
     return 1 if stop.has_failed else 0
 
 
@@ -174,7 +173,7 @@ def _die_with_supervisor() -> None:
     parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        structlog.get_logger().warning("parent-death-signal-refused", reason=os.strerror(ctypes.get_errno()))
+        logger().warning("parent-death-signal-refused", reason=os.strerror(ctypes.get_errno()))
     if os.getppid() != parent or _is_orphan(parent):
         raise AutoscalerError("supervisord died while this service started")
 
@@ -195,7 +194,7 @@ def _leave(code: int) -> int:
             thread.join(STUCK_THREADS_S / len(others))
             stuck += [thread.name] if thread.is_alive() else []
     if stuck:
-        structlog.get_logger().warning("threads-left", threads=stuck)
+        logger().warning("threads-left", threads=stuck)
         sys.stderr.flush()
         os._exit(code)
     return code
