@@ -284,14 +284,18 @@ def image() -> None:
     print(build_image(config))
 
 
-@app.command(epilog=_examples("keys /etc/libvirt-autoscaler/keys"))
+@app.command(
+    epilog=_examples("keys /etc/libvirt-autoscaler/keys", "keys /etc/libvirt-autoscaler/keys --client desktop")
+)
 def keys(
-    directory: Annotated[Path, typer.Argument(help="Where the keys go; must not exist or be empty.")],
+    directory: Annotated[Path, typer.Argument(help="Where the keys are, or will be; must be empty at first.")],
+    client: Annotated[str | None, typer.Option(help="Add and authorize one more client's pair.")] = None,
 ) -> None:
     """Make the CURVE keys for a bus that spans machines, readable by their owner alone."""
-    from common.keys import make_keys
+    from common.keys import add_client, make_keys
 
-    for path in make_keys(directory):
+    made = add_client(directory, client) if client else make_keys(directory)
+    for path in made.files:
         print(path)
 
 

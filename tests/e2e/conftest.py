@@ -39,7 +39,7 @@ def make_world(images: Path) -> Iterator[Callable[..., World]]:
     homes: list[tempfile.TemporaryDirectory[str]] = []
 
     def make(name: str, number: int, **changes: str) -> World:
-        home = tempfile.TemporaryDirectory(prefix="ase-", dir="/var/tmp")  # noqa: S108 - short, for socket paths
+        home = tempfile.TemporaryDirectory(prefix="ase-", dir="/var/tmp")
         Path(home.name).chmod(0o711)
         homes.append(home)
         worlds.append(World(Path(home.name), images, name, number, **changes))

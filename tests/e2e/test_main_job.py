@@ -100,9 +100,7 @@ def test_high_load_brings_a_second_domain(world: World, steady: Steady, high_loa
     assert steady.failures == []
 
 
-def test_a_killed_qemu_under_load_is_replaced(
-    world: World, steady: Steady, high_load: subprocess.Popen[str]
-) -> None:
+def test_a_killed_qemu_under_load_is_replaced(world: World, steady: Steady, high_load: subprocess.Popen[str]) -> None:
     victim = wait_until(
         lambda: [d for d in world.group()["domains"] if d["phase"] == "ready"][1:], BOOT_S, "two ready domains"
     )[0]
