@@ -91,6 +91,7 @@ class Bus:
         self._guard: _Guard | None = None
         self._publisher: _Socket | None = None
         self._control: _Socket | None = None
+        self._keeps_every_message = False
         self._desk = Desk(self.counters)
         self._outbox = Outbox(name, run_id, clock)
         self._wake_lock = threading.RLock()
@@ -142,13 +143,19 @@ class Bus:
             link.open(self._poller)
         link.add({f"{kind}.".encode() for kind in kinds} or {b""})
 
+    def keep_every_message(self) -> None:
+        """From now on hand out every standing message too, in order, and not only the newest of each topic."""
+        self._keeps_every_message = True
+
     def receive(self, timeout_s: float) -> Inbox:
         """Return what arrived, waiting up to ``timeout_s`` for it; empty after that, and after ``wake``."""
         deadline_s = self._clock.monotonic_s() + max(timeout_s, 0.0)
         while True:
             ready = self._wait(deadline_s)
             now_s = self._clock.monotonic_s()
-            inbox = Inbox(newest(self._heard(ready, now_s)), tuple(self._asked(ready, now_s)))
+            heard = self._heard(ready, now_s)
+            messages = tuple(heard) if self._keeps_every_message else newest(heard)
+            inbox = Inbox(messages, tuple(self._asked(ready, now_s)))
             self._serve_last_values(ready)
             if self._guard is not None:
                 self._guard.attend(ready, now_s)

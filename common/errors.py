@@ -31,6 +31,10 @@ class LockHeldError(AutoscalerError):
     exit_code = 75
 
 
+class RecordingError(AutoscalerError):
+    """The recording is missing, or written in a format that this program does not read."""
+
+
 class HypervisorError(AutoscalerError):
     """libvirt refused or failed a call."""
 

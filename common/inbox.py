@@ -20,13 +20,17 @@ FAULT_PERIOD_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One accepted message. ``age_s``: how old it was when it was received, >= 0 (see ``common.sequence``)."""
+    """One accepted message.
+
+    ``age_s``: how old it was when it was received, >= 0 (see ``common.sequence``); ``payload``: its second frame, as sent.
+    """
 
     topic: str
     header: Header
     body: Body
     age_s: float
     id: str
+    payload: bytes = b""
 
 
 class PendingRequest:
@@ -87,7 +91,7 @@ class Intake:
         self._counters["gaps"] += judgement.lost
         if body.standing:
             self._newest[frames[0]] = frames[1]
-        return Received(topic, header, body, judgement.age_s, message_id(topic, header))
+        return Received(topic, header, body, judgement.age_s, message_id(topic, header), frames[1])
 
     def _drop(self, frames: list[bytes], error: ProtocolError, now_s: float) -> None:
         self._counters["dropped"] += 1
