@@ -1,0 +1,36 @@
+"""Which desired capacity and generation to go on from, once the first membership has arrived."""
+
+from dataclasses import replace
+
+from services.decider.core.metrics import capacity
+from services.decider.core.state import GroupState, Standing
+
+
+def adopt(state: GroupState, now_s: float, epoch_s: float) -> GroupState:
+    """Return the state with a desired capacity, and a generation that the actuator has not outlived.
+
+    Without a store the number of members counts, and what the actuator was last told, if it still knows; no scale-in
+    follows before a full cooldown. In the modes ``off`` and ``observe`` nobody follows us: the members there are count.
+    """
+    membership, standing = state.seen.membership, state.standing
+    if membership is None:
+        return state
+    if standing.desired is None:
+        standing = _derived(state, membership.desired_seen, membership.generation_seen, now_s, epoch_s)
+    elif membership.generation_seen > standing.generation:
+        standing = replace(standing, generation=membership.generation_seen + 1)
+    count = capacity(state.seen)
+    if state.mode in ("off", "observe") and count != standing.desired:
+        standing = replace(standing, desired=count, generation=standing.generation + 1)
+    return state if standing is state.standing else replace(state, standing=standing)
+
+
+def _derived(
+    state: GroupState, desired_seen: int | None, generation_seen: int, now_s: float, epoch_s: float
+) -> Standing:
+    return replace(
+        state.standing,
+        desired=min(max(capacity(state.seen), desired_seen or 0, state.minimum), state.maximum),
+        generation=max(int(epoch_s), generation_seen + 1, 1),
+        cooldown_in_until_s=now_s + state.settings.group.cooldown_in_s,
+    )

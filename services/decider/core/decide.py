@@ -1,0 +1,118 @@
+"""One tick of one group: policies vote, limits bind, the standing follows. No record, no message: those cost more.
+
+The explanation of what would happen runs this same function forward (``outlook``), and so does a simulation.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from common.messages import Vote
+from services.decider.core import patience, policies
+from services.decider.core.limits import Case, Limit, is_leaning_in, settle
+from services.decider.core.metrics import GroupMetrics
+from services.decider.core.state import GroupState, Settings, Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one tick decided. ``filled_s`` is how full the fullest out and in window is."""
+
+    before: int
+    after: int
+    votes: tuple[Vote, ...]
+    recommended: int | None
+    limit: Limit
+    observing_left_s: float
+    leaning_in_s: float
+    filled_s: tuple[float, float]
+
+    @property
+    def action(self) -> str:
+        """Return ``out``, ``in`` or ``hold``."""
+        if self.after == self.before:
+            return "hold"
+        return "out" if self.after > self.before else "in"
+
+
+def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[GroupState, Decision]:
+    """Return the state after a tick at ``now_s``, and what was decided.
+
+    Args:
+        state: With a desired capacity (``standing.desired`` is not None).
+        metrics: The group now; its ``desired`` is the standing's.
+        now_s: Monotonic seconds; later than the tick before.
+    """
+    policy_states = state.policy_states
+    leaning_since_s = state.leaning_in_since_s
+    if state.ready_before != metrics.ready:
+        policy_states, leaning_since_s = restarted(state.settings, policy_states), None
+    votes, policy_states = _vote(state.settings, policy_states, metrics, now_s)
+    is_in = metrics.is_complete and is_leaning_in(votes, metrics.desired)
+    leaning_since_s = (now_s - metrics.interval_s if leaning_since_s is None else leaning_since_s) if is_in else None
+    leaning_in_s = 0.0 if leaning_since_s is None else now_s - leaning_since_s
+    recommended = max((vote.capacity for vote in votes if vote.capacity is not None), default=None)
+    case = Case(state, metrics, votes, recommended, leaning_in_s, now_s)
+    after, limit = settle(case)
+    filled_s = _filled_s(state.settings, policy_states, now_s)
+    decision = Decision(
+        metrics.desired, after, votes, recommended, limit, case.observing_left_s, leaning_in_s, filled_s
+    )
+    standing = state.standing
+    if after != metrics.desired:
+        standing = moved(_learned(standing, state.settings, decision.action, now_s), state.settings, after, now_s)
+        policy_states, leaning_since_s = restarted(state.settings, policy_states), None
+    return (
+        replace(
+            state,
+            standing=standing,
+            policy_states=policy_states,
+            ready_before=metrics.ready,
+            leaning_in_since_s=leaning_since_s,
+        ),
+        decision,
+    )
+
+
+def moved(standing: Standing, settings: Settings, desired: int, now_s: float) -> Standing:
+    """Return the standing after a change of the desired capacity: next generation, cooldowns begun."""
+    group = settings.group
+    cooldown_out_until_s = standing.cooldown_out_until_s
+    if desired > (standing.desired or 0):
+        cooldown_out_until_s = now_s + group.cooldown_out_s
+    return replace(
+        standing,
+        desired=desired,
+        generation=standing.generation + 1,
+        cooldown_out_until_s=cooldown_out_until_s,
+        cooldown_in_until_s=now_s + group.cooldown_in_s,
+    )
+
+
+def _learned(standing: Standing, settings: Settings, action: str, now_s: float) -> Standing:
+    if action == "out":
+        return patience.after_out(standing, settings, now_s)
+    return patience.after_in(standing, now_s)
+
+
+def restarted(settings: Settings, policy_states: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the policies' states with their windows begun anew."""
+    pairs = zip(settings.policies, policy_states, strict=True)
+    return tuple(policies.of(policy).restart(state) for policy, state in pairs)
+
+
+def _vote(
+    settings: Settings, policy_states: tuple[Any, ...], metrics: GroupMetrics, now_s: float
+) -> tuple[tuple[Vote, ...], tuple[Any, ...]]:
+    votes, states = [], []
+    for policy, policy_state in zip(settings.policies, policy_states, strict=True):
+        vote, after = policies.of(policy).recommend(policy, policy_state, metrics, now_s)
+        states.append(after)
+        if vote is not None:
+            votes.append(vote)
+    return tuple(votes), tuple(states)
+
+
+def _filled_s(settings: Settings, policy_states: tuple[Any, ...], now_s: float) -> tuple[float, float]:
+    pairs = zip(settings.policies, policy_states, strict=True)
+    filled = [policies.of(policy).filled_s(policy, state, now_s) for policy, state in pairs]
+    return max(out_s for out_s, _ in filled), max(in_s for _, in_s in filled)

@@ -1,0 +1,132 @@
+"""What was decided, in plain words: why, which limiter bound, what would change it."""
+
+from common.messages import DecisionRecord, Vote
+from services.decider.core import patience, policies
+from services.decider.core.decide import Decision
+from services.decider.core.limits import leaning
+from services.decider.core.metrics import GroupMetrics
+from services.decider.core.state import GroupState
+from services.decider.core.words import clock, domains, percent, seconds
+
+
+def counterfactual(state: GroupState, metrics: GroupMetrics, decision: Decision, now_s: float, epoch_s: float) -> str:
+    """Return what would change the outcome of this tick, in one clause.
+
+    The times follow from windows and cooldowns, as if nothing else changed; ``outlook`` checks them by running on.
+    """
+    if decision.action != "hold":
+        return _after_a_change(state, now_s)
+    special = _OF_LIMIT.get(decision.limit.name)
+    if special:
+        return special
+    if decision.limit.name == "projection":
+        return _of_projection(state, metrics)
+    vote = leaning(decision.votes, metrics.desired)
+    if vote is None or vote.wanted is None:
+        return _of_calm(state, metrics)
+    if vote.wanted > metrics.desired:
+        return _of_leaning_out(state, metrics, decision, vote, now_s)
+    return _of_leaning_in(state, metrics, decision, vote, now_s, epoch_s)
+
+
+_OF_LIMIT = {
+    "paused": "resume lets it act again",
+    "mode": "the mode on lets it act",
+    "unknown-data": "complete fresh figures let it decide again",
+    "stale-data": "fresh figures let it decide again",
+    "unhealthy": "healthy domains with fresh figures let it remove and replace again",
+    "pressure": "once users no longer wait or get errors, it may scale in",
+    "settling": "once the last one has left rotation, it may go on",
+    "coming": "the coming domain decides: if the load stays too high with it, it scales out again",
+}
+
+
+def _after_a_change(state: GroupState, now_s: float) -> str:
+    standing = state.standing
+    out_s, in_s = standing.cooldown_out_until_s - now_s, standing.cooldown_in_until_s - now_s
+    return f"no further scale-out for {seconds(max(out_s, 0.0))}, no scale-in for {seconds(max(in_s, 0.0))}"
+
+
+def _of_projection(state: GroupState, metrics: GroupMetrics) -> str:
+    point, fewer = state.settings.out_point_ratio, metrics.desired - 1
+    if point is None or fewer == 0 or not metrics.ready:
+        return "an operator may scale it to 0"
+    enough = 0.95 * point * min(fewer, metrics.ready) / metrics.ready
+    return f"below {percent(enough)} CPU it could spare one"
+
+
+def _of_calm(state: GroupState, metrics: GroupMetrics) -> str:
+    clauses = []
+    if metrics.desired < state.maximum:
+        ways = [policies.of(policy).out_when(policy) for policy in state.settings.group.policies]
+        clauses.append(f"{' or '.join(ways)} it scales out")
+    else:
+        clauses.append(f"a max above {state.maximum} would let it scale out")
+    if metrics.desired > state.minimum:
+        ways = [policies.of(policy).in_when(policy) for policy in state.settings.group.policies]
+        clauses.append(f"{' and '.join(ways)} it scales in")
+    return ", ".join(clauses)
+
+
+def _of_leaning_out(state: GroupState, metrics: GroupMetrics, decision: Decision, vote: Vote, now_s: float) -> str:
+    if metrics.desired >= state.maximum:
+        return f"a max above {state.maximum} would let it scale out"
+    to = min(vote.wanted or 0, state.maximum, metrics.desired + state.settings.group.max_step_out)
+    wait_s = max(vote.wait_s, decision.observing_left_s, state.standing.cooldown_out_until_s - now_s)
+    return f"{seconds(wait_s)} more like this and it scales out to {to}"
+
+
+def _of_leaning_in(
+    state: GroupState, metrics: GroupMetrics, decision: Decision, vote: Vote, now_s: float, epoch_s: float
+) -> str:
+    if metrics.desired <= state.minimum:
+        return f"a min below {state.minimum} would let it scale in"
+    to = max(vote.wanted or 0, state.minimum, metrics.desired - state.settings.group.max_step_in)
+    calm_s = patience.required_s(state.standing, state.settings, now_s) - decision.leaning_in_s
+    wait_s = max(vote.wait_s, calm_s, decision.observing_left_s, state.standing.cooldown_in_until_s - now_s)
+    return f"scales in to {to} in {seconds(wait_s)} ({clock(epoch_s + wait_s)}) if nothing changes"
+
+
+def sentence(record: DecisionRecord) -> str:
+    """Return what a record decided and why, as one sentence."""
+    if record.action == "hold":
+        return f"It keeps {domains(record.desired_after)}: {record.limiter_text}."
+    bound = "" if record.limiter == "none" else f" ({record.limiter})"
+    return (
+        f"It scales {record.action} from {record.desired_before} to {record.desired_after}{bound}: "
+        f"{record.limiter_text}."
+    )
+
+
+def page(record: DecisionRecord, last_change: DecisionRecord | None, outlooks: tuple[str, ...]) -> str:
+    """Return the answer to ``explain``: the latest tick, its votes, what would change it, the last change before."""
+    lines = [f"{record.group}: {sentence(record)}", *(_vote_line(vote) for vote in record.votes)]
+    lines.append(f"  figures: {_figures(record)}")
+    lines.append(f"  limiter: {record.limiter}; mode {record.mode}")
+    lines.append(f"  what would change it: {record.counterfactual}")
+    lines += [f"  {outlook}" for outlook in outlooks]
+    if last_change is not None and last_change.decision_id != record.decision_id:
+        ago_s = max(record.now_s - last_change.now_s, 0.0)
+        lines.append(f"Last change, {seconds(ago_s)} earlier ({clock(last_change.at_s)}): {sentence(last_change)}")
+    return "\n".join(lines)
+
+
+def _vote_line(vote: Vote) -> str:
+    capacity = "no vote, so no scale-in" if vote.capacity is None else f"votes {vote.capacity}"
+    return f"  {vote.policy} {capacity}: {vote.reason}"
+
+
+def _figures(record: DecisionRecord) -> str:
+    evidence = record.evidence
+    parts = [f"{evidence.domains_ready} ready, {evidence.domains_coming} coming"]
+    if evidence.cpu_ratio is not None:
+        parts.append(f"CPU {percent(evidence.cpu_ratio)} (known of {evidence.domains_known})")
+    if evidence.request_rate is not None:
+        parts.append(f"{evidence.request_rate:.1f} requests/s")
+    if evidence.queue is not None:
+        parts.append(f"queue {evidence.queue}")
+    if evidence.response_time_s is not None:
+        parts.append(f"response {1000 * evidence.response_time_s:.0f} ms")
+    if evidence.error_rate is not None:
+        parts.append(f"{evidence.error_rate:.2f} errors/s")
+    return ", ".join(parts)

@@ -1,0 +1,178 @@
+"""The decider's door: one group, one event, what to do about it.
+
+Messages only update what is seen; a tick decides. Everything that a tick depends on goes into its record, so that a
+recording repeats it exactly.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from common.messages import Event, Ordered, Taken
+from services.decider.core import orders, policies, seen
+from services.decider.core.adopt import adopt
+from services.decider.core.decide import Decision, decide, restarted
+from services.decider.core.events import (
+    Action,
+    Answer,
+    Asked,
+    CoreEvent,
+    DrainSeen,
+    Emit,
+    FailureSeen,
+    MembershipSeen,
+    PublishDesired,
+    PublishRecord,
+    SampleSeen,
+    Save,
+    Tick,
+    TrafficSeen,
+    Wait,
+)
+from services.decider.core.explain import sentence
+from services.decider.core.metrics import GroupMetrics, aggregate
+from services.decider.core.records import desired_capacity, record, waiting
+from services.decider.core.seen import Seen
+from services.decider.core.state import HISTORY, GroupState
+
+GAP_INTERVALS: Final = 3.0  # a longer pause between two ticks: we were stopped, and know nothing of what was between
+
+
+def handle(state: GroupState, event: CoreEvent, now_s: float) -> tuple[GroupState, tuple[Action, ...]]:
+    """Return the group's state after an event, and what is to be done, in this order.
+
+    Args:
+        state: As the event before left it.
+        event: What happened.
+        now_s: Monotonic seconds; never less than at the event before.
+    """
+    if isinstance(event, Tick):
+        return _tick(state, now_s, event.epoch_s)
+    if isinstance(event, Asked):
+        return _asked(state, event, now_s)
+    return _observe(state, event), ()
+
+
+def metrics_of(state: GroupState, now_s: float) -> GroupMetrics:
+    """Return the group's metrics at ``now_s``."""
+    settings = state.settings
+    return aggregate(
+        state.seen,
+        state.standing.desired or 0,
+        now_s,
+        interval_s=settings.interval_s,
+        stale_after_s=settings.stale_after_s,
+        standing_stale_after_s=settings.standing_stale_after_s,
+    )
+
+
+# --- what is seen ----------------------------------------------------------------------------------------------------
+
+
+def _observe(state: GroupState, event: CoreEvent) -> GroupState:
+    if isinstance(event, SampleSeen):
+        if event.reading.host not in state.settings.group.hosts:
+            return state
+        id, at_s = event.reading.id, event.reading.at_s
+    elif isinstance(event, MembershipSeen | TrafficSeen | DrainSeen | FailureSeen):
+        id, at_s = event.id, event.at_s
+    after = _seen_after(state, event)
+    if after is state.seen:
+        return state
+    return replace(state, seen=after, taken=(*state.taken, Taken(id=id, at_s=at_s)))
+
+
+def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
+    match event:
+        case SampleSeen(reading):
+            return seen.with_reading(state.seen, reading)
+        case MembershipSeen(membership, at_s, id):
+            return seen.with_membership(state.seen, membership, at_s, id, state.settings.stale_after_s)
+        case TrafficSeen(traffic, at_s, _):
+            return seen.with_traffic(state.seen, traffic, at_s)
+        case DrainSeen(drain, at_s, _):
+            return seen.with_drain(state.seen, drain, at_s)
+        case FailureSeen(failure, at_s, _):
+            return seen.with_failure(state.seen, failure, at_s)
+    return state.seen
+
+
+# --- the tick --------------------------------------------------------------------------------------------------------
+
+
+def _tick(state: GroupState, now_s: float, epoch_s: float) -> tuple[GroupState, tuple[Action, ...]]:
+    saved = state.standing
+    state = adopt(_after_gap(state, now_s), now_s, epoch_s)
+    metrics = metrics_of(state, now_s)
+    if state.standing.desired is None:
+        decision = waiting()
+    else:
+        state, decision = decide(state, metrics, now_s)
+    state = replace(state, tick=state.tick + 1, last_tick_s=now_s)
+    kept = record(state, metrics, decision, now_s, epoch_s)
+    history = (*state.history, kept) if len(state.history) < HISTORY else (*state.history[1:], kept)
+    state = replace(state, history=history, taken=(), ordered=(), resumed_from="")
+    save = (Save(state.settings.name, state.standing),) if state.standing != saved else ()
+    state, publish = _publish(state, metrics, sentence(kept), now_s)
+    state, events = _tell(state, metrics, decision, kept.limiter_text)
+    actions = (*save, *publish, PublishRecord(kept, metrics.cause), *events)
+    return state, (*actions, Wait(now_s + state.settings.interval_s))
+
+
+def _after_gap(state: GroupState, now_s: float) -> GroupState:
+    """Return the state with its windows begun anew where we have just started, or were stopped for a while."""
+    last_s, interval_s = state.last_tick_s, state.settings.interval_s
+    if last_s is not None and 0 <= now_s - last_s <= GAP_INTERVALS * interval_s:
+        return state
+    fresh = tuple(policies.of(policy).start() for policy in state.settings.policies)
+    return replace(state, policy_states=fresh, leaning_in_since_s=None, watching_since_s=now_s - interval_s)
+
+
+def _publish(
+    state: GroupState, metrics: GroupMetrics, reason: str, now_s: float
+) -> tuple[GroupState, tuple[Action, ...]]:
+    """Return what the actuator is told: on change, and again every ``republish_s``."""
+    if state.standing.desired is None:
+        return state, ()
+    body, last = desired_capacity(state, metrics, reason), state.published
+    is_change = last is None or body != last.model_copy(update={"reason": reason, "decision_id": body.decision_id})
+    if not is_change and now_s - state.published_at_s < state.settings.republish_s:
+        return state, ()
+    if not is_change and last is not None:
+        body = last
+    state = replace(state, published=body, published_at_s=now_s)
+    return state, (PublishDesired(body, metrics.cause, is_change),)
+
+
+def _tell(
+    state: GroupState, metrics: GroupMetrics, decision: Decision, text: str
+) -> tuple[GroupState, tuple[Action, ...]]:
+    """Return the events of a tick: a change of capacity, the beginning and the end of a halt."""
+    name, cause = state.settings.name, metrics.cause
+    events: list[Action] = []
+    if decision.action != "hold":
+        text = f"from {decision.before} to {decision.after}: {text}"
+        events.append(Emit(Event(name=f"scale-{decision.action}", group=name, text=text), cause))
+    if metrics.is_halted != state.is_halted:
+        state = replace(state, is_halted=metrics.is_halted)
+        event = "scaling-halted" if metrics.is_halted else "scaling-resumed"
+        text = f"{metrics.sick} of {metrics.ready} ready domains are missing or unhealthy"
+        events.append(Emit(Event(name=event, group=name, text=text, level="warning"), cause))
+    return state, tuple(events)
+
+
+# --- the operator ----------------------------------------------------------------------------------------------------
+
+
+def _asked(state: GroupState, event: Asked, now_s: float) -> tuple[GroupState, tuple[Action, ...]]:
+    outcome = orders.answer(state, event.request, now_s, event.epoch_s, metrics_of(state, now_s))
+    answer = Answer(event.token, outcome.reply)
+    if outcome.standing == state.standing:
+        return state, (answer,)
+    ordered = Ordered(verb=event.request.verb, args=event.request.args, now_s=now_s)
+    policy_states = restarted(state.settings, state.policy_states)
+    state = replace(state, standing=outcome.standing, policy_states=policy_states, ordered=(*state.ordered, ordered))
+    metrics = metrics_of(state, now_s)
+    state, publish = _publish(state, metrics, outcome.reply.reason, now_s)
+    text = f"{event.request.verb}: {outcome.reply.reason}"
+    emit = Emit(Event(name="operator", group=state.settings.name, text=text), metrics.cause)
+    return state, (Save(state.settings.name, state.standing), *publish, emit, answer)

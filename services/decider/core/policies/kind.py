@@ -1,0 +1,36 @@
+"""What a kind of policy is: a handful of pure functions, registered by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from common.messages import Vote
+from services.decider.core.metrics import GroupMetrics
+
+PolicyState: TypeAlias = Any
+Policy: TypeAlias = Any
+
+Recommend: TypeAlias = Callable[[Policy, PolicyState, GroupMetrics, float], tuple[Vote | None, PolicyState]]
+"""``(policy, state, metrics, now_s) -> (vote, state)``; no vote at all: it has nothing to say this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of policy.
+
+    ``restart`` returns the state after the desired capacity or the number of ready domains has changed: what was
+    measured before says nothing about the group as it is now. ``out_point_ratio`` is the mean CPU ratio at which it
+    scales out, None where it does not look at it. ``filled_s`` returns how full its two windows are. ``out_when`` and
+    ``in_when`` complete the sentence "it scales out when …".
+    """
+
+    name: str
+    start: Callable[[], PolicyState]
+    restart: Callable[[PolicyState], PolicyState]
+    recommend: Recommend
+    out_window_s: Callable[[Policy], float]
+    in_window_s: Callable[[Policy], float]
+    out_point_ratio: Callable[[Policy], float | None]
+    filled_s: Callable[[Policy, PolicyState, float], tuple[float, float]]
+    out_when: Callable[[Policy], str]
+    in_when: Callable[[Policy], str]

@@ -1,0 +1,70 @@
+"""The policy that every group has, unasked: a queue that stays for a whole window asks for one domain more.
+
+It sees overload that CPU use does not show: a lock, a slow disk, a database. It never asks for fewer and says nothing
+while there is no queue; that traffic is unknown, it says with a vote without a capacity, which forbids scale-in.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from common.messages import Vote
+from services.decider.core.metrics import GroupMetrics
+from services.decider.core.policies.kind import Kind
+from services.decider.core.words import seconds
+
+NAME: Final = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue for a full ``out_window_s``: one domain more."""
+
+    out_window_s: float
+    type: str = NAME
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Since when requests have been queueing."""
+
+    since_s: float | None = None
+
+
+def recommend(policy: Queue, state: State, metrics: GroupMetrics, now_s: float) -> tuple[Vote | None, State]:
+    """Return the vote of one tick, None where there is no queue, and since when there is one."""
+    if not metrics.is_traffic_known:
+        return Vote(policy=NAME, capacity=None, reason="no fresh traffic figures from the balancer"), State()
+    if not metrics.queue:
+        return None, State()
+    if metrics.coming:
+        reason = f"{metrics.queue} requests queue, but more domains are coming"
+        return Vote(policy=NAME, capacity=metrics.desired, reason=reason, wanted=metrics.desired), State()
+    since_s = now_s - metrics.interval_s if state.since_s is None else state.since_s
+    held_s = now_s - since_s
+    wait_s = metrics.left_s(policy.out_window_s, held_s)
+    wanted = metrics.desired + 1
+    reason = (
+        f"{metrics.queue} requests queue, for {seconds(min(held_s, policy.out_window_s))} "
+        f"of {seconds(policy.out_window_s)}"
+    )
+    capacity = metrics.desired if wait_s > 0 else wanted
+    return Vote(policy=NAME, capacity=capacity, reason=reason, wanted=wanted, wait_s=wait_s), State(since_s)
+
+
+def _filled_s(policy: Queue, state: State, now_s: float) -> tuple[float, float]:
+    held_s = 0.0 if state.since_s is None else now_s - state.since_s
+    return min(held_s, policy.out_window_s), 0.0
+
+
+KIND = Kind(
+    name=NAME,
+    start=State,
+    restart=lambda _: State(),
+    recommend=recommend,
+    out_window_s=lambda policy: policy.out_window_s,
+    in_window_s=lambda _: 0.0,
+    out_point_ratio=lambda _: None,
+    filled_s=_filled_s,
+    out_when=lambda policy: f"with requests queueing for {seconds(policy.out_window_s)}",
+    in_when=lambda _: "",
+)

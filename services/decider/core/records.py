@@ -1,0 +1,66 @@
+"""The record of one tick: all that it decided, all that it stood on."""
+
+from common.messages import DecisionRecord, DesiredCapacity
+from services.decider.core.decide import Decision
+from services.decider.core.explain import counterfactual
+from services.decider.core.limits import Limit
+from services.decider.core.metrics import GroupMetrics, evidence
+from services.decider.core.state import GroupState
+
+
+def decision_id(state: GroupState) -> str:
+    """Return the name of this tick's decision, unique over restarts by the run's number."""
+    return f"decider/{state.settings.run_id:x}/{state.settings.name}/{state.tick}"
+
+
+def record(
+    state: GroupState, metrics: GroupMetrics, decision: Decision, now_s: float, epoch_s: float
+) -> DecisionRecord:
+    """Return the record of the tick that led to ``state``."""
+    standing = state.standing
+    return DecisionRecord(
+        group=state.settings.name,
+        tick=state.tick,
+        decision_id=decision_id(state),
+        action=decision.action,
+        desired_before=decision.before,
+        desired_after=decision.after,
+        recommended=decision.recommended,
+        votes=decision.votes,
+        limiter=decision.limit.name,
+        limiter_text=decision.limit.text,
+        counterfactual=counterfactual(state, metrics, decision, now_s, epoch_s),
+        evidence=evidence(metrics, *decision.filled_s),
+        mode=state.mode,
+        cooldown_out_left_s=max(standing.cooldown_out_until_s - now_s, 0.0),
+        cooldown_in_left_s=max(standing.cooldown_in_until_s - now_s, 0.0),
+        now_s=now_s,
+        at_s=epoch_s,
+        taken=state.taken,
+        ordered=state.ordered,
+        resumed_from=state.resumed_from,
+    )
+
+
+def waiting() -> Decision:
+    """Return the decision of a tick before the group's first membership: there is nothing to change yet."""
+    limit = Limit("unknown-data", "no membership from the actuator yet, so it is unknown how many domains there are")
+    return Decision(0, 0, (), None, limit, 0.0, 0.0, (0.0, 0.0))
+
+
+def desired_capacity(state: GroupState, metrics: GroupMetrics, reason: str) -> DesiredCapacity:
+    """Return what the actuator is to be told now; where the capacity is frozen outside the bounds, they give way."""
+    desired = state.standing.desired or 0
+    is_hands_on = state.mode in ("on", "out-only")
+    return DesiredCapacity(
+        group=state.settings.name,
+        generation=state.standing.generation,
+        desired=desired,
+        minimum=min(state.minimum, desired),
+        maximum=max(state.maximum, desired),
+        is_scale_in_allowed=is_hands_on and metrics.is_complete and not metrics.is_halted,
+        is_replacement_allowed=is_hands_on and not metrics.is_halted,
+        mode=state.mode,
+        reason=reason,
+        decision_id=decision_id(state),
+    )

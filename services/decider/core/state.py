@@ -1,0 +1,134 @@
+"""What the decider knows of one group: its settings, what it has seen, and what must survive a restart.
+
+All of it is frozen; ``group.handle`` returns a new one. Times are monotonic seconds of this machine.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from common.config import Group
+from common.messages import DecisionRecord, DesiredCapacity, Ordered, Taken
+from services.decider.core import policies
+from services.decider.core.policies.queue import Queue
+from services.decider.core.seen import Seen
+
+HISTORY: Final = 120  # records kept for ``explain`` and ``history``; the recorder keeps the rest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the configuration says about one group, and which run this is."""
+
+    name: str
+    group: Group
+    interval_s: float
+    stale_after_s: float
+    republish_s: float
+    slots: int
+    run_id: int = 0
+
+    @cached_property
+    def policies(self) -> tuple[Any, ...]:
+        """Return the configured policies and, last, the one that every group has: no queue that stays."""
+        return (*self.group.policies, Queue(out_window_s=self._least_out_window_s))
+
+    @cached_property
+    def standing_stale_after_s(self) -> float:
+        """Return the age from which a message that is only repeated every ``republish_s`` is unknown."""
+        return self.stale_after_s + 2 * self.republish_s
+
+    @cached_property
+    def out_window_s(self) -> float:
+        """Return the longest window after which a policy scales out; so long the decider watches before it acts."""
+        windows = [policies.of(policy).out_window_s(policy) for policy in self.group.policies]
+        return max(self.interval_s, *windows)
+
+    @cached_property
+    def in_window_s(self) -> float:
+        """Return the longest window after which a policy scales in."""
+        windows = [policies.of(policy).in_window_s(policy) for policy in self.group.policies]
+        return max(self.interval_s, *windows)
+
+    @cached_property
+    def out_point_ratio(self) -> float | None:
+        """Return the lowest mean CPU ratio at which a policy scales out, None where none looks at it."""
+        points = [policies.of(policy).out_point_ratio(policy) for policy in self.group.policies]
+        return min((point for point in points if point is not None), default=None)
+
+    @cached_property
+    def _least_out_window_s(self) -> float:
+        windows = [policies.of(policy).out_window_s(policy) for policy in self.group.policies]
+        return max(self.interval_s, min(windows))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What survives a restart: the desired capacity, its generation, cooldowns, the operator's orders.
+
+    ``desired`` is None until the first membership tells how many there are. ``turned_at_s`` is when the present run of
+    scale-ins began, None while the last change was a scale-out. See Note [Patience] in ``patience``.
+    """
+
+    desired: int | None = None
+    generation: int = 0
+    cooldown_out_until_s: float = 0.0
+    cooldown_in_until_s: float = 0.0
+    changed_in_at_s: float | None = None
+    turned_at_s: float | None = None
+    patience_s: float = 0.0
+    patience_until_s: float = 0.0
+    minimum: int | None = None
+    maximum: int | None = None
+    mode: str | None = None
+    is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """One group between two events."""
+
+    settings: Settings
+    standing: Standing
+    policy_states: tuple[Any, ...]
+    seen: Seen = field(default_factory=Seen)
+    tick: int = 0
+    last_tick_s: float | None = None
+    watching_since_s: float | None = None  # start, or the end of a gap in our own ticks
+    ready_before: int | None = None
+    leaning_in_since_s: float | None = None  # since when every policy would scale in, windows aside
+    is_halted: bool = False
+    published: DesiredCapacity | None = None
+    published_at_s: float = 0.0
+    history: tuple[DecisionRecord, ...] = ()
+    taken: tuple[Taken, ...] = ()
+    ordered: tuple[Ordered, ...] = ()
+    resumed_from: str = ""
+
+    @property
+    def minimum(self) -> int:
+        """Return the lower bound in force: the operator's, else the configured one, never above the upper one."""
+        own = self.standing.minimum
+        return min(self.settings.group.minimum if own is None else own, self.maximum)
+
+    @property
+    def maximum(self) -> int:
+        """Return the upper bound in force: the operator's, else the configured one, never above HAProxy's slots."""
+        own = self.standing.maximum
+        return min(self.settings.group.maximum if own is None else own, self.settings.slots)
+
+    @property
+    def mode(self) -> str:
+        """Return the mode in force: the operator's, else the configured one."""
+        return self.standing.mode or self.settings.group.mode
+
+
+def begin(settings: Settings, standing: Standing | None = None) -> GroupState:
+    """Return the state of a decider that has just started, with what it stored before if there is any."""
+    return GroupState(
+        settings=settings,
+        standing=standing or Standing(),
+        policy_states=tuple(policies.of(policy).start() for policy in settings.policies),
+        resumed_from=json.dumps(asdict(standing), sort_keys=True) if standing else "",
+    )

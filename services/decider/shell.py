@@ -1,0 +1,174 @@
+"""The decider's loop: what arrives becomes events of the core, what the core asks for is done, on a steady beat.
+
+The beat does not drift: the next tick is one interval after the one before was due. After a pause longer than an
+interval (the process was stopped) the ticks that were missed are not made up for.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Final
+
+import structlog
+
+from common.bus import Inbox, PendingRequest, Received
+from common.clock import boot_id
+from common.config import Config
+from common.messages import Drain, Failure, HostSample, Membership, Reply, Traffic
+from common.process import Context
+from services.decider.core.events import (
+    Action,
+    Answer,
+    Asked,
+    CoreEvent,
+    DrainSeen,
+    Emit,
+    FailureSeen,
+    MembershipSeen,
+    PublishDesired,
+    PublishRecord,
+    SampleSeen,
+    Save,
+    Tick,
+    TrafficSeen,
+    Wait,
+)
+from services.decider.core.group import handle
+from services.decider.core.seen import read_sample
+from services.decider.core.state import GroupState, Settings, begin
+from services.decider.core.stored import Instant
+from services.decider.store import NAME, Store
+
+FIRST_TICK_S: Final = 0.2  # after the start: the last values of all topics have arrived by then
+
+log = structlog.get_logger()
+
+
+class DeciderService:
+    """Decides for every group of the configuration."""
+
+    def __init__(self, context: Context) -> None:
+        """Subscribe, and take up what was stored."""
+        self._bus, self._clock = context.bus, context.clock
+        self._interval_s = context.config.system.interval_s
+        self._boot_id = boot_id()
+        self._store = Store(context.config.system.state_path / NAME)
+        self._groups = self._begun(context.config, context.bus.run_id)
+        self._waiting: dict[int, PendingRequest] = {}
+        self._tokens = count(1)
+        self._next_tick_s = self._clock.monotonic_s() + FIRST_TICK_S
+        self._bus.subscribe("monitor", "sample", "failure")
+        self._bus.subscribe("actuator", "membership")
+        self._bus.subscribe("balancer", "traffic", "drain")
+
+    def step(self, inbox: Inbox, now_s: float) -> float:
+        """Take in what arrived, answer what was asked, tick where it is due; return the seconds to the next tick."""
+        for message in inbox.messages:
+            for name, event in events_of(message, self._groups, now_s):
+                self._pass(name, event, now_s)
+        for pending in inbox.requests:
+            self._ask(pending, now_s)
+        if now_s >= self._next_tick_s:
+            epoch_s = self._clock.epoch_s()
+            for name in self._groups:
+                self._pass(name, Tick(epoch_s), now_s)
+            self._next_tick_s = next_beat_s(self._next_tick_s, now_s, self._interval_s)
+        return max(self._next_tick_s - now_s, 0.0)
+
+    def close(self) -> None:
+        """Leave: everything that matters was saved when it changed."""
+
+    def _begun(self, config: Config, run_id: int) -> dict[str, GroupState]:
+        at = self._instant()
+        return {
+            name: begin(settings, self._store.standing(name, at))
+            for name, settings in settings_of(config, run_id).items()
+        }
+
+    def _instant(self) -> Instant:
+        return Instant(self._boot_id, self._clock.monotonic_s(), self._clock.epoch_s())
+
+    def _pass(self, name: str, event: CoreEvent, now_s: float) -> None:
+        self._groups[name], actions = handle(self._groups[name], event, now_s)
+        for action in actions:
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Save(group, standing):
+                self._store.save(group, standing, self._instant())
+            case PublishDesired(body, cause, _):
+                self._bus.publish(body, cause=cause or None)
+            case PublishRecord(body, cause):
+                self._bus.publish(body, cause=cause or None)
+                if body.action != "hold":
+                    _log_change(body.group, body.desired_before, body.desired_after, body.limiter_text, cause)
+            case Emit(body, cause):
+                self._bus.publish(body, cause=cause or None)
+                if body.level != "info" or body.name == "operator":
+                    level = log.warning if body.level == "warning" else log.info
+                    level(body.name, group=body.group, text=body.text)
+            case Answer(token, reply):
+                self._waiting.pop(token).reply(reply)
+            case Wait():
+                pass  # every group beats with the loop
+
+    def _ask(self, pending: PendingRequest, now_s: float) -> None:
+        request = pending.request
+        name = request.args.get("group")
+        if name is None and len(self._groups) == 1:
+            name = next(iter(self._groups))
+        if not isinstance(name, str) or name not in self._groups:
+            groups = ", ".join(sorted(self._groups))
+            pending.reply(Reply(status="error", reason=f"group must be one of {groups}; got {name!r}"))
+            return
+        token = next(self._tokens)
+        self._waiting[token] = pending
+        self._pass(name, Asked(request, token, self._clock.epoch_s()), now_s)
+
+
+def settings_of(config: Config, run_id: int) -> dict[str, Settings]:
+    """Return the core's settings of every group, in the order of their names."""
+    system = config.system
+    return {
+        name: Settings(
+            name=name,
+            group=group,
+            interval_s=system.interval_s,
+            stale_after_s=system.stale_after_s,
+            republish_s=system.republish_s,
+            slots=config.haproxy.slots,
+            run_id=run_id,
+        )
+        for name, group in sorted(config.groups.items())
+    }
+
+
+def events_of(message: Received, groups: Mapping[str, GroupState], now_s: float) -> Iterator[tuple[str, CoreEvent]]:
+    """Yield the events that a message means, each with its group; a sample is for every group of its host."""
+    at_s = now_s - message.age_s
+    match message.body:
+        case HostSample() as sample:
+            reading = read_sample(sample, at_s, message.id)
+            for name, state in groups.items():
+                if sample.host in state.settings.group.hosts:
+                    yield name, SampleSeen(reading)
+        case Failure() as failure:
+            for name, state in groups.items():
+                if failure.domain.startswith(state.settings.group.prefix):
+                    yield name, FailureSeen(failure, at_s, message.id)
+        case Membership(group=name) as membership if name in groups:
+            yield name, MembershipSeen(membership, at_s, message.id)
+        case Traffic(group=name) as traffic if name in groups:
+            yield name, TrafficSeen(traffic, at_s, message.id)
+        case Drain(group=name) as drain if name in groups:
+            yield name, DrainSeen(drain, at_s, message.id)
+
+
+def next_beat_s(due_s: float, now_s: float, interval_s: float) -> float:
+    """Return when the next tick is due: on the same beat, after ``now_s``."""
+    missed = int((now_s - due_s) / interval_s)
+    return due_s + (missed + 1) * interval_s
+
+
+def _log_change(group: str, before: int, after: int, reason: str, cause: str) -> None:
+    log.info("capacity-decided", group=group, **{"from": before, "to": after}, reason=reason, cause=cause)

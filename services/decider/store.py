@@ -1,0 +1,80 @@
+"""The decider's own small file: one standing for each group, replaced whole and durably.
+
+It is written beside the old one, synced, and renamed, so that a crash leaves one or the other. What cannot be read is
+logged and counts as not there: the group then derives its desired capacity from its members.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from services.decider.core.state import Standing
+from services.decider.core.stored import Instant, from_values, to_values
+
+NAME: Final = "decider.json"
+MAX_BYTES: Final = 4 * 1024 * 1024
+
+log = structlog.get_logger()
+
+
+class Store:
+    """Standings by group, in memory as they are on disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file at ``path``; an unreadable one counts as empty."""
+        self._path = path
+        self._values = _read(path)
+
+    def standing(self, group: str, at: Instant) -> Standing | None:
+        """Return what was stored for ``group``, on the clock of ``at``; None where nothing usable was."""
+        values = self._values.get(group)
+        if values is None:
+            return None
+        try:
+            return from_values(values, at)
+        except ValueError as error:
+            log.warning("stored-state-ignored", path=str(self._path), group=group, reason=str(error))
+            return None
+
+    def save(self, group: str, standing: Standing, at: Instant) -> None:
+        """Keep a standing; it is on disk when this returns, unless the disk refuses, which is logged."""
+        self._values[group] = to_values(standing, at)
+        try:
+            _write(self._path, self._values)
+        except OSError as error:
+            log.error("state-not-written", path=str(self._path), group=group, reason=str(error))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        values = json.loads(raw)
+        if not isinstance(values, dict) or not isinstance(values.get("groups"), dict):
+            raise ValueError("not a table of groups")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("stored-state-unreadable", path=str(path), reason=str(error))
+        return {}
+    return dict(values["groups"])
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".new")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump({"groups": values}, file, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
