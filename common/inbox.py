@@ -22,7 +22,8 @@ FAULT_PERIOD_S = 3600.0
 class Received:
     """One accepted message.
 
-    ``age_s``: how old it was when it was received, >= 0 (see ``common.sequence``); ``payload``: its second frame, as sent.
+    ``age_s``: how old it was when it was received, >= 0 (see ``common.sequence``). ``payload``: its second frame, as
+    it was sent.
     """
 
     topic: str
