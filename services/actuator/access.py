@@ -1,0 +1,50 @@
+"""How the workers reach the real thing: libvirt, the network of our guests, the proof of acceleration."""
+
+from collections.abc import Callable
+
+from common import names
+from common.config import Config, Group
+from common.hypervisor import Connection
+from common.network_xml import network_xml
+from services.actuator.perform import Host
+from services.actuator.worker import Access
+
+
+def access(config: Config, host: str) -> Access:
+    """Return how ``host`` of the configuration is reached."""
+    groups = [group for group in config.groups.values() if host in group.hosts]
+    return Access(
+        open=lambda: Connection.open(config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups)),
+        watch=_watch,
+        prepare=lambda connection: _prepare(config, host, groups, connection),
+        sources=lambda name: _source(groups, name),
+    )
+
+
+def may_touch(groups: list[Group]) -> Callable[[str], bool]:
+    """Return the rule for names: those under the prefix of one of ``groups``, with four digits."""
+    prefixes = tuple(group.prefix for group in groups)
+    return lambda name: any(names.domain_index(prefix, name) is not None for prefix in prefixes)
+
+
+def _watch(connection: Host, on_change: Callable[[], None]) -> None:
+    assert isinstance(connection, Connection)  # noqa: S101 - opened above
+    connection.watch(lambda _event: on_change(), on_change)
+
+
+def _prepare(config: Config, host: str, groups: list[Group], connection: Host) -> str:
+    """Make the network where template domains need it, and return the libvirt domain type to use."""
+    assert isinstance(connection, Connection)  # noqa: S101 - opened above
+    if not any(group.kind == "template" for group in groups):
+        return "qemu"
+    from common import acceleration  # type: ignore[attr-defined]
+
+    connection.ensure_network(network_xml(config.network), config.network.name)
+    return str(acceleration.choose(config, host, connection))
+
+
+def _source(groups: list[Group], name: str) -> str | None:
+    for group in groups:
+        if group.kind == "existing" and names.domain_index(group.prefix, name) is not None:
+            return None if group.address_source == "static" else group.address_source
+    return None

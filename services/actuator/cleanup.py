@@ -1,0 +1,177 @@
+"""The end of what the actuator made: ``python -m services.actuator --remove-domains`` or ``--remove-everything``.
+
+For when the services are stopped. Domains that we made are shut down and undefined; a user's own domains stay as they
+are and lose our record. ``--remove-everything`` also removes the network and the copies of the images. Every part has
+a deadline.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from common import config_file, names
+from common.clock import Clock, SystemClock
+from common.config import Config
+from common.domain import DomainFacts, DomainState
+from common.errors import AutoscalerError, DomainGoneError, HypervisorError
+from common.hypervisor import Connection
+from common.run_dir import Lock, ensure_run_dir
+from services.actuator.access import may_touch
+from services.actuator.core.record import Record, parse
+
+FLAGS: Final = ("--remove-domains", "--remove-everything")
+OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
+LOOK_S: Final = 0.2
+DESTROY_PATIENCE_S: Final = 20.0
+
+
+def is_asked_for(argv: Sequence[str]) -> bool:
+    """Return whether the command line asks for a clean-up instead of the service."""
+    return any(argument in FLAGS for argument in argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Clean up as the command line asks; return 0 when nothing of ours is left, else 1, 2 or 75."""
+    options = _parse(argv)
+    try:
+        config, _ = config_file.load(options.config.absolute())
+        ensure_run_dir(config.system.run_path)
+        lock = Lock.take(config.system.run_path / "actuator.lock")
+        try:
+            return _clean(config, options.remove_everything)
+        finally:
+            lock.release()
+    except AutoscalerError as error:
+        _say(str(error))
+        return error.exit_code
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m services.actuator", description="Remove what the actuator made.")
+    parser.add_argument("--config", type=Path, default=_default(), metavar="FILE")
+    parser.add_argument("--remove-domains", action="store_true", help="shut down and undefine our domains")
+    parser.add_argument("--remove-everything", action="store_true", help="the network and copied images too")
+    return parser.parse_args(argv)
+
+
+def _default() -> Path:
+    return Path(os.environ.get("AUTOSCALER_CONFIG") or config_file.DEFAULT_NAME)
+
+
+def _clean(config: Config, is_everything: bool) -> int:
+    is_clean = True
+    for host in config.hosts:
+        try:
+            is_clean &= _clean_host(config, host, is_everything)
+        except HypervisorError as error:
+            _say(f"{host}: {error}")
+            is_clean = False
+    if is_everything and is_clean:
+        shutil.rmtree(config.system.state_path / "actuator", ignore_errors=True)
+        (config.system.state_path / "actuator.json").unlink(missing_ok=True)
+    return 0 if is_clean else 1
+
+
+def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
+    groups = [group for group in config.groups.values() if host in group.hosts]
+    connection = Connection.open(config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups))
+    try:
+        ours = own_domains(config, connection.domains())
+        for facts, _ in [pair for pair in ours if not is_template(pair[1])]:
+            connection.set_metadata(facts.name, {})
+            _say(f"{host}: {facts.name} is yours; it stays as it is ({facts.state})")
+        left = Removal(connection, host, SystemClock(), _patience_s(config)).run(
+            [facts for facts, record in ours if is_template(record)]
+        )
+        if is_everything and not left:
+            connection.remove_network(config.network.name)
+            _say(f"{host}: network {config.network.name} is removed")
+        return not left
+    finally:
+        connection.close()
+
+
+def own_domains(config: Config, found: Sequence[DomainFacts]) -> list[tuple[DomainFacts, Record]]:
+    """Return the domains that carry a record of this configuration's groups, written for themselves."""
+    pairs = [(facts, parse(facts.metadata)) for facts in found]
+    return [
+        (facts, record)
+        for facts, record in pairs
+        if record is not None
+        and record.uuid == facts.uuid
+        and record.group in config.groups
+        and names.domain_index(config.groups[record.group].prefix, facts.name) is not None
+    ]
+
+
+def is_template(record: Record) -> bool:
+    """Return whether we made the domain: then its record names the image it was made from."""
+    return bool(record.template)
+
+
+def _patience_s(config: Config) -> float:
+    return max(group.stop_timeout_s for group in config.groups.values())
+
+
+class Removal:
+    """Takes domains from running to gone: all are asked to shut down, those that do not are destroyed, side by side."""
+
+    def __init__(self, connection: Connection, host: str, clock: Clock, patience_s: float) -> None:
+        """``patience_s`` is how long guests may take to shut down."""
+        self._connection = connection
+        self._host = host
+        self._clock = clock
+        self._patience_s = patience_s
+        self._pause = threading.Event()
+
+    def run(self, domains: Sequence[DomainFacts]) -> list[str]:
+        """Return the names of those that are still there at the end."""
+        mine = {facts.name: facts.uuid for facts in domains}
+        for facts in domains:
+            if facts.state is DomainState.RUNNING:
+                self._try(facts.name, "asked to shut down", self._connection.shutdown)
+        self._wait(mine, self._patience_s)
+        stubborn = [name for name, state in self._states(mine).items() if state not in OFF]
+        threads = [threading.Thread(target=self._destroy, args=(name,), daemon=True) for name in stubborn]
+        for thread in threads:
+            thread.start()
+        self._wait(mine, DESTROY_PATIENCE_S)
+        left = sorted(self._states(mine))
+        if left:
+            _say(f"{self._host}: not removed: {', '.join(left)}")
+        return left
+
+    def _wait(self, mine: dict[str, str], patience_s: float) -> None:
+        """Undefine each as soon as it is off, until none is left or the time is over."""
+        until_s = self._clock.monotonic_s() + patience_s
+        while states := self._states(mine):
+            for name, state in states.items():
+                if state in OFF:
+                    self._try(name, "removed", self._connection.undefine)
+            if self._clock.monotonic_s() >= until_s:
+                return
+            self._pause.wait(LOOK_S)
+
+    def _states(self, mine: dict[str, str]) -> dict[str, DomainState]:
+        return {f.name: f.state for f in self._connection.domains() if mine.get(f.name) == f.uuid}
+
+    def _destroy(self, name: str) -> None:
+        self._try(name, "powered off", self._connection.destroy)
+
+    def _try(self, name: str, done: str, call: Callable[[str], None]) -> None:
+        try:
+            call(name)
+            _say(f"{self._host}: {name} {done}")
+        except DomainGoneError:
+            _say(f"{self._host}: {name} is gone")
+        except HypervisorError as error:
+            _say(f"{self._host}: {name}: {error}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is a command

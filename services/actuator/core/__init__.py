@@ -1,0 +1,1 @@
+"""What the actuator decides: pure, remembers nothing, reads no clock."""

@@ -1,0 +1,231 @@
+"""Towards the desired capacity: what is added, what is taken back from a drain, and who leaves."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from common import names
+from common.domain import DomainState
+from common.phases import Phase
+from services.actuator.core import breaker as breakers
+from services.actuator.core import victims
+from services.actuator.core.life import Context, adopt, enter, leave
+from services.actuator.core.members import SERVING, Member
+from services.actuator.core.placement import COMING, Place, place
+from services.actuator.core.record import Record
+from services.actuator.core.seen import SeenDomain
+from services.actuator.core.steps import Define, SetPhase, Step
+from services.actuator.core.uuids import domain_uuid
+
+HOST_GRACE_S: Final = 30.0
+LEAVING_RATIO: Final = 0.10
+LEAVING: Final = frozenset({Phase.DRAINING, Phase.STOPPING})
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """The steps towards the desired capacity, and in plain words what is in the way."""
+
+    steps: tuple[Step, ...] = ()
+    blocked: tuple[str, ...] = ()
+
+
+def target(context: Context) -> int | None:
+    """Return how many domains to have: the decider's word within the file's bounds; None without one."""
+    desired = context.wanted.desired
+    return None if desired is None else min(desired.desired, context.wanted.group.maximum)
+
+
+def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]) -> Balance:
+    """Return what brings the group to its target.
+
+    Args:
+        members: As they will be after ``planned``; those are left alone here.
+        planned: The steps of this plan so far; a domain adopted there counts as capacity.
+    """
+    goal = target(context)
+    if goal is None:
+        return Balance(blocked=("no desired capacity has been heard yet",))
+    adopted = sum(1 for step in planned if isinstance(step, SetPhase) and step.was is None)
+    reachable = adopted + sum(1 for m in members if m.is_capacity and m.is_reachable)
+    missing = goal - reachable - _counted_unreachable(context, members)
+    if missing > 0:
+        balance = _grow(context, members, planned, missing)
+    elif reachable > goal:
+        balance = _shrink(context, members, reachable - goal)
+    else:
+        balance = Balance()
+    return Balance((*balance.steps, *_replace_ordered(context, members, goal)), balance.blocked)
+
+
+def _counted_unreachable(context: Context, members: tuple[Member, ...]) -> int:
+    """Return how many domains on lost hosts still count: all of them for a while, then all but ``surge``."""
+    lost_s = {host.name: host.unreachable_s for host in context.seen.hosts if not host.is_reachable}
+    away = [m for m in members if m.is_capacity and not m.is_reachable]
+    long_gone = sum(1 for m in away if lost_s.get(m.domain.host, 0.0) >= HOST_GRACE_S)
+    return len(away) - min(long_gone, context.wanted.group.surge)
+
+
+def _grow(context: Context, members: tuple[Member, ...], planned: list[Step], missing: int) -> Balance:
+    """Take back from drains first: those domains are warm. Then add."""
+    unseen = sorted(
+        host.name
+        for host in context.seen.hosts
+        if host.name in context.wanted.group.hosts and not host.is_ever_seen and host.unreachable_s < HOST_GRACE_S
+    )
+    if unseen:
+        return Balance(blocked=(f"waiting for a first look at {', '.join(unseen)}",))
+    steps: list[Step] = [_cancel(context, m) for m in _cancellable(members)[:missing]]
+    missing -= len(steps)
+    if missing <= 0:
+        return Balance(tuple(steps))
+    add = _define_more if context.is_template else _start_more
+    more = add(context, [*planned, *steps], missing)
+    return Balance((*steps, *more.steps), more.blocked)
+
+
+def _cancellable(members: tuple[Member, ...]) -> list[Member]:
+    return [
+        m
+        for m in members
+        if m.phase is Phase.DRAINING
+        and m.is_free
+        and not m.record.order
+        and m.domain.power is DomainState.RUNNING
+        and not (m.backend is not None and m.backend.is_healthy is False)
+    ]
+
+
+def _cancel(context: Context, member: Member) -> Step:
+    """Back to ready where the balancer still knows it, else through warming, where the balancer takes it in anew."""
+    is_known = member.backend is not None and member.backend.state in ("draining", "ready")
+    phase = Phase.READY if is_known else Phase.WARMING
+    return enter(context, member, phase, "wanted again: its drain is cancelled", cause=context.wanted.cause)
+
+
+def _define_more(context: Context, planned: list[Step], missing: int) -> Balance:
+    wanted = context.wanted
+    if wanted.template is None:
+        return Balance(blocked=(wanted.template_note or "the guest image is missing",))
+    steps: list[Step] = []
+    for _ in range(missing):
+        if context.view.owned_total + len(steps) >= wanted.group.ceiling:
+            owned = context.view.owned_total + len(steps)
+            return Balance(
+                tuple(steps),
+                (f"{owned} domains are owned in all; the ceiling is {wanted.group.ceiling} (max + surge)",),
+            )
+        found = place(wanted, context.seen, context.view, [*planned, *steps], context.now_s)
+        if isinstance(found, str):
+            return Balance(tuple(steps), (found,))
+        steps.append(_define(context, found))
+    return Balance(tuple(steps))
+
+
+def _define(context: Context, found: Place) -> Define:
+    wanted = context.wanted
+    name = names.domain_name(wanted.group.prefix, found.index)
+    uuid = domain_uuid(wanted.name, found.host, name, context.seen.boot_id, context.now_s)
+    record = Record(
+        group=wanted.name,
+        uuid=uuid,
+        host=found.host,
+        phase=Phase.CREATING,
+        since_mono_s=context.now_s,
+        since_s=context.seen.epoch_s,
+        boot_id=context.seen.boot_id,
+        slot=found.slot,
+        cause=wanted.cause,
+        template=wanted.template.digest if wanted.template else "",
+        generation=wanted.desired.generation if wanted.desired else 0,
+    )
+    return Define(
+        group=wanted.name,
+        host=found.host,
+        domain=name,
+        uuid=uuid,
+        reason="fewer domains than desired",
+        cause=wanted.cause,
+        record=record,
+        accel=found.accel,
+    )
+
+
+def _start_more(context: Context, planned: list[Step], missing: int) -> Balance:
+    """Start domains of the pool, the lowest index first."""
+    taken = {(step.host, step.domain) for step in planned}
+    free = [domain for domain in context.view.pool if (domain.host, domain.name) not in taken]
+    refusals = {host: _refusal(context, host) for host in {domain.host for domain in free}}
+    fit = [domain for domain in free if not refusals[domain.host]]
+    room = context.wanted.group.ceiling - context.view.owned_total
+    chosen = fit[: max(0, min(missing, room))]
+    steps = tuple(_wake(context, domain) for domain in chosen)
+    if len(steps) == missing:
+        return Balance(steps)
+    return Balance(steps, (_why_not_more(context, room, missing - len(steps), refusals),))
+
+
+def _wake(context: Context, domain: SeenDomain) -> Step:
+    return adopt(context, domain, Phase.CREATING, "fewer domains than desired", context.wanted.cause)
+
+
+def _refusal(context: Context, host: str) -> str:
+    breaker = context.seen.breakers.get(breakers.key(context.wanted.name, host), breakers.CLOSED)
+    coming = sum(1 for m in context.view.members if m.domain.host == host and m.phase in COMING)
+    if breakers.is_open(breaker, context.now_s):
+        return f"{host}: {breaker.failures} starts in a row failed"
+    if breakers.is_pausing(breaker, context.now_s) or (breakers.is_half_open(breaker, context.now_s) and coming):
+        return f"{host}: starts fail; one trial at a time"
+    return ""
+
+
+def _why_not_more(context: Context, room: int, short: int, refusals: dict[str, str]) -> str:
+    reasons = sorted(reason for reason in refusals.values() if reason)
+    if reasons:
+        return "; ".join(reasons)
+    if room <= 0:
+        return f"{context.view.owned_total} domains are owned in all; the ceiling is {context.wanted.group.ceiling}"
+    return f"{short} more wanted, but no other domain named {context.wanted.group.prefix}0000 and up exists"
+
+
+def _shrink(context: Context, members: tuple[Member, ...], surplus: int) -> Balance:
+    """Let the surplus leave, a few at a time, and only while everything needed to judge it is known."""
+    forbidden = _why_no_scale_in(context)
+    if forbidden:
+        return Balance(blocked=(f"{surplus} more than desired, but {forbidden}",))
+    leaving = sum(1 for m in members if m.phase in LEAVING and not m.record.order)
+    capacity = sum(1 for m in members if m.is_capacity)
+    allowed = max(context.wanted.group.max_step_in, math.ceil(LEAVING_RATIO * capacity)) - leaving
+    chosen = victims.pick(members, min(surplus, allowed))
+    steps = tuple(leave(context, m, "more domains than desired", context.wanted.cause) for m in chosen)
+    if allowed > 0 and not steps and all(m.record.protected for m in members if m.is_capacity and not m.is_busy):
+        return Balance(blocked=(f"{surplus} more than desired, but all are protected",))
+    return Balance(steps)
+
+
+def _why_no_scale_in(context: Context) -> str:
+    desired = context.wanted.desired
+    if desired is None or not context.wanted.is_desired_fresh:
+        return "the decider is silent"
+    if not desired.is_scale_in_allowed:
+        return "scale-in is not allowed now"
+    if context.is_halted:
+        return "too many domains are unhealthy"
+    if context.seen.backends is None:
+        return "the balancer is silent"
+    return ""
+
+
+def _replace_ordered(context: Context, members: tuple[Member, ...], goal: int) -> tuple[Step, ...]:
+    """Let one domain leave that an operator wants replaced: when the others suffice, or when nothing can be added."""
+    waiting = [m for m in members if m.record.order == "replace" and m.phase in SERVING and m.is_free]
+    if not waiting:
+        return ()
+    ready = sum(1 for m in members if m.phase is Phase.READY)
+    is_moving = any(m.phase in COMING | LEAVING or (m.phase is Phase.WARMING and not m.record.order) for m in members)
+    has_room = context.view.owned_total < context.wanted.group.ceiling and (
+        context.is_template or bool(context.view.pool)
+    )
+    if ready > goal or (not has_room and not is_moving):
+        return (leave(context, waiting[0], "replaced on an operator's order"),)
+    return ()

@@ -1,0 +1,127 @@
+"""The XML of a template domain, built as a tree: no value can break out of its place.
+
+It boots a kernel and an initramfs directly, has no disk, and learns name, address and port from the kernel's command
+line. The record is inside from the first moment, so that a domain of ours is never without its mark.
+"""
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from typing import Final
+
+from common import names
+from common.config import Group, Network
+from common.domain import METADATA_PREFIX, METADATA_TAG, METADATA_URI
+from services.actuator.core.record import Record
+from services.actuator.core.seen import Template
+
+QUOTA_PERIOD_US: Final = 100_000
+TB_CACHE_MIB: Final = 32
+QUIET: Final = ("console=ttyS0", "quiet", "loglevel=3", "panic=1", "random.trust_cpu=on", "tsc=unstable")
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """All that one template domain is made from."""
+
+    name: str
+    uuid: str
+    record: Record
+    accel: str
+    group: Group
+    network: Network
+    template: Template
+
+
+def domain_xml(spec: DomainSpec) -> str:
+    """Return the definition of the domain, clean under libvirt's schema.
+
+    Raises:
+        ValueError: the name breaks the rule for names, the record has no slot, or a value cannot stand in XML.
+    """
+    slot = _checked_slot(spec)
+    root = ET.Element("domain", type=spec.accel)
+    _text(root, "name", spec.name)
+    _text(root, "uuid", spec.uuid)
+    _metadata(root, spec.record)
+    _text(root, "memory", str(spec.group.image.memory_mib), unit="MiB")
+    _text(root, "vcpu", str(spec.group.image.vcpus))
+    if not spec.record.is_boosted:
+        _quota(root, spec.group.image.cpu_quota)
+    _boot(root, spec, slot)
+    features = ET.SubElement(root, "features")
+    ET.SubElement(features, "acpi")
+    if spec.accel == "kvm":
+        ET.SubElement(root, "cpu", mode="host-passthrough")
+    else:
+        _text(ET.SubElement(features, "tcg"), "tb-cache", str(TB_CACHE_MIB), unit="MiB")
+    for event, action in (("on_poweroff", "destroy"), ("on_reboot", "destroy"), ("on_crash", "destroy")):
+        _text(root, event, action)
+    _devices(root, spec, slot)
+    return ET.tostring(root, encoding="unicode")
+
+
+def kernel_command_line(name: str, group: Group, network: Network, slot: int, extra: str = "") -> str:
+    """Return what the guest learns at boot: its name, its address, its gateway and where to listen."""
+    words = [
+        *QUIET,
+        *extra.split(),
+        f"autoscaler.name={name}",
+        f"autoscaler.address={network.address(slot)}/{network.prefix_length}",
+        f"autoscaler.gateway={network.gateway}",
+        f"autoscaler.port={group.port}",
+    ]
+    return " ".join(words)
+
+
+def _checked_slot(spec: DomainSpec) -> int:
+    if not names.DOMAIN_NAME.fullmatch(spec.name):
+        raise ValueError(f"a domain's name must match {names.DOMAIN_NAME.pattern}; got {spec.name!r}")
+    slot = spec.record.slot
+    if slot is None or not 0 <= slot < spec.network.slots:
+        raise ValueError(f"slot must be in 0..{spec.network.slots - 1}; got {slot}")
+    for value in (*spec.record.to_metadata().values(), spec.template.kernel, spec.template.initrd):
+        if any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in value):
+            raise ValueError(f"control characters cannot stand in XML; got {value!r}")
+    return slot
+
+
+def _metadata(root: ET.Element, record: Record) -> None:
+    metadata = ET.SubElement(root, "metadata")
+    ET.register_namespace(METADATA_PREFIX, METADATA_URI)
+    ET.SubElement(metadata, f"{{{METADATA_URI}}}{METADATA_TAG}", record.to_metadata())
+
+
+def _quota(root: ET.Element, cpu_quota: float) -> None:
+    if cpu_quota >= 1:
+        return
+    cputune = ET.SubElement(root, "cputune")
+    _text(cputune, "period", str(QUOTA_PERIOD_US))
+    _text(cputune, "quota", str(max(1000, round(cpu_quota * QUOTA_PERIOD_US))))
+
+
+def _boot(root: ET.Element, spec: DomainSpec, slot: int) -> None:
+    boot = ET.SubElement(root, "os")
+    _text(boot, "type", "hvm", arch="x86_64", machine="pc")
+    _text(boot, "kernel", spec.template.kernel)
+    _text(boot, "initrd", spec.template.initrd)
+    _text(boot, "cmdline", kernel_command_line(spec.name, spec.group, spec.network, slot, spec.template.cmdline))
+
+
+def _devices(root: ET.Element, spec: DomainSpec, slot: int) -> None:
+    devices = ET.SubElement(root, "devices")
+    nic = ET.SubElement(devices, "interface", type="network")
+    ET.SubElement(nic, "mac", address=spec.network.mac(slot))
+    ET.SubElement(nic, "source", network=spec.network.name)
+    ET.SubElement(nic, "model", type="virtio")
+    rng = ET.SubElement(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+    if spec.template.console_dir:
+        serial = ET.SubElement(devices, "serial", type="file")
+        ET.SubElement(serial, "source", path=f"{spec.template.console_dir}/{spec.name}.log")
+    # Without these libvirt adds a USB controller and a memory balloon that a guest of this kind only pays for.
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    ET.SubElement(devices, "memballoon", model="none")
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text

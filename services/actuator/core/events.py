@@ -1,0 +1,65 @@
+"""Which outcomes of steps are worth an ``Event``, and what it says."""
+
+from common.messages import Event
+from common.phases import Phase
+from services.actuator.core.steps import Define, SetPhase, Start, Step, Undefine
+
+
+def event_of(step: Step, error: str, now_s: float) -> Event | None:
+    """Return the event that a finished step stands for; None where nobody needs to know.
+
+    Args:
+        error: Empty where the step succeeded.
+        now_s: When it finished, for the measured boot time.
+    """
+    if error:
+        return _say(step, "step-failed", f"{type(step).__name__.lower()}: {error}", "warning")
+    if isinstance(step, SetPhase):
+        return _phase_event(step, now_s)
+    if isinstance(step, Start):
+        return _say(step, "domain-started", step.reason)
+    if isinstance(step, Define):
+        return _say(step, "domain-created", step.reason)
+    if isinstance(step, Undefine):
+        return _say(step, "domain-stopped", step.reason)
+    return None
+
+
+def boot_time_s(step: Step, now_s: float) -> float | None:
+    """Return how long the domain took from its start to serving, where the step is the one that makes it ready."""
+    if not isinstance(step, SetPhase) or step.was is not Phase.WARMING or step.record.phase is not Phase.READY:
+        return None
+    return None if step.record.started_mono_s is None else max(0.0, now_s - step.record.started_mono_s)
+
+
+def _phase_event(step: SetPhase, now_s: float) -> Event | None:
+    if step.was is None and step.record.phase is Phase.BOOTING:
+        return _say(step, "domain-adopted", step.reason)
+    if step.was is step.record.phase or step.was is None:
+        return None
+    match step.record.phase:
+        case Phase.WARMING if step.was is Phase.BOOTING:
+            took = (
+                "" if step.record.started_mono_s is None else f" {now_s - step.record.started_mono_s:.1f} s after start"
+            )
+            return _say(step, "domain-answering", f"{step.reason}{took}")
+        case Phase.READY if step.was is Phase.WARMING:
+            boot_s = boot_time_s(step, now_s)
+            took = "" if boot_s is None else f", {boot_s:.1f} s after its start"
+            return _say(step, "domain-ready", f"{step.reason}{took}")
+        case Phase.READY | Phase.WARMING:
+            return _say(step, "drain-cancelled", step.reason)
+        case Phase.DRAINING:
+            return _say(step, "drain-started", step.reason)
+        case Phase.STOPPING if step.reason.startswith("drain deadline"):
+            return _say(step, "drain-forced", step.reason, "warning")
+        case Phase.FAILED:
+            return _say(step, "domain-failed", step.reason, "warning")
+        case Phase.GONE:
+            return _say(step, "domain-stopped", step.reason)
+        case _:
+            return None
+
+
+def _say(step: Step, name: str, text: str, level: str = "info") -> Event:
+    return Event(name=name, group=step.group, domain=step.domain, host=step.host, text=text, level=level)

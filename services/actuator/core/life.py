@@ -1,0 +1,295 @@
+"""The life of one domain: from what its record says and what libvirt shows, the one next step, or none.
+
+``ADVANCE`` is total over the phases (a test walks the enum). A domain is never resumed: what paused it may have hurt
+it. An *existing* domain belongs to the user: it is asked to shut down, and its power is cut only where it has failed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from common.domain import DomainState
+from common.phases import Phase
+from services.actuator.core import breaker as breakers
+from services.actuator.core.members import SERVING, Member, View, is_overdue
+from services.actuator.core.placement import COMING
+from services.actuator.core.record import Record
+from services.actuator.core.seen import Seen, SeenDomain, Wanted
+from services.actuator.core.steps import Destroy, SetPhase, SetQuota, Shutdown, Start, Step, Suspend, Undefine
+
+HALT_RATIO: Final = 0.45
+ABSENT_GRACE_S: Final = 5.0
+UNHEALTHY: Final = "its health checks fail"
+NEVER_SERVED: Final = "left before it served"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What one advance looks at besides the member."""
+
+    wanted: Wanted
+    seen: Seen
+    view: View
+    now_s: float
+    is_halted: bool
+
+    @property
+    def is_template(self) -> bool:
+        """Return whether the group's domains are ours to define and undefine."""
+        return self.wanted.group.kind == "template"
+
+
+def advance(context: Context, member: Member) -> Step | None:
+    """Return the next step of the member's own life; None where it waits or cannot be touched now."""
+    if not member.is_free or member.domain.power is DomainState.UNKNOWN:
+        return None
+    if member.record.boot_id != context.seen.boot_id or member.record.since_mono_s > context.now_s:
+        return enter(context, member, member.phase, "the machine has rebooted since; its clock starts again")
+    return ADVANCE[member.phase](context, member)
+
+
+def enter(context: Context, member: Member, phase: Phase, reason: str, **changes: object) -> SetPhase:
+    """Return the step that takes the member into ``phase`` now, with other fields of its record changed."""
+    record = member.record.enter(phase, context.now_s, context.seen.epoch_s, context.seen.boot_id)
+    cause = context.seen.failure_causes.get(member.domain.uuid, "") if phase is Phase.FAILED else ""
+    record = replace(record, cause=cause or record.cause, note=reason if phase is Phase.FAILED else record.note)
+    return _set(member, replace(record, **changes), reason)  # type: ignore[arg-type] # checked by Record itself
+
+
+def adopt(context: Context, domain: SeenDomain, phase: Phase, reason: str, cause: str) -> SetPhase:
+    """Return the step that takes a user's domain into an existing group, in ``phase``."""
+    old = domain.record
+    record = Record(
+        group=context.wanted.name,
+        uuid=domain.uuid,
+        host=domain.host,
+        phase=phase,
+        since_mono_s=context.now_s,
+        since_s=context.seen.epoch_s,
+        boot_id=context.seen.boot_id,
+        protected=old is not None and old.uuid == domain.uuid and old.protected,
+        cause=cause,
+        generation=context.wanted.desired.generation if context.wanted.desired else 0,
+    )
+    return SetPhase(
+        group=context.wanted.name,
+        host=domain.host,
+        domain=domain.name,
+        uuid=domain.uuid,
+        reason=reason,
+        cause=cause,
+        record=record,
+        was=None,
+    )
+
+
+def leave(context: Context, member: Member, reason: str, cause: str = "", order: str = "") -> SetPhase:
+    """Return the step by which a member begins to leave: through a drain where it may carry traffic, else at once."""
+    changes = {"cause": cause or member.record.cause, "order": order or member.record.order}
+    if member.phase in SERVING:
+        return enter(context, member, Phase.DRAINING, reason, **changes)
+    return enter(context, member, Phase.STOPPING, reason, note=NEVER_SERVED, **changes)
+
+
+def unhealthy(context: Context, member: Member) -> bool:
+    """Return whether HAProxy's checks have failed for longer than the group tolerates."""
+    backend = member.backend
+    return (
+        member.phase in SERVING
+        and member.domain.power is DomainState.RUNNING
+        and backend is not None
+        and backend.is_healthy is False
+        and backend.unhealthy_s >= context.wanted.group.unhealthy_grace_s
+    )
+
+
+def is_halted(context: Context, members: tuple[Member, ...]) -> bool:
+    """Return whether so many running domains are unhealthy that the checks themselves are in doubt.
+
+    One sick domain is always replaced; from the second on, not more than ``HALT_RATIO`` of those that should serve.
+    """
+    doubted = [m for m in members if m.phase is Phase.FAILED and not m.is_off and m.record.note == UNHEALTHY]
+    sick = [m for m in members if unhealthy(context, m)]
+    serving = [m for m in members if m.phase in SERVING]
+    bad, total = len(sick) + len(doubted), len(serving) + len(doubted)
+    return bad >= 2 and bad > HALT_RATIO * total
+
+
+def _creating(context: Context, member: Member) -> Step | None:
+    if member.domain.power is DomainState.RUNNING:
+        return enter(context, member, Phase.BOOTING, "it runs", started_mono_s=context.now_s)
+    if not member.is_off:
+        return enter(context, member, Phase.FAILED, f"{member.domain.power} before it ran")
+    breaker = _breaker(context, member)
+    if breakers.is_open(breaker, context.now_s):
+        return _give_up(context, member, "starts fail here: nothing half-made is kept")
+    if is_overdue(context.wanted, member, context.now_s):
+        return enter(context, member, Phase.FAILED, f"not started within {context.wanted.group.start_timeout_s:g} s")
+    if breakers.is_pausing(breaker, context.now_s):
+        return None
+    if breakers.is_half_open(breaker, context.now_s) and not _is_the_trial(context, member):
+        return None
+    return Start(**_about(member), reason="defined and not started", cause=member.record.cause)
+
+
+def _booting(context: Context, member: Member) -> Step | None:
+    if member.domain.power is not DomainState.RUNNING:
+        return enter(context, member, Phase.FAILED, f"{_why_down(member)} while it booted")
+    if member.probe is not None and member.probe.is_right:
+        return enter(context, member, Phase.WARMING, "it answers as itself")
+    if is_overdue(context.wanted, member, context.now_s):
+        detail = f" ({member.probe.detail})" if member.probe is not None and member.probe.detail else ""
+        limit_s = context.wanted.group.boot_timeout_s
+        return enter(context, member, Phase.FAILED, f"no right answer within {limit_s:g} s{detail}")
+    return None
+
+
+def _serving(context: Context, member: Member) -> Step | None:
+    if member.domain.power is not DomainState.RUNNING:
+        return enter(context, member, Phase.FAILED, _why_down(member))
+    if unhealthy(context, member) and not context.is_halted:
+        return enter(context, member, Phase.FAILED, UNHEALTHY)
+    if member.record.is_boosted:
+        quota = context.wanted.group.image.cpu_quota
+        record = replace(member.record, is_boosted=False)
+        return SetQuota(
+            **_about(member), reason="it has booted", cause=member.record.cause, record=record, cpu_quota=quota
+        )
+    if member.phase is Phase.WARMING and member.backend is not None and member.backend.state == "ready":
+        return enter(context, member, Phase.READY, "it is in rotation")
+    return None
+
+
+def _draining(context: Context, member: Member) -> Step | None:
+    if member.is_off:
+        return _remove(context, member)
+    if member.domain.power is not DomainState.RUNNING:
+        return enter(context, member, Phase.STOPPING, _why_down(member))
+    if context.seen.backends is None:
+        return None  # the balancer is silent: nobody confirms that traffic is off
+    if not context.seen.is_proxy_alive:
+        return enter(context, member, Phase.STOPPING, "no traffic: the proxy is not running")
+    backend = member.backend
+    if backend is None:
+        if member.age_s(context.now_s) < ABSENT_GRACE_S:
+            return None
+        return enter(context, member, Phase.STOPPING, "not in rotation")
+    if backend.state == "left" or (backend.state == "draining" and backend.in_flight == 0):
+        return enter(context, member, Phase.STOPPING, "drained: nothing in flight")
+    if is_overdue(context.wanted, member, context.now_s):
+        reason = f"drain deadline of {context.wanted.group.drain_timeout_s:g} s, {backend.in_flight} in flight"
+        return enter(context, member, Phase.STOPPING, reason)
+    return None
+
+
+def _stopping(context: Context, member: Member) -> Step | None:
+    if member.is_off:
+        return _remove(context, member)
+    if not context.is_template and member.domain.power is DomainState.PAUSED:
+        return None  # a user's paused domain cannot shut down, and is not ours to power off
+    if context.is_template and (is_overdue(context.wanted, member, context.now_s) or _never_served(member)):
+        reason = "it had not booted yet" if _never_served(member) else "it did not shut down in time"
+        return Destroy(**_about(member), reason=reason, cause=member.record.cause)
+    return _ask_to_shut_down(context, member)
+
+
+def _failed(context: Context, member: Member) -> Step | None:
+    keep = context.wanted.group.keep_failed
+    if not context.is_template:
+        return _failed_existing(context, member, keep)
+    if keep:
+        if member.domain.power is DomainState.RUNNING:
+            return Suspend(**_about(member), reason="failed domains are kept for a look", cause=member.record.cause)
+        return None
+    if member.is_off:
+        return _remove(context, member)
+    return Destroy(**_about(member), reason=member.record.note or "it has failed", cause=member.record.cause)
+
+
+def _failed_existing(context: Context, member: Member, keep: bool) -> Step | None:
+    """A user's domain that failed: off means it may be started again; paused, it waits for its owner."""
+    if member.is_off:
+        return _remove(context, member)
+    if keep or member.domain.power is DomainState.PAUSED:
+        return None
+    if member.age_s(context.now_s) >= context.wanted.group.stop_timeout_s:
+        return Destroy(**_about(member), reason="failed, and did not shut down", cause=member.record.cause)
+    return _ask_to_shut_down(context, member)
+
+
+def _gone(context: Context, member: Member) -> Step | None:
+    """A template domain never carries this phase; one that does is removed as soon as it is off."""
+    return _remove(context, member) if member.is_off else None
+
+
+def _standby(_context: Context, _member: Member) -> Step | None:
+    return None
+
+
+ADVANCE: Final[Mapping[Phase, Callable[[Context, Member], Step | None]]] = {
+    Phase.CREATING: _creating,
+    Phase.BOOTING: _booting,
+    Phase.WARMING: _serving,
+    Phase.READY: _serving,
+    Phase.DRAINING: _draining,
+    Phase.STOPPING: _stopping,
+    Phase.STANDBY: _standby,
+    Phase.FAILED: _failed,
+    Phase.GONE: _gone,
+}
+
+
+def _ask_to_shut_down(context: Context, member: Member) -> Step | None:
+    """Ask at once, and again half-way to the deadline: a guest that was still booting misses the first request."""
+    due_s = context.wanted.group.stop_timeout_s / 2 * member.record.stop_calls
+    if member.age_s(context.now_s) < due_s:
+        return None
+    record = replace(member.record, stop_calls=member.record.stop_calls + 1)
+    return Shutdown(
+        **_about(member), reason=f"shutdown request {record.stop_calls}", cause=member.record.cause, record=record
+    )
+
+
+def _remove(context: Context, member: Member) -> Step:
+    """What is left to do about a domain that is off: its definition goes, or the user's domain returns to the pool."""
+    if context.is_template:
+        reason = f"off after {member.phase}"
+        return Undefine(**_about(member), reason=reason, cause=member.record.cause, slot=member.record.slot)
+    return enter(context, member, Phase.GONE, f"off after {member.phase}", order="")
+
+
+def _give_up(context: Context, member: Member, reason: str) -> Step:
+    if context.is_template:
+        return Undefine(**_about(member), reason=reason, cause=member.record.cause, slot=member.record.slot)
+    return enter(context, member, Phase.GONE, reason)
+
+
+def _never_served(member: Member) -> bool:
+    return member.record.note == NEVER_SERVED
+
+
+def _is_the_trial(context: Context, member: Member) -> bool:
+    coming = [m for m in context.view.members if m.domain.host == member.domain.host and m.phase in COMING]
+    return bool(coming) and coming[0].key == member.key
+
+
+def _breaker(context: Context, member: Member) -> breakers.Breaker:
+    return context.seen.breakers.get(breakers.key(context.wanted.name, member.domain.host), breakers.CLOSED)
+
+
+def _why_down(member: Member) -> str:
+    reason = f" ({member.domain.power_reason})" if member.domain.power_reason else ""
+    return f"libvirt shows it {member.domain.power}{reason}"
+
+
+def _set(member: Member, record: Record, reason: str) -> SetPhase:
+    return SetPhase(**_about(member), reason=reason, cause=record.cause, record=record, was=member.phase)
+
+
+def _about(member: Member) -> dict[str, str]:  # the fields every step shares
+    return {
+        "group": member.record.group,
+        "host": member.domain.host,
+        "domain": member.name,
+        "uuid": member.domain.uuid,
+    }

@@ -1,0 +1,173 @@
+"""Who is ours: sorts the domains that the hosts show into members, a pool, and strangers.
+
+A *template* group owns a domain that carries our record for this group, under a name of its prefix, with the UUID that
+the record was written for. Everything else under such a name is a stranger: never touched, its name avoided.
+An *existing* group owns the domains with its prefix: those with a record are members, those that run without one are
+adopted, those that are off are the pool it may start from.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from common import names
+from common.domain import DomainState
+from common.phases import FATES, OnDeadline, Phase
+from services.actuator.core.record import Record
+from services.actuator.core.seen import Backend, Probe, Seen, SeenDomain, Wanted
+from services.actuator.core.steps import Define, SetPhase, SetQuota, Shutdown, Step
+
+SERVING: Final = frozenset({Phase.WARMING, Phase.READY})
+OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One owned domain with all that is known about it.
+
+    ``is_busy``: a step is in flight, so nothing else is done to it now. ``is_reachable``: its host answers.
+    """
+
+    domain: SeenDomain
+    record: Record
+    is_reachable: bool = True
+    is_busy: bool = False
+    backend: Backend | None = None
+    probe: Probe | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the domain's name."""
+        return self.domain.name
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return host and name: what a step in flight blocks."""
+        return self.domain.host, self.domain.name
+
+    @property
+    def phase(self) -> Phase:
+        """Return the phase in the record."""
+        return self.record.phase
+
+    @property
+    def is_off(self) -> bool:
+        """Return whether libvirt shows the domain without power."""
+        return self.domain.power in OFF
+
+    @property
+    def is_free(self) -> bool:
+        """Return whether a step may be planned for it now."""
+        return self.is_reachable and not self.is_busy
+
+    @property
+    def is_capacity(self) -> bool:
+        """Return whether it counts as capacity, now or soon; one that an operator wants away does not."""
+        return FATES[self.phase].is_capacity and not self.record.order
+
+    def age_s(self, now_s: float) -> float:
+        """Return seconds since it entered its phase, >= 0."""
+        return max(0.0, now_s - self.record.since_mono_s)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One group, sorted. ``pool`` and ``adoptable`` are for existing groups only."""
+
+    members: tuple[Member, ...]
+    pool: tuple[SeenDomain, ...] = ()
+    adoptable: tuple[SeenDomain, ...] = ()
+    strangers: tuple[SeenDomain, ...] = ()
+
+    @property
+    def owned_total(self) -> int:
+        """Return how many domains count against the ceiling: every member in whatever phase."""
+        return len(self.members)
+
+
+def view(wanted: Wanted, seen: Seen) -> View:
+    """Return the group's domains sorted; the order in which they were seen does not matter."""
+    in_flight = {(step.host, step.domain): step for step in seen.in_flight}
+    members: list[Member] = []
+    pool: list[SeenDomain] = []
+    adoptable: list[SeenDomain] = []
+    strangers: list[SeenDomain] = []
+    for host in seen.hosts:
+        for domain in host.domains:
+            if host.name not in wanted.group.hosts or names.domain_index(wanted.group.prefix, domain.name) is None:
+                continue
+            step = in_flight.get((host.name, domain.name))
+            record = _record(step) or own_record(wanted, domain)
+            if record is not None and (wanted.group.kind == "template" or record.phase is not Phase.GONE):
+                members.append(_member(domain, record, seen, host.is_reachable, step is not None))
+            elif wanted.group.kind == "template":
+                strangers.append(domain)
+            elif host.is_reachable and step is None:
+                (pool if domain.power in OFF else adoptable).append(domain)
+    members.extend(_ghosts(wanted, seen, {member.key for member in members}))
+    return View(
+        members=tuple(sorted(members, key=lambda member: member.key)),
+        pool=tuple(sorted(pool, key=lambda domain: (domain.name, domain.host))),
+        adoptable=tuple(sorted(adoptable, key=lambda domain: (domain.name, domain.host))),
+        strangers=tuple(sorted(strangers, key=lambda domain: (domain.name, domain.host))),
+    )
+
+
+def own_record(wanted: Wanted, domain: SeenDomain) -> Record | None:
+    """Return the domain's record if it was written for this group and this very domain, else None."""
+    record = domain.record
+    if record is None or record.group != wanted.name or record.uuid != domain.uuid:
+        return None
+    return record
+
+
+def after(members: tuple[Member, ...], steps: list[Step]) -> tuple[Member, ...]:
+    """Return the members as they will be once the steps are done: with the records that the steps write."""
+    written = {(step.host, step.domain): _record(step) for step in steps}
+    planned = {(step.host, step.domain) for step in steps}
+    return tuple(
+        replace(member, record=written.get(member.key) or member.record, is_busy=True)
+        if member.key in planned
+        else member
+        for member in members
+    )
+
+
+def deadline_s(wanted: Wanted, phase: Phase) -> float | None:
+    """Return how long a domain may stay in ``phase``, None for ever."""
+    setting = FATES[phase].deadline
+    return None if setting is None else float(getattr(wanted.group, setting))
+
+
+def is_overdue(wanted: Wanted, member: Member, now_s: float) -> bool:
+    """Return whether the member has been in its phase for longer than the group allows."""
+    limit_s = deadline_s(wanted, member.phase)
+    return (
+        limit_s is not None
+        and FATES[member.phase].on_deadline is not OnDeadline.STAY
+        and (member.age_s(now_s) >= limit_s)
+    )
+
+
+def _member(domain: SeenDomain, record: Record, seen: Seen, is_reachable: bool, is_busy: bool) -> Member:
+    identity = domain.name, domain.uuid
+    backend = None if seen.backends is None else seen.backends.get(identity)
+    return Member(domain, record, is_reachable, is_busy, backend, seen.probes.get(identity))
+
+
+def _ghosts(wanted: Wanted, seen: Seen, shown: set[tuple[str, str]]) -> list[Member]:
+    """Return members that are being defined and that libvirt does not show yet: they count already."""
+    reachable = {host.name for host in seen.hosts if host.is_reachable}
+    return [
+        Member(
+            SeenDomain(step.host, step.domain, step.uuid, DomainState.SHUTOFF, step.record),
+            step.record,
+            step.host in reachable,
+            True,
+        )
+        for step in seen.in_flight
+        if isinstance(step, Define) and step.group == wanted.name and (step.host, step.domain) not in shown
+    ]
+
+
+def _record(step: Step | None) -> Record | None:
+    return step.record if isinstance(step, Define | SetPhase | SetQuota | Shutdown) else None

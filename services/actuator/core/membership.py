@@ -1,0 +1,88 @@
+"""The ``Membership`` message: who lives, in which phase, and what keeps the group from its goal."""
+
+from collections.abc import Sequence
+
+from common.domain import DomainState
+from common.messages import Member as MemberMessage
+from common.messages import Membership
+from common.phases import FATES, Phase
+from services.actuator.core import breaker as breakers
+from services.actuator.core.boot_times import quantile
+from services.actuator.core.members import Member
+from services.actuator.core.plan import Plan
+from services.actuator.core.record import Record
+from services.actuator.core.seen import Seen, Wanted
+
+_DEAD = frozenset({DomainState.SHUTOFF, DomainState.CRASHED, DomainState.PAUSED})
+
+
+def membership(wanted: Wanted, seen: Seen, planned: Plan, boot_times_s: Sequence[float], now_s: float) -> Membership:
+    """Return the message for one group; a domain that should serve but has no power is ``failed`` at once."""
+    group = wanted.group
+    worst = _worst_breaker(wanted, seen, now_s)
+    return Membership(
+        group=wanted.name,
+        generation_seen=wanted.desired.generation if wanted.desired else 0,
+        desired_seen=wanted.desired.desired if wanted.desired else None,
+        members=tuple(_message(wanted, member, now_s) for member in planned.view.members),
+        owned_total=planned.view.owned_total,
+        ceiling=group.ceiling,
+        breaker=breakers.describe(worst, now_s),
+        breaker_opens_until_s=_epoch(worst.open_until_s, seen, now_s) if breakers.is_open(worst, now_s) else None,
+        blocked="; ".join(planned.blocked),
+        unreachable_hosts=tuple(
+            sorted(host.name for host in seen.hosts if not host.is_reachable and host.name in group.hosts)
+        ),
+        boot_p50_s=quantile(boot_times_s, 0.5),
+        boot_p95_s=quantile(boot_times_s, 0.95),
+    )
+
+
+def shown_phase(member: Member) -> Phase:
+    """Return the phase to tell others: what libvirt shows overrules a record that is not written yet."""
+    phase = shown_record(member).phase
+    is_serving = FATES[phase].takes_traffic
+    return Phase.FAILED if is_serving and member.is_reachable and member.domain.power in _DEAD else phase
+
+
+def shown_record(member: Member) -> Record:
+    """Return the record that stands in libvirt; the one being written only where there is none yet."""
+    written = member.domain.record
+    if written is None or written.uuid != member.record.uuid or written.phase is Phase.GONE:
+        return member.record
+    return written
+
+
+def address(wanted: Wanted, member: Member) -> str | None:
+    """Return where the member serves: its slot's address, or for a user's domain what was found out."""
+    if wanted.group.kind == "existing":
+        return member.domain.address
+    slot = member.record.slot
+    return wanted.network.address(slot) if slot is not None and 0 <= slot < wanted.network.slots else None
+
+
+def _message(wanted: Wanted, member: Member, now_s: float) -> MemberMessage:
+    record = shown_record(member)
+    note = record.note if member.is_reachable else "its host is not reachable"
+    return MemberMessage(
+        name=member.name,
+        uuid=member.domain.uuid,
+        host=member.domain.host,
+        phase=shown_phase(member),
+        since_s=record.since_s,
+        age_s=max(0.0, now_s - record.since_mono_s),
+        address=address(wanted, member),
+        port=wanted.group.port,
+        is_protected=record.protected,
+        cause=record.cause,
+        note=note,
+    )
+
+
+def _worst_breaker(wanted: Wanted, seen: Seen, now_s: float) -> breakers.Breaker:
+    found = [seen.breakers.get(breakers.key(wanted.name, host), breakers.CLOSED) for host in wanted.group.hosts]
+    return max(found, key=lambda b: (breakers.is_open(b, now_s), b.open_until_s is not None, b.failures))
+
+
+def _epoch(mono_s: float | None, seen: Seen, now_s: float) -> float | None:
+    return None if mono_s is None else seen.epoch_s + mono_s - now_s

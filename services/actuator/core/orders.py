@@ -1,0 +1,86 @@
+"""What an operator asks for one domain: the step that fulfils it, or in plain words why not."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from common.messages import Request
+from common.phases import Phase
+from services.actuator.core.life import Context, enter, leave
+from services.actuator.core.members import SERVING, Member
+from services.actuator.core.placement import COMING
+from services.actuator.core.steps import SetPhase
+
+VERBS: Final = ("protect", "unprotect", "drain", "undrain", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A checked request: what to do with which domain, and whether protection is to be overruled."""
+
+    verb: str
+    domain: str
+    is_forced: bool = False
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An order that is understood and not done."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Already:
+    """An order whose goal is reached: nothing to do."""
+
+    reason: str
+
+
+def order_of(request: Request) -> Order | str:
+    """Return the order in a request, or what is wrong with it."""
+    if request.verb not in VERBS:
+        return f"unknown request {request.verb!r}; known: {', '.join(VERBS)}"
+    domain = request.args.get("domain")
+    if not isinstance(domain, str) or not domain:
+        return f"{request.verb} needs the name of a domain, args.domain"
+    return Order(request.verb, domain, request.args.get("force") is True, request.by)
+
+
+def fulfil(order: Order, context: Context, member: Member) -> SetPhase | Refusal | Already:
+    """Return the step that fulfils the order for a member that is free of other steps."""
+    by = f" by {order.by}" if order.by else ""
+    match order.verb:
+        case "protect" | "unprotect":
+            return _protect(order, context, member, by)
+        case "undrain":
+            return _undrain(context, member, by)
+        case _:
+            return _take_away(order, context, member, by)
+
+
+def _protect(order: Order, context: Context, member: Member, by: str) -> SetPhase | Already:
+    is_wanted = order.verb == "protect"
+    if member.record.protected is is_wanted:
+        return Already(f"{member.name} is {'already' if is_wanted else 'not'} protected")
+    step = enter(context, member, member.phase, f"{order.verb}ed{by}")
+    return replace(step, record=replace(member.record, protected=is_wanted))
+
+
+def _undrain(context: Context, member: Member, by: str) -> SetPhase | Refusal:
+    if member.phase is Phase.DRAINING:
+        return enter(context, member, Phase.READY if member.backend else Phase.WARMING, f"undrained{by}", order="")
+    if member.record.order and member.phase in SERVING:
+        return replace(enter(context, member, member.phase, f"undrained{by}"), record=replace(member.record, order=""))
+    return Refusal(f"{member.name} is {member.phase}, not draining")
+
+
+def _take_away(order: Order, context: Context, member: Member, by: str) -> SetPhase | Refusal | Already:
+    if member.record.protected and not order.is_forced:
+        return Refusal(f"{member.name} is protected; ask with force to {order.verb} it all the same")
+    if member.phase not in SERVING | COMING:
+        return Already(f"{member.name} is {member.phase} already")
+    if order.verb == "replace" and member.phase in SERVING:
+        step = enter(context, member, member.phase, f"to be replaced{by}")
+        return replace(step, record=replace(member.record, order="replace"))
+    return leave(context, member, f"{order.verb}{by}", order=order.verb)

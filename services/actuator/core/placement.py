@@ -1,0 +1,105 @@
+"""Where a new domain goes: host, index and network slot, each the first that is free."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from common import names
+from common.phases import Phase
+from services.actuator.core import breaker as breakers
+from services.actuator.core.members import View
+from services.actuator.core.seen import Seen, SeenHost, Wanted
+from services.actuator.core.steps import Define, Step
+
+OVERHEAD_BYTES = 128 * 1024 * 1024
+MIB = 1024 * 1024
+COMING = frozenset({Phase.CREATING, Phase.BOOTING})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one new domain goes."""
+
+    host: str
+    accel: str
+    index: int
+    slot: int
+
+
+def place(wanted: Wanted, seen: Seen, view: View, planned: Iterable[Step], now_s: float) -> Place | str:
+    """Return a place for one more domain, or in plain words why there is none.
+
+    Args:
+        planned: The steps of this plan so far; what they define counts already.
+    """
+    new = [step for step in (*seen.in_flight, *planned) if isinstance(step, Define)]
+    refusals: list[str] = []
+    fit: list[SeenHost] = []
+    for host in sorted(seen.hosts, key=lambda host: host.name):
+        if host.name not in wanted.group.hosts:
+            continue
+        refusal = refuse(wanted, seen, host, view, new, now_s)
+        if refusal:
+            refusals.append(f"{host.name}: {refusal}")
+        else:
+            fit.append(host)
+    if not fit:
+        return "; ".join(refusals) or "no host is configured for this group"
+    host = min(fit, key=lambda host: (_owned_on(host, view, new, wanted), host.name))
+    slot = free_slot(wanted, host, new)
+    index = free_index(wanted, seen, new)
+    if slot is None or index is None:
+        return f"{host.name}: no free name under {wanted.group.prefix}"
+    return Place(host.name, host.accel or "", index, slot)
+
+
+def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[Define], now_s: float) -> str:
+    """Return why the host takes no new domain of the group now, empty if it does."""
+    if not host.is_reachable:
+        return "not reachable"
+    if host.accel is None:
+        return "its acceleration is not known yet"
+    coming = sum(1 for member in view.members if member.domain.host == host.name and member.phase in COMING)
+    coming += sum(1 for step in new if step.host == host.name and step not in seen.in_flight)
+    breaker = seen.breakers.get(breakers.key(wanted.name, host.name), breakers.CLOSED)
+    if breakers.is_open(breaker, now_s):
+        left_s = (breaker.open_until_s or now_s) - now_s
+        return f"{breaker.failures} starts in a row failed; the next trial is in {left_s:.0f} s"
+    if breakers.is_pausing(breaker, now_s):
+        return "the last start failed; trying again in a moment"
+    if breakers.is_half_open(breaker, now_s) and coming > 0:
+        return "one trial start is under way after failed ones"
+    if coming >= 2 * max(host.cpus, 1):
+        return f"{coming} domains are starting there already"
+    room = _room_bytes(wanted, host, new)
+    if room is not None and room < 0:
+        return f"not enough free memory for {wanted.group.image.memory_mib} MiB more"
+    if free_slot(wanted, host, new) is None:
+        return f"all {wanted.network.slots} network slots are taken"
+    return ""
+
+
+def free_index(wanted: Wanted, seen: Seen, new: Iterable[Define]) -> int | None:
+    """Return the lowest number whose name no host shows, whoever owns it, and no step is about to use."""
+    taken = {domain.name for host in seen.hosts for domain in host.domains} | {step.domain for step in new}
+    return next((i for i in range(10**names.DIGITS) if names.domain_name(wanted.group.prefix, i) not in taken), None)
+
+
+def free_slot(wanted: Wanted, host: SeenHost, new: Iterable[Define]) -> int | None:
+    """Return the lowest network slot that is free on the host; one just freed is the last resort."""
+    held = {domain.record.slot for domain in host.domains if domain.record is not None}
+    held |= {step.record.slot for step in new if step.host == host.name}
+    free = [slot for slot in range(wanted.network.slots) if slot not in held]
+    return next((slot for slot in free if slot not in host.quarantined_slots), free[0] if free else None)
+
+
+def _owned_on(host: SeenHost, view: View, new: list[Define], wanted: Wanted) -> int:
+    shown = {member.name for member in view.members if member.domain.host == host.name}
+    return len(shown | {step.domain for step in new if step.host == host.name and step.group == wanted.name})
+
+
+def _room_bytes(wanted: Wanted, host: SeenHost, new: list[Define]) -> int | None:
+    """Return the memory left on the host after one more domain and those being defined; None where unknown."""
+    if host.free_memory_bytes is None:
+        return None
+    each = wanted.group.image.memory_mib * MIB + OVERHEAD_BYTES
+    return host.free_memory_bytes - each * (1 + sum(1 for step in new if step.host == host.name))

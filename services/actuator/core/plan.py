@@ -1,0 +1,60 @@
+"""``plan(wanted, seen, now_s)``: what to do next for one group. It remembers nothing.
+
+Every step is one small thing to one domain. After each, the world is looked at again, so a plan that is cut short
+anywhere goes on from where things stand.
+"""
+
+from dataclasses import dataclass, replace
+
+from common.domain import DomainState
+from common.phases import Phase
+from services.actuator.core.capacity import rebalance
+from services.actuator.core.life import Context, adopt, advance, is_halted
+from services.actuator.core.members import View, after, view
+from services.actuator.core.seen import Seen, Wanted
+from services.actuator.core.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps that may be taken now, at most one for each domain, and what stands in the way of more."""
+
+    steps: tuple[Step, ...]
+    blocked: tuple[str, ...]
+    view: View
+
+
+def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
+    """Return the steps that bring the group nearer to what is wanted; none where it is there."""
+    context = context_of(wanted, seen, now_s)
+    found = context.view
+    steps = [step for member in found.members if (step := advance(context, member)) is not None]
+    steps += [
+        adopt(context, domain, Phase.BOOTING, "it runs under the group's prefix", wanted.cause)
+        for domain in found.adoptable
+        if domain.power is DomainState.RUNNING
+    ]
+    balance = rebalance(context, after(found.members, steps), steps)
+    return Plan((*steps, *balance.steps), tuple(_notes(context)) + balance.blocked, found)
+
+
+def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
+    """Return what every part of the plan looks at."""
+    found = view(wanted, seen)
+    context = Context(wanted, seen, found, now_s, is_halted=False)
+    may_replace = wanted.desired is None or wanted.desired.is_replacement_allowed
+    return replace(context, is_halted=is_halted(context, found.members) or not may_replace)
+
+
+def _notes(context: Context) -> list[str]:
+    """Return what an operator should know besides the balance."""
+    notes = []
+    if is_halted(context, context.view.members):
+        notes.append("too many domains are unhealthy at once: none is replaced while it runs")
+    if context.view.strangers:
+        strangers = ", ".join(domain.name for domain in context.view.strangers[:3])
+        notes.append(f"domains under our prefix that are not ours are left alone: {strangers}")
+    lost = sorted(h.name for h in context.seen.hosts if not h.is_reachable and h.name in context.wanted.group.hosts)
+    if lost:
+        notes.append(f"not reachable: {', '.join(lost)}")
+    return notes

@@ -1,0 +1,107 @@
+"""What stands about a domain in its own metadata: the only memory the actuator has.
+
+A killed actuator, or one on another machine, rebuilds everything by reading these records. A record names the UUID of
+the domain it was written for: a clone made with other tools carries a copy of our element, and is not ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from common.phases import Phase
+
+CREATED_BY: Final = "libvirt-autoscaler"
+ORDERS: Final = ("", "drain", "replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One domain's metadata, typed.
+
+    ``since_mono_s`` compares with this machine's monotonic clock only while ``boot_id`` is the current one.
+    ``order`` is what an operator asked for this domain; ``stop_calls`` counts the shutdown requests sent to it;
+    ``is_boosted`` says that it boots without its CPU quota.
+    """
+
+    group: str
+    uuid: str
+    host: str
+    phase: Phase
+    since_mono_s: float
+    since_s: float
+    boot_id: str
+    slot: int | None = None
+    started_mono_s: float | None = None
+    protected: bool = False
+    cause: str = ""
+    template: str = ""
+    generation: int = 0
+    order: str = ""
+    stop_calls: int = 0
+    is_boosted: bool = False
+    note: str = ""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the attributes to write into the domain."""
+        return {
+            "group": self.group,
+            "uuid": self.uuid,
+            "host": self.host,
+            "phase": self.phase.value,
+            "since_mono_s": f"{self.since_mono_s:.3f}",
+            "since_s": f"{self.since_s:.3f}",
+            "boot_id": self.boot_id,
+            "slot": "" if self.slot is None else str(self.slot),
+            "started_mono_s": "" if self.started_mono_s is None else f"{self.started_mono_s:.3f}",
+            "protected": "1" if self.protected else "0",
+            "cause": self.cause,
+            "created_by": CREATED_BY,
+            "template": self.template,
+            "generation": str(self.generation),
+            "order": self.order,
+            "stop_calls": str(self.stop_calls),
+            "boosted": "1" if self.is_boosted else "0",
+            "note": self.note,
+        }
+
+    def enter(self, phase: Phase, now_s: float, epoch_s: float, boot_id: str) -> "Record":
+        """Return the record of a domain that enters ``phase`` now."""
+        return replace(self, phase=phase, since_mono_s=now_s, since_s=epoch_s, boot_id=boot_id, stop_calls=0)
+
+
+def parse(metadata: Mapping[str, str]) -> Record | None:
+    """Return the record in a domain's metadata, None if there is none or if it is not one of ours.
+
+    A record that cannot be understood is treated as no record: the domain is left alone.
+    """
+    try:
+        order = metadata.get("order", "")
+        return Record(
+            group=metadata["group"],
+            uuid=metadata["uuid"],
+            host=metadata.get("host", ""),
+            phase=Phase(metadata["phase"]),
+            since_mono_s=float(metadata["since_mono_s"]),
+            since_s=float(metadata["since_s"]),
+            boot_id=metadata["boot_id"],
+            slot=_whole(metadata.get("slot", "")),
+            started_mono_s=_number(metadata.get("started_mono_s", "")),
+            protected=metadata.get("protected") == "1",
+            cause=metadata.get("cause", ""),
+            template=metadata.get("template", ""),
+            generation=int(metadata.get("generation", "0")),
+            order=order if order in ORDERS else "",
+            stop_calls=int(metadata.get("stop_calls", "0")),
+            is_boosted=metadata.get("boosted") == "1",
+            note=metadata.get("note", ""),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,112 @@
+"""What the planner is told: what is wanted of a group, and what is seen of the world. Values only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from common.config import Group, Network
+from common.domain import DomainState
+from common.messages import DesiredCapacity
+from services.actuator.core.breaker import Breaker
+from services.actuator.core.record import Record
+from services.actuator.core.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class SeenDomain:
+    """One domain as its host shows it; ``record`` is None where it carries no metadata of ours."""
+
+    host: str
+    name: str
+    uuid: str
+    power: DomainState
+    record: Record | None
+    power_reason: str = ""
+    is_persistent: bool = True
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenHost:
+    """One host. While it is not reachable, ``domains`` are the last ones seen and nothing there is touched.
+
+    ``accel`` is the libvirt domain type to use, None until it is known; ``free_memory_bytes`` None where unknown;
+    ``unreachable_s`` is how long nothing has been heard; ``is_ever_seen`` is false before the first look.
+    """
+
+    name: str
+    domains: tuple[SeenDomain, ...] = ()
+    is_reachable: bool = True
+    unreachable_s: float = 0.0
+    is_ever_seen: bool = True
+    accel: str | None = "qemu"
+    free_memory_bytes: int | None = None
+    cpus: int = 2
+    quarantined_slots: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The newest probe of a domain's address: did the right one answer? ``answered`` names who did."""
+
+    is_right: bool
+    answered: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The balancer's word on one member, from a fresh message."""
+
+    state: str
+    is_healthy: bool | None = None
+    in_flight: int = 0
+    unhealthy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything there is to see. Probes and backends are by (name, uuid), breakers and failures by (host, name).
+
+    ``backends`` is None where the balancer's last word is too old or was never heard. ``in_flight`` are steps that
+    were begun and whose effect has not been observed yet: their domains are left alone, and counted.
+    """
+
+    epoch_s: float
+    boot_id: str
+    hosts: tuple[SeenHost, ...]
+    probes: Mapping[tuple[str, str], Probe] = field(default_factory=dict)
+    backends: Mapping[tuple[str, str], Backend] | None = None
+    is_proxy_alive: bool = True
+    in_flight: tuple[Step, ...] = ()
+    breakers: Mapping[str, Breaker] = field(default_factory=dict)
+    failure_causes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The boot files of template domains; ``digest`` changes whenever they do."""
+
+    kernel: str
+    initrd: str
+    digest: str
+    cmdline: str = ""
+    console_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of one group.
+
+    ``desired`` is the newest accepted word of the decider; while it is None nothing is added or taken away.
+    ``is_desired_fresh`` is false when the decider fell silent: then failures are still replaced, nothing is removed.
+    ``template`` is None where the image is missing; ``template_note`` says why.
+    """
+
+    name: str
+    group: Group
+    network: Network
+    desired: DesiredCapacity | None
+    cause: str = ""
+    is_desired_fresh: bool = True
+    template: Template | None = None
+    template_note: str = ""

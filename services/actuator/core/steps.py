@@ -1,0 +1,71 @@
+"""The steps a plan is made of: values that say what to do to one domain, why, and which message led to it."""
+
+from dataclasses import dataclass
+
+from common.phases import Phase
+from services.actuator.core.record import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing to do to one domain. ``cause`` is the identifier of what led here."""
+
+    group: str
+    host: str
+    domain: str
+    uuid: str
+    reason: str
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Define(Step):
+    """Make the domain known to libvirt, with its record inside; it is not started."""
+
+    record: Record
+    accel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start(Step):
+    """DomainState on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPhase(Step):
+    """Write the record; ``was`` is the phase before, None where the domain had no record."""
+
+    record: Record
+    was: Phase | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetQuota(Step):
+    """Give the running domain its CPU quota, then write the record that says so."""
+
+    record: Record
+    cpu_quota: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown(Step):
+    """Ask the guest to power off, then write the record that counts the request."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destroy(Step):
+    """DomainState off at once; may take long where QEMU is frozen, so it runs in the slow lane."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspend(Step):
+    """Pause a failed domain that is kept for a look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undefine(Step):
+    """Remove the definition of a template domain that is powered off; ``slot`` becomes free."""
+
+    slot: int | None = None

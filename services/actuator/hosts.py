@@ -1,0 +1,142 @@
+"""What the shell knows of all hosts at this moment: the newest observation of each, and the steps in flight.
+
+Nothing here survives a restart, and nothing has to: the next look brings it back.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from common.domain import DomainFacts
+from services.actuator.core.record import parse
+from services.actuator.core.seen import SeenDomain, SeenHost
+from services.actuator.core.steps import Step, Undefine
+from services.actuator.perform import Outcome, Result
+from services.actuator.worker import Lost, Observation, Prepared
+
+QUARANTINE_S: Final = 10.0
+FORGET_S: Final = 120.0
+
+
+@dataclass(slots=True)
+class Flight:
+    """A step that was begun; it is over once a look that began after its end has been taken."""
+
+    step: Step
+    begun_s: float
+    finished_s: float | None = None
+
+
+@dataclass(slots=True)
+class HostState:
+    """One host as last heard."""
+
+    name: str
+    first_s: float
+    domains: tuple[SeenDomain, ...] = ()
+    observed_s: float | None = None
+    is_lost: bool = False
+    accel: str | None = None
+    note: str = ""
+    free_memory_bytes: int | None = None
+    cpus: int = 1
+    freed: dict[int, float] = field(default_factory=dict)
+
+
+class Hosts:
+    """All hosts; used by the service's own thread only."""
+
+    def __init__(self, hosts: Iterable[str], now_s: float, stale_after_s: float) -> None:
+        """Start knowing nothing about ``hosts``."""
+        self._hosts = {name: HostState(name, now_s) for name in hosts}
+        self._stale_after_s = stale_after_s
+        self._flights: dict[tuple[str, str], Flight] = {}
+
+    def observed(self, report: Observation) -> bool:
+        """Take in a look; return whether the host was lost before."""
+        host = self._hosts[report.host]
+        was_lost, host.is_lost = host.is_lost, False
+        host.domains = tuple(_seen(report, facts) for facts in report.domains)
+        host.observed_s = report.started_s
+        host.free_memory_bytes, host.cpus = report.free_memory_bytes, report.cpus
+        for key, flight in list(self._flights.items()):
+            if key[0] == report.host and flight.finished_s is not None and flight.finished_s <= report.started_s:
+                del self._flights[key]
+        return was_lost
+
+    def lost(self, report: Lost) -> bool:
+        """Note that the host does not answer; return whether that is news."""
+        host = self._hosts[report.host]
+        is_news, host.is_lost = not host.is_lost, True
+        return is_news
+
+    def prepared(self, report: Prepared) -> None:
+        """Note the host's acceleration, or why it is not known."""
+        host = self._hosts[report.host]
+        host.accel, host.note = report.accel, report.error
+
+    def begun(self, step: Step, now_s: float) -> None:
+        """Note that the step is in flight."""
+        self._flights[(step.host, step.domain)] = Flight(step, now_s)
+
+    def finished(self, outcome: Outcome) -> None:
+        """Note that the step is over; its effect counts once it has been looked at."""
+        flight = self._flights.get((outcome.step.host, outcome.step.domain))
+        if flight is not None and flight.step is outcome.step:
+            flight.finished_s = outcome.finished_s
+        step = outcome.step
+        if isinstance(step, Undefine) and outcome.result is Result.DONE and step.slot is not None:
+            self._hosts[step.host].freed[step.slot] = outcome.finished_s
+
+    def is_busy(self, host: str, domain: str) -> bool:
+        """Return whether a step for this domain is in flight."""
+        return (host, domain) in self._flights
+
+    def overdue(self, now_s: float) -> list[Step]:
+        """Return and forget the steps that have been under way for so long that their thread must be lost."""
+        late = [flight.step for flight in self._flights.values() if now_s - flight.begun_s > FORGET_S]
+        for step in late:
+            del self._flights[(step.host, step.domain)]
+        return late
+
+    def in_flight(self) -> tuple[Step, ...]:
+        """Return the steps in flight, oldest first."""
+        return tuple(flight.step for flight in self._flights.values())
+
+    def notes(self) -> dict[str, str]:
+        """Return by host why it cannot take new domains."""
+        return {host.name: host.note for host in self._hosts.values() if host.note}
+
+    def seen(self, now_s: float) -> tuple[SeenHost, ...]:
+        """Return all hosts as values for the planner."""
+        return tuple(self._seen_host(host, now_s) for host in self._hosts.values())
+
+    def _seen_host(self, host: HostState, now_s: float) -> SeenHost:
+        heard_s = host.first_s if host.observed_s is None else host.observed_s
+        silent_s = max(0.0, now_s - heard_s)
+        host.freed = {slot: at_s for slot, at_s in host.freed.items() if now_s - at_s < QUARANTINE_S}
+        is_reachable = host.observed_s is not None and not host.is_lost and silent_s <= self._stale_after_s
+        return SeenHost(
+            name=host.name,
+            domains=host.domains,
+            is_reachable=is_reachable,
+            unreachable_s=0.0 if is_reachable else silent_s,
+            is_ever_seen=host.observed_s is not None,
+            accel=host.accel,
+            free_memory_bytes=host.free_memory_bytes,
+            cpus=host.cpus,
+            quarantined_slots=frozenset(host.freed),
+        )
+
+
+def _seen(report: Observation, facts: DomainFacts) -> SeenDomain:
+    return SeenDomain(
+        host=report.host,
+        name=facts.name,
+        uuid=facts.uuid,
+        power=facts.state,
+        record=parse(facts.metadata) if facts.metadata else None,
+        power_reason=facts.state_reason,
+        is_persistent=facts.is_persistent,
+        address=report.addresses.get(facts.name),
+    )

@@ -1,0 +1,104 @@
+"""The actuator's own copy of the guest image, checked against its manifest.
+
+libvirt changes the owner of the files it boots from, so it gets copies of its own, one directory for each image by its
+digest. A new image is a new directory: domains that run keep the files they were started from.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from common.errors import AutoscalerError
+from services.actuator.core.seen import Template
+
+COPIES: Final = "actuator/boot"
+CONSOLES: Final = "actuator/console"
+DIGEST_LENGTH: Final = 16
+
+
+class ImageError(AutoscalerError):
+    """The guest image is missing or does not match its manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    file: str
+    sha256: str
+
+
+class Images:
+    """The images of all template groups; each is looked at again only when its manifest changes."""
+
+    def __init__(self, state_path: Path) -> None:
+        """Keep the copies under ``state_path``."""
+        self._state_path = state_path
+        self._known: dict[Path, tuple[int, int, Template]] = {}
+
+    def template(self, directory: str) -> Template:
+        """Return the template for the image in ``directory``, empty for the demo guest's.
+
+        Raises:
+            ImageError: it is missing, or a file does not match the manifest.
+        """
+        source = Path(directory) if directory else self._state_path / "images"
+        manifest_path = source / "manifest.json"
+        try:
+            state = manifest_path.stat()
+        except OSError as error:
+            raise ImageError(f"no guest image in {source}: {error.strerror}; build it with: make image") from error
+        known = self._known.get(source)
+        if known is None or known[:2] != (state.st_mtime_ns, state.st_size):
+            self._known[source] = known = (state.st_mtime_ns, state.st_size, self._copy(source, manifest_path))
+        return known[2]
+
+    def sweep(self, digests_in_use: set[str]) -> None:
+        """Remove the copies that no domain and no group uses any more."""
+        keep = digests_in_use | {template.digest for _, _, template in self._known.values()}
+        parent = self._state_path / COPIES
+        for copy in sorted(parent.iterdir()) if parent.is_dir() else ():
+            if copy.name not in keep:
+                shutil.rmtree(copy, ignore_errors=True)
+
+    def _copy(self, source: Path, manifest_path: Path) -> Template:
+        try:
+            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+            kernel, initramfs = _part(manifest, "kernel"), _part(manifest, "initramfs")
+            digest = hashlib.sha256(f"{kernel.sha256} {initramfs.sha256}".encode()).hexdigest()[:DIGEST_LENGTH]
+            target = self._state_path / COPIES / digest
+            consoles = self._state_path / CONSOLES
+            for directory in (target, consoles):
+                directory.mkdir(parents=True, exist_ok=True)
+                directory.chmod(0o755)
+            for part in (kernel, initramfs):
+                _copy_checked(source / part.file, target / part.file, part.sha256)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ImageError(f"the guest image in {source} is not usable: {error}") from error
+        return Template(str(target / kernel.file), str(target / initramfs.file), digest, console_dir=str(consoles))
+
+
+def _part(manifest: dict[str, Any], name: str) -> _Part:
+    file, sha256 = str(manifest[name]["file"]), str(manifest[name]["sha256"])
+    if Path(file).name != file:
+        raise ValueError(f"{name} must be a plain file name; got {file!r}")
+    return _Part(file, sha256)
+
+
+def _copy_checked(source: Path, target: Path, sha256: str) -> None:
+    """Put a checked copy in place in one step; one that is there and whole stays."""
+    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
+        return
+    content = source.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{source.name} does not match its manifest: sha256 {found[:12]}…, expected {sha256[:12]}…")
+    aside = target.with_suffix(".new")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.chmod(0o644)
+    aside.replace(target)

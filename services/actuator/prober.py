@@ -1,0 +1,135 @@
+"""Asks booting domains whether they serve: an HTTP 200, from the right one.
+
+Short connection attempts many times a second, because a guest that has just configured its network drops the first
+packets. A domain that answers under another name is not ready: the address may still be somebody else's.
+"""
+
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Final
+
+from services.actuator.core.seen import Probe
+
+PERIOD_S: Final = 0.12
+CONNECT_TIMEOUT_S: Final = 0.3
+THREADS: Final = 8
+MAX_BODY_BYTES: Final = 4096
+
+Identity = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to ask, and what the right answer is. ``name`` is expected only where ``is_identity_checked``."""
+
+    name: str
+    address: str
+    port: int
+    protocol: str = "http"
+    path: str = "/healthz"
+    is_identity_checked: bool = True
+    timeout_s: float = 1.0
+
+
+class Prober:
+    """A clockwork thread and a few that ask. Results are pushed: ``on_change`` is called when an answer differs."""
+
+    def __init__(self, on_change: Callable[[], None], threads: int = THREADS) -> None:
+        """Start the threads; they sleep while there is nobody to ask."""
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._targets: dict[Identity, Target] = {}
+        self._results: dict[Identity, Probe] = {}
+        self._asking: set[Identity] = set()
+        self._has_targets = threading.Event()
+        self._stopping = threading.Event()
+        self._work: SimpleQueue[Identity | None] = SimpleQueue()
+        for number in range(threads):
+            threading.Thread(target=self._ask, name=f"probe-{number}", daemon=True).start()
+        self._threads = threads
+        threading.Thread(target=self._tick, name="probe-clock", daemon=True).start()
+
+    def aim(self, targets: Mapping[Identity, Target]) -> None:
+        """Ask these from now on, and forget what is known about all others."""
+        with self._lock:
+            if self._targets == targets:
+                return
+            self._results = {key: self._results[key] for key in targets if self._is_same(key, targets)}
+            self._targets = dict(targets)
+        (self._has_targets.set if targets else self._has_targets.clear)()
+
+    def results(self) -> dict[Identity, Probe]:
+        """Return the newest answer of each."""
+        with self._lock:
+            return dict(self._results)
+
+    def stop(self) -> None:
+        """Tell the threads to end."""
+        self._stopping.set()
+        self._has_targets.set()
+        for _ in range(self._threads):
+            self._work.put(None)
+
+    def _is_same(self, key: Identity, targets: Mapping[Identity, Target]) -> bool:
+        return key in self._results and self._targets.get(key) == targets[key]
+
+    def _tick(self) -> None:
+        while not self._stopping.is_set():
+            self._has_targets.wait()
+            with self._lock:
+                due = [key for key in self._targets if key not in self._asking]
+                self._asking.update(due)
+            for key in due:
+                self._work.put(key)
+            self._stopping.wait(PERIOD_S)
+
+    def _ask(self) -> None:
+        while (key := self._work.get()) is not None:
+            with self._lock:
+                target = self._targets.get(key)
+            result = probe(target) if target is not None else None
+            with self._lock:
+                self._asking.discard(key)
+                is_news = result is not None and self._targets.get(key) == target and self._results.get(key) != result
+                if is_news and result is not None:
+                    self._results[key] = result
+            if is_news:
+                self._on_change()
+
+
+def probe(target: Target) -> Probe:
+    """Return whether the right one answers at the target's address; never raises for what a network can do."""
+    try:
+        if target.protocol == "tcp":
+            socket.create_connection((target.address, target.port), CONNECT_TIMEOUT_S).close()
+            return Probe(True, detail="the port is open")
+        return _ask_http(target)
+    except (OSError, http.client.HTTPException) as error:
+        return Probe(False, detail=f"no answer: {type(error).__name__}")
+
+
+def _ask_http(target: Target) -> Probe:
+    connection = http.client.HTTPConnection(target.address, target.port, timeout=CONNECT_TIMEOUT_S)
+    try:
+        connection.connect()
+        connection.sock.settimeout(target.timeout_s)
+        connection.request("GET", target.path, headers={"Connection": "close", "User-Agent": "autoscaler-probe"})
+        response = connection.getresponse()
+        body = response.read(MAX_BODY_BYTES)
+        return judge(target, response.status, response.getheader("X-Served-By"), body)
+    finally:
+        connection.close()
+
+
+def judge(target: Target, status: int, served_by: str | None, body: bytes) -> Probe:
+    """Return what an HTTP answer means; the name stands in ``X-Served-By``, or is the body."""
+    answered = served_by.strip() if served_by else body.decode("utf-8", "replace").strip()[:64]
+    if status != 200:
+        return Probe(False, answered, f"status {status}")
+    if target.is_identity_checked and answered != target.name:
+        return Probe(False, answered, f"{answered or 'somebody without a name'} answers there")
+    return Probe(True, answered, "it answers")

@@ -1,0 +1,352 @@
+"""The actuator's loop: take in what was heard and seen, plan every group, hand out the steps, tell who lives.
+
+Only the service's own thread runs what is in this file. The workers of the hosts and the prober report through one
+queue and wake the loop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from common.bus import Inbox, PendingRequest, Received
+from common.clock import boot_id
+from common.log import logger
+from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership, Reply
+from common.process import Context as ProcessContext
+from services.actuator.access import access
+from services.actuator.core import breaker as breakers
+from services.actuator.core.boot_times import added
+from services.actuator.core.domain_xml import DomainSpec, domain_xml
+from services.actuator.core.events import boot_time_s, event_of
+from services.actuator.core.members import Member
+from services.actuator.core.membership import address, membership
+from services.actuator.core.orders import Already, Order, Refusal, fulfil, order_of
+from services.actuator.core.placement import COMING
+from services.actuator.core.plan import Plan, context_of, plan
+from services.actuator.core.seen import Seen, Template, Wanted
+from services.actuator.core.steps import Define, Step
+from services.actuator.hosts import Hosts
+from services.actuator.images import ImageError, Images
+from services.actuator.ledger import Ledger
+from services.actuator.perform import Outcome, Result
+from services.actuator.prober import Identity, Prober, Target
+from services.actuator.starts import count_start
+from services.actuator.store import read, write
+from services.actuator.worker import Access, HostWorker, Lost, Observation, Prepared, Report
+
+ORDER_PATIENCE_S: Final = 8.0
+IMAGE_RECHECK_S: Final = 5.0
+MAX_FAILURE_CAUSES: Final = 256
+
+log = logger()
+
+
+@dataclass(slots=True)
+class Asked:
+    """An operator's request that has not been answered yet; ``step`` is the one that will fulfil it."""
+
+    pending: PendingRequest
+    order: Order
+    until_s: float
+    step: Step | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One group in one turn of the loop: what is wanted, what is seen, what follows."""
+
+    wanted: Wanted
+    seen: Seen
+    planned: Plan
+
+
+class ActuatorService:
+    """Brings every group from what libvirt shows to what is desired."""
+
+    def __init__(self, context: ProcessContext, make_access: Callable[[str], Access] | None = None) -> None:
+        """Start the workers; ``make_access`` replaces libvirt in tests."""
+        self._context = context
+        self._config = context.config
+        self._clock = context.clock
+        now_s = self._clock.monotonic_s()
+        self._boot_id = boot_id()
+        self._state_file = self._config.system.state_path / "actuator.json"
+        self._stored = read(self._state_file, now_s, self._boot_id)
+        self._reports: SimpleQueue[Report] = SimpleQueue()
+        self._hosts = Hosts(self._config.hosts, now_s, self._config.system.stale_after_s)
+        self._ledgers = {name: Ledger() for name in self._config.groups}
+        self._images = Images(self._config.system.state_path)
+        self._templates: dict[str, tuple[float, Template | None, str]] = {}
+        self._failure_causes: dict[str, str] = {}
+        self._asked: list[Asked] = []
+        self._published: dict[str, tuple[Membership, float]] = {}
+        self._prober = Prober(context.bus.wake)
+        context.bus.subscribe("decider", "capacity.desired")
+        context.bus.subscribe("balancer", "drain")
+        context.bus.subscribe("monitor", "failure")
+        make = make_access or (lambda host: access(self._config, host))
+        tick_s = self._config.system.interval_s
+        self._workers = {
+            host: HostWorker(host, make(host), self._clock, tick_s, self._report) for host in self._config.hosts
+        }
+        for worker in self._workers.values():
+            worker.start()
+
+    def step(self, inbox: Inbox, now_s: float) -> float:
+        """Take in what arrived, plan, hand out, publish; return the seconds until the next look at the clock."""
+        for message in inbox.messages:
+            self._hear(message, now_s)
+        for pending in inbox.requests:
+            self._ask(pending, now_s)
+        self._take_reports(now_s)
+        views = {name: self._look(name, now_s) for name in self._config.groups}
+        self._serve_orders(views, now_s)
+        for view in views.values():
+            for step in view.planned.steps:
+                self._submit(view.wanted, step, now_s)
+        self._prober.aim({key: target for view in views.values() for key, target in targets(view).items()})
+        for view in views.values():
+            self._publish_membership(view, now_s)
+        for step in self._hosts.overdue(now_s):
+            log.error("step-lost", step=type(step).__name__, domain=step.domain, host=step.host)
+        return self._config.system.interval_s / 2
+
+    def close(self) -> None:
+        """Stop asking and acting; whatever is half done is seen again at the next start."""
+        for worker in self._workers.values():
+            worker.stop()
+        self._prober.stop()
+        write(self._state_file, self._stored, self._boot_id)
+
+    # --- what comes in -----------------------------------------------------------------------------------------
+
+    def _report(self, report: Report) -> None:
+        self._reports.put(report)
+        self._context.bus.wake()
+
+    def _hear(self, message: Received, now_s: float) -> None:
+        heard_s = now_s - message.age_s
+        match message.body:
+            case DesiredCapacity() as body if body.group in self._ledgers:
+                before = self._ledgers[body.group].refusal
+                refusal = self._ledgers[body.group].hear_desired(body, message.id, heard_s)
+                if refusal and refusal != before:
+                    log.warning("desired-refused", group=body.group, reason=refusal, cause=message.id)
+            case Drain() as body if body.group in self._ledgers:
+                self._ledgers[body.group].hear_drain(body, heard_s)
+            case Failure() as body:
+                self._remember_failure(body, message.id)
+
+    def _remember_failure(self, body: Failure, identifier: str) -> None:
+        self._failure_causes[body.uuid] = identifier
+        while len(self._failure_causes) > MAX_FAILURE_CAUSES:
+            del self._failure_causes[next(iter(self._failure_causes))]
+        if body.host in self._workers:
+            self._workers[body.host].look()
+
+    def _ask(self, pending: PendingRequest, now_s: float) -> None:
+        order = order_of(pending.request)
+        if isinstance(order, str):
+            pending.reply(Reply(status="error", reason=order))
+            return
+        self._asked.append(Asked(pending, order, now_s + ORDER_PATIENCE_S))
+
+    def _take_reports(self, now_s: float) -> None:
+        while True:
+            try:
+                report = self._reports.get_nowait()
+            except Empty:
+                return
+            match report:
+                case Observation():
+                    if self._hosts.observed(report):
+                        self._say(Event(name="host-back", host=report.host, text="the host answers again"))
+                case Lost():
+                    self._note_lost(report)
+                case Prepared():
+                    self._hosts.prepared(report)
+                    log.info("host-prepared", host=report.host, accel=report.accel, error=report.error)
+                case Outcome():
+                    self._finish(report, now_s)
+
+    def _note_lost(self, report: Lost) -> None:
+        if self._hosts.lost(report):
+            log.warning("host-lost", host=report.host, error=report.error)
+            self._say(Event(name="host-lost", host=report.host, text=report.error, level="warning"))
+
+    def _finish(self, outcome: Outcome, now_s: float) -> None:
+        step = outcome.step
+        self._hosts.finished(outcome)
+        emit = log.info if outcome.result is Result.DONE else log.warning
+        emit("step-finished", step=type(step).__name__, domain=step.domain, host=step.host, result=outcome.result.value,
+             reason=step.reason, error=outcome.error, cause=step.cause)  # fmt: skip
+        event = event_of(step, outcome.error, outcome.finished_s)
+        if event is not None:
+            self._say(event, step.cause)
+        self._count_start(outcome, now_s)
+        boot_s = boot_time_s(step, outcome.finished_s) if outcome.result is Result.DONE else None
+        if boot_s is not None:
+            self._stored.boot_times_s[step.group] = added(self._stored.boot_times_s.get(step.group, ()), boot_s)
+            write(self._state_file, self._stored, self._boot_id)
+        for asked in [asked for asked in self._asked if asked.step is step]:
+            is_done = outcome.result is Result.DONE
+            self._answer(asked, "applied" if is_done else "refused", step.reason if is_done else outcome.error)
+
+    def _count_start(self, outcome: Outcome, now_s: float) -> None:
+        """Tell the breaker about a start that failed, or that led to a right answer, and keep what it says."""
+        step = outcome.step
+        for key, new in count_start(self._stored.breakers, outcome, now_s).items():
+            old = self._stored.breakers.get(key, breakers.CLOSED)
+            self._stored.breakers[key] = new
+            write(self._state_file, self._stored, self._boot_id)
+            before, after = breakers.describe(old, now_s), breakers.describe(new, now_s)
+            if after == "open" and before != "open":
+                text = f"{new.failures} starts in a row failed on {step.host}; the last: {outcome.error or step.reason}"
+                event = Event(name="breaker-opened", group=step.group, host=step.host, text=text, level="error")
+                self._say(event, step.cause)
+            elif after == "closed" and before != "closed":
+                self._say(Event(name="breaker-closed", group=step.group, host=step.host, text="a start succeeded"))
+
+    # --- what goes out -----------------------------------------------------------------------------------------
+
+    def _wanted(self, name: str, now_s: float) -> Wanted:
+        group, ledger = self._config.groups[name], self._ledgers[name]
+        template, note = self._template(group.image.directory, now_s) if group.kind == "template" else (None, "")
+        return Wanted(
+            name=name,
+            group=group,
+            network=self._config.network,
+            desired=ledger.desired,
+            cause=ledger.cause,
+            is_desired_fresh=now_s - ledger.desired_heard_s <= self._config.system.stale_after_s,
+            template=template,
+            template_note=note,
+        )
+
+    def _template(self, directory: str, now_s: float) -> tuple[Template | None, str]:
+        checked_s, template, note = self._templates.get(directory, (float("-inf"), None, ""))
+        if now_s - checked_s < IMAGE_RECHECK_S:
+            return template, note
+        try:
+            template, note = self._images.template(directory), ""
+        except ImageError as error:
+            template, note = None, str(error)
+        self._templates[directory] = now_s, template, note
+        return template, note
+
+    def _seen(self, name: str, now_s: float) -> Seen:
+        ledger = self._ledgers[name]
+        return Seen(
+            epoch_s=self._clock.epoch_s(),
+            boot_id=self._boot_id,
+            hosts=self._hosts.seen(now_s),
+            probes=self._prober.results(),
+            backends=ledger.backends(now_s, self._config.system.stale_after_s),
+            is_proxy_alive=ledger.drain is None or ledger.drain.is_proxy_alive,
+            in_flight=self._hosts.in_flight(),
+            breakers=self._stored.breakers,
+            failure_causes=self._failure_causes,
+        )
+
+    def _look(self, name: str, now_s: float) -> View:
+        wanted, seen = self._wanted(name, now_s), self._seen(name, now_s)
+        return View(wanted, seen, plan(wanted, seen, now_s))
+
+    def _submit(self, wanted: Wanted, step: Step, now_s: float) -> None:
+        """Hand a step to its host's worker, unless one for the same domain is under way."""
+        if self._hosts.is_busy(step.host, step.domain):
+            return
+        xml = None
+        if isinstance(step, Define):
+            if wanted.template is None:
+                return
+            xml = domain_xml(spec_of(wanted, step, wanted.template))
+        self._hosts.begun(step, now_s)
+        self._workers[step.host].submit(step, xml)
+
+    def _publish_membership(self, view: View, now_s: float) -> None:
+        name = view.wanted.name
+        body = membership(view.wanted, view.seen, view.planned, self._stored.boot_times_s.get(name, ()), now_s)
+        last = self._published.get(name)
+        if last is not None and still(last[0]) == still(body) and now_s - last[1] < self._config.system.republish_s:
+            return
+        self._context.bus.publish(body, cause=view.wanted.cause or None)
+        self._published[name] = body, now_s
+
+    def _say(self, body: Body, cause: str = "") -> None:
+        self._context.bus.publish(body, cause=cause or None)
+
+    # --- what operators ask ------------------------------------------------------------------------------------
+
+    def _serve_orders(self, views: dict[str, View], now_s: float) -> None:
+        for asked in list(self._asked):
+            if asked.step is None:
+                self._serve(asked, views, now_s)
+            if asked in self._asked and now_s >= asked.until_s:
+                self._answer(asked, "refused", f"{asked.order.domain} is busy with another step; try again")
+
+    def _serve(self, asked: Asked, views: dict[str, View], now_s: float) -> None:
+        members = {m.name: (view, m) for view in views.values() for m in view.planned.view.members}
+        found = members.get(asked.order.domain)
+        if found is None:
+            known = ", ".join(sorted(members)) or "none"
+            self._answer(asked, "refused", f"no domain {asked.order.domain!r} is ours; ours are: {known}")
+            return
+        view, member = found
+        if not member.is_reachable:
+            self._answer(asked, "refused", f"its host {member.domain.host} is not reachable")
+            return
+        if member.is_busy:
+            return
+        context = context_of(view.wanted, view.seen, now_s)
+        answer = fulfil(asked.order, context, member)
+        if isinstance(answer, Refusal):
+            self._answer(asked, "refused", answer.reason)
+        elif isinstance(answer, Already):
+            self._answer(asked, "applied", answer.reason)
+        else:
+            asked.step = answer
+            self._submit(view.wanted, answer, now_s)
+
+    def _answer(self, asked: Asked, status: str, reason: str) -> None:
+        self._asked.remove(asked)
+        asked.pending.reply(Reply(status=status, reason=reason))
+        if status == "applied":
+            order = asked.order
+            text = f"{order.verb}{' by ' + order.by if order.by else ''}: {reason}"
+            self._say(Event(name="operator", domain=order.domain, text=text))
+
+
+def still(body: Membership) -> Membership:
+    """Return the message without what changes by itself, to tell news from the passing of time."""
+    members = tuple(member.model_copy(update={"age_s": 0.0}) for member in body.members)
+    return body.model_copy(update={"members": members, "breaker_opens_until_s": None})
+
+
+def targets(view: View) -> dict[Identity, Target]:
+    """Return whom to probe: every member that is on its way and has an address."""
+    found: dict[Identity, Target] = {}
+    for member in view.planned.view.members:
+        at = address(view.wanted, member)
+        if member.phase in COMING and member.is_reachable and not member.is_off and at is not None:
+            found[(member.name, member.domain.uuid)] = _target(view.wanted, member, at)
+    return found
+
+
+def spec_of(wanted: Wanted, step: Define, template: Template) -> DomainSpec:
+    """Return what the domain of a ``Define`` is made from."""
+    return DomainSpec(step.domain, step.uuid, step.record, step.accel, wanted.group, wanted.network, template)
+
+
+def _target(wanted: Wanted, member: Member, at: str) -> Target:
+    readiness = wanted.group.readiness
+    return Target(
+        name=member.name,
+        address=at,
+        port=wanted.group.port,
+        protocol=readiness.protocol,
+        path=readiness.path,
+        is_identity_checked=wanted.group.is_identity_checked,
+        timeout_s=readiness.timeout_s,
+    )

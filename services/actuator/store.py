@@ -1,0 +1,69 @@
+"""The actuator's own small file: breakers and measured boot times. All else stands in libvirt.
+
+It is written whole beside the old one and renamed, so that a crash leaves one or the other. A missing or damaged
+file means: nothing known.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.log import logger
+from services.actuator.core.breaker import Breaker, restored
+
+log = logger()
+
+
+@dataclass(slots=True)
+class Stored:
+    """What is kept: breakers by group and host, boot times in seconds by group."""
+
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    boot_times_s: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def read(path: Path, now_s: float, boot_id: str) -> Stored:
+    """Return what the file says, on this boot's clock; nothing where there is no good file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        is_same_boot = values["boot_id"] == boot_id
+        return Stored(
+            {key: restored(_breaker(value), now_s, is_same_boot) for key, value in values["breakers"].items()},
+            {group: tuple(float(s) for s in times) for group, times in values["boot_times_s"].items()},
+        )
+    except FileNotFoundError:
+        return Stored()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("state-unreadable", path=str(path), error=str(error))
+        return Stored()
+
+
+def write(path: Path, stored: Stored, boot_id: str) -> None:
+    """Replace the file in one step; a full disk is logged and costs nothing but this memory."""
+    values = {
+        "boot_id": boot_id,
+        "breakers": {key: asdict(breaker) for key, breaker in sorted(stored.breakers.items())},
+        "boot_times_s": {group: list(times) for group, times in sorted(stored.boot_times_s.items())},
+    }
+    aside = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump(values, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        log.warning("state-not-written", path=str(path), error=str(error))
+
+
+def _breaker(values: dict[str, Any]) -> Breaker:
+    until_s = values["open_until_s"]
+    return Breaker(
+        int(values["failures"]),
+        int(values["openings"]),
+        None if until_s is None else float(until_s),
+        float(values["last_failure_s"]),
+    )

@@ -1,0 +1,213 @@
+"""One host's threads: an observer, a few hands, a slow lane. A host that hangs holds up nobody else.
+
+The observer looks every tick, at once after a step or an event, and never faster than ``LOOK_GAP_S``. The hands
+perform steps; destroying takes up to 12 s where QEMU is frozen, so that has a lane of its own. Everything is reported
+through one callback; nothing here decides. The threads are daemons: one that is stuck in a call ends with the process.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Final
+
+from common.clock import Clock
+from common.domain import DomainFacts, DomainState
+from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
+from common.log import logger
+from services.actuator.core.steps import Destroy, Step
+from services.actuator.perform import Host, Outcome, Result, attempt
+
+LOOK_GAP_S: Final = 0.03
+HANDS: Final = 4
+SLOW_HANDS: Final = 2
+FIRST_RETRY_S: Final = 0.25
+LONGEST_RETRY_S: Final = 4.0
+PREPARE_RETRY_S: Final = 5.0
+ADDRESS_RETRY_S: Final = 1.0
+
+log = logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a host showed; ``started_s`` is when the look began: later changes may be missing in it."""
+
+    host: str
+    started_s: float
+    domains: tuple[DomainFacts, ...]
+    free_memory_bytes: int | None
+    cpus: int
+    addresses: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The host does not answer."""
+
+    host: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The host is ready for new domains of the libvirt type ``accel``, or not: then ``error`` says why."""
+
+    host: str
+    accel: str | None
+    error: str = ""
+
+
+Report = Observation | Lost | Prepared | Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a worker reaches its host.
+
+    ``open`` connects; ``watch`` registers a callback for lifecycle events and one for the loss of the connection;
+    ``prepare`` makes the network and returns the libvirt domain type. ``sources`` tells where the address of an
+    existing group's domain is found, None for other names.
+    """
+
+    open: Callable[[], Host]
+    watch: Callable[[Host, Callable[[], None]], None]
+    prepare: Callable[[Host], str]
+    sources: Callable[[str], str | None] = lambda _name: None
+
+
+class HostWorker:
+    """The threads of one host."""
+
+    def __init__(
+        self, name: str, access: Access, clock: Clock, tick_s: float, report: Callable[[Report], None]
+    ) -> None:
+        """Start nothing yet; ``report`` is called from any of the threads."""
+        self.name = name
+        self._access = access
+        self._clock = clock
+        self._tick_s = tick_s
+        self._report = report
+        self._look = threading.Event()
+        self._stopping = threading.Event()
+        self._connection: Host | None = None
+        self._is_prepared = threading.Event()
+        self._hands: SimpleQueue[tuple[Step, str | None]] = SimpleQueue()
+        self._slow: SimpleQueue[tuple[Step, str | None]] = SimpleQueue()
+        self._addresses: dict[str, tuple[str, str]] = {}
+        self._asked_s: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Start the observer, the preparation and the hands."""
+        self._spawn("observer", self._observe)
+        self._spawn("prepare", self._prepare)
+        for number in range(HANDS):
+            self._spawn(f"hand-{number}", lambda: self._work(self._hands))
+        for number in range(SLOW_HANDS):
+            self._spawn(f"slow-{number}", lambda: self._work(self._slow))
+
+    def submit(self, step: Step, xml: str | None = None) -> None:
+        """Hand over a step; its ``Outcome`` is reported, whatever happens."""
+        (self._slow if isinstance(step, Destroy) else self._hands).put((step, xml))
+
+    def look(self) -> None:
+        """Ask for a look as soon as possible; safe from every thread."""
+        self._look.set()
+
+    def stop(self) -> None:
+        """Tell the threads to end; steps that wait in a lane are not begun any more."""
+        self._stopping.set()
+        self._look.set()
+
+    def _spawn(self, role: str, target: Callable[[], None]) -> None:
+        threading.Thread(target=target, name=f"{self.name}-{role}", daemon=True).start()
+
+    def _observe(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._stopping.is_set():
+            self._look.clear()
+            try:
+                self._report(self._observation(self._connected()))
+                retry_s = FIRST_RETRY_S
+            except HypervisorError as error:
+                self._lose(error)
+                self._stopping.wait(retry_s)
+                retry_s = min(retry_s * 2, LONGEST_RETRY_S)
+                continue
+            self._stopping.wait(LOOK_GAP_S)
+            self._look.wait(self._tick_s)
+
+    def _connected(self) -> Host:
+        connection = self._connection
+        if connection is None:
+            connection = self._access.open()
+            self._access.watch(connection, self.look)
+            self._connection = connection
+            log.info("host-connected", host=self.name)
+        return connection
+
+    def _lose(self, error: HypervisorError) -> None:
+        self._report(Lost(self.name, str(error)))
+        connection = self._connection
+        if connection is not None and (isinstance(error, HypervisorLostError) or not connection.is_alive()):
+            self._connection = None
+            connection.close()
+
+    def _observation(self, connection: Host) -> Observation:
+        started_s = self._clock.monotonic_s()
+        domains = tuple(connection.domains())
+        return Observation(
+            host=self.name,
+            started_s=started_s,
+            domains=domains,
+            free_memory_bytes=connection.free_memory_bytes(),
+            cpus=connection.host_cpus(),
+            addresses=self._find_addresses(connection, domains),
+        )
+
+    def _find_addresses(self, connection: Host, domains: tuple[DomainFacts, ...]) -> dict[str, str]:
+        """Return the addresses of running user domains by name; a found one is kept while the domain runs."""
+        running = {domain.name: domain.uuid for domain in domains if domain.state is DomainState.RUNNING}
+        self._addresses = {name: found for name, found in self._addresses.items() if running.get(name) == found[0]}
+        for name, uuid in running.items():
+            source = self._access.sources(name)
+            now_s = self._clock.monotonic_s()
+            if source is None or name in self._addresses or now_s < self._asked_s.get(name, 0.0) + ADDRESS_RETRY_S:
+                continue
+            self._asked_s[name] = now_s
+            self._ask_address(connection, name, uuid, source)
+        return {name: address for name, (_, address) in self._addresses.items()}
+
+    def _ask_address(self, connection: Host, name: str, uuid: str, source: str) -> None:
+        try:
+            address = connection.address(name, source)
+        except HypervisorLostError:
+            raise
+        except HypervisorError as error:
+            log.debug("address-unknown", host=self.name, domain=name, source=source, error=str(error))
+            return
+        if address:
+            self._addresses[name] = (uuid, address)
+
+    def _prepare(self) -> None:
+        while not self._stopping.is_set():
+            connection = self._connection
+            if connection is None:
+                self._stopping.wait(LOOK_GAP_S)
+                continue
+            try:
+                self._report(Prepared(self.name, self._access.prepare(connection)))
+                return
+            except AutoscalerError as error:
+                self._report(Prepared(self.name, None, str(error)))
+                self._stopping.wait(PREPARE_RETRY_S)
+
+    def _work(self, lane: SimpleQueue[tuple[Step, str | None]]) -> None:
+        while True:
+            step, xml = lane.get()
+            if self._stopping.is_set():
+                return
+            connection = self._connection
+            result, error = (Result.UNKNOWN, "no connection") if connection is None else attempt(connection, step, xml)
+            self._report(Outcome(step, result, error, self._clock.monotonic_s()))
+            self.look()

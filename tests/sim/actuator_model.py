@@ -1,0 +1,337 @@
+"""A model world for the actuator: hosts with domains that boot, a balancer, virtual time. No threads, no sleep.
+
+Every call that changes a domain is numbered, so that a test can let the actuator die right before or right after any
+of them, or let a call fail.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from common.config import Group, Image, Network
+from common.domain import METADATA_TAG, METADATA_URI, DomainFacts, DomainState
+from common.errors import DomainGoneError, HypervisorError, HypervisorLostError
+from common.messages import DesiredCapacity, Membership
+from services.actuator.core import breaker as breakers
+from services.actuator.core.domain_xml import DomainSpec, domain_xml
+from services.actuator.core.membership import membership
+from services.actuator.core.plan import Plan, plan
+from services.actuator.core.seen import Backend, Probe, Seen, Template, Wanted
+from services.actuator.core.steps import Define, SetPhase, Step
+from services.actuator.hosts import Hosts
+from services.actuator.perform import Outcome, attempt
+from services.actuator.starts import count_start
+from services.actuator.worker import Lost, Observation
+
+TEMPLATE = Template(kernel="/images/vmlinuz", initrd="/images/initramfs.img", digest="d1")
+BOOT_ID = "boot-1"
+
+
+class Killed(BaseException):
+    """The actuator dies here."""
+
+
+@dataclass
+class FakeDomain:
+    """One domain of the model."""
+
+    name: str
+    uuid: str
+    state: DomainState = DomainState.SHUTOFF
+    reason: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    started_s: float | None = None
+    is_deaf: bool = False  # does not react to ACPI
+    never_boots: bool = False
+    is_unhealthy_since_s: float | None = None
+    in_flight: int = 0
+
+
+class FakeHost:
+    """A libvirt host in memory, with the interface of ``common.hypervisor.Connection``."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.by_name: dict[str, FakeDomain] = {}
+        self.is_lost = False
+        self.calls: list[tuple[str, str]] = []
+        self.fail: Callable[[str, str], HypervisorError | None] = lambda _call, _name: None
+        self.never_boots = False
+
+    def domains(self) -> list[DomainFacts]:
+        if self.is_lost:
+            raise HypervisorLostError(f"{self.name} is gone")
+        return [DomainFacts(d.name, d.uuid, d.state, d.reason, True, dict(d.metadata)) for d in self.by_name.values()]
+
+    def _change(self, call: str, name: str) -> FakeDomain:
+        if self.is_lost:
+            raise HypervisorLostError(f"{self.name} is gone")
+        error = self.fail(call, name)
+        if error is not None:
+            raise error
+        if name not in self.by_name:
+            raise DomainGoneError(f"{name} is gone")
+        return self.by_name[name]
+
+    def define(self, xml: str) -> str:
+        root = ET.fromstring(xml)  # noqa: S314 - our own definition
+        name, uuid = root.findtext("name"), root.findtext("uuid")
+        assert name and uuid
+        self.world.before("define", self.name, name)
+        if self.is_lost:
+            raise HypervisorLostError(f"{self.name} is gone")
+        error = self.fail("define", name)
+        if error is not None:
+            raise error
+        if name in self.by_name:
+            raise HypervisorError(f"{name} exists")
+        element = root.find(f"metadata/{{{METADATA_URI}}}{METADATA_TAG}")
+        metadata = {} if element is None else dict(element.attrib)
+        self.by_name[name] = FakeDomain(name, uuid, metadata=metadata, never_boots=self.never_boots)
+        self.world.after("define", self.name, name)
+        return uuid
+
+    def start(self, name: str) -> None:
+        self.world.before("start", self.name, name)
+        domain = self._change("start", name)
+        if domain.state is not DomainState.SHUTOFF and domain.state is not DomainState.CRASHED:
+            raise HypervisorError(f"{name} is {domain.state}")
+        domain.state, domain.started_s = DomainState.RUNNING, self.world.now_s
+        self.world.after("start", self.name, name)
+
+    def shutdown(self, name: str) -> None:
+        self.world.before("shutdown", self.name, name)
+        domain = self._change("shutdown", name)
+        if not domain.is_deaf:
+            domain.state = DomainState.SHUTOFF
+        self.world.after("shutdown", self.name, name)
+
+    def destroy(self, name: str) -> None:
+        self.world.before("destroy", self.name, name)
+        self._change("destroy", name).state = DomainState.SHUTOFF
+        self.world.after("destroy", self.name, name)
+
+    def undefine(self, name: str) -> None:
+        self.world.before("undefine", self.name, name)
+        assert self._change("undefine", name).state is not DomainState.RUNNING, f"{name} undefined while it runs"
+        del self.by_name[name]
+        self.world.after("undefine", self.name, name)
+
+    def suspend(self, name: str) -> None:
+        self.world.before("suspend", self.name, name)
+        self._change("suspend", name).state = DomainState.PAUSED
+        self.world.after("suspend", self.name, name)
+
+    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+        self.world.before("set_metadata", self.name, name)
+        self._change("set_metadata", name).metadata = dict(metadata)
+        self.world.after("set_metadata", self.name, name)
+
+    def set_quota(self, name: str, cpu_quota: float | None) -> None:
+        self.world.before("set_quota", self.name, name)
+        self._change("set_quota", name)
+        self.world.after("set_quota", self.name, name)
+
+    def address(self, name: str, source: str) -> str | None:
+        return "10.0.0.9"
+
+    def free_memory_bytes(self) -> int:
+        return 16 * 1024**3
+
+    def host_cpus(self) -> int:
+        return 4
+
+    def is_alive(self) -> bool:
+        return not self.is_lost
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    """Hosts, balancer, decider and an actuator that may die at any change; time moves by ``tick_s``."""
+
+    def __init__(self, group: Group, hosts: tuple[str, ...] = ("local",), name: str = "web") -> None:
+        self.group, self.name = group, name
+        self.network = Network(slots=20)
+        self.now_s = 1000.0
+        self.tick_s = 0.5
+        self.boot_s = 3.0
+        self.hosts = {host: FakeHost(self, host) for host in hosts}
+        self.desired: DesiredCapacity | None = None
+        self.is_decider_fresh = True
+        self.is_balancer_alive = True
+        self.template: Template | None = TEMPLATE
+        self.breakers: dict[str, breakers.Breaker] = {}
+        self.changes = 0
+        self.kill_before: int | None = None
+        self.kill_after: int | None = None
+        self.kills = 0
+        self.log: list[tuple[float, str, str]] = []
+        self.steps: list[Step] = []
+        self.backend_ready_s: dict[tuple[str, str], float] = {}
+        self.most_owned = 0
+        self.last_plan: Plan | None = None
+        self.message: Membership | None = None
+        self.memory = self._fresh()
+
+    def _fresh(self) -> Hosts:
+        return Hosts(self.hosts, self.now_s, 3.5)
+
+    def want(self, desired: int, generation: int = 1, **changes: object) -> None:
+        body = DesiredCapacity(
+            group=self.name,
+            generation=generation,
+            desired=desired,
+            minimum=0,
+            maximum=max(desired, self.group.maximum),
+            decision_id=f"decision-{generation}",
+        )
+        self.desired = body.model_copy(update=changes)
+
+    def before(self, call: str, host: str, name: str) -> None:
+        self.changes += 1
+        self.log.append((self.now_s, call, name))
+        if self.changes == self.kill_before:
+            raise Killed
+
+    def after(self, call: str, host: str, name: str) -> None:
+        if self.changes == self.kill_after:
+            raise Killed
+
+    def wanted(self) -> Wanted:
+        cause = self.desired.decision_id if self.desired else ""
+        return Wanted(
+            self.name, self.group, self.network, self.desired, cause, self.is_decider_fresh, self.template, "no image"
+        )
+
+    def seen(self) -> Seen:
+        return Seen(
+            epoch_s=self.now_s + 1e9,
+            boot_id=BOOT_ID,
+            hosts=tuple(replace(host, accel="qemu") for host in self.memory.seen(self.now_s)),
+            probes=self._probes(),
+            backends=self._backends() if self.is_balancer_alive else None,
+            in_flight=self.memory.in_flight(),
+            breakers=self.breakers,
+        )
+
+    def _probes(self) -> dict[tuple[str, str], Probe]:
+        return {
+            (d.name, d.uuid): Probe(True, d.name)
+            for d in self.everything()
+            if d.state is DomainState.RUNNING
+            and not d.never_boots
+            and d.started_s is not None
+            and self.now_s - d.started_s >= self.boot_s
+        }
+
+    def _backends(self) -> dict[tuple[str, str], Backend]:
+        """A balancer that takes a member in one second after it warms, and never hurries."""
+        backends: dict[tuple[str, str], Backend] = {}
+        for member in self.message.members if self.message else ():
+            key = member.name, member.uuid
+            domain = next((d for d in self.everything() if d.uuid == member.uuid), None)
+            sick_s = domain.is_unhealthy_since_s if domain else None
+            healthy = sick_s is None
+            in_flight = domain.in_flight if domain else 0
+            unhealthy_s = 0.0 if sick_s is None else self.now_s - sick_s
+            if member.phase in ("warming", "ready"):
+                since_s = self.backend_ready_s.setdefault(key, self.now_s + 1.0)
+                state = "ready" if self.now_s >= since_s else "joining"
+            elif member.phase == "draining":
+                state = "draining"
+            else:
+                self.backend_ready_s.pop(key, None)
+                continue
+            backends[key] = Backend(state, healthy, in_flight, unhealthy_s)
+        return backends
+
+    def everything(self) -> list[FakeDomain]:
+        return [domain for host in self.hosts.values() for domain in host.by_name.values()]
+
+    def look(self) -> None:
+        for host in self.hosts.values():
+            try:
+                facts = tuple(host.domains())
+            except HypervisorLostError as error:
+                self.memory.lost(Lost(host.name, str(error)))
+                continue
+            self.memory.observed(Observation(host.name, self.now_s, facts, host.free_memory_bytes(), 4))
+
+    def tick(self) -> None:
+        """One round of the actuator: look, plan, perform; it may die and is a new one in the next round."""
+        self.now_s += self.tick_s
+        try:
+            self.look()
+            found = plan(self.wanted(), self.seen(), self.now_s)
+            self.last_plan = found
+            for step in found.steps:
+                self._perform(step)
+        except Killed:
+            self.kills += 1
+            self.memory = self._fresh()
+        self.look()
+        self.last_plan = plan(self.wanted(), self.seen(), self.now_s)
+        self.message = membership(self.wanted(), self.seen(), self.last_plan, (), self.now_s)
+        ours = [d for d in self.everything() if d.metadata.get("group") == self.name]
+        self.most_owned = max(self.most_owned, len(ours))
+
+    def _perform(self, step: Step) -> None:
+        self.steps.append(step)
+        xml = None
+        if isinstance(step, Define):
+            spec = DomainSpec(step.domain, step.uuid, step.record, step.accel, self.group, self.network, TEMPLATE)
+            xml = domain_xml(spec)
+        self.memory.begun(step, self.now_s)
+        result, error = attempt(self.hosts[step.host], step, xml)
+        outcome = Outcome(step, result, error, self.now_s)
+        self.memory.finished(outcome)
+        self.breakers.update(count_start(self.breakers, outcome, self.now_s))
+
+    def run(self, seconds: float) -> None:
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.tick()
+
+    def run_until(self, is_so: Callable[[], bool], limit_s: float = 300.0) -> float:
+        """Run until ``is_so``; return how long it took."""
+        begun_s = self.now_s
+        while not is_so():
+            assert self.now_s < begun_s + limit_s, f"not so within {limit_s} s: {self.summary()}"
+            self.tick()
+        return self.now_s - begun_s
+
+    def phases(self) -> dict[str, str]:
+        return {m.name: str(m.phase) for m in self.message.members} if self.message else {}
+
+    def ready(self) -> int:
+        return sum(1 for phase in self.phases().values() if phase == "ready")
+
+    def summary(self) -> dict[str, str]:
+        return {d.name: f"{d.state} {d.metadata.get('phase')}" for d in self.everything()}
+
+    def final(self) -> dict[str, tuple[str, str]]:
+        """The state that must not depend on when the actuator was killed: power and phase by name."""
+        return {d.name: (str(d.state), d.metadata.get("phase", "")) for d in self.everything()}
+
+    def is_settled(self) -> bool:
+        return (
+            self.desired is not None
+            and self.ready() == self.desired.desired
+            and len(self.phases()) == self.desired.desired
+            and self.last_plan is not None
+            and not self.last_plan.steps
+        )
+
+
+def group(**changes: object) -> Group:
+    """A template group as in the demo, with some keys changed."""
+    values: dict[str, object] = {"prefix": "web-", "min": 1, "max": 4, "image": Image(cpu_quota=0.4)}
+    return Group.model_validate(values | changes)
+
+
+def phase_steps(world: World) -> list[tuple[str, str]]:
+    """Every phase change so far: (domain, phase)."""
+    return [(step.domain, str(step.record.phase)) for step in world.steps if isinstance(step, SetPhase)]
