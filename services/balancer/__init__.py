@@ -1,0 +1,1 @@
+"""The door: drives HAProxy from membership and failures, reports drains and traffic."""

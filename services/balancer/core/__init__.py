@@ -1,0 +1,1 @@
+"""What the balancer decides, without I/O."""

@@ -1,0 +1,221 @@
+"""What HAProxy's runtime API says, as values.
+
+Columns are found by their header name, so that a newer HAProxy may add some. What is not an answer raises
+``ProxyError``; half an answer is never used.
+"""
+
+import csv
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from services.balancer.errors import ProxyError
+
+LOOK: Final = ("show info", "show stat", "show servers state")
+_MAINT_FLAGS: Final = 0x01 | 0x02 | 0x20 | 0x40  # forced, inherited, unresolved, changed by name
+_DRAIN_FLAGS: Final = 0x08 | 0x10  # forced, inherited
+_DONE: Final = ("IP changed", "no need to change", "nothing changed")
+_STATE_VERSION: Final = "1"
+
+
+class Admin(StrEnum):
+    """What was ordered for a server."""
+
+    READY = "ready"
+    DRAIN = "drain"
+    MAINT = "maint"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One slot as HAProxy shows it.
+
+    ``status`` is HAProxy's own word: ``UP``, ``UP 1/2`` (going down), ``DOWN``, ``DOWN 1/2`` (coming up), ``DRAIN``,
+    ``DRAIN 1/2``, ``MAINT``, ``no check``. ``changed_s``: seconds since it last changed. ``connections``: to the
+    server, in use or idle.
+    """
+
+    name: str
+    address: str
+    port: int
+    admin: Admin
+    status: str
+    is_weight_right: bool
+    in_flight: int
+    queue: int
+    connections: int
+    sessions_total: int
+    response_time_s: float
+    check: str
+    changed_s: float
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nothing goes through this slot any more."""
+        return self.in_flight == self.queue == self.connections == 0
+
+    @property
+    def is_up(self) -> bool:
+        """Return whether HAProxy would send it traffic if it were ready."""
+        return self.status.startswith(("UP", "DRAIN", "no check"))
+
+    @property
+    def is_proven(self) -> bool:
+        """Return whether a check has succeeded since the slot left maintenance (see the note below)."""
+        # Note [A fresh check]: a slot that leaves maintenance starts as ``DRAIN 1/2`` (up, about to fall), with the
+        # check result of whoever had the slot before. Only a check of the present occupant takes it to plain ``DRAIN``.
+        return self.status in {"UP", "DRAIN", "no check"}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """A group's counters since HAProxy started, and its present figures."""
+
+    requests: int
+    errors: int
+    queue: int
+    in_flight: int
+    queue_time_s: float
+    response_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that one look at HAProxy shows. ``state_dump`` is the text that its state file holds."""
+
+    pid: int
+    servers: Mapping[str, tuple[Server, ...]]
+    totals: Mapping[str, Totals]
+    state_dump: str
+
+
+def split_answers(text: str, count: int) -> list[str]:
+    """Return the answers to ``count`` commands that were sent as one line: each ends with an empty line.
+
+    Raises:
+        ProxyError: there are not as many.
+    """
+    answers: list[str] = []
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line:
+            lines.append(line)
+        else:
+            answers.append("\n".join(lines))
+            lines = []
+    if lines or len(answers) != count:
+        raise ProxyError(f"HAProxy gave {len(answers)} answers to {count} commands; the last begins {text[-80:]!r}")
+    return answers
+
+
+def refusal(answer: str) -> str:
+    """Return why HAProxy did not do what was ordered, empty when it did.
+
+    >>> refusal("no need to change the addr, port changed from '80' to '81'"), refusal("No such server.")
+    ('', 'No such server.')
+    """
+    return "" if not answer or answer.startswith(_DONE) else answer.splitlines()[0]
+
+
+def parse_look(answers: Iterable[str], groups: Collection[str]) -> Snapshot:
+    """Return what the answers to ``LOOK`` show of ``groups``; other proxies are ignored.
+
+    Raises:
+        ProxyError: an answer lacks what it must have.
+    """
+    info, stat, state = answers
+    rows = _rows(stat)
+    dump = _state_rows(state)
+    try:
+        servers = {group: _servers(group, rows, dump) for group in groups if (group, "BACKEND") in rows}
+        totals = {group: _totals(rows[group, "FRONTEND"], rows[group, "BACKEND"]) for group in servers}
+        return Snapshot(_pid(info), servers, totals, state + "\n")
+    except (KeyError, ValueError) as error:
+        raise ProxyError(f"HAProxy's answer cannot be read: {type(error).__name__} {error}") from error
+
+
+def durable(snapshot: Snapshot) -> tuple[object, ...]:
+    """Return what of the slots must survive a restart of HAProxy."""
+    return tuple(
+        (group, server.name, server.address, server.port, server.admin, server.is_weight_right, server.is_up)
+        for group, servers in snapshot.servers.items()
+        for server in servers
+    )
+
+
+Row = dict[str, str]
+Rows = dict[tuple[str, str], Row]
+
+
+def _pid(info: str) -> int:
+    for line in info.splitlines():
+        if line.startswith("Pid: "):
+            return int(line[5:])
+    raise ValueError("no Pid in show info")
+
+
+def _rows(stat: str) -> Rows:
+    if not stat.startswith("# "):
+        raise ProxyError(f"HAProxy's statistics begin {stat[:80]!r}; '# pxname' is expected")
+    header, *lines = csv.reader(stat[2:].splitlines())
+    return {(line[0], line[1]): dict(zip(header, line, strict=False)) for line in lines}
+
+
+def _state_rows(state: str) -> dict[tuple[str, str], Row]:
+    version, _, text = state.partition("\n# ")
+    if version != _STATE_VERSION:
+        raise ProxyError(f"HAProxy's servers state has version {version[:20]!r}; {_STATE_VERSION} is spoken here")
+    header, *lines = (line.split(" ") for line in text.splitlines())
+    rows = (dict(zip(header, line, strict=False)) for line in lines)
+    return {(row["be_name"], row["srv_name"]): row for row in rows}
+
+
+def _servers(group: str, rows: Rows, dump: Mapping[tuple[str, str], Row]) -> tuple[Server, ...]:
+    return tuple(_server(name, rows[group, name], row) for (backend, name), row in dump.items() if backend == group)
+
+
+def _server(name: str, stat: Row, state: Row) -> Server:
+    return Server(
+        name=name,
+        address=state["srv_addr"],
+        port=int(state["srv_port"]),
+        admin=_admin(int(state["srv_admin_state"])),
+        status=stat["status"],
+        is_weight_right=state["srv_uweight"] == state["srv_iweight"],
+        in_flight=_count(stat["scur"]),
+        queue=_count(stat["qcur"]),
+        connections=sum(_count(stat[key]) for key in ("used_conn_cur", "idle_conn_cur", "safe_conn_cur")),
+        sessions_total=_count(stat["stot"]),
+        response_time_s=_mean_s(stat),
+        check=f"{stat['check_status'].removeprefix('* ')} {stat['last_chk']}".strip(),
+        changed_s=float(stat["lastchg"] or 0),
+    )
+
+
+def _admin(flags: int) -> Admin:
+    if flags & _MAINT_FLAGS:
+        return Admin.MAINT
+    return Admin.DRAIN if flags & _DRAIN_FLAGS else Admin.READY
+
+
+def _totals(front: Row, back: Row) -> Totals:
+    is_http = front["mode"] == "http"
+    faults = [front["hrsp_5xx"]] if is_http else [back["econ"], back["eresp"]]
+    return Totals(
+        requests=_count(front["req_tot"] if is_http else front["stot"]),
+        errors=sum(_count(fault) for fault in faults),
+        queue=_count(back["qcur"]),
+        in_flight=_count(back["scur"]),
+        queue_time_s=_count(back["qtime"]) / 1000,
+        response_time_s=_mean_s(back),
+    )
+
+
+def _mean_s(row: Row) -> float:
+    """Return the mean time a server took to answer; in TCP mode, the mean length of a session."""
+    return _count(row["rtime"] if row["mode"] == "http" else row["ttime"]) / 1000
+
+
+def _count(cell: str) -> int:
+    return int(cell) if cell else 0

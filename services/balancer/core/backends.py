@@ -1,0 +1,266 @@
+"""From members and slots to steps: which member goes into which slot, and what is ordered for it.
+
+``plan`` remembers nothing. It compares what membership wants with what HAProxy shows and returns the steps that can be
+taken now; each takes the slot one further on its way, so a plan that is cut short anywhere goes on at the next look.
+Join: address and drain, a check of the new address, ready. Leave: drain, maintenance, no connection, no address.
+
+# Note [Whose slot]
+HAProxy knows a slot's address, not its domain. ``owner`` is what this process ordered; after a restart it is None, and
+the member that membership shows at the slot's address takes it over. As long as the owner is known, another domain
+at the same address is not it: the slot is emptied first and taken again.
+
+# Note [Nothing is lost by not knowing]
+A slot that serves well is left alone while membership is incomplete (it lists nobody, or a host cannot be reached).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from common.messages import Member, Membership
+from common.phases import FATES, Phase
+from services.balancer.core.answers import Admin, Server
+from services.balancer.core.haproxy_config import EMPTY_ADDRESS, EMPTY_PORT
+
+
+class Goal(IntEnum):
+    """What is owed to a member; of two at one address the first here is believed."""
+
+    SERVE = 0
+    DRAIN = 1
+    OUT = 2
+    CUT = 3  # it has failed: no new request, and those in flight go elsewhere at once
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One member with an address. ``is_known_good``: it has been in rotation before."""
+
+    name: str
+    uuid: str
+    address: str
+    port: int
+    goal: Goal
+    is_known_good: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A group's members. ``is_complete``: a slot that none of them explains has no right to be."""
+
+    placements: tuple[Placement, ...]
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom a slot was given to."""
+
+    name: str
+    uuid: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A server of the backend and its owner, None where nobody knows."""
+
+    server: Server
+    owner: Owner | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Return whether the slot may be given to a member."""
+        server = self.server
+        return server.admin is Admin.MAINT and server.is_idle and is_empty(server)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An order for one slot."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assign(Step):
+    """Give the slot to a member; ``is_trusted`` takes it into rotation without waiting for a check."""
+
+    owner: Owner
+    is_trusted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetReady(Step):
+    """Take the slot into rotation, with full weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetDrain(Step):
+    """Send it no new traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetMaint(Step):
+    """End what still goes through it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut(Step):
+    """Mark it down, so that what is in flight is sent elsewhere, and keep it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clear(Step):
+    """Take away its address: the slot is free."""
+
+
+def is_empty(server: Server) -> bool:
+    """Return whether the server has the address of an empty slot."""
+    return (server.address, server.port) == (EMPTY_ADDRESS, EMPTY_PORT)
+
+
+def wanted_from(membership: Membership, cut: Iterable[str]) -> Wanted:
+    """Return what the membership asks for.
+
+    Args:
+        membership: as the actuator published it.
+        cut: UUIDs of members that failed after that.
+    """
+    dead = frozenset(cut)
+    placements = tuple(_placement(member, member.uuid in dead) for member in membership.members if member.address)
+    return Wanted(placements, is_complete=bool(membership.members) and not membership.unreachable_hosts)
+
+
+def match(wanted: Wanted, slots: Sequence[Slot]) -> dict[str, Placement]:
+    """Return the member of each slot that has one: no member twice (see Note [Whose slot])."""
+    order = {Admin.READY: 0, Admin.DRAIN: 1, Admin.MAINT: 2}
+    candidates = sorted(
+        (placement.goal, slot.owner is None, order[slot.server.admin], index, placement.name, placement.uuid)
+        for index, slot in enumerate(slots)
+        for placement in wanted.placements
+        if _may_be(placement, slot)
+    )
+    by_key = {(placement.name, placement.uuid): placement for placement in wanted.placements}
+    matched: dict[str, Placement] = {}
+    taken: set[tuple[str, str]] = set()
+    for *_, index, name, uuid in candidates:
+        slot_name = slots[index].server.name
+        if slot_name not in matched and (name, uuid) not in taken:
+            matched[slot_name] = by_key[name, uuid]
+            taken.add((name, uuid))
+    return matched
+
+
+def plan(wanted: Wanted, slots: Sequence[Slot]) -> tuple[Step, ...]:
+    """Return the steps that bring the slots closer to what is wanted; none when they are there or must be waited for.
+
+    Args:
+        wanted: the members of one group.
+        slots: every slot of its backend, as just seen.
+    """
+    matched = match(wanted, slots)
+    is_outage = not any(_serves(slot.server) for slot in slots)
+    steps = [step for slot in slots for step in _steps(slot, matched.get(slot.server.name), wanted, is_outage)]
+    return (*steps, *_joins(wanted, slots, matched, is_outage))
+
+
+def waiting(wanted: Wanted, matched: Mapping[str, Placement]) -> list[Placement]:
+    """Return the members that are to serve and have no slot, in the order in which they get one."""
+    placed = {(placement.name, placement.uuid) for placement in matched.values()}
+    homeless = (p for p in wanted.placements if p.goal is Goal.SERVE and (p.name, p.uuid) not in placed)
+    return sorted(homeless, key=lambda p: (not p.is_known_good, p.name, p.uuid))
+
+
+def with_owners(servers: Iterable[Server], owners: Mapping[str, Owner]) -> tuple[Slot, ...]:
+    """Return the slots; an owner counts only while HAProxy shows the address that was given to it."""
+    return tuple(Slot(server, _valid(owners.get(server.name), server)) for server in servers)
+
+
+def next_owners(wanted: Wanted, slots: Sequence[Slot], steps: Iterable[Step]) -> dict[str, Owner]:
+    """Return who owns each slot once the steps are done; a slot that is being left keeps its owner."""
+    owners = {slot.server.name: slot.owner for slot in slots if slot.owner is not None}
+    for name, placement in match(wanted, slots).items():
+        owners[name] = Owner(placement.name, placement.uuid, placement.address, placement.port)
+    owners |= {step.slot: step.owner for step in steps if isinstance(step, Assign)}
+    return owners
+
+
+def _valid(owner: Owner | None, server: Server) -> Owner | None:
+    return owner if owner and (owner.address, owner.port) == (server.address, server.port) else None
+
+
+def _placement(member: Member, is_cut: bool) -> Placement:
+    goal = Goal.OUT
+    if is_cut or member.phase is Phase.FAILED:
+        goal = Goal.CUT
+    elif FATES[member.phase].takes_traffic:
+        goal = Goal.SERVE
+    elif member.phase is Phase.DRAINING:
+        goal = Goal.DRAIN
+    return Placement(member.name, member.uuid, member.address or "", member.port, goal, member.phase is Phase.READY)
+
+
+def _may_be(placement: Placement, slot: Slot) -> bool:
+    if is_empty(slot.server) or (placement.address, placement.port) != (slot.server.address, slot.server.port):
+        return False
+    return slot.owner is None or (slot.owner.name, slot.owner.uuid) == (placement.name, placement.uuid)
+
+
+def _serves(server: Server) -> bool:
+    return server.admin is Admin.READY and server.is_up
+
+
+def _steps(slot: Slot, placement: Placement | None, wanted: Wanted, is_outage: bool) -> list[Step]:
+    if placement is None:
+        return [] if _is_unexplained(slot.server, wanted) else _leave(slot)
+    match placement.goal:
+        case Goal.SERVE:
+            return _serve(slot.server, placement, is_outage)
+        case Goal.DRAIN if slot.server.admin is not Admin.MAINT:
+            return [SetDrain(slot.server.name)] if slot.server.admin is Admin.READY else []
+        case Goal.CUT if slot.server.admin is not Admin.MAINT:
+            return [Cut(slot.server.name)]
+        case _:
+            return _leave(slot)
+
+
+def _is_unexplained(server: Server, wanted: Wanted) -> bool:
+    """Return whether the server serves and membership may only have failed to mention it."""
+    is_listed = any((p.address, p.port) == (server.address, server.port) for p in wanted.placements)
+    return _serves(server) and not wanted.is_complete and not is_listed
+
+
+def _serve(server: Server, placement: Placement, is_outage: bool) -> list[Step]:
+    if server.admin is Admin.MAINT:
+        return [_assign(server.name, placement, is_outage)]
+    if server.admin is Admin.DRAIN:
+        return [SetReady(server.name)] if server.is_proven else []
+    return [] if server.is_weight_right else [SetReady(server.name)]
+
+
+def _leave(slot: Slot) -> list[Step]:
+    name = slot.server.name
+    if slot.server.admin is not Admin.MAINT:
+        return [SetMaint(name)]
+    return [Clear(name)] if slot.server.is_idle and not is_empty(slot.server) else []
+
+
+def _joins(
+    wanted: Wanted, slots: Sequence[Slot], matched: Mapping[str, Placement], is_outage: bool
+) -> Iterable[Assign]:
+    """Return one step for each free slot and member without one; never an address that another slot still has."""
+    free = [slot.server.name for slot in slots if slot.is_free]
+    taken = {(slot.server.address, slot.server.port) for slot in slots if not slot.is_free}
+    for placement in waiting(wanted, matched):
+        address = (placement.address, placement.port)
+        if free and address not in taken:
+            taken.add(address)
+            yield _assign(free.pop(0), placement, is_outage)
+
+
+def _assign(slot: str, placement: Placement, is_outage: bool) -> Assign:
+    """Return the join; a member that was in rotation goes straight back when nobody serves: nothing can get worse."""
+    owner = Owner(placement.name, placement.uuid, placement.address, placement.port)
+    return Assign(slot, owner, is_trusted=is_outage and placement.is_known_good)

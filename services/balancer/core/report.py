@@ -1,0 +1,97 @@
+"""What the balancer tells the others about every member: the actuator's leave to go on with a drain."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from common.messages import BackendState, Drain, Membership
+from services.balancer.core.answers import Admin, Server
+from services.balancer.core.backends import Goal, Placement, Slot, Wanted, match, waiting
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A change that people want to see."""
+
+    name: str
+    domain: str
+    text: str
+    level: str = "info"
+
+
+def backend_states(membership: Membership, wanted: Wanted, slots: Sequence[Slot]) -> tuple[BackendState, ...]:
+    """Return one entry for each member, in the order of the membership.
+
+    Args:
+        membership: as the actuator published it.
+        wanted: what was made of it.
+        slots: every slot of the backend, as just seen.
+    """
+    matched = match(wanted, slots)
+    servers = {slot.server.name: slot.server for slot in slots}
+    placed = {(p.name, p.uuid): (p, servers[slot]) for slot, p in matched.items()}
+    outside = {(p.name, p.uuid) for p in waiting(wanted, matched)}
+    is_full = not any(slot.is_free for slot in slots)
+    states = []
+    for member in membership.members:
+        key = (member.name, member.uuid)
+        if key in placed:
+            states.append(_placed(*placed[key]))
+        else:
+            state = ("unplaced" if is_full else "joining") if key in outside else "left"
+            states.append(BackendState(name=member.name, uuid=member.uuid, slot=None, state=state, is_healthy=None))
+    return tuple(states)
+
+
+def blind(backends: Sequence[BackendState]) -> tuple[BackendState, ...]:
+    """Return the last known states while HAProxy does not answer: nobody's health is known."""
+    return tuple(b.model_copy(update={"is_healthy": None, "unhealthy_s": 0.0}) for b in backends)
+
+
+def substance(drain: Drain) -> tuple[object, ...]:
+    """Return what of the message is news at once; the rest can wait for the next repetition."""
+    backends = tuple(
+        (b.name, b.uuid, b.slot, b.state, b.is_healthy, b.in_flight if b.state == "draining" else 0)
+        for b in drain.backends
+    )
+    return drain.is_proxy_alive, drain.cut_sessions_total, backends
+
+
+def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Iterator[News]:
+    """Return what changed between two looks, for the members that both or the later one show."""
+    past = {(b.name, b.uuid): b for b in before}
+    for now in after:
+        was = past.get((now.name, now.uuid))
+        if now.state == "ready" and (was is None or was.state == "joining"):
+            yield News("backend-ready", now.name, f"takes traffic in slot {now.slot}")
+        if now.state == "unplaced" and (was is None or was.state != "unplaced"):
+            yield News("backend-unplaced", now.name, "no slot is free; raise haproxy.slots", "warning")
+        if now.state == "ready" and now.is_healthy is False and (was is None or was.is_healthy is not False):
+            yield News("backend-unhealthy", now.name, f"HAProxy's check fails: {now.check}", "warning")
+        if now.state == "ready" and now.is_healthy and was is not None and was.is_healthy is False:
+            yield News("backend-healthy", now.name, "HAProxy's check succeeds again")
+
+
+def _placed(placement: Placement, server: Server) -> BackendState:
+    is_out = server.admin is Admin.MAINT
+    is_down = not is_out and not server.is_up
+    return BackendState(
+        name=placement.name,
+        uuid=placement.uuid,
+        slot=server.name,
+        state=_state(placement, server),
+        is_healthy=True if server.is_proven else (False if is_down else _going_down(server)),
+        check="" if is_out else server.check,
+        in_flight=server.in_flight + server.queue,
+        unhealthy_s=server.changed_s if is_down else 0.0,
+    )
+
+
+def _state(placement: Placement, server: Server) -> str:
+    if placement.goal is Goal.SERVE:
+        return "ready" if server.admin is Admin.READY else "joining"
+    return "left" if server.admin is Admin.MAINT and server.is_idle else "draining"
+
+
+def _going_down(server: Server) -> bool | None:
+    """Return health between two words: a server in rotation that missed a check is healthy until the next one."""
+    return True if server.admin is Admin.READY and server.is_up else None

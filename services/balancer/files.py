@@ -1,0 +1,74 @@
+"""Files that are whole or absent: HAProxy's configuration and the state it starts from."""
+
+import os
+import pwd
+import resource
+from pathlib import Path
+
+from common.config import Config
+from common.errors import AutoscalerError, ConfigError
+from common.run_dir import ensure_run_dir
+from services.balancer.core.haproxy_config import haproxy_config, state_file
+
+ACCOUNT = "haproxy"
+MAX_SOCKET_PATH_BYTES = 93  # HAProxy binds the path with a suffix of its own first
+EMPTY_STATE = "1\n"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file, readable by its owner alone; a reader sees the old text or the new one."""
+    fresh = path.with_name(f"{path.name}.new")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def write_config(config: Config) -> Path:
+    """Write ``haproxy.cfg`` into the run directory and return its path.
+
+    Raises:
+        ConfigError: a path cannot be given to HAProxy.
+        AutoscalerError: a directory or a file cannot be written.
+    """
+    system = config.system
+    _check_paths(config)
+    ensure_run_dir(system.run_path)
+    path = system.run_path / "haproxy.cfg"
+    try:
+        system.state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not state_file(system).exists():
+            write_atomically(state_file(system), EMPTY_STATE)
+        write_atomically(path, haproxy_config(config, _fd_limit(), _account()))
+    except OSError as error:
+        raise AutoscalerError(f"{error.filename or path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _check_paths(config: Config) -> None:
+    system = config.system
+    longest = str(system.run_path / "haproxy-master.sock")
+    if len(longest.encode()) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"system.run_dir is too long for HAProxy: {longest} has {len(longest.encode())} bytes; "
+            f"at most {MAX_SOCKET_PATH_BYTES} are allowed"
+        )
+    for key, path in (("run_dir", system.run_dir), ("state_dir", system.state_dir)):
+        if not path.isprintable():
+            raise ConfigError(f"system.{key} must be printable; got {path!r}")
+
+
+def _fd_limit() -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finite = [limit for limit in (hard, soft) if limit != resource.RLIM_INFINITY]
+    return finite[0] if finite else 1_048_576
+
+
+def _account() -> str | None:
+    """Return the account that Debian's package made for HAProxy, if we may change to it."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(ACCOUNT).pw_name
+    except KeyError:
+        return None

@@ -1,0 +1,319 @@
+"""The balancer's hands: it looks at HAProxy, has the cores plan and report, and gives HAProxy the orders.
+
+A failure message is acted upon before anything else, from what the last look showed: one connection, two commands. All
+the rest follows from looks: one each second, quicker while a member comes or goes, at once when HAProxy's socket is
+another one. When HAProxy does not answer, the data plane does not need us: we ask again, and say that we know nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from common.config import Group
+from common.inbox import Inbox, Received
+from common.log import Quiet, logger
+from common.messages import BackendState, Drain, Event, Failure, Membership, Reply
+from common.process import Context
+from services.balancer.core.answers import Server, Snapshot, durable
+from services.balancer.core.backends import (
+    Assign,
+    Cut,
+    Owner,
+    SetMaint,
+    SetReady,
+    Step,
+    next_owners,
+    plan,
+    wanted_from,
+    with_owners,
+)
+from services.balancer.core.commands import commands, is_address
+from services.balancer.core.haproxy_config import state_file, stats_socket
+from services.balancer.core.holds import HOLD_S, Hold, held
+from services.balancer.core.report import backend_states, blind, news, substance
+from services.balancer.core.traffic import Look, traffic, unknown_traffic
+from services.balancer.errors import ProxyError, ProxyLostError
+from services.balancer.files import write_atomically
+from services.balancer.haproxy import RuntimeApi
+
+LOOK_S: Final = 1.0  # the longest between two looks: HAProxy may have been reloaded
+AFTER_ORDER_S: Final = 0.05
+MOVING_S: Final = 0.1
+MOVING_FOR_S: Final = 10.0  # a member that still has not come or gone by then is looked at less often
+SLOWLY_MOVING_S: Final = 0.25
+NOTICE_S: Final = 0.25  # between two glances at the socket
+RETRY_S: Final = 0.1
+EARLY_RATIO: Final = 0.9  # a look that is due now may come a little early
+RETRY_HANGING_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class _Group:
+    """What this process knows of one group beyond what HAProxy shows; all of it can be lost."""
+
+    name: str
+    config: Group
+    membership: Membership | None = None
+    membership_id: str = ""
+    owners: dict[str, Owner] = field(default_factory=dict)
+    backends: tuple[BackendState, ...] = ()
+    slots_total: int = 0
+    cut_sessions: int = 0
+    is_seen: bool = False
+    traffic_base: Look | None = None
+    traffic_told_s: float = -1e9
+    told: tuple[object, ...] | None = None
+    told_s: float = -1e9
+
+
+class BalancerService:
+    """Drives HAProxy; see ``common.process.Service``."""
+
+    def __init__(self, context: Context) -> None:
+        """Subscribe; nothing is ordered before membership has arrived and HAProxy has been looked at."""
+        system = context.config.system
+        self._context = context
+        self._clock = context.clock
+        self._bus = context.bus
+        self._api = RuntimeApi(stats_socket(system), context.clock)
+        self._state_path = state_file(system)
+        self._groups = {name: _Group(name, group) for name, group in context.config.groups.items()}
+        self._holds: tuple[Hold, ...] = ()
+        self._snapshot: Snapshot | None = None
+        self._looked_at_s = 0.0
+        self._pid: int | None = None
+        self._inode = 0
+        self._is_alive: bool | None = None
+        self._saved: object = None
+        self._look_at_s = 0.0
+        self._moving_since_s = 0.0
+        self._quiet = Quiet(period_s=60.0)
+        self._bus.subscribe("actuator", Membership.kind)
+        self._bus.subscribe("monitor", Failure.kind)
+
+    def step(self, inbox: Inbox, now_s: float) -> float:
+        """Act on failures, then on membership, then look if a look is due; return when to be called again."""
+        for received in inbox.messages:
+            if isinstance(received.body, Failure):
+                self._fail(received, received.body, now_s)
+        for received in inbox.messages:
+            if isinstance(received.body, Membership):
+                self._learn(received, received.body, now_s)
+        for request in inbox.requests:
+            request.reply(Reply(status="error", reason=f"the balancer does not know {request.request.verb!r}"))
+        if now_s >= self._look_at_s or self._is_other_socket():
+            self._look(now_s)
+        self._tell(now_s)
+        return min(NOTICE_S, max(0.0, self._look_at_s - now_s))
+
+    def close(self) -> None:
+        """Leave HAProxy as it is: it serves on without us."""
+
+    # --- what arrives ------------------------------------------------------------------------------------------
+
+    def _fail(self, received: Received, failure: Failure, now_s: float) -> None:
+        """Take the failed member's slot down now, and keep it down until membership has caught up."""
+        if received.age_s > self._context.config.system.stale_after_s:
+            logger().warning("failure-ignored", domain=failure.domain, reason="stale", age_s=round(received.age_s, 1))
+            return
+        self._holds = (*(h for h in self._holds if h.uuid != failure.uuid), Hold(failure.uuid, now_s + HOLD_S))
+        for group in self._groups.values():
+            if group.membership:
+                self._holds = held(self._holds, group.membership, now_s)
+            for slot, owner in group.owners.items():
+                if self._is_alive and (owner.uuid, owner.name) == (failure.uuid, failure.domain):
+                    self._cut(group, slot, failure, received.id)
+        if self._is_alive:
+            self._look_at_s = now_s
+
+    def _cut(self, group: _Group, slot: str, failure: Failure, cause: str) -> None:
+        try:
+            self._order(group, [Cut(slot)])
+        except (ProxyError, ProxyLostError) as error:
+            self._lose(error, self._clock.monotonic_s())
+            return
+        self._event("backend-cut", group.name, failure.domain, f"slot {slot} is down: {failure.reason}", cause=cause)
+
+    def _learn(self, received: Received, membership: Membership, now_s: float) -> None:
+        group = self._groups.get(membership.group)
+        if group is None:
+            return
+        membership = _with_sound_addresses(membership)
+        if group.membership is None or _places(group.membership) != _places(membership):
+            self._look_at_s = self._moving_since_s = now_s
+        group.membership, group.membership_id = membership, received.id
+        self._holds = held(self._holds, membership, now_s)
+
+    def _is_other_socket(self) -> bool:
+        return self._is_alive is True and self._api.inode() != self._inode
+
+    # --- looking and ordering ----------------------------------------------------------------------------------
+
+    def _look(self, now_s: float) -> None:
+        """Look at HAProxy, order what can be done now, and set the time of the next look."""
+        try:
+            self._inode = self._api.inode()
+            snapshot = self._api.look(self._groups)
+            self._found(snapshot)
+            has_ordered = [self._manage(group, snapshot) for group in self._groups.values()]
+        except (ProxyError, ProxyLostError) as error:
+            self._lose(error, now_s)
+            return
+        self._save(snapshot)
+        self._look_at_s = now_s + self._pause_s(any(has_ordered), now_s)
+
+    def _pause_s(self, has_ordered: bool, now_s: float) -> float:
+        if has_ordered:
+            self._moving_since_s = now_s
+            return AFTER_ORDER_S
+        states = (b for group in self._groups.values() for b in group.backends)
+        if not any(b.slot is not None and b.state in {"joining", "draining"} for b in states):
+            return min(LOOK_S, self._context.config.system.interval_s)
+        return MOVING_S if now_s - self._moving_since_s < MOVING_FOR_S else SLOWLY_MOVING_S
+
+    def _found(self, snapshot: Snapshot) -> None:
+        """Note that HAProxy answers, and whether it is another process than at the last look."""
+        if self._is_alive is False:
+            self._event("proxy-back", text="HAProxy answers again")
+        elif self._pid not in (None, snapshot.pid):
+            self._event("proxy-restarted", text=f"HAProxy is process {snapshot.pid} now; every slot is verified")
+        for group in self._groups.values():
+            group.is_seen = group.name in snapshot.servers
+            if not group.is_seen:
+                self._warn("backend-missing", group=group.name, reason="HAProxy runs another configuration")
+        self._is_alive, self._snapshot = True, snapshot
+        self._looked_at_s = self._clock.monotonic_s()
+
+    def _lose(self, error: Exception, now_s: float) -> None:
+        """Note that HAProxy does not answer; the next look comes soon, but a hanging one is not asked all the time."""
+        if self._is_alive is not False:
+            self._event("proxy-lost", text=str(error), level="warning")
+        for group in self._groups.values():
+            group.is_seen = False
+        self._is_alive, self._snapshot = False, None
+        after_s = self._clock.monotonic_s()
+        self._look_at_s = after_s + (RETRY_S if after_s - now_s < RETRY_S else RETRY_HANGING_S)
+
+    def _manage(self, group: _Group, snapshot: Snapshot) -> bool:
+        """Bring one group's slots closer to its membership; return whether something was ordered."""
+        servers = snapshot.servers.get(group.name)
+        if servers is None or group.membership is None:
+            return False
+        slots = with_owners(servers, group.owners)
+        wanted = wanted_from(group.membership, (hold.uuid for hold in self._holds))
+        steps = plan(wanted, slots)
+        self._note_restored(group, steps, is_same=self._pid == snapshot.pid)
+        group.owners = next_owners(wanted, slots, steps)
+        self._order(group, steps)
+        self._count_cut(group, steps, servers)
+        group.slots_total = len(slots)
+        self._note_backends(group, backend_states(group.membership, wanted, slots))
+        return bool(steps)
+
+    def _order(self, group: _Group, steps: Sequence[Step]) -> None:
+        lines = [line for step in steps for line in commands(group.name, step)]
+        if not lines:
+            return
+        for refused in self._api.order(lines):
+            self._warn("order-refused", group=group.name, reason=refused)
+        for step in steps:
+            owner = group.owners.get(step.slot)
+            domain = owner.name if owner else ""
+            logger().info("slot-ordered", group=group.name, slot=step.slot, order=type(step).__name__, domain=domain)
+
+    def _note_restored(self, group: _Group, steps: Sequence[Step], *, is_same: bool) -> None:
+        """Say so when a slot that was in rotation, and is to be, was changed by another hand."""
+        serving = {b.slot for b in group.backends if b.state == "ready"} if is_same else set()
+        for step in steps:
+            if step.slot in serving and isinstance(step, SetReady | Assign):
+                name = group.owners[step.slot].name if step.slot in group.owners else ""
+                self._event("slot-restored", group.name, name, f"slot {step.slot} was changed by hand", "warning")
+
+    def _count_cut(self, group: _Group, steps: Sequence[Step], servers: Sequence[Server]) -> None:
+        in_flight = {server.name: server.in_flight for server in servers}
+        for step in steps:
+            cut = in_flight[step.slot] if isinstance(step, SetMaint) else 0
+            if cut:
+                group.cut_sessions += cut
+                name = group.owners[step.slot].name if step.slot in group.owners else ""
+                text = f"{cut} requests in flight were cut off"
+                self._event("drain-forced", group.name, name, text, "warning", group.membership_id)
+
+    def _note_backends(self, group: _Group, backends: tuple[BackendState, ...]) -> None:
+        before, group.backends = group.backends, backends
+        for item in news(before, backends) if before else ():
+            self._event(item.name, group.name, item.domain, item.text, item.level, group.membership_id)
+
+    def _save(self, snapshot: Snapshot) -> None:
+        """Keep what a restarted HAProxy starts from, whenever it has changed."""
+        self._pid = snapshot.pid
+        state = durable(snapshot)
+        if state == self._saved:
+            return
+        try:
+            write_atomically(self._state_path, snapshot.state_dump)
+        except OSError as error:
+            self._warn("state-not-saved", path=str(self._state_path), reason=error.strerror)
+            return
+        self._saved = state
+
+    # --- what is told ------------------------------------------------------------------------------------------
+
+    def _tell(self, now_s: float) -> None:
+        for group in self._groups.values():
+            self._tell_drain(group, now_s)
+            self._tell_traffic(group, now_s)
+
+    def _tell_drain(self, group: _Group, now_s: float) -> None:
+        drain = Drain(
+            group=group.name,
+            endpoint=group.config.endpoint,
+            is_proxy_alive=group.is_seen,
+            backends=group.backends if group.is_seen else blind(group.backends),
+            slots_total=group.slots_total,
+            cut_sessions_total=group.cut_sessions,
+        )
+        if substance(drain) != group.told or now_s - group.told_s >= self._context.config.system.republish_s:
+            group.told, group.told_s = substance(drain), now_s
+            self._bus.publish(drain, cause=group.membership_id or None)
+
+    def _tell_traffic(self, group: _Group, now_s: float) -> None:
+        """Say once each interval what was carried; the figures span two looks, not two calls."""
+        interval_s = self._context.config.system.interval_s
+        if self._snapshot is None or not group.is_seen:
+            group.traffic_base = None
+            if now_s - group.traffic_told_s >= interval_s:
+                group.traffic_told_s = now_s
+                self._bus.publish(unknown_traffic(group.name, interval_s))
+            return
+        base, owned = group.traffic_base, {slot: (o.name, o.uuid) for slot, o in group.owners.items()}
+        if base is None or self._looked_at_s - base.at_s >= interval_s * EARLY_RATIO:
+            group.traffic_base = Look(self._snapshot, owned, self._looked_at_s)
+            group.traffic_told_s = now_s
+            self._bus.publish(traffic(group.name, base, group.traffic_base, interval_s))
+
+    def _event(
+        self, name: str, group: str = "", domain: str = "", text: str = "", level: str = "info", cause: str = ""
+    ) -> None:
+        say = logger().warning if level == "warning" else logger().info
+        say(name, group=group, domain=domain, text=text)
+        self._bus.publish(Event(name=name, group=group, domain=domain, text=text, level=level), cause=cause or None)
+
+    def _warn(self, event: str, **fields: object) -> None:
+        if self._quiet.may_say((event, *fields.values()), self._clock.monotonic_s()):
+            logger().warning(event, **fields)
+
+
+def _places(membership: Membership) -> tuple[object, ...]:
+    """Return what of a membership decides about slots."""
+    members = tuple((m.name, m.uuid, m.phase, m.address, m.port) for m in membership.members)
+    return members, membership.unreachable_hosts
+
+
+def _with_sound_addresses(membership: Membership) -> Membership:
+    """Return the membership with every address that is none taken out: it would end a command and begin another."""
+    members = tuple(
+        m.model_copy(update={"address": None}) if m.address and not is_address(m.address) else m
+        for m in membership.members
+    )
+    return membership if members == membership.members else membership.model_copy(update={"members": members})
