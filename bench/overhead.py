@@ -51,8 +51,8 @@ def show(result: dict[str, Any]) -> str:
     lines.append(_row("**all**", result["cpu_share"], result["rss_bytes"], result["pss_bytes"]))
     ratio = result["cpu_share"] / result["idle_guests_cpu_share"] if result["idle_guests_cpu_share"] else float("nan")
     lines.append(
-        f"\n{result['domains']} domains; their own QEMU processes, idle, use {result['idle_guests_cpu_share']:.1%} of a "
-        f"core: the services cost {ratio:.2f} x that."
+        f"\n{result['domains']} domains; their own QEMU processes, idle, use {result['idle_guests_cpu_share']:.1%} "
+        f"of a core: the services cost {ratio:.2f} x that."
     )
     return "\n".join(lines)
 

@@ -1,0 +1,98 @@
+"""What happened, from the recording; and, with ``--follow``, what happens."""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from common.bus import Bus
+from common.clock import Clock, SystemClock
+from common.config import SERVICES, Config
+from common.errors import ConfigError
+from common.messages import Event, Header
+from common.recording import Recording, recording_dir
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def print_events(config: Config, since: str, limit: int, *, follow: bool, as_json: bool) -> None:
+    """Print the newest ``limit`` events of the last ``since``, oldest first; then new ones until Ctrl-C.
+
+    Raises:
+        ConfigError: ``since`` is not a duration.
+        RecordingError: there is no recording that could be read.
+    """
+    clock = SystemClock()
+    recording = Recording(recording_dir(config.system.state_path))
+    found = _newest(recording, clock.epoch_s() - duration_s(since), limit)
+    if as_json and not follow:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        for event in found:
+            _print(event, as_json=as_json)
+    if recording.damage.text():
+        _warn(recording.damage.text())
+    if follow:
+        _follow(config, clock, as_json=as_json)
+
+
+def duration_s(text: str) -> float:
+    """Return the seconds of a duration such as ``90s``, ``15m``, ``2h`` or ``1d``.
+
+    >>> duration_s("15m")
+    900.0
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if match is None:
+        raise ConfigError(f"a duration is a number and s, m, h or d, such as 15m; got {text!r}")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def _newest(recording: Recording, since_s: float, limit: int) -> list[dict[str, Any]]:
+    found = []
+    for recorded, header, body in recording.messages(since_s=since_s, kinds=["event"], newest_first=True):
+        if isinstance(body, Event):
+            found.append(_values(recorded.at_s, header, body))
+        if len(found) == limit:
+            break
+    return found[::-1]
+
+
+def _values(at_s: float, header: Header, event: Event) -> dict[str, Any]:
+    return {
+        "at": datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds"),
+        "source": header.source,
+        "cause": header.cause,
+        **event.model_dump(),
+    }
+
+
+def _print(event: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(event, ensure_ascii=False), flush=True)
+        return
+    local = datetime.fromisoformat(event["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    about = event["domain"] or event["group"] or event["host"] or event["source"]
+    print(f"{local}  {event['name']:<16} {about:<12} {event['text']}", flush=True)
+
+
+def _warn(text: str) -> None:
+    import sys
+
+    print(f"autoscaler: {text}", file=sys.stderr)
+
+
+def _follow(config: Config, clock: Clock, *, as_json: bool) -> None:
+    bus = Bus.open(config, "operator", clock, publishes=False)
+    try:
+        for service in SERVICES:
+            bus.subscribe(service, "event")
+        while True:
+            for received in bus.receive(3600.0).messages:
+                if isinstance(received.body, Event):
+                    _print(_values(received.header.sent_at_s, received.header, received.body), as_json=as_json)
+    finally:
+        bus.close()
