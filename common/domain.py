@@ -42,13 +42,17 @@ class DomainFacts:
 
 @dataclass(frozen=True, slots=True)
 class CpuReading:
-    """A domain's CPU counter. ``allotted_cpus`` is vCPUs x quota; None where a value is unknown."""
+    """A domain's CPU counter, read at ``read_at_s`` (monotonic).
+
+    ``allotted_cpus`` is vCPUs x quota; None where a value is unknown.
+    """
 
     name: str
     uuid: str
     state: DomainState
     cpu_time_s: float | None
     allotted_cpus: float | None
+    read_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ _EVENTS: Final = {
     libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED: ("paused", "VIR_DOMAIN_EVENT_PMSUSPENDED_"),
     libvirt.VIR_DOMAIN_EVENT_CRASHED: ("crashed", "VIR_DOMAIN_EVENT_CRASHED_"),
 }
+_ENDS: Final = {"stopped", "crashed", "failed"}
 _TELLING_DETAILS: Final = {("stopped", "crashed"): "crashed", ("stopped", "failed"): "failed"}
 _ADDRESS_SOURCES: Final = {
     "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
@@ -102,6 +103,7 @@ class Connection:
         self._may_touch = may_touch
         self._clock = clock
         self._callbacks: list[int] = []
+        self._listeners: list[Callable[[LifecycleEvent], None]] = []
         self._parameters: _Remembered[Mapping[str, int | float]] = _Remembered()
         self._carries_metadata: _Remembered[bool] = _Remembered()
 
@@ -172,12 +174,6 @@ class Connection:
         open a new connection, watch it, and list everything again.
         """
 
-        def lifecycle(_conn: Any, domain: Any, event: int, detail: int, _opaque: None) -> None:
-            on_event(_lifecycle_event(domain, event, detail))
-
-        def tunable(_conn: Any, domain: Any, _changes: Any, _opaque: None) -> None:
-            self._parameters.forget(domain.UUIDString())
-
         def closed(_conn: Any, reason: int, _opaque: None) -> None:
             if reason != libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT:
                 on_lost()
@@ -185,9 +181,7 @@ class Connection:
         with _translated(f"watch {self.uri}"):
             with _where_supported():
                 self._raw.registerCloseCallback(closed, None)
-            register = self._raw.domainEventRegisterAny
-            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None))
-            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, tunable, None))
+            self._listen(on_event)
 
     def address(self, name: str, source: str) -> str | None:
         """Return the domain's IPv4 address by ``source`` (lease, arp, agent), None where it has none yet."""
@@ -211,8 +205,10 @@ class Connection:
     def free_memory_bytes(self) -> int:
         """Return the memory that new domains could take: what is free, and what only caches files."""
         with _translated(f"ask {self.uri} for its memory"):
-            kib = self._raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
-        return int(sum(kib.get(part, 0) for part in ("free", "buffers", "cached"))) * 1024
+            with _where_supported():
+                kib = self._raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+                return int(sum(kib.get(part, 0) for part in ("free", "buffers", "cached"))) * 1024
+            return int(self._raw.getFreeMemory())
 
     def host_facts(self) -> HostFacts:
         """Return versions, CPU model and domain types of the host."""
@@ -299,20 +295,19 @@ class Connection:
         name = name_in_xml(xml)
         stopped, reasons = threading.Event(), list[str]()
 
-        def note(_conn: Any, domain: Any, event: int, detail: int, _opaque: None) -> None:
-            seen = _lifecycle_event(domain, event, detail)
-            if seen.name == name and event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
-                reasons.append(seen.detail)
+        def note(event: LifecycleEvent) -> None:
+            if event.name == name and event.kind in _ENDS:
+                reasons.append(event.detail)
                 stopped.set()
 
         with _translated(f"run {name}"):
             self._refuse_foreign(name)
-            callback = self._raw.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
+            self._listen(note)
             try:
                 self._raw.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE)
                 return reasons[0] if stopped.wait(deadline_s) else None
             finally:
-                self._raw.domainEventDeregisterAny(callback)
+                self._listeners.remove(note)
                 self.sweep(name)
 
     def sweep(self, name: str) -> None:
@@ -356,6 +351,22 @@ class Connection:
 
     # --- below: how ------------------------------------------------------------------------------------------
 
+    def _listen(self, listener: Callable[[LifecycleEvent], None]) -> None:
+        """Add a listener; libvirt itself takes one callback a kind of event."""
+        self._listeners.append(listener)
+        if not self._callbacks:
+            register = self._raw.domainEventRegisterAny
+            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None))
+            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, self._on_tunable, None))
+
+    def _on_lifecycle(self, _conn: Any, domain: Any, event: int, detail: int, _opaque: None) -> None:
+        seen = _lifecycle_event(domain, event, detail)
+        for listener in tuple(self._listeners):
+            listener(seen)
+
+    def _on_tunable(self, _conn: Any, domain: Any, _changes: Any, _opaque: None) -> None:
+        self._parameters.forget(domain.UUIDString())
+
     def _facts(self, domain: Any, record: Mapping[str, int], persistent: set[str]) -> DomainFacts | None:
         name, uuid = domain.name(), domain.UUIDString()
         if name.startswith(PROBE_PREFIX):
@@ -375,9 +386,10 @@ class Connection:
         code, _max_kib, _kib, vcpus, _cpu_ns = domain.info()
         state = _STATES.get(code, DomainState.UNKNOWN)
         if state in _STOPPED:
-            return CpuReading(name, uuid, state, None, None)
+            return CpuReading(name, uuid, state, None, None, now_s)
         parameters = self._parameters.get(uuid, now_s, lambda: _scheduler_parameters(domain))
-        return CpuReading(name, uuid, state, _cpu_time_s(domain), allotted_cpus(vcpus, parameters))
+        cpu_time_s, read_at_s = _cpu_time_s(domain), self._clock.monotonic_s()
+        return CpuReading(name, uuid, state, cpu_time_s, allotted_cpus(vcpus, parameters), read_at_s)
 
     def _is_selected(self, domain: Any, name: str, uuid: str, now_s: float) -> bool:
         if name.startswith(PROBE_PREFIX):
@@ -627,7 +639,7 @@ def _first_ipv4(interfaces: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 def _fit(network: Any, xml: str) -> bool:
     """Return whether the network is as ``xml`` says; reservations that only are missing are added while it runs."""
-    have, want = shape(network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)), shape(xml)
+    have, want = shape(network.XMLDesc(0)), shape(xml)
     if have == want:
         return True
     if replace(have, hosts=want.hosts) != want or not have.hosts < want.hosts:

@@ -1,0 +1,1 @@
+"""The monitor: samples every domain each interval, and tells of a failure the moment it happens."""

@@ -1,0 +1,1 @@
+"""Pure: what a host's counters and events mean."""

@@ -1,0 +1,54 @@
+"""CPU use from a counter: a share of what the domain is allotted, or unknown; never a guess.
+
+A counter says something only together with the one before it. Where the two do not belong together (the first
+reading, a counter that went backwards, another allotment, a gap, a domain that does not run) the ratio is unknown.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from common.domain import CpuReading, DomainState
+
+EPSILON: Final = 0.05
+STUCK_TICKS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """The last reading of one domain, and for how many readings since it has not moved."""
+
+    cpu_time_s: float
+    read_at_s: float
+    allotted_cpus: float
+    still_ticks: int = 0
+
+
+def counter(previous: Counter | None, reading: CpuReading) -> Counter | None:
+    """Return the counter to compare the next reading with; None for a domain that does not run."""
+    if reading.state is not DomainState.RUNNING or reading.cpu_time_s is None or not reading.allotted_cpus:
+        return None
+    is_still = previous is not None and previous.cpu_time_s == reading.cpu_time_s
+    still_ticks = previous.still_ticks + 1 if previous is not None and is_still else 0
+    return Counter(reading.cpu_time_s, reading.read_at_s, reading.allotted_cpus, still_ticks)
+
+
+def cpu_ratio(previous: Counter | None, current: Counter | None, max_gap_s: float) -> float | None:
+    """Return CPU time over (elapsed x allotted CPUs) between two counters.
+
+    Args:
+        previous: The counter one reading ago.
+        current: The counter now.
+        max_gap_s: Readings further apart than this are not compared.
+
+    Returns:
+        A ratio in [0, 1 + EPSILON], or None where it is unknown: no pair, a gap, a counter that went backwards, a
+        change of the allotment in between (quota, hot-plug), or a counter that has not moved for ``STUCK_TICKS``
+        readings: even an idle guest uses some CPU within a second, a frozen QEMU none.
+    """
+    if previous is None or current is None or previous.allotted_cpus != current.allotted_cpus:
+        return None
+    elapsed_s = current.read_at_s - previous.read_at_s
+    used_s = current.cpu_time_s - previous.cpu_time_s
+    if not 0 < elapsed_s <= max_gap_s or used_s < 0 or current.still_ticks >= STUCK_TICKS:
+        return None
+    return min(used_s / (elapsed_s * current.allotted_cpus), 1 + EPSILON)
