@@ -32,9 +32,9 @@ from common import zap
 from common.addresses import check_encrypted, control_address, no_answer, publish_address
 from common.clock import Clock
 from common.config import Config
-from common.curve import authorized_keys, load_keys
+from common.curve import Keys, authorized_keys, load_keys
 from common.doorkeeper import REFUSAL_PERIOD_S, Doorkeeper
-from common.errors import BusError, ProtocolError
+from common.errors import BusError, ConfigError, ProtocolError
 from common.inbox import Desk, Inbox, Intake, PendingRequest, Received, newest
 from common.link import LinkHealth
 from common.log import Quiet, logger
@@ -60,7 +60,7 @@ ZAP_DOMAIN: Final = b"autoscaler"
 _REFUSALS: Final[dict[int, str]] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the key is not authorized",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the two sides do not share encryption: no key, or the wrong service.key",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake was broken off",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the other side hung up during the handshake: service.key may not be its key",
 }
 _EVENTS: Final = (
     zmq.EVENT_ACCEPTED
@@ -140,7 +140,7 @@ class Bus:
         if link is None:
             is_service = self._lock is not None
             link = self._links[service] = _Link(self._context, self._config, service, self.counters, is_service)
-            link.open(self._poller)
+            link.open(self._poller, _keys(self._config, is_service=is_service))
         link.add({f"{kind}.".encode() for kind in kinds} or {b""})
 
     def keep_every_message(self) -> None:
@@ -261,13 +261,13 @@ class _Link:
         self._counters = counters
         self._is_service = is_service
         self._filters: set[bytes] = set()
-        self._health = LinkHealth()
         self._quiet = Quiet(REFUSAL_PERIOD_S)
 
-    def open(self, poller: zmq.Poller) -> None:
+    def open(self, poller: zmq.Poller, keys: Keys | None) -> None:
+        self._health = LinkHealth(has_keys=keys is not None)
         self.socket = _new_socket(self._context, zmq.SUB, MAX_MESSAGE_BYTES)
         self.monitor = self.socket.get_monitor_socket(_EVENTS)
-        _identify(self.socket, self._config, is_service=self._is_service)
+        _identify(self.socket, keys)
         self.add(self._filters)
         _connect(self.socket, publish_address(self._config, self._service))
         poller.register(self.socket, zmq.POLLIN)
@@ -283,27 +283,31 @@ class _Link:
             event, _ = _event(frames)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._health.connected()
-            elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
-                self._health.lost(now_s)
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._health.ended(now_s)
             elif event == zmq.EVENT_CONNECT_RETRIED:
-                self._health.retried()
+                self._health.retried(now_s)
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self._health.broken_off(_REFUSALS[event])
             elif event in _REFUSALS:
                 self._health.refused(_REFUSALS[event], now_s)
 
     def repair(self, poller: zmq.Poller, now_s: float) -> float:
-        """Make a dead connection anew if it is time; return when to look again, infinity if all is well."""
-        due_s = self._health.repair_at_s()
-        if due_s is None or now_s < due_s:
-            return math.inf if due_s is None else due_s
-        why = self._health.why or "it broke the protocol: a message that is too large, or no message at all"
-        if self._quiet.may_say(why, now_s):
-            logger().warning("connection-cut", sender=self._service, reason=why)
+        """Make a dead connection anew if it is time; return when to look again."""
+        if now_s < self._health.repair_at_s:
+            return self._health.repair_at_s
+        if self._health.why and self._quiet.may_say(self._health.why, now_s):
+            logger().warning("connection-cut", sender=self._service, reason=self._health.why)
+        try:
+            keys = _keys(self._config, is_service=self._is_service)
+        except ConfigError as error:
+            self._health.refused(str(error), now_s)
+            return self._health.repair_at_s
         poller.unregister(self.socket)
         poller.unregister(self.monitor)
         self.close()
         self._counters["reconnects"] += 1
-        self._health = LinkHealth()
-        self.open(poller)
+        self.open(poller, keys)
         return math.inf
 
     def close(self) -> None:
@@ -317,7 +321,8 @@ class _Guard:
     def __init__(
         self, context: zmq.Context[_Socket], poller: zmq.Poller, config: Config, counters: Counter[str]
     ) -> None:
-        self._keys_dir = Path(config.bus.keys_dir) if config.bus.keys_dir else None
+        self._keys = _keys(config, is_service=True)
+        self._keys_dir = Path(config.bus.keys_dir)
         self._counters = counters
         self._poller = poller
         self._doors: list[_Socket] = []
@@ -333,10 +338,10 @@ class _Guard:
         self._doors.append(door)
         self._keepers[monitor] = Doorkeeper(self._counters)
         self._poller.register(monitor, zmq.POLLIN)
-        if self._keys_dir is None:
+        if self._keys is None:
             return
         door.curve_server = 1
-        door.curve_secretkey = load_keys(self._keys_dir, is_service=True).secret
+        door.curve_secretkey = self._keys.secret
         door.zap_domain = ZAP_DOMAIN
         door.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
@@ -350,7 +355,7 @@ class _Guard:
                     self._take_event(keeper, *_event(frames), now_s)
 
     def _is_authorized(self, key: bytes) -> bool:
-        return self._keys_dir is not None and z85.encode(key) in authorized_keys(self._keys_dir)
+        return z85.encode(key) in authorized_keys(self._keys_dir)
 
     def _take_event(self, keeper: Doorkeeper, event: int, value: int, now_s: float) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -378,7 +383,7 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
     try:
         door = _new_socket(context, zmq.REQ, MAX_MESSAGE_BYTES)
         monitor = door.get_monitor_socket(_EVENTS)
-        _identify(door, config, is_service=False)
+        _identify(door, _keys(config, is_service=False))
         _connect(door, control_address(config, service))
         door.send(encode_request(request), zmq.DONTWAIT)
         if not door.poll(math.ceil(timeout_s * 1000)):
@@ -407,14 +412,23 @@ def _new_socket(context: zmq.Context[_Socket], kind: int, max_bytes: int) -> _So
     door.reconnect_ivl_max = RECONNECT_MAX_MS
     door.heartbeat_ivl = HEARTBEAT_MS
     door.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
-    door.ipv6 = True
     return door
 
 
-def _identify(door: _Socket, config: Config, *, is_service: bool) -> None:
-    """Show our key to the service, and ask for its own, where there are keys."""
-    if config.bus.transport == "tcp" and config.bus.keys_dir:
-        keys = load_keys(Path(config.bus.keys_dir), is_service=is_service)
+def _keys(config: Config, *, is_service: bool) -> Keys | None:
+    """Return our keys, None where there are none.
+
+    Raises:
+        ConfigError: they are missing, damaged, or readable by others.
+    """
+    if config.bus.transport != "tcp" or not config.bus.keys_dir:
+        return None
+    return load_keys(Path(config.bus.keys_dir), is_service=is_service)
+
+
+def _identify(door: _Socket, keys: Keys | None) -> None:
+    """Show our key to the service, and ask for its own."""
+    if keys is not None:
         door.curve_serverkey = keys.service_public
         door.curve_publickey = zmq.curve_public(keys.secret)
         door.curve_secretkey = keys.secret
@@ -423,6 +437,7 @@ def _identify(door: _Socket, config: Config, *, is_service: bool) -> None:
 def _bind(door: _Socket, address: str) -> None:
     if address.startswith("ipc://"):
         remove_stale_socket(Path(address.removeprefix("ipc://")))
+    door.ipv6 = "[" in address
     try:
         door.bind(address)
     except zmq.ZMQError as error:
@@ -430,6 +445,7 @@ def _bind(door: _Socket, address: str) -> None:
 
 
 def _connect(door: _Socket, address: str) -> None:
+    door.ipv6 = "[" in address
     try:
         door.connect(address)
     except zmq.ZMQError as error:
