@@ -26,12 +26,13 @@ if str(HERE.parent) not in sys.path:
     sys.path.insert(0, str(HERE.parent))  # started as a file, before anything is installed
 
 from common.clock import SystemClock  # noqa: E402 - after the path is set
-from guest_image import cpio, kernel, packages  # noqa: E402
+from guest_image import arguments, cpio, kernel, packages  # noqa: E402
 from guest_image.errors import BuildError  # noqa: E402
 
 KERNEL, INITRAMFS, MANIFEST = "vmlinuz", "initramfs.img", "manifest.json"
-EARLY_MODULES = ("virtio_pci", "virtio_net")
-LATE_MODULES = ("button", "evdev", "virtio_rng", "virtio_balloon")
+# A power button that is pressed before its driver is there is lost, so the guest serves only once it would see one.
+EARLY_MODULES = ("virtio_pci", "virtio_net", "button", "evdev")
+LATE_MODULES = ("virtio_rng", "virtio_balloon")
 TOOLS = {"gcc": "gcc", "mmdebstrap": "mmdebstrap", "apt-config": "apt", "lz4": "lz4", "zstd": "zstd"}
 NEEDED_BYTES = 1 << 30
 COMPILER = ("gcc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-static", "-s", "-pthread", "-Wall", "-Wextra", "-Werror")
@@ -61,7 +62,7 @@ class Progress:
 
 def say(text: str, end: str = "\n") -> None:
     """Print for the person who waits."""
-    print(text, end=end, flush=True)  # noqa: T201 - this is a command
+    print(text, end=end, flush=True)
 
 
 def epoch_s() -> int:
@@ -193,6 +194,7 @@ def describe(image: bytes, archive: bytes, kernel_version: str, versions: dict[s
         "inputs_sha256": inputs_sha256(),
         "kernel_version": kernel_version,
         "kernel_form": form,
+        "kernel_arguments": arguments.kernel_arguments(),
         **files,
         "packages": versions,
     }
@@ -214,12 +216,12 @@ def _stop(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt  # unwinds, so that the temporary directory goes
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Build the image unless it is current; return the exit code."""
     parser = argparse.ArgumentParser(description="Build the image that template domains boot.")
     parser.add_argument("--output", type=Path, required=True, help="directory of the image; made if missing")
     parser.add_argument("--force", action="store_true", help="build even if the image is current: newer packages")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     signal.signal(signal.SIGTERM, _stop)
     try:
         options.output.mkdir(parents=True, exist_ok=True)

@@ -143,7 +143,7 @@ void guest_configure_network(struct settings *settings)
     sethostname(settings->name, strlen(settings->name));
 }
 
-static void open_buttons(void)
+void guest_watch_power_button(void)
 {
     char path[32];
     for (int i = 0; i < MAX_BUTTONS; i++) {
@@ -159,8 +159,6 @@ static void open_buttons(void)
 bool guest_power_button(int timeout_ms)
 {
     struct input_event event;
-    if (button_count == 0)
-        open_buttons();
     poll(buttons, button_count, timeout_ms);
     for (nfds_t i = 0; i < button_count; i++)
         while (read(buttons[i].fd, &event, sizeof event) == (ssize_t)sizeof event)

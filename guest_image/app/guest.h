@@ -16,6 +16,9 @@ void guest_load_modules(const char *stage);
 /* Bring the network up: the address of the settings, or DHCP, which may also give the name. */
 void guest_configure_network(struct settings *settings);
 
+/* From now on a press of the ACPI power button is kept until it is asked for. */
+void guest_watch_power_button(void);
+
 /* Wait up to `timeout_ms` for the ACPI power button; returns whether it was pressed. */
 bool guest_power_button(int timeout_ms);
 

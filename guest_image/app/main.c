@@ -82,6 +82,7 @@ static void prepare(struct settings *settings, int count, char **words)
         guest_power_off();
     }
     guest_load_modules("early");
+    guest_watch_power_button();
     guest_configure_network(settings);
 }
 
