@@ -16,15 +16,19 @@ from services.actuator.worker import Lost, Observation, Prepared
 
 QUARANTINE_S: Final = 10.0
 FORGET_S: Final = 120.0
+RETRY_S: Final = 1.0
 
 
 @dataclass(slots=True)
 class Flight:
-    """A step that was begun; it is over once a look that began after its end has been taken."""
+    """A step that was begun; it is over once a look that began after ``over_s`` has been taken.
+
+    A step that failed is over a moment later than it ended: what fails is not tried many times a second.
+    """
 
     step: Step
     begun_s: float
-    finished_s: float | None = None
+    over_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -60,7 +64,7 @@ class Hosts:
         host.observed_s = report.started_s
         host.free_memory_bytes, host.cpus = report.free_memory_bytes, report.cpus
         for key, flight in list(self._flights.items()):
-            if key[0] == report.host and flight.finished_s is not None and flight.finished_s <= report.started_s:
+            if key[0] == report.host and flight.over_s is not None and flight.over_s <= report.started_s:
                 del self._flights[key]
         return was_lost
 
@@ -83,7 +87,7 @@ class Hosts:
         """Note that the step is over; its effect counts once it has been looked at."""
         flight = self._flights.get((outcome.step.host, outcome.step.domain))
         if flight is not None and flight.step is outcome.step:
-            flight.finished_s = outcome.finished_s
+            flight.over_s = outcome.finished_s + (0.0 if outcome.result is Result.DONE else RETRY_S)
         step = outcome.step
         if isinstance(step, Undefine) and outcome.result is Result.DONE and step.slot is not None:
             self._hosts[step.host].freed[step.slot] = outcome.finished_s
@@ -102,10 +106,6 @@ class Hosts:
     def in_flight(self) -> tuple[Step, ...]:
         """Return the steps in flight, oldest first."""
         return tuple(flight.step for flight in self._flights.values())
-
-    def notes(self) -> dict[str, str]:
-        """Return by host why it cannot take new domains."""
-        return {host.name: host.note for host in self._hosts.values() if host.note}
 
     def seen(self, now_s: float) -> tuple[SeenHost, ...]:
         """Return all hosts as values for the planner."""
@@ -126,6 +126,7 @@ class Hosts:
             free_memory_bytes=host.free_memory_bytes,
             cpus=host.cpus,
             quarantined_slots=frozenset(host.freed),
+            note=host.note,
         )
 
 

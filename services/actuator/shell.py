@@ -80,6 +80,7 @@ class ActuatorService:
         self._templates: dict[str, tuple[float, Template | None, str]] = {}
         self._failure_causes: dict[str, str] = {}
         self._asked: list[Asked] = []
+        self._errors: dict[tuple[str, str], str] = {}
         self._published: dict[str, tuple[Membership, float]] = {}
         self._prober = Prober(context.bus.wake)
         context.bus.subscribe("decider", "capacity.desired")
@@ -178,11 +179,13 @@ class ActuatorService:
     def _finish(self, outcome: Outcome, now_s: float) -> None:
         step = outcome.step
         self._hosts.finished(outcome)
-        emit = log.info if outcome.result is Result.DONE else log.warning
+        is_news = self._errors.get((step.host, step.domain), "") != outcome.error
+        self._errors[(step.host, step.domain)] = outcome.error
+        emit = log.info if outcome.result is Result.DONE else log.warning if is_news else log.debug
         emit("step-finished", step=type(step).__name__, domain=step.domain, host=step.host, result=outcome.result.value,
              reason=step.reason, error=outcome.error, cause=step.cause)  # fmt: skip
         event = event_of(step, outcome.error, outcome.finished_s)
-        if event is not None:
+        if event is not None and (is_news or not outcome.error):
             self._say(event, step.cause)
         self._count_start(outcome, now_s)
         boot_s = boot_time_s(step, outcome.finished_s) if outcome.result is Result.DONE else None
@@ -222,6 +225,7 @@ class ActuatorService:
             is_desired_fresh=now_s - ledger.desired_heard_s <= self._config.system.stale_after_s,
             template=template,
             template_note=note,
+            slots=self._config.haproxy.slots,
         )
 
     def _template(self, directory: str, now_s: float) -> tuple[Template | None, str]:

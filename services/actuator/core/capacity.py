@@ -19,6 +19,7 @@ from services.actuator.core.uuids import domain_uuid
 
 HOST_GRACE_S: Final = 30.0
 LEAVING_RATIO: Final = 0.10
+JUST_LOST_S: Final = 30.0
 LEAVING: Final = frozenset({Phase.DRAINING, Phase.STOPPING})
 
 
@@ -31,9 +32,11 @@ class Balance:
 
 
 def target(context: Context) -> int | None:
-    """Return how many domains to have: the decider's word within the file's bounds; None without one."""
+    """Return how many domains to have: the decider's word within the bounds; None without one that is in force."""
     desired = context.wanted.desired
-    return None if desired is None else min(desired.desired, context.wanted.group.maximum)
+    if desired is None or desired.generation < context.view.generation:
+        return None
+    return min(desired.desired, context.wanted.maximum)
 
 
 def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]) -> Balance:
@@ -45,7 +48,7 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
     """
     goal = target(context)
     if goal is None:
-        return Balance(blocked=("no desired capacity has been heard yet",))
+        return Balance(blocked=(_why_no_target(context),))
     adopted = sum(1 for step in planned if isinstance(step, SetPhase) and step.was is None)
     reachable = adopted + sum(1 for m in members if m.is_capacity and m.is_reachable)
     missing = goal - reachable - _counted_unreachable(context, members)
@@ -56,6 +59,13 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
     else:
         balance = Balance()
     return Balance((*balance.steps, *_replace_ordered(context, members, goal)), balance.blocked)
+
+
+def _why_no_target(context: Context) -> str:
+    desired, newest = context.wanted.desired, context.view.generation
+    if desired is None:
+        return "no desired capacity has been heard yet"
+    return f"the desired capacity heard is of generation {desired.generation}; domains were made for {newest}"
 
 
 def _counted_unreachable(context: Context, members: tuple[Member, ...]) -> int:
@@ -79,8 +89,12 @@ def _grow(context: Context, members: tuple[Member, ...], planned: list[Step], mi
     missing -= len(steps)
     if missing <= 0:
         return Balance(tuple(steps))
-    add = _define_more if context.is_template else _start_more
-    more = add(context, [*planned, *steps], missing)
+    planned = [*planned, *steps]
+    more = (
+        _define_more(context, members, planned, missing)
+        if context.is_template
+        else _start_more(context, planned, missing)
+    )
     return Balance((*steps, *more.steps), more.blocked)
 
 
@@ -103,28 +117,37 @@ def _cancel(context: Context, member: Member) -> Step:
     return enter(context, member, phase, "wanted again: its drain is cancelled", cause=context.wanted.cause)
 
 
-def _define_more(context: Context, planned: list[Step], missing: int) -> Balance:
+def _define_more(context: Context, members: tuple[Member, ...], planned: list[Step], missing: int) -> Balance:
     wanted = context.wanted
     if wanted.template is None:
         return Balance(blocked=(wanted.template_note or "the guest image is missing",))
     steps: list[Step] = []
+    lost = [m for m in members if _is_just_lost(context, m)]
     for _ in range(missing):
-        if context.view.owned_total + len(steps) >= wanted.group.ceiling:
-            owned = context.view.owned_total + len(steps)
-            return Balance(
-                tuple(steps),
-                (f"{owned} domains are owned in all; the ceiling is {wanted.group.ceiling} (max + surge)",),
-            )
+        if context.view.owned_total + len(steps) >= wanted.ceiling:
+            return Balance(tuple(steps), (_at_ceiling(context, context.view.owned_total + len(steps)),))
         found = place(wanted, context.seen, context.view, [*planned, *steps], context.now_s)
         if isinstance(found, str):
             return Balance(tuple(steps), (found,))
-        steps.append(_define(context, found))
+        steps.append(_define(context, found, lost[len(steps)] if len(steps) < len(lost) else None))
     return Balance(tuple(steps))
 
 
-def _define(context: Context, found: Place) -> Define:
+def _is_just_lost(context: Context, member: Member) -> bool:
+    """Return whether a new domain takes this one's place: it is to go, or failed a moment ago."""
+    is_failed = member.phase is Phase.FAILED and member.age_s(context.now_s) < JUST_LOST_S
+    return is_failed or bool(member.record.order)
+
+
+def _at_ceiling(context: Context, owned: int) -> str:
+    return f"{owned} domains are owned in all; the ceiling is {context.wanted.ceiling} (max + surge)"
+
+
+def _define(context: Context, found: Place, lost: Member | None) -> Define:
+    """Return the definition of a new domain; ``lost`` is the one that it replaces, whose cause is then its own."""
     wanted = context.wanted
     name = names.domain_name(wanted.group.prefix, found.index)
+    cause = wanted.cause if lost is None else lost.record.cause or wanted.cause
     uuid = domain_uuid(wanted.name, found.host, name, context.seen.boot_id, context.now_s)
     record = Record(
         group=wanted.name,
@@ -135,7 +158,8 @@ def _define(context: Context, found: Place) -> Define:
         since_s=context.seen.epoch_s,
         boot_id=context.seen.boot_id,
         slot=found.slot,
-        cause=wanted.cause,
+        cause=cause,
+        is_boosted=wanted.group.image.cpu_quota < 1,
         template=wanted.template.digest if wanted.template else "",
         generation=wanted.desired.generation if wanted.desired else 0,
     )
@@ -144,9 +168,10 @@ def _define(context: Context, found: Place) -> Define:
         host=found.host,
         domain=name,
         uuid=uuid,
-        reason="fewer domains than desired",
-        cause=wanted.cause,
+        reason="fewer domains than desired" if lost is None else f"replaces {lost.name}",
+        cause=cause,
         record=record,
+        replaces="" if lost is None else lost.name,
         accel=found.accel,
     )
 
@@ -157,7 +182,7 @@ def _start_more(context: Context, planned: list[Step], missing: int) -> Balance:
     free = [domain for domain in context.view.pool if (domain.host, domain.name) not in taken]
     refusals = {host: _refusal(context, host) for host in {domain.host for domain in free}}
     fit = [domain for domain in free if not refusals[domain.host]]
-    room = context.wanted.group.ceiling - context.view.owned_total
+    room = context.wanted.ceiling - context.view.owned_total
     chosen = fit[: max(0, min(missing, room))]
     steps = tuple(_wake(context, domain) for domain in chosen)
     if len(steps) == missing:
@@ -184,7 +209,7 @@ def _why_not_more(context: Context, room: int, short: int, refusals: dict[str, s
     if reasons:
         return "; ".join(reasons)
     if room <= 0:
-        return f"{context.view.owned_total} domains are owned in all; the ceiling is {context.wanted.group.ceiling}"
+        return _at_ceiling(context, context.view.owned_total)
     return f"{short} more wanted, but no other domain named {context.wanted.group.prefix}0000 and up exists"
 
 
@@ -223,9 +248,7 @@ def _replace_ordered(context: Context, members: tuple[Member, ...], goal: int) -
         return ()
     ready = sum(1 for m in members if m.phase is Phase.READY)
     is_moving = any(m.phase in COMING | LEAVING or (m.phase is Phase.WARMING and not m.record.order) for m in members)
-    has_room = context.view.owned_total < context.wanted.group.ceiling and (
-        context.is_template or bool(context.view.pool)
-    )
+    has_room = context.view.owned_total < context.wanted.ceiling and (context.is_template or bool(context.view.pool))
     if ready > goal or (not has_room and not is_moving):
         return (leave(context, waiting[0], "replaced on an operator's order"),)
     return ()

@@ -19,7 +19,7 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
     if isinstance(step, Start):
         return _say(step, "domain-started", step.reason)
     if isinstance(step, Define):
-        return _say(step, "domain-created", step.reason)
+        return _say(step, "domain-replaced" if step.replaces else "domain-created", step.reason)
     if isinstance(step, Undefine):
         return _say(step, "domain-stopped", step.reason)
     return None

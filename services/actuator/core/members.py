@@ -83,6 +83,11 @@ class View:
         """Return how many domains count against the ceiling: every member in whatever phase."""
         return len(self.members)
 
+    @property
+    def generation(self) -> int:
+        """Return the newest generation for which a member was made, 0 without members."""
+        return max((member.record.generation for member in self.members), default=0)
+
 
 def view(wanted: Wanted, seen: Seen) -> View:
     """Return the group's domains sorted; the order in which they were seen does not matter."""

@@ -22,11 +22,11 @@ def membership(wanted: Wanted, seen: Seen, planned: Plan, boot_times_s: Sequence
     worst = _worst_breaker(wanted, seen, now_s)
     return Membership(
         group=wanted.name,
-        generation_seen=wanted.desired.generation if wanted.desired else 0,
+        generation_seen=max(wanted.desired.generation if wanted.desired else 0, planned.view.generation),
         desired_seen=wanted.desired.desired if wanted.desired else None,
         members=tuple(_message(wanted, member, now_s) for member in planned.view.members),
         owned_total=planned.view.owned_total,
-        ceiling=group.ceiling,
+        ceiling=wanted.ceiling,
         breaker=breakers.describe(worst, now_s),
         breaker_opens_until_s=_epoch(worst.open_until_s, seen, now_s) if breakers.is_open(worst, now_s) else None,
         blocked="; ".join(planned.blocked),

@@ -57,7 +57,7 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[Def
     if not host.is_reachable:
         return "not reachable"
     if host.accel is None:
-        return "its acceleration is not known yet"
+        return host.note or "its acceleration is not known yet"
     coming = sum(1 for member in view.members if member.domain.host == host.name and member.phase in COMING)
     coming += sum(1 for step in new if step.host == host.name and step not in seen.in_flight)
     breaker = seen.breakers.get(breakers.key(wanted.name, host.name), breakers.CLOSED)

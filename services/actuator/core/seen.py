@@ -30,7 +30,8 @@ class SeenHost:
     """One host. While it is not reachable, ``domains`` are the last ones seen and nothing there is touched.
 
     ``accel`` is the libvirt domain type to use, None until it is known; ``free_memory_bytes`` None where unknown;
-    ``unreachable_s`` is how long nothing has been heard; ``is_ever_seen`` is false before the first look.
+    ``unreachable_s`` is how long nothing has been heard; ``is_ever_seen`` is false before the first look. ``note`` says
+    why it takes no new domains.
     """
 
     name: str
@@ -42,6 +43,7 @@ class SeenHost:
     free_memory_bytes: int | None = None
     cpus: int = 2
     quarantined_slots: frozenset[int] = frozenset()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Wanted:
 
     ``desired`` is the newest accepted word of the decider; while it is None nothing is added or taken away.
     ``is_desired_fresh`` is false when the decider fell silent: then failures are still replaced, nothing is removed.
-    ``template`` is None where the image is missing; ``template_note`` says why.
+    ``template`` is None where the image is missing; ``template_note`` says why. ``slots``: those of the proxy.
     """
 
     name: str
@@ -110,3 +112,14 @@ class Wanted:
     is_desired_fresh: bool = True
     template: Template | None = None
     template_note: str = ""
+    slots: int = 64
+
+    @property
+    def maximum(self) -> int:
+        """Return the most domains to have: the file's bound, or the one an operator has set since, within the slots."""
+        return self.group.maximum if self.desired is None else min(self.desired.maximum, self.slots)
+
+    @property
+    def ceiling(self) -> int:
+        """Return the most domains to own, in whatever phase: ``maximum`` and, for replacements, ``surge``."""
+        return self.maximum + self.group.surge

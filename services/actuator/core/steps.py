@@ -20,10 +20,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Define(Step):
-    """Make the domain known to libvirt, with its record inside; it is not started."""
+    """Make the domain known to libvirt, with its record inside; it is not started. ``replaces`` names a lost one."""
 
     record: Record
     accel: str
+    replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
