@@ -1,0 +1,1 @@
+"""Decides; touches nothing. ``retention.to_drop`` is the door."""

@@ -1,0 +1,243 @@
+"""The recorder as a process: what the bus says is on disk, whatever happens to the process or the disk."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common.bus import Bus, Inbox, Received
+from common.clock import SystemClock
+from common.config import Config
+from common.config_file import load
+from common.messages import Event, Header, HostSample, message_id
+from common.process import Context
+from common.recording import Recording, frame_bytes, recording_dir, segment_files
+from common.wire import encode
+from services.recorder import shell
+from services.recorder.segments import SegmentWriter, drop_old, finish
+from services.recorder.shell import RecorderService
+
+CLOCK = SystemClock()
+DEADLINE_S = 10.0
+
+
+def until(is_true: Callable[[], bool], bus: Bus | None = None) -> None:
+    deadline_s = CLOCK.monotonic_s() + DEADLINE_S
+    while not is_true():
+        assert CLOCK.monotonic_s() < deadline_s, "the condition did not come true in time"
+        if bus is not None:
+            bus.receive(0.02)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "autoscaler.toml"
+    system = f'[system]\nrun_dir = "{tmp_path}/run"\nstate_dir = "{tmp_path}/state"\n'
+    path.write_text(system + '[groups.web]\nprefix = "web-"\n')
+    return path
+
+
+@pytest.fixture
+def config(config_file: Path) -> Config:
+    return load(config_file)[0]
+
+
+@pytest.fixture
+def monitor(config: Config) -> Iterator[Bus]:
+    bus = Bus.open(config, "monitor", CLOCK)
+    yield bus
+    bus.close()
+
+
+@pytest.fixture
+def start(config_file: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def run() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "services.recorder", "--config", str(config_file)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def texts(config: Config) -> list[str]:
+    directory = recording_dir(config.system.state_path)
+    if not segment_files(directory):
+        return []
+    bodies = [body for _, _, body in Recording(directory).messages(kinds=["event"])]
+    return [body.text for body in bodies if isinstance(body, Event)]
+
+
+def say(bus: Bus, text: str) -> None:
+    bus.publish(Event(name="operator", text=text))
+
+
+def say_until_heard(bus: Bus, config: Config, text: str) -> None:
+    """Events are lost while nobody listens: say it until it is on disk."""
+
+    def is_heard() -> bool:
+        say(bus, text)
+        bus.receive(0.05)
+        return text in texts(config)
+
+    until(is_heard)
+
+
+def test_what_the_bus_says_is_on_disk_and_survives_kill_9(
+    config: Config, monitor: Bus, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    first = start()
+    say_until_heard(monitor, config, "before")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert "before" in texts(config)
+    second = start()
+    say_until_heard(monitor, config, "after")
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(5) == 0
+    assert {"before", "after"} <= set(texts(config))
+    assert Recording(recording_dir(config.system.state_path)).damage.text() == ""
+
+
+def test_every_standing_message_is_kept_not_only_the_newest(
+    config: Config, monitor: Bus, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    start()
+    say_until_heard(monitor, config, "ready")
+    for _ in range(50):
+        monitor.publish(HostSample(host="local", interval_s=1.0, is_reachable=True))
+    recording = Recording(recording_dir(config.system.state_path))
+    until(lambda: len(list(recording.frames(kinds=["sample"]))) == 50, monitor)
+    assert [header.seq for _, header, _ in recording.messages(kinds=["sample"])] == list(range(1, 51))
+
+
+def test_a_second_copy_ends_with_75(config: Config, monitor: Bus, start: Callable[[], subprocess.Popen[str]]) -> None:
+    start()
+    say_until_heard(monitor, config, "ready")
+    assert start().wait(10) == 75
+
+
+def test_the_files_are_readable_by_their_owner_alone(
+    config: Config, monitor: Bus, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    start()
+    say_until_heard(monitor, config, "ready")
+    directory = recording_dir(config.system.state_path)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert {file.path.stat().st_mode & 0o777 for file in segment_files(directory)} == {0o600}
+
+
+# --- on a disk that is full or fails: the service in this process ------------------------------------------------
+
+
+class FakeBus:
+    def __init__(self) -> None:
+        self.counters: Counter[str] = Counter()
+        self.subscribed: list[str] = []
+
+    def keep_every_message(self) -> None:
+        pass
+
+    def subscribe(self, service: str, *kinds: str) -> None:
+        self.subscribed.append(service)
+
+
+def service_on(config: Config, tmp_path: Path) -> tuple[RecorderService, FakeBus]:
+    bus = FakeBus()
+    context = Context("recorder", config, "", tmp_path, CLOCK, bus, is_stopping=lambda: True)  # type: ignore[arg-type]
+    return RecorderService(context), bus
+
+
+def inbox(text: str, seq: int = 1) -> Inbox:
+    body = Event(name="operator", text=text)
+    header = Header(source="decider", run_id=1, seq=seq, sent_at_s=0, mono_s=0)
+    topic, payload = encode(header, body)
+    received = Received(topic.decode(), header, body, 0.0, message_id(body.topic, header), payload)
+    return Inbox(messages=(received,))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    yield small
+    subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_on_a_full_disk_it_says_so_goes_on_and_resumes(
+    config: Config, full_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = config.system.model_copy(update={"state_dir": str(full_disk)})
+    small = config.model_copy(update={"system": system})
+    service, bus = service_on(small, tmp_path)
+    big = "x" * 30_000
+    for second in range(10):
+        service.step(inbox(big), float(second))
+    assert 0 < bus.counters["recorded"] < 5
+    assert bus.counters["lost"] == 10 - bus.counters["recorded"]
+    said = capsys.readouterr().out
+    assert said.count("recording-paused") == 1
+    assert os.strerror(errno.ENOSPC) in said
+    kept = len(texts(small))
+    assert kept == bus.counters["recorded"]
+    (full_disk / "recording" / "000001.rec").unlink(missing_ok=True)
+    for file in segment_files(full_disk / "recording"):
+        file.path.unlink()
+    service.step(inbox("again"), 100.0)
+    assert texts(small)[-1:] == ["again"]
+    assert "recording-resumed" in capsys.readouterr().out
+    service.close()
+
+
+def test_a_full_segment_gives_way_is_compressed_and_the_oldest_are_dropped(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell, "segment_bytes", lambda _: 20_000)
+    service, _ = service_on(config, tmp_path)
+    for number in range(12):
+        service.step(inbox(os.urandom(4500).hex()), float(number))
+    directory = recording_dir(config.system.state_path)
+    until(lambda: sum(file.is_finished for file in segment_files(directory)) == 3)
+    assert len(texts(config)) == 12
+    oldest = segment_files(directory)[0]
+    total_bytes = sum(file.size_bytes for file in segment_files(directory))
+    assert drop_old(directory, CLOCK.epoch_s(), total_bytes - 1, 1e9) == (oldest,)
+    assert not oldest.path.exists()
+    service.close()
+
+
+def test_what_a_killed_recorder_left_is_compressed_by_the_next(config: Config, tmp_path: Path) -> None:
+    directory = recording_dir(config.system.state_path)
+    left = SegmentWriter.open(directory, 0, "b", 0.0, 0.0)
+    empty = SegmentWriter.open(directory, 0, "b", 0.0, 0.0)
+    service, _ = service_on(config, tmp_path)
+    service.step(inbox("after"), 1.0)
+    until(lambda: not left.path.exists() and not empty.path.exists())
+    assert texts(config) == ["after"]
+    service.close()
+    left.close()
+    empty.close()
+
+
+def test_a_compression_that_finds_no_space_leaves_the_raw_segment(full_disk: Path, tmp_path: Path) -> None:
+    writer = SegmentWriter.open(full_disk / "recording", 0, "b", 0.0, 0.0)
+    writer.append(frame_bytes(1.0, 1.0, "event.x", os.urandom(90_000)))
+    with pytest.raises(OSError, match="No space left"):
+        finish(writer.file)
+    assert [path.name for path in (full_disk / "recording").iterdir()] == ["000001.rec"]
+    writer.close()
