@@ -2,16 +2,13 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from world import ROOT, World
+from tests.e2e.world import ROOT, World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

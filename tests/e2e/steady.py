@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 
-from world import World
+from tests.e2e.world import World
 
 
 class Steady:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from steady import Steady
-from world import QEMU_PIDS, ROOT, World, now_s, wait_until
+
+from tests.e2e.steady import Steady
+from tests.e2e.world import QEMU_PIDS, ROOT, World, now_s, wait_until
 
 SERVICES = ("monitor", "decider", "actuator", "balancer", "plotter", "recorder")
 BOOT_S = 60.0  # generous: guests boot in software emulation beside everything else on two cores
