@@ -51,7 +51,6 @@ _STATES: Final = {
     libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUTOFF,
     libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
 }
-_STOPPED: Final = {DomainState.SHUTOFF, DomainState.CRASHED, DomainState.UNKNOWN}
 _EVENTS: Final = {
     libvirt.VIR_DOMAIN_EVENT_DEFINED: ("defined", "VIR_DOMAIN_EVENT_DEFINED_"),
     libvirt.VIR_DOMAIN_EVENT_UNDEFINED: ("undefined", "VIR_DOMAIN_EVENT_UNDEFINED_"),
@@ -385,10 +384,17 @@ class Connection:
             return None
         code, _max_kib, _kib, vcpus, _cpu_ns = domain.info()
         state = _STATES.get(code, DomainState.UNKNOWN)
-        if state in _STOPPED:
-            return CpuReading(name, uuid, state, None, None, now_s)
-        parameters = self._parameters.get(uuid, now_s, lambda: _scheduler_parameters(domain))
-        cpu_time_s, read_at_s = _cpu_time_s(domain), self._clock.monotonic_s()
+        unknown = CpuReading(name, uuid, state, None, None, now_s)
+        if state is not DomainState.RUNNING:
+            return unknown
+        try:
+            with _translated(f"read the CPU time of {name}"):
+                parameters = self._parameters.get(uuid, now_s, lambda: _scheduler_parameters(domain))
+                cpu_time_s, read_at_s = _cpu_time_s(domain), self._clock.monotonic_s()
+        except (HypervisorLostError, DomainGoneError):
+            raise
+        except HypervisorError:
+            return unknown  # it starts or stops at this moment, and its cgroup is half there
         return CpuReading(name, uuid, state, cpu_time_s, allotted_cpus(vcpus, parameters), read_at_s)
 
     def _is_selected(self, domain: Any, name: str, uuid: str, now_s: float) -> bool:

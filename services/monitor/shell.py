@@ -142,4 +142,4 @@ def _log(body: Body) -> None:
         fields = {"host": body.host, "domain": body.domain, "reason": body.reason, "detail": body.detail}
         (logger().info if body.reason == "stopped" else logger().warning)("domain-down", **fields)
     elif isinstance(body, Event):
-        logger().warning(body.name, host=body.host, text=body.text)
+        (logger().info if body.level == "info" else logger().warning)(body.name, host=body.host, text=body.text)
