@@ -3,12 +3,14 @@
 Nothing here survives a restart, and nothing has to: the next look brings it back.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from common.domain import DomainFacts
-from services.actuator.core.record import parse
+from common.phases import Phase
+from services.actuator.core.record import Record, parse
 from services.actuator.core.seen import SeenDomain, SeenHost
 from services.actuator.core.steps import Step, Undefine
 from services.actuator.perform import Outcome, Result
@@ -45,14 +47,17 @@ class HostState:
     free_memory_bytes: int | None = None
     cpus: int = 1
     freed: dict[int, float] = field(default_factory=dict)
+    owned: dict[str, int] = field(default_factory=dict)
 
 
 class Hosts:
     """All hosts; used by the service's own thread only."""
 
-    def __init__(self, hosts: Iterable[str], now_s: float, stale_after_s: float) -> None:
-        """Start knowing nothing about ``hosts``."""
-        self._hosts = {name: HostState(name, now_s) for name in hosts}
+    def __init__(
+        self, hosts: Iterable[str], now_s: float, stale_after_s: float, owned: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """Start knowing nothing about ``hosts`` but how many domains of each group were last seen there: ``owned``."""
+        self._hosts = {name: HostState(name, now_s, owned=dict(owned.get(name, {}))) for name in hosts}
         self._stale_after_s = stale_after_s
         self._flights: dict[tuple[str, str], Flight] = {}
 
@@ -62,6 +67,7 @@ class Hosts:
         was_lost, host.is_lost = host.is_lost, False
         host.domains = tuple(_seen(report, facts) for facts in report.domains)
         host.observed_s = report.started_s
+        host.owned = dict(Counter(d.record.group for d in host.domains if d.record and _counts(d, d.record)))
         host.free_memory_bytes, host.cpus = report.free_memory_bytes, report.cpus
         for key, flight in list(self._flights.items()):
             if key[0] == report.host and flight.over_s is not None and flight.over_s <= report.started_s:
@@ -107,6 +113,10 @@ class Hosts:
         """Return the steps in flight, oldest first."""
         return tuple(flight.step for flight in self._flights.values())
 
+    def owned(self) -> dict[str, dict[str, int]]:
+        """Return by host how many domains of each group it has, or had when it was last seen."""
+        return {host.name: dict(host.owned) for host in self._hosts.values()}
+
     def seen(self, now_s: float) -> tuple[SeenHost, ...]:
         """Return all hosts as values for the planner."""
         return tuple(self._seen_host(host, now_s) for host in self._hosts.values())
@@ -127,7 +137,12 @@ class Hosts:
             cpus=host.cpus,
             quarantined_slots=frozenset(host.freed),
             note=host.note,
+            remembered=host.owned,
         )
+
+
+def _counts(domain: SeenDomain, record: Record) -> bool:
+    return record.uuid == domain.uuid and record.phase is not Phase.GONE
 
 
 def _seen(report: Observation, facts: DomainFacts) -> SeenDomain:

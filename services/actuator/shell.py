@@ -74,7 +74,7 @@ class ActuatorService:
         self._state_file = self._config.system.state_path / "actuator.json"
         self._stored = read(self._state_file, now_s, self._boot_id)
         self._reports: SimpleQueue[Report] = SimpleQueue()
-        self._hosts = Hosts(self._config.hosts, now_s, self._config.system.stale_after_s)
+        self._hosts = Hosts(self._config.hosts, now_s, self._config.system.stale_after_s, self._stored.owned)
         self._ledgers = {name: Ledger() for name in self._config.groups}
         self._images = Images(self._config.system.state_path)
         self._templates: dict[str, tuple[float, Template | None, str]] = {}
@@ -101,6 +101,7 @@ class ActuatorService:
         for pending in inbox.requests:
             self._ask(pending, now_s)
         self._take_reports(now_s)
+        self._remember_owned()
         views = {name: self._look(name, now_s) for name in self._config.groups}
         self._serve_orders(views, now_s)
         for view in views.values():
@@ -170,6 +171,13 @@ class ActuatorService:
                     log.info("host-prepared", host=report.host, accel=report.accel, error=report.error)
                 case Outcome():
                     self._finish(report, now_s)
+
+    def _remember_owned(self) -> None:
+        """Keep how many domains each host has: after a restart a host that is lost still counts with them."""
+        owned = self._hosts.owned()
+        if owned != self._stored.owned:
+            self._stored.owned = owned
+            write(self._state_file, self._stored, self._boot_id)
 
     def _note_lost(self, report: Lost) -> None:
         if self._hosts.lost(report):

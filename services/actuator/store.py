@@ -1,4 +1,4 @@
-"""The actuator's own small file: breakers and measured boot times. All else stands in libvirt.
+"""The actuator's own small file: breakers, boot times, how many domains each host had. All else stands in libvirt.
 
 It is written whole beside the old one and renamed, so that a crash leaves one or the other. A missing or damaged
 file means: nothing known.
@@ -18,10 +18,11 @@ log = logger()
 
 @dataclass(slots=True)
 class Stored:
-    """What is kept: breakers by group and host, boot times in seconds by group."""
+    """What is kept: breakers by group and host, boot times in seconds by group, domains owned by host and group."""
 
     breakers: dict[str, Breaker] = field(default_factory=dict)
     boot_times_s: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    owned: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def read(path: Path, now_s: float, boot_id: str) -> Stored:
@@ -32,6 +33,7 @@ def read(path: Path, now_s: float, boot_id: str) -> Stored:
         return Stored(
             {key: restored(_breaker(value), now_s, is_same_boot) for key, value in values["breakers"].items()},
             {group: tuple(float(s) for s in times) for group, times in values["boot_times_s"].items()},
+            {host: {group: int(n) for group, n in owned.items()} for host, owned in values["owned"].items()},
         )
     except FileNotFoundError:
         return Stored()
@@ -46,6 +48,7 @@ def write(path: Path, stored: Stored, boot_id: str) -> None:
         "boot_id": boot_id,
         "breakers": {key: asdict(breaker) for key, breaker in sorted(stored.breakers.items())},
         "boot_times_s": {group: list(times) for group, times in sorted(stored.boot_times_s.items())},
+        "owned": {host: dict(sorted(owned.items())) for host, owned in sorted(stored.owned.items())},
     }
     aside = path.with_suffix(".new")
     try:

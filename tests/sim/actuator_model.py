@@ -164,6 +164,7 @@ class World:
         self.is_balancer_alive = True
         self.template: Template | None = TEMPLATE
         self.breakers: dict[str, breakers.Breaker] = {}
+        self.stored: dict[str, dict[str, int]] = {}
         self.changes = 0
         self.kill_before: int | None = None
         self.kill_after: int | None = None
@@ -174,10 +175,10 @@ class World:
         self.most_owned = 0
         self.last_plan: Plan | None = None
         self.message: Membership | None = None
-        self.memory = self._fresh()
+        self.memory = self.fresh()
 
-    def _fresh(self) -> Hosts:
-        return Hosts(self.hosts, self.now_s, 3.5)
+    def fresh(self) -> Hosts:
+        return Hosts(self.hosts, self.now_s, 3.5, self.stored)
 
     def want(self, desired: int, generation: int = 1, **changes: object) -> None:
         body = DesiredCapacity(
@@ -265,13 +266,14 @@ class World:
         self.now_s += self.tick_s
         try:
             self.look()
+            self.stored = self.memory.owned()
             found = plan(self.wanted(), self.seen(), self.now_s)
             self.last_plan = found
             for step in found.steps:
                 self._perform(step)
         except Killed:
             self.kills += 1
-            self.memory = self._fresh()
+            self.memory = self.fresh()
         self.look()
         self.last_plan = plan(self.wanted(), self.seen(), self.now_s)
         self.message = membership(self.wanted(), self.seen(), self.last_plan, (), self.now_s)

@@ -283,6 +283,27 @@ def test_lost_host_keeps_its_domains_and_is_replaced_only_up_to_surge() -> None:
     assert not any(call == "destroy" for _, call, _ in world.log)
 
 
+def test_actuator_that_restarts_while_a_host_is_lost_still_counts_its_domains() -> None:
+    world = World(group(hosts=("a", "b"), max=4, surge=1), hosts=("a", "b"))
+    world.want(4)
+    world.run_until(world.is_settled)
+    world.hosts["b"].is_lost = True
+    world.memory = world.fresh()
+    world.run(200)
+    assert len(world.hosts["a"].by_name) == 3 and world.most_owned == 5
+    world.hosts["b"].is_lost = False
+    world.run_until(world.is_settled)
+
+
+def test_host_that_was_never_seen_holds_back_new_domains_for_a_while_only() -> None:
+    world = World(group(hosts=("a", "b")), hosts=("a", "b"))
+    world.hosts["b"].is_lost = True
+    world.want(2)
+    world.run(20)
+    assert world.everything() == []
+    world.run_until(world.is_settled)
+
+
 def test_far_lower_maximum_shrinks_at_the_cap() -> None:
     world = settled(4)
     for domain in world.everything():

@@ -73,7 +73,8 @@ def _counted_unreachable(context: Context, members: tuple[Member, ...]) -> int:
     lost_s = {host.name: host.unreachable_s for host in context.seen.hosts if not host.is_reachable}
     away = [m for m in members if m.is_capacity and not m.is_reachable]
     long_gone = sum(1 for m in away if lost_s.get(m.domain.host, 0.0) >= HOST_GRACE_S)
-    return len(away) - min(long_gone, context.wanted.group.surge)
+    long_gone += context.view.unseen
+    return len(away) + context.view.unseen - min(long_gone, context.wanted.group.surge)
 
 
 def _grow(context: Context, members: tuple[Member, ...], planned: list[Step], missing: int) -> Balance:

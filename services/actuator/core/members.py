@@ -71,17 +71,21 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One group, sorted. ``pool`` and ``adoptable`` are for existing groups only."""
+    """One group, sorted. ``pool`` and ``adoptable`` are for existing groups only.
+
+    ``unseen``: domains that were on hosts which have not answered since this process started.
+    """
 
     members: tuple[Member, ...]
     pool: tuple[SeenDomain, ...] = ()
     adoptable: tuple[SeenDomain, ...] = ()
     strangers: tuple[SeenDomain, ...] = ()
+    unseen: int = 0
 
     @property
     def owned_total(self) -> int:
         """Return how many domains count against the ceiling: every member in whatever phase."""
-        return len(self.members)
+        return len(self.members) + self.unseen
 
     @property
     def generation(self) -> int:
@@ -114,6 +118,7 @@ def view(wanted: Wanted, seen: Seen) -> View:
         pool=tuple(sorted(pool, key=lambda domain: (domain.name, domain.host))),
         adoptable=tuple(sorted(adoptable, key=lambda domain: (domain.name, domain.host))),
         strangers=tuple(sorted(strangers, key=lambda domain: (domain.name, domain.host))),
+        unseen=sum(host.remembered.get(wanted.name, 0) for host in seen.hosts if not host.is_ever_seen),
     )
 
 

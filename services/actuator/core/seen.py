@@ -30,8 +30,8 @@ class SeenHost:
     """One host. While it is not reachable, ``domains`` are the last ones seen and nothing there is touched.
 
     ``accel`` is the libvirt domain type to use, None until it is known; ``free_memory_bytes`` None where unknown;
-    ``unreachable_s`` is how long nothing has been heard; ``is_ever_seen`` is false before the first look. ``note`` says
-    why it takes no new domains.
+    ``unreachable_s`` is how long nothing has been heard; ``is_ever_seen`` is false before the first look; then
+    ``remembered`` says how many domains each group had there when it was last seen. ``note``: why it takes no new ones.
     """
 
     name: str
@@ -44,6 +44,7 @@ class SeenHost:
     cpus: int = 2
     quarantined_slots: frozenset[int] = frozenset()
     note: str = ""
+    remembered: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
