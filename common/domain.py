@@ -139,6 +139,13 @@ def domain_types(capabilities: str) -> frozenset[str]:
     return frozenset(domain.get("type", "") for arch in archs for domain in arch.iterfind("domain"))
 
 
+def cpu_model(capabilities: str) -> str:
+    """Return vendor and model of a host's CPU, as far as its capabilities say."""
+    cpu = ET.fromstring(capabilities).find("host/cpu")  # noqa: S314 - libvirt's own text
+    parts = [] if cpu is None else [cpu.findtext(tag) or "" for tag in ("arch", "vendor", "model")]
+    return " ".join(part for part in parts if part)
+
+
 def _share(parameters: Mapping[str, int | float], scope: str) -> float:
     quota, period = parameters.get(f"{scope}_quota", 0), parameters.get(f"{scope}_period", 0)
     return quota / period if quota > 0 and period > 0 else float("inf")

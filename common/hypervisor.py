@@ -25,6 +25,7 @@ from common.domain import (
     HostFacts,
     LifecycleEvent,
     allotted_cpus,
+    cpu_model,
     domain_types,
     metadata_element,
     name_in_xml,
@@ -212,11 +213,12 @@ class Connection:
     def host_facts(self) -> HostFacts:
         """Return versions, CPU model and domain types of the host."""
         with _translated(f"ask {self.uri} for its capabilities"):
+            capabilities = self._raw.getCapabilities()
             return HostFacts(
                 libvirt=str(self._raw.getLibVersion()),
                 hypervisor=str(self._raw.getVersion()),
-                cpu_model=str(self._raw.getInfo()[0]),
-                domain_types=domain_types(self._raw.getCapabilities()),
+                cpu_model=cpu_model(capabilities),
+                domain_types=domain_types(capabilities),
             )
 
     # --- changing a domain -----------------------------------------------------------------------------------
