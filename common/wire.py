@@ -4,6 +4,8 @@ Two frames: the topic, and a MessagePack map ``{"header": …, "body": …}``. T
 unpacked, the types once after it; what does not fit raises ``ProtocolError`` and reaches no core.
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
@@ -13,6 +15,7 @@ from common.errors import ProtocolError
 from common.messages import BODIES, PROTOCOL_VERSION, Body, Header
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+MAX_MAPS: Final = 20_000  # an empty map is 1 byte on the wire and 64 in memory
 _BY_KIND: Final = {body.kind: body for body in BODIES}
 
 
@@ -49,9 +52,28 @@ def unpack(payload: bytes) -> Any:
     if len(payload) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"{len(payload)} bytes; at most {MAX_MESSAGE_BYTES} are allowed")
     try:
-        return msgpack.unpackb(payload, use_list=False, strict_map_key=True, max_array_len=100_000, max_map_len=1_000)
+        return msgpack.unpackb(
+            payload,
+            use_list=False,
+            strict_map_key=True,
+            max_array_len=100_000,
+            max_map_len=1_000,
+            object_hook=_bounded_maps(),
+        )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise ProtocolError(f"not a MessagePack message: {error or type(error).__name__}") from error
+        raise ProtocolError(f"not a MessagePack message: {str(error) or type(error).__name__}") from error
+
+
+def _bounded_maps() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what is called with each map of one message, and refuses those beyond ``MAX_MAPS``."""
+    numbers = itertools.count(1)
+
+    def count(found: dict[str, Any]) -> dict[str, Any]:
+        if next(numbers) > MAX_MAPS:
+            raise ValueError(f"more than {MAX_MAPS} maps")
+        return found
+
+    return count
 
 
 def decode(frames: list[bytes]) -> tuple[str, Header, Body]:
