@@ -176,7 +176,8 @@ def build(output: Path) -> dict[str, Any]:
         vmlinuz, modules = kernel.find(root)
         image = progress.step("unpack the kernel", lambda: kernel.bootable(vmlinuz.read_bytes()))
         archive = progress.step("pack the initramfs", lambda: make_initramfs(work / "app", root, modules))
-        manifest = describe(image, archive, modules.name, packages.versions(root))
+        versions = packages.versions(root, (f"linux-image-{modules.name}", "busybox-static"))
+        manifest = describe(image, archive, modules.name, versions)
         progress.step("put the image in place", lambda: publish(output, work, image, archive, manifest))
     return manifest
 

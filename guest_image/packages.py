@@ -4,6 +4,7 @@ Only the distribution's own suites are used: a third party's source needs keys a
 kernel. No mirror is named here.
 """
 
+import gzip
 import re
 import subprocess
 from dataclasses import dataclass
@@ -120,7 +121,12 @@ def _proxy_options() -> list[str]:
     return [line for line in dump.splitlines() if re.match(r'Acquire::\w+::Proxy(::\S+)? ".+";', line)]
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Return package → version of all that was unpacked, from the status file below ``root``."""
-    status = (root / "var/lib/dpkg/status").read_text(encoding="utf-8")
-    return dict(re.findall(r"^Package: (\S+)$.*?^Version: (\S+)$", status, re.MULTILINE | re.DOTALL))
+def versions(root: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Return package → version, from the changelogs below ``root``; packages without one are left out."""
+    found = {}
+    for name in names:
+        changelogs = sorted((root / "usr/share/doc" / name).glob("changelog*.gz"))
+        if changelogs:
+            first_line = gzip.decompress(changelogs[0].read_bytes()).decode("utf-8", "replace").partition("\n")[0]
+            found[name] = first_line.partition("(")[2].partition(")")[0]
+    return found

@@ -14,6 +14,7 @@
 #include "settings.h"
 
 #define TICK_MS 20
+#define QUIET_MS 3000 /* without a request for so long, traffic is taken to be off already */
 
 static bool is_guest;
 
@@ -60,6 +61,8 @@ static void drain(int linger_ms)
 {
     server_drain();
     log_line("shutdown asked: draining");
+    if (server_quiet_ms() > QUIET_MS)
+        linger_ms = 0; /* nobody's request could be lost */
     for (int waited_ms = 0; waited_ms < linger_ms || !server_is_idle(); waited_ms += TICK_MS)
         if (shutdown_asked(TICK_MS)) {
             log_line("shutdown asked again: ending at once");

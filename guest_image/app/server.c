@@ -33,6 +33,7 @@ struct connection {
 static const char *server_name;
 static atomic_bool is_draining;
 static atomic_int in_flight, connections;
+static atomic_llong last_work_ms = INT32_MIN; /* never */
 
 static int64_t now_ms(void)
 {
@@ -142,6 +143,8 @@ static bool serve_request(struct connection *connection)
     struct service service = {server_name, atomic_load(&is_draining), atomic_load(&in_flight)};
     struct http_response response = {0};
     route(&request, &service, &response);
+    if (strcmp(request.path, "/healthz") != 0)
+        atomic_store(&last_work_ms, now_ms());
     bool keep_alive = request.keep_alive && !atomic_load(&is_draining);
     return respond(connection->fd, &response, keep_alive, request.method == METHOD_HEAD) && keep_alive;
 }
@@ -232,6 +235,11 @@ int server_start(const char *name, int port)
 void server_drain(void)
 {
     atomic_store(&is_draining, true);
+}
+
+int64_t server_quiet_ms(void)
+{
+    return now_ms() - atomic_load(&last_work_ms);
 }
 
 bool server_is_idle(void)

@@ -3,12 +3,16 @@
 #define SERVER_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* Listen on `port` (0: any) and serve in the background as `name`. Returns the port, or -1. */
 int server_start(const char *name, int port);
 
 /* From now on /healthz answers 503 and every response ends its connection. */
 void server_drain(void);
+
+/* Milliseconds since the last request that was no health check. */
+int64_t server_quiet_ms(void);
 
 /* True when no request is being read, computed or answered. */
 bool server_is_idle(void);

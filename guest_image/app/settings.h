@@ -10,7 +10,7 @@ struct settings {
     char address[32]; /* ADDRESS/PREFIX_LENGTH; empty: DHCP */
     char gateway[16]; /* empty: no default route */
     int port;         /* 0: any free port, printed at start */
-    int linger_ms;    /* after a shutdown request: how long /healthz says 503 at least */
+    int linger_ms;    /* after a shutdown request: how long /healthz says 503 if there is traffic */
     bool probe;       /* say that the guest boots, power off, nothing else */
 };
 
