@@ -100,6 +100,8 @@ class Bus(Table):
                 raise ValueError(f"transport 'tcp' needs an endpoint for each service; missing: {', '.join(missing)}")
         for name, endpoint in self.endpoints.items():
             _check_tcp_endpoint(name, endpoint)
+        if self.endpoints:
+            _check_ports_apart(self.endpoints)
         return self
 
 
@@ -352,3 +354,14 @@ def _check_tcp_endpoint(name: str, endpoint: str) -> None:
         raise ValueError(f"endpoints.{name} must be tcp://ADDRESS:PORT; got {endpoint!r} ({error})") from error
     if not endpoint.startswith("tcp://") or not 1 <= port <= 65534:
         raise ValueError(f"endpoints.{name} must be tcp://ADDRESS:PORT with a port in 1..65534; got {endpoint!r}")
+
+
+def _check_ports_apart(endpoints: dict[str, str]) -> None:
+    """Refuse two services on one port: each needs its own and the next one."""
+    taken: dict[tuple[str, int], str] = {}
+    for name, endpoint in endpoints.items():
+        host, port = split_endpoint(endpoint.removeprefix("tcp://"))
+        for needed in (port, port + 1):
+            rival = taken.setdefault((host, needed), name)
+            if rival != name:
+                raise ValueError(f"endpoints.{name} and endpoints.{rival} both need port {needed}: leave 2 to each")

@@ -37,7 +37,8 @@ def free_port() -> int:
 
 def config_with(tmp_path: Path, keys_dir: Path | str, port: int, address: str = "127.0.0.1") -> Config:
     """Return a configuration in which the decider is at ``port``; the others are not used."""
-    endpoints = dict.fromkeys(SERVICES, f"tcp://{address}:{port}")
+    endpoints = {name: f"tcp://{address}:{1000 + 2 * at}" for at, name in enumerate(SERVICES)}
+    endpoints["decider"] = f"tcp://{address}:{port}"
     return Config(
         system=System(run_dir=str(tmp_path / "run"), state_dir=str(tmp_path)),
         bus=BusTable(transport="tcp", endpoints=endpoints, keys_dir=str(keys_dir)),

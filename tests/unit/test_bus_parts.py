@@ -190,7 +190,8 @@ def test_requests_and_replies_come_out_as_they_went_in() -> None:
 
 
 def config_on(transport: str, address: str = "", keys_dir: str = "") -> Config:
-    endpoints = dict.fromkeys(SERVICES, f"tcp://{address}:7001") if transport == "tcp" else {}
+    ports = {name: 7001 + 2 * at for at, name in enumerate(SERVICES)} if transport == "tcp" else {}
+    endpoints = {name: f"tcp://{address}:{port}" for name, port in ports.items()}
     return Config.model_validate(
         {
             "system": System(run_dir="/run/x"),

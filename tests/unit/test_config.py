@@ -1,0 +1,189 @@
+"""``autoscaler.toml``: what is impossible is refused with file, line, key, what is allowed and what was found."""
+
+from pathlib import Path
+
+import pytest
+
+from common import config_file
+from common.config import SERVICES, Config, Group, Network, split_endpoint
+from common.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+GROUP = '[groups.web]\nprefix = "web-"\n'
+TCP = "{" + ", ".join(f'{name} = "tcp://127.0.0.1:{7000 + 2 * at}"' for at, name in enumerate(SERVICES)) + "}"
+
+
+def parse(text: str) -> Config:
+    return config_file.parse(text.encode(), "f.toml")
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_the_file_that_we_ship_is_whole_and_valid() -> None:
+    config, digest = config_file.load(ROOT / "autoscaler.toml")
+    web = config.groups["web"]
+    assert (web.minimum, web.maximum, len(digest)) == (1, 4, 12)
+
+
+def test_a_file_with_one_group_is_enough() -> None:
+    assert parse(GROUP) == Config(groups={"web": Group(prefix="web-")})
+
+
+def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:
+    digests = set()
+    for text in (GROUP, GROUP + "max = 5\n"):
+        (tmp_path / "f.toml").write_text(text)
+        digests.add(config_file.load(tmp_path / "f.toml")[1])
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        # unknown keys
+        (GROUP + "mni = 1\n", 3, "groups.web.mni: unknown key; did you mean 'min'? Allowed: "),
+        ("[systen]\n" + GROUP, 1, "systen: unknown key; did you mean 'system'?"),
+        ("[system]\nrundir = '/x'\n" + GROUP, 2, "system.rundir: unknown key; did you mean 'run_dir'?"),
+        (GROUP + "[groups.web.image]\nvcpu = 2\n", 4, "groups.web.image.vcpu: unknown key; did you mean 'vcpus'?"),
+        (
+            GROUP + "[[groups.web.policies]]\ntype = 'threshold'\nhigh = 0.8\n",
+            5,
+            "groups.web.policies.0.high: unknown key",
+        ),
+        # wrong types
+        (GROUP + "max = 'four'\n", 3, "groups.web.max: input should be a valid integer; got 'four'"),
+        (GROUP + "max = 4.5\n", 3, "groups.web.max: "),
+        (GROUP + "keep_failed = 1\n", 3, "groups.web.keep_failed: input should be a valid boolean; got 1"),
+        ("[system]\ninterval_s = true\n" + GROUP, 2, "system.interval_s: "),
+        ("groups = 3\n", 1, "groups: "),
+        ("[groups]\nweb = 3\n", 2, "groups.web: "),
+        # impossible values
+        (GROUP + "min = 5\nmax = 4\n", 1, "groups.web: min must be <= max (4); got 5"),
+        (GROUP + "max = 0\n", 3, "groups.web.max: input should be greater than or equal to 1; got 0"),
+        (GROUP + "min = -1\n", 3, "groups.web.min: input should be greater than or equal to 0; got -1"),
+        (GROUP + "cooldown_in_s = nan\n", 3, "groups.web.cooldown_in_s: "),
+        (GROUP + "cooldown_in_s = inf\n", 3, "groups.web.cooldown_in_s: "),
+        (GROUP + "kind = 'cloud'\n", 3, "groups.web.kind: input should be 'template' or 'existing'; got 'cloud'"),
+        (GROUP + "endpoint = 'localhost'\n", 3, "groups.web.endpoint: must be ADDRESS:PORT"),
+        (GROUP + "endpoint = '127.0.0.1:0'\n", 3, "the port must be in 1..65535"),
+        (GROUP + "endpoint = 'localhost:8000'\n", 3, "groups.web.endpoint: "),
+        (GROUP + "hosts = []\n", 3, "groups.web.hosts: "),
+        (GROUP + "hosts = ['mars']\n", None, "['mars'] are not defined; defined: ['local']"),
+        (GROUP + "max = 65\n", None, "groups.web.max must be <= haproxy.slots (64); got 65"),
+        (GROUP + "address_source = 'arp'\n", 1, "address_source is for groups of kind 'existing'"),
+        ("[system]\ninterval_s = 5.0\n" + GROUP, 1, "stale_after_s must be greater than interval_s (5.0); got 3.5"),
+        ("[system]\nrun_dir = 'run'\n" + GROUP, 2, "system.run_dir: must be an absolute path; got 'run'"),
+        (f"[system]\nrun_dir = '/{'x' * 100}'\n" + GROUP, 1, "run_dir is too long"),
+        ("[system]\nlog_level = 'loud'\n" + GROUP, 2, "system.log_level: input should be 'debug'"),
+        ("[network]\nsubnet = '10.0.0.0/29'\n" + GROUP, 1, "slots must be at most 0 in 10.0.0.0/29; got 200"),
+        ("[network]\nsubnet = 'near'\n" + GROUP, 1, "subnet must be an IPv4 network"),
+        (
+            GROUP + "[[groups.web.policies]]\ntype = 'threshold'\nhigh_ratio = 0.3\n",
+            3,
+            "low_ratio must be less than high_ratio (0.3); got 0.35",
+        ),
+        (GROUP + "[[groups.web.policies]]\ntype = 'magic'\n", 3, "groups.web.policies.0: "),
+        # hostile names
+        ("[groups.'a;b']\nprefix = 'x-'\n", None, "the name 'a;b' must match"),
+        ("[groups.'</name>']\nprefix = 'x-'\n", None, "the name '</name>' must match"),
+        ("[groups.web]\nprefix = 'a;b'\n", 2, "groups.web.prefix: must match"),
+        ("[groups.web]\nprefix = '</name>'\n", 2, "groups.web.prefix: must match"),
+        ("[groups.web]\nprefix = ''\n", 2, "groups.web.prefix: must match"),
+        ("[network]\nbridge = 'br0; reboot'\n" + GROUP, 2, "network.bridge: "),
+        (GROUP + "[groups.web.readiness]\npath = '/x\\r\\nHost: y'\n", 4, "groups.web.readiness.path: "),
+        # clashes
+        (GROUP + "[groups.db]\nprefix = 'web-'\nendpoint = '127.0.0.1:9000'\n", None, "both 'web-'"),
+        (GROUP + "[groups.db]\nprefix = 'db-'\n", None, "endpoint clashes with groups."),
+        # bus
+        ("[bus]\ntransport = 'tcp'\n" + GROUP, 1, "transport 'tcp' needs an endpoint for each service; missing: "),
+        ("[bus]\nendpoints = {cook = 'tcp://127.0.0.1:1'}\n" + GROUP, 1, "unknown services ['cook']"),
+        ("[bus]\nendpoints = {monitor = 'udp://127.0.0.1:1'}\n" + GROUP, 1, "endpoints.monitor must be tcp://"),
+        ("[bus]\nendpoints = {monitor = 'tcp://127.0.0.1:65535'}\n" + GROUP, 1, "a port in 1..65534"),
+        # missing
+        ("", None, "groups: is required and missing"),
+        ("[groups.web]\nmin = 1\n", 1, "groups.web.prefix: is required and missing"),
+    ],
+)
+def test_what_is_impossible_is_refused(text: str, line: int | None, said: str) -> None:
+    told = refusal(text)
+    first = told.splitlines()[0]
+    assert said in first
+    assert first.startswith(f"f.toml:{line}: " if line else "f.toml"), first
+
+
+def test_every_fault_is_told_at_once() -> None:
+    told = refusal(GROUP + "mni = 1\nmax = 'x'\nmode = 'maybe'\n").splitlines()
+    assert sorted(line.split(":")[1] for line in told) == ["3", "4", "5"]
+
+
+def test_broken_toml_is_told_with_its_line() -> None:
+    assert "line 3" in refusal(GROUP + "max = \n")
+    assert refusal("[groups.web\n").startswith("f.toml: not valid TOML: ")
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    assert "not valid TOML" in refusal(GROUP + "max = 3\nmax = 4\n")
+
+
+def test_what_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"f\.toml: not UTF-8 at byte 2"):
+        config_file.parse(b"# \xff", "f.toml")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read: No such file or directory"):
+        config_file.load(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        config_file.load(tmp_path)
+
+
+def test_tcp_with_every_endpoint_is_allowed() -> None:
+    assert parse(f"[bus]\ntransport = 'tcp'\nendpoints = {TCP}\n" + GROUP).bus.transport == "tcp"
+
+
+def test_a_port_that_two_services_need_is_refused() -> None:
+    crowded = TCP.replace("7002", "7001")  # where the first one answers requests
+    told = refusal(f"[bus]\ntransport = 'tcp'\nendpoints = {crowded}\n" + GROUP)
+    assert "endpoints.decider and endpoints.monitor both need port 7001" in told
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(GROUP).groups["web"].maximum = 9  # type: ignore[misc]
+
+
+def test_a_tcp_group_is_ready_when_its_port_is_open() -> None:
+    assert parse(GROUP + "protocol = 'tcp'\n").groups["web"].readiness.protocol == "tcp"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_checked"),
+    [
+        ("", True),
+        ("kind = 'existing'\n", False),
+        ("[groups.web.readiness]\nidentity = false\n", False),
+        ("kind = 'existing'\n[groups.web.readiness]\nidentity = true\n", True),
+        ("[groups.web.readiness]\nprotocol = 'tcp'\n", False),
+    ],
+)
+def test_template_domains_must_name_themselves_unless_told_otherwise(text: str, is_checked: bool) -> None:
+    assert parse(GROUP + text).groups["web"].is_identity_checked is is_checked
+
+
+def test_slots_have_addresses_and_macs_of_their_own() -> None:
+    network = Network()
+    assert network.gateway == "192.168.150.1"
+    assert len({network.address(slot) for slot in range(network.slots)}) == network.slots
+    assert len({network.mac(slot) for slot in range(network.slots)}) == network.slots
+    assert Network(name="other").mac(0) != network.mac(0)
+
+
+@pytest.mark.parametrize("text", ["", "8000", ":8000", "a:", "a:b", "a:-1"])
+def test_what_is_no_endpoint_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be ADDRESS:PORT"):
+        split_endpoint(text)
