@@ -36,15 +36,6 @@ def state_file(system: System) -> Path:
     return system.state_path / "haproxy.state"
 
 
-def slot_names(slots: int) -> tuple[str, ...]:
-    """Return the names of a backend's servers.
-
-    >>> slot_names(2)
-    ('vm1', 'vm2')
-    """
-    return tuple(f"vm{number}" for number in range(1, slots + 1))
-
-
 def allowed_maxconn(wanted: int, fd_limit: int) -> int:
     """Return how many connections HAProxy can accept: each needs two file descriptors.
 

@@ -1,14 +1,15 @@
 """Members that failed stay out until membership shows that something about them has changed.
 
 A failure is heard from the monitor at once; membership repeats for a moment that the member is ready. Its phase, or the
-time since which it has it, tells the life after the failure from the one before.
+time since which it has it, tells the life after the failure from the one before. That a warming member becomes ready is
+no other life: the actuator may have said so before it heard of the failure.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from common.messages import Membership
+from common.messages import Member, Membership
 from common.phases import Phase
 
 HOLD_S: Final = 30.0  # by then the actuator has said what became of it; a member that returns is checked anyway
@@ -35,8 +36,14 @@ def held(holds: Iterable[Hold], membership: Membership, now_s: float) -> tuple[H
             continue
         if member is None:
             kept.append(hold)
-        elif hold.phase is None or hold.since_s is None:
+        elif _is_same_life(hold, member):
             kept.append(replace(hold, phase=member.phase, since_s=member.since_s))
-        elif member.phase is hold.phase and abs(member.since_s - hold.since_s) < SAME_S:
-            kept.append(hold)
     return tuple(kept)
+
+
+def _is_same_life(hold: Hold, member: Member) -> bool:
+    if hold.phase is None or hold.since_s is None:
+        return True
+    if (hold.phase, member.phase) == (Phase.WARMING, Phase.READY):
+        return True
+    return member.phase is hold.phase and abs(member.since_s - hold.since_s) < SAME_S

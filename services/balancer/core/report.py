@@ -87,8 +87,11 @@ def _placed(placement: Placement, server: Server) -> BackendState:
 
 
 def _state(placement: Placement, server: Server) -> str:
+    """Return what the slot does, not what is wanted of it: a drain begins when HAProxy shows that it has begun."""
+    if server.admin is Admin.READY:
+        return "ready"
     if placement.goal is Goal.SERVE:
-        return "ready" if server.admin is Admin.READY else "joining"
+        return "joining"
     return "left" if server.admin is Admin.MAINT and server.is_idle else "draining"
 
 

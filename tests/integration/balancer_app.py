@@ -1,0 +1,56 @@
+"""A domain for the balancer's tests: an HTTP server on one loopback address, a process of its own.
+
+``GET /healthz``: 200, or 503 while the file ``sick`` exists. ``GET /work?ms=N``: 200 after N ms.
+``POST /count?id=X&ms=N``: appends X to the log *before* it waits, as a request that had its effect. Every answer names
+the server in X-Served-By.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+
+class App:
+    def __init__(self, name: str, log: Path, sick: Path) -> None:
+        self._name = name
+        self._log = log
+        self._sick = sick
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                method, target, _ = head.split(" ", 2)
+                lengths = [line for line in head.lower().splitlines() if line.startswith("content-length:")]
+                if lengths:
+                    await reader.readexactly(int(lengths[0].split(":")[1]))
+                status = await self._answer(method, target)
+                body = f"{self._name}\n"
+                head = f"HTTP/1.1 {status} X\r\nX-Served-By: {self._name}\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(f"{head}{body}".encode())
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def _answer(self, method: str, target: str) -> int:
+        parts = urlsplit(target)
+        args = dict(parse_qsl(parts.query))
+        if parts.path == "/healthz":
+            return 503 if self._sick.exists() else 200
+        if method == "POST":
+            with self._log.open("a") as log:
+                log.write(f"{args['id']}\n")
+        await asyncio.sleep(int(args.get("ms", "0")) / 1000)
+        return 200
+
+
+async def run(address: str, port: int, name: str, log: str, sick: str) -> None:
+    app = App(name, Path(log), Path(sick))
+    server = await asyncio.start_server(app.serve, address, port, backlog=1024)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(run(sys.argv[1], int(sys.argv[2]), *sys.argv[3:6]))

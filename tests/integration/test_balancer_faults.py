@@ -1,0 +1,403 @@
+"""What breaks, and what holds: domains, the balancer, HAProxy, the socket between them."""
+
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.phases import Phase
+from services.balancer.core.haproxy_config import state_file, stats_socket
+from tests.integration.balancer_stand import Domain, Load, Stand, end
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    stand = Stand()
+    yield stand
+    stand.close()
+
+
+def three(stand: Stand) -> list[Domain]:
+    domains = [stand.domain(number) for number in range(3)]
+    stand.join(*domains)
+    return domains
+
+
+def slots_of(stand: Stand, state: str) -> list[str]:
+    return sorted(address for address, admin, _ in stand.servers().values() if admin == state)
+
+
+# --- domains die ---------------------------------------------------------------------------------------------------
+
+
+def test_killed_domain_with_push_fails_no_get(stand: Stand) -> None:
+    _, _, victim = three(stand)
+    with Load(stand.port, "/work?ms=100") as load:
+        stand.run_for(1)
+        end(victim.process)
+        stand.fail(victim)
+        stand.until(lambda: slots_of(stand, "ready") == ["127.0.0.20", "127.0.0.21"], "the slot is out")
+        stand.run_for(1)
+    assert load.failures == []
+
+
+def test_frozen_domain_with_push_fails_no_get(stand: Stand) -> None:
+    _, _, victim = three(stand)
+    with Load(stand.port, "/work?ms=100") as load:
+        stand.run_for(1)
+        victim.process.send_signal(signal.SIGSTOP)
+        stand.run_for(0.05)
+        stand.fail(victim)
+        stand.until(lambda: slots_of(stand, "ready") == ["127.0.0.20", "127.0.0.21"], "the slot is out")
+        stand.run_for(1)
+    assert load.failures == []
+    assert load.slowest_s < 1.0
+
+
+def test_frozen_domain_without_push_is_retired_by_haproxy_itself(stand: Stand) -> None:
+    _, _, victim = three(stand)
+    with Load(stand.port, "/work?ms=100") as load:
+        stand.run_for(0.5)
+        victim.process.send_signal(signal.SIGSTOP)
+        stand.until(lambda: stand.drains["web"].backends[2].is_healthy is False, "unhealthy")
+        stand.run_for(0.5)
+    assert load.failures == []
+    assert stand.state(victim) == "ready"
+    assert any(event.name == "backend-unhealthy" for event in stand.events)
+
+
+def test_post_is_delivered_at_most_once_while_domains_die(stand: Stand) -> None:
+    domains = three(stand)
+    sent: list[str] = []
+    stop = threading.Event()
+
+    def post() -> None:
+        while not stop.wait(0.01) and len(sent) < 2000:
+            key = f"p{threading.get_ident()}-{len(sent)}"
+            sent.append(key)
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{stand.port}/count?id={key}&ms=50", data=b"x", method="POST"
+            )
+            try:
+                urllib.request.urlopen(request, timeout=15).read()  # noqa: S310 - http, as written above
+            except OSError:
+                continue
+
+    workers = [threading.Thread(target=post, daemon=True) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for victim in domains[1:]:
+        stand.run_for(0.5)
+        end(victim.process)
+        stand.run_for(0.05)
+        stand.fail(victim)
+    stand.run_for(0.5)
+    stop.set()
+    for worker in workers:
+        worker.join(30)
+    arrived = [key for domain in domains for key in domain.posts()]
+    assert len(sent) > 50
+    assert sorted(arrived) == sorted(set(arrived))
+
+
+def test_failed_member_stays_out_until_membership_tells_another_life(stand: Stand) -> None:
+    _, _, victim = three(stand)
+    stand.fail(victim)
+    stand.until(lambda: victim.address not in slots_of(stand, "ready"), "the slot is out")
+    stand.tell()
+    stand.run_for(1.5)
+    assert stand.state(victim) == "left"
+    stand.set_phase(victim, Phase.WARMING, wait_for="ready")
+
+
+@pytest.fixture
+def quick() -> Iterator[Stand]:
+    stand = Stand(check_interval_s=0.1)
+    yield stand
+    stand.close()
+
+
+def test_failure_reaches_haproxy_within_100_ms(quick: Stand) -> None:
+    stand, victim = quick, three(quick)[2]
+    took_s = []
+    for _ in range(20):
+        stand.fail(victim)
+        took_s.append(stand.until(lambda: victim.address not in slots_of(stand, "ready"), "out"))
+        stand.until(lambda: stand.state(victim) == "left", "left")
+        stand.set_phase(victim, Phase.WARMING, wait_for="ready")
+    print(f"failure to slot down: median {statistics.median(took_s) * 1000:.1f} ms, max {max(took_s) * 1000:.1f} ms")
+    assert statistics.median(took_s) < 0.1
+
+
+def test_address_of_another_domain_is_emptied_before_it_is_taken_again(stand: Stand) -> None:
+    domains = three(stand)
+    old = domains[2]
+    end(old.process)
+    new = Domain("web-0007", "uuid-new", old.address, old.log, old.sick, old.process)
+    stand.domains[2] = new
+    stand.tell()
+    stand.until(lambda: old.address not in slots_of(stand, "ready"), "the old domain's slot is out")
+    new.process = stand.start_app(new.address, new.name, new.log, new.sick)
+    stand.until(lambda: stand.state(new) == "ready", "the new one is in")
+
+
+def test_nobody_up_is_a_quick_503_that_says_when_to_retry(stand: Stand) -> None:
+    stand.tell()
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"http://127.0.0.1:{stand.port}/", timeout=5)
+    assert (caught.value.code, caught.value.headers["Retry-After"]) == (503, "1")
+    assert b"No domain of this group can serve" in caught.value.read()
+
+
+# --- drains --------------------------------------------------------------------------------------------------------
+
+
+def get_in_background(port: int, path: str) -> tuple[threading.Thread, list[int]]:
+    statuses: list[int] = []
+
+    def get() -> None:
+        try:
+            statuses.append(urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20).status)
+        except urllib.error.HTTPError as error:
+            statuses.append(error.code)
+
+    thread = threading.Thread(target=get, daemon=True)
+    thread.start()
+    return thread, statuses
+
+
+def test_drain_waits_for_a_long_request(stand: Stand) -> None:
+    domain = stand.domain(0)
+    stand.join(domain)
+    thread, statuses = get_in_background(stand.port, "/work?ms=2500")
+    stand.until(lambda: stand.drains["web"].backends[0].in_flight == 1, "in flight is reported")
+    stand.set_phase(domain, Phase.DRAINING, wait_for="draining")
+    assert stand.drains["web"].backends[0].in_flight == 1
+    stand.until(lambda: stand.drains["web"].backends[0].in_flight == 0, "finished")
+    thread.join(5)
+    assert statuses == [200]
+    assert stand.state(domain) == "draining"
+    stand.set_phase(domain, Phase.STOPPING, wait_for="left")
+    assert stand.drains["web"].cut_sessions_total == 0
+
+
+def test_forced_drain_is_counted_and_told(stand: Stand) -> None:
+    domain = stand.domain(0)
+    stand.join(domain)
+    thread, statuses = get_in_background(stand.port, "/work?ms=8000")
+    stand.until(lambda: stand.drains["web"].backends[0].in_flight == 1, "in flight is reported")
+    stand.set_phase(domain, Phase.DRAINING, wait_for="draining")
+    stand.set_phase(domain, Phase.STOPPING, wait_for="left")
+    thread.join(5)
+    assert statuses == [503]
+    assert stand.drains["web"].cut_sessions_total == 1
+    assert any(event.name == "drain-forced" for event in stand.events)
+
+
+def test_cancelled_drain_returns_to_service_at_once(stand: Stand) -> None:
+    domain, _, _ = three(stand)
+    stand.set_phase(domain, Phase.DRAINING, wait_for="draining")
+    domain.phase = Phase.READY
+    stand.tell()
+    assert stand.until(lambda: stand.state(domain) == "ready", "ready again") < 0.5
+
+
+# --- the balancer dies ---------------------------------------------------------------------------------------------
+
+
+def test_killed_balancer_leaves_traffic_alone_and_its_successor_goes_on(stand: Stand) -> None:
+    first, second, third = three(stand)
+    before = stand.servers()
+    with Load(stand.port) as load:
+        end(stand.balancer)
+        stand.run_for(0.5)
+        assert stand.servers() == before
+        third.phase = Phase.DRAINING
+        new = stand.domain(3)
+        stand.tell()
+        stand.start_balancer()
+        stand.until(lambda: stand.state(new) == "ready", "the waiting domain is in")
+        stand.until(lambda: stand.state(third) == "draining", "the drain has begun")
+    assert load.failures == []
+    now = {address: slot for slot, (address, _, _) in stand.servers().items()}
+    assert all(now[address] == slot for slot, (address, _, _) in before.items())
+    assert [stand.state(domain) for domain in (first, second)] == ["ready", "ready"]
+
+
+def test_frozen_balancer_leaves_a_joining_member_out_and_goes_on_later(stand: Stand) -> None:
+    stand.join(stand.domain(0))
+    sick = stand.domain(1)
+    sick.sick.touch()
+    stand.tell()
+    stand.until(lambda: slots_of(stand, "drain") == [sick.address], "it has a slot")
+    stand.balancer.send_signal(signal.SIGSTOP)
+    sick.sick.unlink()
+    stand.run_for(2)
+    assert slots_of(stand, "drain") == [sick.address]
+    stand.balancer.send_signal(signal.SIGCONT)
+    stand.until(lambda: stand.state(sick) == "ready", "ready")
+
+
+def test_second_copy_exits_75(stand: Stand) -> None:
+    stand.tell()
+    stand.until(lambda: "web" in stand.drains, "the first runs")
+    first = stand.balancer
+    second = stand.start_balancer()
+    assert second.wait(10) == 75
+    stand.balancer = first
+    assert first.poll() is None
+
+
+# --- HAProxy dies --------------------------------------------------------------------------------------------------
+
+
+def test_killed_worker_comes_back_with_its_slots(stand: Stand) -> None:
+    domains = three(stand)
+    stand.until(lambda: all(d.address in state_file(stand.config.system).read_text() for d in domains), "saved")
+    before, pid = stand.servers(), stand.worker()
+    os.kill(pid, signal.SIGKILL)
+    stand.until(lambda: _can_get(stand), "serving again", 3)
+    assert stand.worker() != pid
+    assert {a for a, _, _ in stand.servers().values()} == {a for a, _, _ in before.values()}
+    stand.until(lambda: any(e.name in {"proxy-restarted", "proxy-back"} for e in stand.events), "told")
+
+
+def test_haproxy_with_an_empty_state_file_serves_again_within_a_second(stand: Stand) -> None:
+    three(stand)
+    stand.proxy.hold_down()
+    stand.until(lambda: not stand.drains["web"].is_proxy_alive, "its absence is told")
+    stand.until(lambda: not stand.traffics["web"].is_known, "traffic is unknown")
+    stand.forget_state()
+    stand.proxy.let_start()
+    stand.until(lambda: _lives(stand), "HAProxy is back")
+    assert stand.until(lambda: len(slots_of(stand, "ready")) == 3, "slots are back") < 1.0
+    stand.until(lambda: _can_get(stand), "serving", 1)
+
+
+def test_haproxy_restarted_between_two_looks_is_noticed_within_a_second(stand: Stand) -> None:
+    three(stand)
+    stand.balancer.send_signal(signal.SIGSTOP)
+    stand.proxy.hold_down()
+    stand.forget_state()
+    stand.proxy.let_start()
+    stand.until(lambda: _lives(stand), "HAProxy is back")
+    assert stand.servers() == {}
+    stand.balancer.send_signal(signal.SIGCONT)
+    assert stand.until(lambda: len(slots_of(stand, "ready")) == 3, "slots are back") < 1.0
+
+
+def test_reload_during_churn_loses_no_request_and_no_slot(stand: Stand) -> None:
+    stays, moves = stand.domain(0), stand.domain(1)
+    stand.join(stays, moves)
+    with Load(stand.port) as load:
+        for _ in range(3):
+            pid = stand.worker()
+            stand.set_phase(moves, Phase.DRAINING)
+            _reload(stand)
+            stand.until(lambda: stand.state(moves) == "draining", "draining")
+            stand.set_phase(moves, Phase.STOPPING, wait_for="left")
+            stand.set_phase(moves, Phase.WARMING)
+            _reload(stand)
+            stand.until(lambda: stand.state(moves) == "ready", "ready")
+            stand.until(lambda pid=pid: stand.worker() != pid, "another worker")
+            stand.set_phase(moves, Phase.READY)
+            stand.run_for(1.2)
+            assert slots_of(stand, "ready") == [stays.address, moves.address]
+    assert load.failures == []
+
+
+def test_manual_changes_on_the_socket_are_undone_and_told(stand: Stand) -> None:
+    domains = three(stand)
+    slots = {address: slot for slot, (address, _, _) in stand.servers().items()}
+    first, second, third = (slots[domain.address] for domain in domains)
+    stand.api.order([f"set server web/{first} weight 0", f"set server web/{second} state maint"])
+    stand.api.order([f"set server web/{third} state drain", "set server web/vm8 state ready"])
+    stand.until(lambda: len(slots_of(stand, "ready")) == 3, "restored")
+    stand.until(lambda: all(s.is_weight_right for s in stand.api.look(["web"]).servers["web"]), "weight")
+    stand.until(lambda: {e.domain for e in stand.events if e.name == "slot-restored"} == {d.name for d in domains}, "")
+    assert stand.api.look(["web"]).servers["web"][7].admin == "maint"
+
+
+# --- the socket breaks ---------------------------------------------------------------------------------------------
+
+
+def test_hanging_socket_never_blocks_the_loop_and_traffic_goes_on(stand: Stand) -> None:
+    three(stand)
+    path = stats_socket(stand.config.system)
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen(64)
+        stand.until(lambda: not stand.drains["web"].is_proxy_alive, "told")
+        stand.until(lambda: not stand.traffics["web"].is_known, "unknown")
+        assert all(backend.is_healthy is None for backend in stand.drains["web"].backends)
+        assert _can_get(stand)
+    path.unlink()
+    stand.run_for(0.5)
+    aside.rename(path)
+    stand.until(lambda: stand.drains["web"].is_proxy_alive, "alive again", 2)
+    stand.until(lambda: stand.traffics["web"].is_known, "known again", 3)
+
+
+# --- slots ---------------------------------------------------------------------------------------------------------
+
+
+def test_more_members_than_slots_leaves_the_rest_unplaced_until_one_goes() -> None:
+    stand = Stand(slots=4)
+    try:
+        domains = [stand.domain(number) for number in range(5)]
+        stand.join(*domains[:4])
+        stand.until(lambda: stand.state(domains[4]) == "unplaced", "unplaced")
+        assert any(event.name == "backend-unplaced" and event.domain == domains[4].name for event in stand.events)
+        stand.set_phase(domains[0], Phase.STOPPING, wait_for="left")
+        stand.until(lambda: stand.state(domains[4]) == "ready", "placed")
+    finally:
+        stand.close()
+
+
+def test_state_file_on_a_full_disk_stops_nothing(stand: Stand) -> None:
+    domain = stand.domain(0)
+    blocker = Path(f"{state_file(stand.config.system)}.new")
+    blocker.mkdir()
+    stand.join(domain)
+    assert _can_get(stand)
+    blocker.rmdir()
+    stand.until(lambda: domain.address in state_file(stand.config.system).read_text(), "saved later")
+
+
+def _lives(stand: Stand) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(stats_socket(stand.config.system))) == 0
+
+
+def _can_get(stand: Stand) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"http://127.0.0.1:{stand.port}/work", timeout=5).status == 200)
+    except OSError:
+        return False
+
+
+def _reload(stand: Stand) -> None:
+    path = stand.config.system.run_path / "haproxy-master.sock"
+    with socket.socket(socket.AF_UNIX) as master:
+        master.settimeout(5)
+        stand.until(lambda: master.connect_ex(str(path)) == 0, "the master listens")
+        master.sendall(b"reload\n")
+        master.shutdown(socket.SHUT_WR)
+        while master.recv(4096):
+            continue
+
+
+def test_command_writes_a_configuration_that_haproxy_accepts(stand: Stand) -> None:
+    path = stand.config.system.run_path / "haproxy.cfg"
+    checked = subprocess.run(["haproxy", "-c", "-f", str(path)], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr.count("[WARNING]")) == (0, 0)

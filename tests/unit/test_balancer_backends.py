@@ -1,0 +1,252 @@
+"""From members and slots to steps."""
+
+from dataclasses import replace
+
+import pytest
+
+from common.messages import Member, Membership
+from common.phases import Phase
+from services.balancer.core.answers import Admin, Server
+from services.balancer.core.backends import (
+    Assign,
+    Clear,
+    Cut,
+    Goal,
+    Owner,
+    Placement,
+    SetDrain,
+    SetMaint,
+    SetReady,
+    Slot,
+    Step,
+    Wanted,
+    match,
+    next_owners,
+    plan,
+    wanted_from,
+    with_owners,
+)
+from services.balancer.core.haproxy_config import EMPTY_ADDRESS, EMPTY_PORT
+
+EMPTY = Server(
+    name="vm1",
+    address=EMPTY_ADDRESS,
+    port=EMPTY_PORT,
+    admin=Admin.MAINT,
+    status="MAINT",
+    is_weight_right=True,
+    in_flight=0,
+    queue=0,
+    connections=0,
+    sessions_total=0,
+    response_time_s=0.0,
+    check="",
+    changed_s=0.0,
+)
+STATUS = {Admin.READY: "UP", Admin.DRAIN: "DRAIN", Admin.MAINT: "MAINT"}
+
+
+def server(number: int, admin: Admin | None = None, **changes: object) -> Server:
+    """Return slot ``vm<number>``: empty, or with the address 10.0.0.<number> in the given state."""
+    empty = replace(EMPTY, name=f"vm{number}")
+    if admin is None:
+        return replace(empty, **changes)
+    full = replace(empty, address=f"10.0.0.{number}", port=80, admin=admin, status=STATUS[admin])
+    return replace(full, **changes)
+
+
+def member(number: int, goal: Goal = Goal.SERVE, uuid: str = "", **changes: object) -> Placement:
+    placement = Placement(f"web-{number:04d}", uuid or f"u{number}", f"10.0.0.{number}", 80, goal)
+    return replace(placement, **changes)
+
+
+def owner(number: int, uuid: str = "") -> Owner:
+    return Owner(f"web-{number:04d}", uuid or f"u{number}", f"10.0.0.{number}", 80)
+
+
+def steps(*placements: Placement, slots: list[Slot], is_complete: bool = True) -> tuple[Step, ...]:
+    return plan(Wanted(placements, is_complete), slots)
+
+
+SERVING = Slot(server(9, Admin.READY), owner(9))
+NINE = member(9)
+
+
+def test_warm_member_gets_an_empty_slot_in_drain() -> None:
+    found = steps(member(1), NINE, slots=[Slot(server(3)), SERVING])
+    assert found == (Assign("vm3", owner(1), is_trusted=False),)
+
+
+def test_member_becomes_ready_only_after_a_fresh_check() -> None:
+    stale = Slot(server(1, Admin.DRAIN, status="DRAIN 1/2"), owner(1))
+    fresh = Slot(server(1, Admin.DRAIN), owner(1))
+    down = Slot(server(1, Admin.DRAIN, status="DOWN"), owner(1))
+    assert steps(member(1), slots=[stale]) == ()
+    assert steps(member(1), slots=[down]) == ()
+    assert steps(member(1), slots=[fresh]) == (SetReady("vm1"),)
+
+
+def test_satisfied_group_plans_nothing() -> None:
+    slots = [Slot(server(1, Admin.READY), owner(1)), Slot(server(2, Admin.DRAIN), owner(2)), Slot(server(3))]
+    assert steps(member(1), member(2, Goal.DRAIN), slots=slots) == ()
+
+
+def test_unhealthy_member_in_rotation_is_left_to_haproxy_and_the_actuator() -> None:
+    assert steps(member(1), slots=[Slot(server(1, Admin.READY, status="DOWN"), owner(1))]) == ()
+
+
+@pytest.mark.parametrize(
+    ("goal", "slot", "expected"),
+    [
+        (Goal.DRAIN, server(1, Admin.READY), (SetDrain("vm1"),)),
+        (Goal.DRAIN, server(1, Admin.DRAIN, in_flight=2), ()),
+        (Goal.DRAIN, server(1, Admin.DRAIN), ()),
+        (Goal.DRAIN, server(1, Admin.MAINT), (Clear("vm1"),)),
+        (Goal.OUT, server(1, Admin.READY), (SetMaint("vm1"),)),
+        (Goal.OUT, server(1, Admin.DRAIN, in_flight=2), (SetMaint("vm1"),)),
+        (Goal.OUT, server(1, Admin.MAINT, in_flight=1), ()),
+        (Goal.OUT, server(1, Admin.MAINT, queue=1), ()),
+        (Goal.OUT, server(1, Admin.MAINT, connections=1), ()),
+        (Goal.OUT, server(1, Admin.MAINT), (Clear("vm1"),)),
+        (Goal.CUT, server(1, Admin.READY), (Cut("vm1"),)),
+        (Goal.CUT, server(1, Admin.DRAIN), (Cut("vm1"),)),
+        (Goal.CUT, server(1, Admin.MAINT), (Clear("vm1"),)),
+        (Goal.CUT, server(1, Admin.MAINT, in_flight=1), ()),
+        (Goal.SERVE, server(1, Admin.READY, is_weight_right=False), (SetReady("vm1"),)),
+    ],
+)
+def test_each_goal_moves_a_slot_one_step(goal: Goal, slot: Server, expected: tuple[Step, ...]) -> None:
+    assert steps(member(1, goal), slots=[Slot(slot, owner(1))]) == expected
+
+
+def test_cancelled_drain_is_ready_at_once() -> None:
+    assert steps(member(1), slots=[Slot(server(1, Admin.DRAIN, in_flight=3), owner(1))]) == (SetReady("vm1"),)
+
+
+def test_slot_taken_out_by_hand_is_joined_again_from_the_start() -> None:
+    found = steps(member(1), NINE, slots=[Slot(server(1, Admin.MAINT), owner(1)), SERVING])
+    assert found == (Assign("vm1", owner(1)),)
+
+
+def test_slot_without_member_is_emptied_even_if_someone_made_it_ready() -> None:
+    assert steps(slots=[Slot(server(1, Admin.READY))]) == (SetMaint("vm1"),)
+    assert steps(slots=[Slot(server(3, admin=Admin.READY, address=EMPTY_ADDRESS, port=EMPTY_PORT))]) == (
+        SetMaint("vm3"),
+    )
+
+
+def test_restarted_balancer_finds_its_members_by_address() -> None:
+    slots = [Slot(server(1, Admin.READY)), Slot(server(2, Admin.DRAIN, status="DRAIN 1/2"))]
+    assert match(Wanted((member(2), member(1)), True), slots) == {"vm1": member(1), "vm2": member(2)}
+    assert steps(member(2), member(1), slots=slots) == ()
+
+
+def test_another_domain_at_the_address_is_not_the_one_that_had_it() -> None:
+    newcomer = member(1, uuid="other")
+    serving, leaving = Slot(server(1, Admin.READY), owner(1)), Slot(server(1, Admin.MAINT, in_flight=1), owner(1))
+    spare = Slot(server(5))
+    assert steps(newcomer, slots=[serving, spare]) == (SetMaint("vm1"),)
+    assert steps(newcomer, slots=[leaving, spare]) == ()
+    assert steps(newcomer, NINE, slots=[Slot(server(1)), spare, SERVING]) == (Assign("vm1", owner(1, "other")),)
+
+
+def test_two_members_at_one_address_do_not_both_get_in() -> None:
+    one, two = member(1, uuid="a"), replace(member(1, uuid="b"), name="web-0002")
+    slots = [Slot(server(3)), Slot(server(4)), SERVING]
+    assert [step.slot for step in steps(one, two, NINE, slots=slots)] == ["vm3"]
+
+
+def test_member_in_two_slots_keeps_the_one_that_serves() -> None:
+    twin = server(2, Admin.DRAIN, address="10.0.0.1")
+    assert steps(member(1), slots=[Slot(twin), Slot(server(1, Admin.READY))]) == (SetMaint("vm2"),)
+
+
+def test_more_members_than_slots_fills_the_slots_and_no_more() -> None:
+    found = steps(member(1), member(2), NINE, slots=[Slot(server(3)), SERVING])
+    assert found == (Assign("vm3", owner(1)),)
+
+
+def test_members_that_served_before_get_the_last_slots_first() -> None:
+    found = steps(member(1), member(2, is_known_good=True), NINE, slots=[Slot(server(3)), SERVING])
+    assert found == (Assign("vm3", owner(2)),)
+
+
+def test_slot_with_a_connection_left_is_not_given_away() -> None:
+    busy = Slot(server(3, connections=1))
+    assert steps(member(1), NINE, slots=[busy, SERVING]) == ()
+
+
+def test_when_nobody_serves_members_that_did_go_straight_back() -> None:
+    known, fresh = member(1, is_known_good=True), member(2)
+    found = steps(known, fresh, slots=[Slot(server(3)), Slot(server(4))])
+    assert found == (Assign("vm3", owner(1), is_trusted=True), Assign("vm4", owner(2), is_trusted=False))
+
+
+def test_when_somebody_serves_everyone_waits_for_a_check() -> None:
+    found = steps(member(1, is_known_good=True), NINE, slots=[Slot(server(3)), SERVING])
+    assert found == (Assign("vm3", owner(1), is_trusted=False),)
+
+
+def test_incomplete_membership_takes_nothing_that_serves_out() -> None:
+    serving, down = Slot(server(1, Admin.READY), owner(1)), Slot(server(2, Admin.READY, status="DOWN"), owner(2))
+    assert steps(slots=[serving, down], is_complete=False) == (SetMaint("vm2"),)
+    assert steps(slots=[serving, down]) == (SetMaint("vm1"), SetMaint("vm2"))
+
+
+def test_incomplete_membership_still_takes_out_whoever_lost_the_address() -> None:
+    serving = Slot(server(1, Admin.READY), owner(1))
+    assert steps(member(1, uuid="other"), slots=[serving], is_complete=False) == (SetMaint("vm1"),)
+
+
+def test_owner_counts_only_while_the_address_is_his() -> None:
+    slots = with_owners([server(1, Admin.READY), server(2)], {"vm1": owner(1), "vm2": owner(2)})
+    assert [slot.owner for slot in slots] == [owner(1), None]
+
+
+def test_slot_that_is_being_left_keeps_its_owner() -> None:
+    slots = [Slot(server(1, Admin.READY), owner(1)), Slot(server(2)), SERVING]
+    wanted = Wanted((member(2), NINE), True)
+    assert next_owners(wanted, slots, plan(wanted, slots)) == {"vm1": owner(1), "vm2": owner(2), "vm9": owner(9)}
+
+
+def membership(*members: Member, unreachable: tuple[str, ...] = ()) -> Membership:
+    return Membership(
+        group="web",
+        generation_seen=1,
+        desired_seen=1,
+        members=members,
+        owned_total=len(members),
+        ceiling=9,
+        unreachable_hosts=unreachable,
+    )
+
+
+def shown(phase: Phase, address: str | None = "10.0.0.1") -> Member:
+    return Member(name="web-0001", uuid="u1", host="local", phase=phase, since_s=1, age_s=1, address=address, port=80)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_phase_has_a_goal(phase: Phase) -> None:
+    goals = {
+        Phase.WARMING: Goal.SERVE,
+        Phase.READY: Goal.SERVE,
+        Phase.DRAINING: Goal.DRAIN,
+        Phase.FAILED: Goal.CUT,
+    }
+    found = wanted_from(membership(shown(phase)), ())
+    assert [p.goal for p in found.placements] == [goals.get(phase, Goal.OUT)]
+    assert found.placements[0].is_known_good == (phase is Phase.READY)
+
+
+def test_member_that_failed_is_cut_whatever_membership_says() -> None:
+    assert [p.goal for p in wanted_from(membership(shown(Phase.READY)), ["u1"]).placements] == [Goal.CUT]
+
+
+def test_member_without_address_has_no_place() -> None:
+    assert wanted_from(membership(shown(Phase.WARMING, None)), ()).placements == ()
+
+
+def test_membership_is_complete_if_it_lists_someone_and_every_host_answers() -> None:
+    assert wanted_from(membership(shown(Phase.READY)), ()).is_complete
+    assert not wanted_from(membership(shown(Phase.READY), unreachable=("local",)), ()).is_complete
+    assert not wanted_from(membership(), ()).is_complete

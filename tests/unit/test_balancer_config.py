@@ -1,0 +1,110 @@
+"""The text of haproxy.cfg."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from common import config_file
+from common.config import Config
+from common.errors import AutoscalerError, ConfigError
+from services.balancer.core.haproxy_config import allowed_maxconn, haproxy_config
+from services.balancer.files import write_config
+
+TWO_GROUPS = b"""
+[system]
+run_dir = "/run/it's"
+[haproxy]
+slots = 5
+check_interval_s = 0.25
+request_timeout_s = 12.5
+[groups.web]
+prefix = "web-"
+endpoint = "*:8000"
+readiness = { path = "/ready?deep=1", timeout_s = 2.0 }
+[groups.db]
+prefix = "db-"
+protocol = "tcp"
+endpoint = "[::1]:5432"
+"""
+
+
+def config(text: bytes = TWO_GROUPS) -> Config:
+    return config_file.parse(text, "test.toml")
+
+
+def section(text: str, title: str) -> list[str]:
+    found = re.search(rf"^{title}\n((?: {{4}}.*\n)*)", text, re.MULTILINE)
+    assert found, title
+    return [line.strip() for line in found[1].splitlines()]
+
+
+def test_each_group_is_a_frontend_and_a_backend() -> None:
+    text = haproxy_config(config(), 20000, None)
+    assert section(text, "frontend web")[:2] == ["bind *:8000", "mode http"]
+    assert section(text, "frontend db") == ["bind [::1]:5432", "mode tcp", "default_backend db"]
+    assert section(text, "backend db") == [
+        "mode tcp",
+        "timeout check 1000ms",
+        "server-template vm 1-5 slot.invalid:1 check disabled init-addr last,127.0.0.1",
+    ]
+
+
+def test_http_backend_repeats_gets_and_nothing_else() -> None:
+    lines = section(haproxy_config(config(), 20000, None), "backend web")
+    assert "retry-on conn-failure empty-response response-timeout" in lines
+    assert "http-request disable-l7-retry if !METH_GET" in lines
+    assert "http-check send meth GET uri /ready?deep=1 ver HTTP/1.1 hdr Host web" in lines
+    assert "timeout check 2000ms" in lines
+
+
+def test_timeouts_and_checks_follow_the_configuration() -> None:
+    lines = section(haproxy_config(config(), 20000, None), "defaults")
+    assert "timeout server 12500ms" in lines
+    assert "timeout connect 500ms" in lines
+    assert [line for line in lines if "inter" in line] == [
+        "default-server inter 250ms fastinter 100ms fall 2 rise 2 on-marked-down shutdown-sessions"
+    ]
+
+
+def test_paths_are_single_words() -> None:
+    lines = section(haproxy_config(config(), 20000, None), "global")
+    assert lines[0] == "stats socket '/run/it'\\''s/haproxy.sock' mode 0600 level admin expose-fd listeners"
+
+
+def test_account_serves_when_there_is_one() -> None:
+    assert "user haproxy" in section(haproxy_config(config(), 20000, "haproxy"), "global")
+    assert "user haproxy" not in section(haproxy_config(config(), 20000, None), "global")
+
+
+@pytest.mark.parametrize(("wanted", "limit", "expected"), [(4000, 20000, 4000), (4000, 1024, 362), (10, 200, 10)])
+def test_connections_fit_the_file_descriptors(wanted: int, limit: int, expected: int) -> None:
+    assert allowed_maxconn(wanted, limit) == expected
+
+
+def test_written_configuration_is_private_and_its_state_file_exists(tmp_path: Path) -> None:
+    text = f'[system]\nrun_dir = "{tmp_path}/r"\nstate_dir = "{tmp_path}/s"\n[groups.web]\nprefix = "web-"\n'
+    path = write_config(config(text.encode()))
+    assert path == tmp_path / "r" / "haproxy.cfg"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "s" / "haproxy.state").read_text() == "1\n"
+
+
+def test_run_dir_too_long_for_haproxy_is_refused_by_name() -> None:
+    run_dir = "/" + "r" * 80
+    text = f'[system]\nrun_dir = "{run_dir}"\n[groups.web]\nprefix = "web-"\n'
+    with pytest.raises(ConfigError, match="run_dir is too long for HAProxy"):
+        write_config(config(text.encode()))
+
+
+def test_unprintable_directory_is_refused() -> None:
+    text = '[system]\nstate_dir = "/a\\nb"\n[groups.web]\nprefix = "web-"\n'
+    with pytest.raises(ConfigError, match="state_dir must be printable"):
+        write_config(config(text.encode()))
+
+
+def test_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    text = f'[system]\nrun_dir = "{tmp_path}/r"\nstate_dir = "{tmp_path}/file/s"\n[groups.web]\nprefix = "web-"\n'
+    with pytest.raises(AutoscalerError, match="cannot be written"):
+        write_config(config(text.encode()))

@@ -1,0 +1,196 @@
+"""What the balancer tells: drains, traffic, news; and whom it keeps out after a failure."""
+
+from dataclasses import replace
+
+import pytest
+
+from common.messages import BackendState, Drain, Member, Membership, Traffic
+from common.phases import Phase
+from services.balancer.core.answers import Admin, Server, Snapshot, Totals
+from services.balancer.core.backends import Owner, Slot, wanted_from
+from services.balancer.core.holds import Hold, held
+from services.balancer.core.report import backend_states, blind, news, substance
+from services.balancer.core.traffic import Look, traffic, unknown_traffic
+
+UP = Server(
+    name="vm1",
+    address="10.0.0.1",
+    port=80,
+    admin=Admin.READY,
+    status="UP",
+    is_weight_right=True,
+    in_flight=2,
+    queue=1,
+    connections=2,
+    sessions_total=100,
+    response_time_s=0.02,
+    check="L7OK",
+    changed_s=7.0,
+)
+EMPTY = replace(
+    UP, name="vm2", address="127.0.0.1", port=1, admin=Admin.MAINT, status="MAINT", in_flight=0, queue=0, connections=0
+)
+
+
+def member(phase: Phase, since_s: float = 1.0, uuid: str = "u1", address: str | None = "10.0.0.1") -> Member:
+    return Member(
+        name="web-0001", uuid=uuid, host="local", phase=phase, since_s=since_s, age_s=1, address=address, port=80
+    )
+
+
+def membership(*members: Member) -> Membership:
+    return Membership(group="web", generation_seen=1, desired_seen=1, members=members, owned_total=1, ceiling=9)
+
+
+def told(phase: Phase, *servers: Server, address: str | None = "10.0.0.1") -> BackendState:
+    shown = membership(member(phase, address=address))
+    slots = [Slot(server) for server in servers]
+    (state,) = backend_states(shown, wanted_from(shown, ()), slots)
+    return state
+
+
+IDLE = {"in_flight": 0, "queue": 0, "connections": 0}
+
+
+@pytest.mark.parametrize(
+    ("phase", "server", "state", "is_healthy"),
+    [
+        (Phase.READY, UP, "ready", True),
+        (Phase.READY, replace(UP, status="UP 1/2"), "ready", True),
+        (Phase.READY, replace(UP, status="DOWN"), "ready", False),
+        (Phase.WARMING, replace(UP, admin=Admin.DRAIN, status="DRAIN 1/2"), "joining", None),
+        (Phase.WARMING, replace(UP, admin=Admin.DRAIN, status="DOWN"), "joining", False),
+        (Phase.WARMING, replace(UP, admin=Admin.DRAIN, status="DRAIN"), "joining", True),
+        (Phase.DRAINING, UP, "ready", True),
+        (Phase.DRAINING, replace(UP, admin=Admin.DRAIN, status="DRAIN"), "draining", True),
+        (Phase.STOPPING, replace(UP, admin=Admin.MAINT, status="MAINT"), "draining", None),
+        (Phase.STOPPING, replace(UP, admin=Admin.MAINT, status="MAINT", **IDLE), "left", None),
+        (Phase.FAILED, replace(UP, admin=Admin.MAINT, status="MAINT", **IDLE), "left", None),
+    ],
+)
+def test_state_is_what_the_slot_does(phase: Phase, server: Server, state: str, is_healthy: bool | None) -> None:
+    found = told(phase, server, EMPTY)
+    assert (found.slot, found.state, found.is_healthy) == ("vm1", state, is_healthy)
+    assert found.in_flight == server.in_flight + server.queue
+    assert found.unhealthy_s == (7.0 if is_healthy is False else 0.0)
+
+
+def test_member_without_slot_joins_if_one_is_free_and_is_unplaced_if_none_is() -> None:
+    stranger = replace(UP, address="10.0.0.9")
+    assert told(Phase.WARMING, stranger, EMPTY).state == "joining"
+    assert told(Phase.WARMING, stranger).state == "unplaced"
+    assert told(Phase.BOOTING, stranger).state == "left"
+    assert told(Phase.DRAINING, stranger).state == "left"
+    assert told(Phase.WARMING, EMPTY, address=None).state == "left"
+
+
+def test_silent_haproxy_leaves_health_unknown() -> None:
+    down = told(Phase.READY, replace(UP, status="DOWN"))
+    (found,) = blind([down])
+    assert (found.state, found.is_healthy, found.unhealthy_s) == ("ready", None, 0.0)
+
+
+def test_requests_in_flight_are_news_only_while_draining() -> None:
+    def drain(state: str, in_flight: int) -> Drain:
+        backend = BackendState(
+            name="a", uuid="u", slot="vm1", state=state, is_healthy=True, in_flight=in_flight, unhealthy_s=in_flight
+        )
+        return Drain(group="web", endpoint="e", is_proxy_alive=True, backends=(backend,))
+
+    assert substance(drain("ready", 1)) == substance(drain("ready", 2))
+    assert substance(drain("draining", 1)) != substance(drain("draining", 2))
+
+
+def test_news_are_changes() -> None:
+    joining, ready = told(Phase.WARMING, EMPTY), told(Phase.READY, UP, EMPTY)
+    sick, unplaced = told(Phase.READY, replace(UP, status="DOWN"), EMPTY), told(Phase.WARMING)
+    assert [item.name for item in news([joining], [ready])] == ["backend-ready"]
+    assert [item.name for item in news([ready], [sick])] == ["backend-unhealthy"]
+    assert [item.name for item in news([sick], [ready])] == ["backend-healthy"]
+    assert [item.name for item in news([joining], [unplaced])] == ["backend-unplaced"]
+    for same in (joining, ready, sick, unplaced):
+        assert list(news([same], [same])) == []
+
+
+# --- traffic -------------------------------------------------------------------------------------------------------
+
+OWNED = {"vm1": ("web-0001", "u1")}
+
+
+def look(at_s: float, requests: int, sessions: int, pid: int = 1, owned: dict[str, tuple[str, str]] = OWNED) -> Look:
+    server = replace(UP, sessions_total=sessions)
+    totals = Totals(requests, requests // 10, 3, 4, 0.005, 0.02)
+    return Look(Snapshot(pid, {"web": (server, EMPTY)}, {"web": totals}, ""), owned, at_s)
+
+
+def test_two_looks_make_rates() -> None:
+    assert traffic("web", look(10, 100, 50), look(12, 160, 90), 1.0) == Traffic(
+        group="web",
+        interval_s=2.0,
+        is_known=True,
+        request_rate=30.0,
+        error_rate=3.0,
+        queue=3,
+        in_flight=4,
+        queue_time_s=0.005,
+        response_time_s=0.02,
+        names=("web-0001",),
+        request_rates=(20.0,),
+        in_flights=(2,),
+        response_times_s=(0.02,),
+    )
+
+
+@pytest.mark.parametrize("before", [None, look(10, 100, 50, pid=2), look(10, 900, 900)])
+def test_first_look_other_process_and_counter_reset_leave_rates_unknown(before: Look | None) -> None:
+    found = traffic("web", before, look(12, 160, 90), 1.0)
+    assert (found.is_known, found.request_rate, found.error_rate, found.request_rates) == (True, None, None, (None,))
+    assert (found.queue, found.in_flight, found.response_time_s) == (3, 4, None)
+
+
+def test_slot_with_another_member_has_no_rate_yet() -> None:
+    found = traffic("web", look(10, 100, 50, owned={"vm1": ("web-0001", "old")}), look(12, 160, 90), 1.0)
+    assert found.request_rates == (None,)
+
+
+def test_no_request_leaves_times_unknown() -> None:
+    found = traffic("web", look(10, 100, 50), look(12, 100, 50), 1.0)
+    assert (found.request_rate, found.response_time_s, found.queue_time_s) == (0.0, None, None)
+
+
+def test_silent_haproxy_makes_traffic_unknown() -> None:
+    assert unknown_traffic("web", 1.0) == Traffic(group="web", interval_s=1.0, is_known=False)
+
+
+# --- holds ---------------------------------------------------------------------------------------------------------
+
+FIRST = Hold("u1", until_s=100.0)
+READY_HOLD = Hold("u1", 100.0, Phase.READY, 5.0)
+WARM_HOLD = Hold("u1", 100.0, Phase.WARMING, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("hold", "shown", "expected"),
+    [
+        (FIRST, member(Phase.READY, 5.0), (READY_HOLD,)),
+        (READY_HOLD, member(Phase.READY, 5.2), (replace(READY_HOLD, since_s=5.2),)),
+        (READY_HOLD, member(Phase.READY, 9.0), ()),
+        (READY_HOLD, member(Phase.FAILED, 9.0), ()),
+        (READY_HOLD, member(Phase.WARMING, 9.0), ()),
+        (WARM_HOLD, member(Phase.READY, 9.0), (replace(READY_HOLD, since_s=9.0),)),
+        (READY_HOLD, member(Phase.READY, 9.0, uuid="other"), (READY_HOLD,)),
+    ],
+)
+def test_failed_member_is_held_until_another_life(hold: Hold, shown: Member, expected: tuple[Hold, ...]) -> None:
+    assert held([hold], membership(shown), now_s=50.0) == expected
+
+
+def test_hold_does_not_last_for_ever() -> None:
+    assert held([READY_HOLD], membership(member(Phase.READY, 5.0)), now_s=100.0) == ()
+
+
+def test_owner_of_the_slot_decides_whom_the_state_is_about() -> None:
+    shown = membership(member(Phase.WARMING, uuid="new"))
+    slots = [Slot(UP, Owner("web-0001", "old", "10.0.0.1", 80)), Slot(EMPTY)]
+    (state,) = backend_states(shown, wanted_from(shown, ()), slots)
+    assert (state.state, state.slot) == ("joining", None)
