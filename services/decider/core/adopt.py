@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from services.decider.core.evolve import evolve
 from services.decider.core.metrics import capacity
 from services.decider.core.state import GroupState, Standing
 
@@ -22,7 +23,7 @@ def adopt(state: GroupState, now_s: float, epoch_s: float) -> GroupState:
     count = capacity(state.seen)
     if state.mode in ("off", "observe") and count != standing.desired:
         standing = replace(standing, desired=count, generation=standing.generation + 1)
-    return state if standing is state.standing else replace(state, standing=standing)
+    return state if standing is state.standing else evolve(state, standing=standing)
 
 
 def _derived(

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.messages import Vote
 from services.decider.core import patience, policies
+from services.decider.core.evolve import evolve
 from services.decider.core.limits import Case, Limit, is_leaning_in, settle
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState, Settings, Standing
@@ -40,20 +41,21 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
     Args:
         state: With a desired capacity (``standing.desired`` is not None).
         metrics: The group now; its ``desired`` is the standing's.
-        now_s: Monotonic seconds; later than the tick before.
+        now_s: Monotonic seconds; later than the tick before. Windows count to when the figures were measured.
     """
+    seen_s = now_s - metrics.age_s
     policy_states = state.policy_states
     leaning_since_s = state.leaning_in_since_s
     if state.ready_before != metrics.ready:
         policy_states, leaning_since_s = restarted(state.settings, policy_states), None
-    votes, policy_states = _vote(state.settings, policy_states, metrics, now_s)
+    votes, policy_states = _vote(state.settings, policy_states, metrics, seen_s)
     is_in = metrics.is_complete and is_leaning_in(votes, metrics.desired)
-    leaning_since_s = (now_s - metrics.interval_s if leaning_since_s is None else leaning_since_s) if is_in else None
-    leaning_in_s = 0.0 if leaning_since_s is None else now_s - leaning_since_s
+    leaning_since_s = (seen_s - metrics.interval_s if leaning_since_s is None else leaning_since_s) if is_in else None
+    leaning_in_s = 0.0 if leaning_since_s is None else seen_s - leaning_since_s
     recommended = max((vote.capacity for vote in votes if vote.capacity is not None), default=None)
     case = Case(state, metrics, votes, recommended, leaning_in_s, now_s)
     after, limit = settle(case)
-    filled_s = _filled_s(state.settings, policy_states, now_s)
+    filled_s = _filled_s(state.settings, policy_states, seen_s)
     decision = Decision(
         metrics.desired, after, votes, recommended, limit, case.observing_left_s, leaning_in_s, filled_s
     )
@@ -62,7 +64,7 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
         standing = moved(_learned(standing, state.settings, decision.action, now_s), state.settings, after, now_s)
         policy_states, leaning_since_s = restarted(state.settings, policy_states), None
     return (
-        replace(
+        evolve(
             state,
             standing=standing,
             policy_states=policy_states,

@@ -4,7 +4,6 @@ Messages only update what is seen; a tick decides. Everything that a tick depend
 recording repeats it exactly.
 """
 
-from dataclasses import replace
 from typing import Final
 
 from common.messages import Event, Ordered, Taken
@@ -28,9 +27,10 @@ from services.decider.core.events import (
     TrafficSeen,
     Wait,
 )
+from services.decider.core.evolve import evolve
 from services.decider.core.explain import sentence
-from services.decider.core.metrics import GroupMetrics, aggregate
-from services.decider.core.records import desired_capacity, record, waiting
+from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate
+from services.decider.core.records import desired_capacity, is_same, record, waiting
 from services.decider.core.seen import Seen
 from services.decider.core.state import HISTORY, GroupState
 
@@ -78,7 +78,7 @@ def _observe(state: GroupState, event: CoreEvent) -> GroupState:
     after = _seen_after(state, event)
     if after is state.seen:
         return state
-    return replace(state, seen=after, taken=(*state.taken, Taken(id=id, at_s=at_s)))
+    return evolve(state, seen=after, taken=(*state.taken, Taken(id=id, at_s=at_s)))
 
 
 def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
@@ -107,10 +107,10 @@ def _tick(state: GroupState, now_s: float, epoch_s: float) -> tuple[GroupState, 
         decision = waiting()
     else:
         state, decision = decide(state, metrics, now_s)
-    state = replace(state, tick=state.tick + 1, last_tick_s=now_s)
+    state = evolve(state, tick=state.tick + 1, last_tick_s=now_s)
     kept = record(state, metrics, decision, now_s, epoch_s)
     history = (*state.history, kept) if len(state.history) < HISTORY else (*state.history[1:], kept)
-    state = replace(state, history=history, taken=(), ordered=(), resumed_from="")
+    state = evolve(state, history=history, taken=(), ordered=(), resumed_from="")
     save = (Save(state.settings.name, state.standing),) if state.standing != saved else ()
     state, publish = _publish(state, metrics, sentence(kept), now_s)
     state, events = _tell(state, metrics, decision, kept.limiter_text)
@@ -124,7 +124,7 @@ def _after_gap(state: GroupState, now_s: float) -> GroupState:
     if last_s is not None and 0 <= now_s - last_s <= GAP_INTERVALS * interval_s:
         return state
     fresh = tuple(policies.of(policy).start() for policy in state.settings.policies)
-    return replace(state, policy_states=fresh, leaning_in_since_s=None, watching_since_s=now_s - interval_s)
+    return evolve(state, policy_states=fresh, leaning_in_since_s=None, watching_since_s=now_s - interval_s)
 
 
 def _publish(
@@ -133,13 +133,12 @@ def _publish(
     """Return what the actuator is told: on change, and again every ``republish_s``."""
     if state.standing.desired is None:
         return state, ()
-    body, last = desired_capacity(state, metrics, reason), state.published
-    is_change = last is None or body != last.model_copy(update={"reason": reason, "decision_id": body.decision_id})
-    if not is_change and now_s - state.published_at_s < state.settings.republish_s:
+    last, settings = state.published, state.settings
+    is_change = last is None or not is_same(last, state, metrics)
+    if not is_change and now_s - state.published_at_s < settings.republish_s - WINDOW_SLACK * settings.interval_s:
         return state, ()
-    if not is_change and last is not None:
-        body = last
-    state = replace(state, published=body, published_at_s=now_s)
+    body = desired_capacity(state, metrics, reason) if last is None or is_change else last
+    state = evolve(state, published=body, published_at_s=now_s)
     return state, (PublishDesired(body, metrics.cause, is_change),)
 
 
@@ -153,7 +152,7 @@ def _tell(
         text = f"from {decision.before} to {decision.after}: {text}"
         events.append(Emit(Event(name=f"scale-{decision.action}", group=name, text=text), cause))
     if metrics.is_halted != state.is_halted:
-        state = replace(state, is_halted=metrics.is_halted)
+        state = evolve(state, is_halted=metrics.is_halted)
         event = "scaling-halted" if metrics.is_halted else "scaling-resumed"
         text = f"{metrics.sick} of {metrics.ready} ready domains are missing or unhealthy"
         events.append(Emit(Event(name=event, group=name, text=text, level="warning"), cause))
@@ -170,7 +169,7 @@ def _asked(state: GroupState, event: Asked, now_s: float) -> tuple[GroupState, t
         return state, (answer,)
     ordered = Ordered(verb=event.request.verb, args=event.request.args, now_s=now_s)
     policy_states = restarted(state.settings, state.policy_states)
-    state = replace(state, standing=outcome.standing, policy_states=policy_states, ordered=(*state.ordered, ordered))
+    state = evolve(state, standing=outcome.standing, policy_states=policy_states, ordered=(*state.ordered, ordered))
     metrics = metrics_of(state, now_s)
     state, publish = _publish(state, metrics, outcome.reply.reason, now_s)
     text = f"{event.request.verb}: {outcome.reply.reason}"

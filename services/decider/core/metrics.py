@@ -24,6 +24,7 @@ class GroupMetrics:
 
     interval_s: float
     desired: int
+    age_s: float = 0.0  # of the oldest sample among these figures: a window fills with what was measured, no further
     ready: int = 0
     coming: int = 0  # booting, or not yet begun: what lacks to the desired capacity
     surplus: int = 0  # capacity beyond the desired: on its way out
@@ -94,6 +95,7 @@ def aggregate(
     return GroupMetrics(
         interval_s=interval_s,
         desired=desired,
+        age_s=_age_s(seen, ready, now_s, stale_after_s),
         ready=len(ready),
         coming=max(members_total - len(ready), desired - len(ready), 0),
         surplus=max(members_total - desired, 0),
@@ -161,6 +163,12 @@ def _ratio(seen: Seen, name: str, uuid: str, host: str, oldest_s: float) -> floa
         return None
     found = reading.ratios.get(name)
     return found[1] if found is not None and found[0] == uuid else None
+
+
+def _age_s(seen: Seen, ready: list[tuple[str, str, str]], now_s: float, stale_after_s: float) -> float:
+    readings = [seen.readings.get(host) for host in {host for _, _, host in ready}]
+    ages_s = [now_s - reading.at_s for reading in readings if reading is not None]
+    return max((age_s for age_s in ages_s if 0 <= age_s <= stale_after_s), default=0.0)
 
 
 def _is_traffic_known(seen: Seen, oldest_s: float) -> bool:

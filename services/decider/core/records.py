@@ -50,17 +50,44 @@ def waiting() -> Decision:
 
 def desired_capacity(state: GroupState, metrics: GroupMetrics, reason: str) -> DesiredCapacity:
     """Return what the actuator is to be told now; where the capacity is frozen outside the bounds, they give way."""
-    desired = state.standing.desired or 0
-    is_hands_on = state.mode in ("on", "out-only")
+    generation, desired, minimum, maximum, may_remove, may_replace, mode = _terms(state, metrics)
     return DesiredCapacity(
         group=state.settings.name,
-        generation=state.standing.generation,
+        generation=generation,
         desired=desired,
-        minimum=min(state.minimum, desired),
-        maximum=max(state.maximum, desired),
-        is_scale_in_allowed=is_hands_on and metrics.is_complete and not metrics.is_halted,
-        is_replacement_allowed=is_hands_on and not metrics.is_halted,
-        mode=state.mode,
+        minimum=minimum,
+        maximum=maximum,
+        is_scale_in_allowed=may_remove,
+        is_replacement_allowed=may_replace,
+        mode=mode,
         reason=reason,
         decision_id=decision_id(state),
+    )
+
+
+def is_same(last: DesiredCapacity, state: GroupState, metrics: GroupMetrics) -> bool:
+    """Return whether the actuator has been told just that."""
+    told = (
+        last.generation,
+        last.desired,
+        last.minimum,
+        last.maximum,
+        last.is_scale_in_allowed,
+        last.is_replacement_allowed,
+        last.mode,
+    )
+    return told == _terms(state, metrics)
+
+
+def _terms(state: GroupState, metrics: GroupMetrics) -> tuple[int, int, int, int, bool, bool, str]:
+    desired, mode = state.standing.desired or 0, state.mode
+    is_steady = mode in ("on", "out-only") and not metrics.is_halted
+    return (
+        state.standing.generation,
+        desired,
+        min(state.minimum, desired),
+        max(state.maximum, desired),
+        is_steady and metrics.is_complete,
+        is_steady,
+        mode,
     )

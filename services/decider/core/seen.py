@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from common.messages import Drain, Failure, HostSample, Member, Membership, Traffic
 from common.phases import Phase
+from services.decider.core.evolve import evolve
 from services.decider.core.trend import Trend, follow
 
 
@@ -20,7 +21,7 @@ class Reading:
     ratios: Mapping[str, tuple[str, float | None]]  # name -> (uuid, CPU ratio; None: unknown)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Seen:
     """The newest of each message about the group, and when it was measured."""
 
@@ -51,7 +52,7 @@ def with_reading(seen: Seen, reading: Reading) -> Seen:
     last = seen.readings.get(reading.host)
     if last is not None and reading.at_s < last.at_s:
         return seen
-    return replace(seen, readings={**seen.readings, reading.host: reading})
+    return evolve(seen, readings={**seen.readings, reading.host: reading})
 
 
 def with_membership(seen: Seen, membership: Membership, at_s: float, id: str, patience_s: float) -> Seen:
@@ -62,28 +63,28 @@ def with_membership(seen: Seen, membership: Membership, at_s: float, id: str, pa
     if failed:
         ready = {member.uuid for member in membership.members if member.phase is Phase.READY}
         failed = {uuid: since for uuid, since in failed.items() if uuid in ready and at_s - since < patience_s}
-    return replace(seen, membership=membership, membership_at_s=at_s, membership_id=id, failed=failed)
+    return evolve(seen, membership=membership, membership_at_s=at_s, membership_id=id, failed=failed)
 
 
 def with_traffic(seen: Seen, traffic: Traffic, at_s: float) -> Seen:
     """Return what is seen after a traffic message."""
     if seen.traffic is not None and at_s < seen.traffic_at_s:
         return seen
-    return replace(seen, traffic=traffic, traffic_at_s=at_s, trend=follow(seen.trend, traffic, at_s))
+    return evolve(seen, traffic=traffic, traffic_at_s=at_s, trend=follow(seen.trend, traffic, at_s))
 
 
 def with_drain(seen: Seen, drain: Drain, at_s: float) -> Seen:
     """Return what is seen after HAProxy's view of the members."""
     if seen.drain is not None and at_s < seen.drain_at_s:
         return seen
-    return replace(seen, drain=drain, drain_at_s=at_s)
+    return evolve(seen, drain=drain, drain_at_s=at_s)
 
 
 def with_failure(seen: Seen, failure: Failure, at_s: float) -> Seen:
     """Return what is seen after a failure: the domain no longer counts as ready, before membership says so."""
     if failure.uuid not in {member.uuid for member in members(seen)}:
         return seen
-    return replace(seen, failed={**seen.failed, failure.uuid: at_s})
+    return evolve(seen, failed={**seen.failed, failure.uuid: at_s})
 
 
 def members(seen: Seen) -> tuple[Member, ...]:

@@ -85,7 +85,7 @@ class Standing:
     is_paused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GroupState:
     """One group between two events."""
 

@@ -11,7 +11,10 @@ PolicyState: TypeAlias = Any
 Policy: TypeAlias = Any
 
 Recommend: TypeAlias = Callable[[Policy, PolicyState, GroupMetrics, float], tuple[Vote | None, PolicyState]]
-"""``(policy, state, metrics, now_s) -> (vote, state)``; no vote at all: it has nothing to say this time."""
+"""``(policy, state, metrics, at_s) -> (vote, state)``; no vote at all: it has nothing to say this time.
+
+``at_s`` is when the figures were measured; the tick itself is at ``at_s + metrics.age_s``.
+"""
 
 
 @dataclass(frozen=True, slots=True)
