@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from common import names
+from common import acceleration, names
 from common.config import Config, Group
 from common.hypervisor import Connection
 from common.network_xml import network_xml
@@ -37,10 +37,8 @@ def _prepare(config: Config, host: str, groups: list[Group], connection: Host) -
     assert isinstance(connection, Connection)  # noqa: S101 - opened above
     if not any(group.kind == "template" for group in groups):
         return "qemu"
-    from common import acceleration  # type: ignore[attr-defined]
-
     connection.ensure_network(network_xml(config.network), config.network.name)
-    return str(acceleration.choose(config, host, connection))
+    return acceleration.choose(config, host, connection).type
 
 
 def _source(groups: list[Group], name: str) -> str | None:

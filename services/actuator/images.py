@@ -67,7 +67,9 @@ class Images:
         try:
             manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
             kernel, initramfs = _part(manifest, "kernel"), _part(manifest, "initramfs")
-            digest = hashlib.sha256(f"{kernel.sha256} {initramfs.sha256}".encode()).hexdigest()[:DIGEST_LENGTH]
+            arguments = str(manifest.get("kernel_arguments", ""))
+            inputs = f"{kernel.sha256} {initramfs.sha256} {arguments}"
+            digest = hashlib.sha256(inputs.encode()).hexdigest()[:DIGEST_LENGTH]
             target = self._state_path / COPIES / digest
             consoles = self._state_path / CONSOLES
             for directory in (target, consoles):
@@ -77,7 +79,8 @@ class Images:
                 _copy_checked(source / part.file, target / part.file, part.sha256)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ImageError(f"the guest image in {source} is not usable: {error}") from error
-        return Template(str(target / kernel.file), str(target / initramfs.file), digest, console_dir=str(consoles))
+        paths = str(target / kernel.file), str(target / initramfs.file)
+        return Template(*paths, digest, arguments, console_dir=str(consoles))
 
 
 def _part(manifest: dict[str, Any], name: str) -> _Part:

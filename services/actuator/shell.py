@@ -242,10 +242,17 @@ class ActuatorService:
             return template, note
         try:
             template, note = self._images.template(directory), ""
+            self._sweep_images(now_s)
         except ImageError as error:
             template, note = None, str(error)
         self._templates[directory] = now_s, template, note
         return template, note
+
+    def _sweep_images(self, now_s: float) -> None:
+        """Remove copies of images that no domain boots from, when every host can be asked."""
+        hosts = self._hosts.seen(now_s)
+        if all(host.is_reachable for host in hosts):
+            self._images.sweep({d.record.template for host in hosts for d in host.domains if d.record is not None})
 
     def _seen(self, name: str, now_s: float) -> Seen:
         ledger = self._ledgers[name]

@@ -12,7 +12,21 @@ from services.actuator.core.plan import plan
 from services.actuator.core.steps import SetPhase
 from tests.sim.actuator_model import FakeDomain, World, group
 
-FAULTS = ("want", "crash", "pause", "sick", "well", "kill", "fail", "vanish", "lose", "find", "mute", "speak", "protect")
+FAULTS = (
+    "want",
+    "crash",
+    "pause",
+    "sick",
+    "well",
+    "kill",
+    "fail",
+    "vanish",
+    "lose",
+    "find",
+    "mute",
+    "speak",
+    "protect",
+)
 ERRORS = (HypervisorError("no"), HypervisorBusyError("late"), DomainGoneError("gone"), HypervisorLostError("lost"))
 
 moves = st.lists(st.tuples(st.sampled_from(FAULTS), st.integers(0, 7), st.integers(0, 12)), max_size=25)

@@ -16,7 +16,7 @@ from services.actuator.core.seen import Template
 
 QUOTA_PERIOD_US: Final = 100_000
 TB_CACHE_MIB: Final = 32
-QUIET: Final = ("console=ttyS0", "quiet", "loglevel=3", "panic=1", "random.trust_cpu=on", "tsc=unstable")
+PLAIN_ARGUMENTS: Final = "console=ttyS0 quiet panic=-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,10 @@ def domain_xml(spec: DomainSpec) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def kernel_command_line(name: str, group: Group, network: Network, slot: int, extra: str = "") -> str:
-    """Return what the guest learns at boot: its name, its address, its gateway and where to listen."""
+def kernel_command_line(name: str, group: Group, network: Network, slot: int, arguments: str = "") -> str:
+    """Return the image's own arguments and what the guest learns: its name, its address, its gateway, its port."""
     words = [
-        *QUIET,
-        *extra.split(),
+        *(arguments or PLAIN_ARGUMENTS).split(),
         f"autoscaler.name={name}",
         f"autoscaler.address={network.address(slot)}/{network.prefix_length}",
         f"autoscaler.gateway={network.gateway}",
@@ -79,7 +78,12 @@ def _checked_slot(spec: DomainSpec) -> int:
     slot = spec.record.slot
     if slot is None or not 0 <= slot < spec.network.slots:
         raise ValueError(f"slot must be in 0..{spec.network.slots - 1}; got {slot}")
-    for value in (*spec.record.to_metadata().values(), spec.template.kernel, spec.template.initrd):
+    for value in (
+        *spec.record.to_metadata().values(),
+        spec.template.kernel,
+        spec.template.initrd,
+        spec.template.arguments,
+    ):
         if any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in value):
             raise ValueError(f"control characters cannot stand in XML; got {value!r}")
     return slot
@@ -104,7 +108,7 @@ def _boot(root: ET.Element, spec: DomainSpec, slot: int) -> None:
     _text(boot, "type", "hvm", arch="x86_64", machine="pc")
     _text(boot, "kernel", spec.template.kernel)
     _text(boot, "initrd", spec.template.initrd)
-    _text(boot, "cmdline", kernel_command_line(spec.name, spec.group, spec.network, slot, spec.template.cmdline))
+    _text(boot, "cmdline", kernel_command_line(spec.name, spec.group, spec.network, slot, spec.template.arguments))
 
 
 def _devices(root: ET.Element, spec: DomainSpec, slot: int) -> None:

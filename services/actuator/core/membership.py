@@ -56,7 +56,7 @@ def shown_record(member: Member) -> Record:
 def address(wanted: Wanted, member: Member) -> str | None:
     """Return where the member serves: its slot's address, or for a user's domain what was found out."""
     if wanted.group.kind == "existing":
-        return member.domain.address
+        return wanted.group.addresses.get(member.name, member.domain.address)
     slot = member.record.slot
     return wanted.network.address(slot) if slot is not None and 0 <= slot < wanted.network.slots else None
 

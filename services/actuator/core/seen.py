@@ -87,12 +87,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The boot files of template domains; ``digest`` changes whenever they do."""
+    """The boot files of template domains and the kernel's arguments; ``digest`` changes whenever they do."""
 
     kernel: str
     initrd: str
     digest: str
-    cmdline: str = ""
+    arguments: str = ""
     console_dir: str = ""
 
 

@@ -1,0 +1,331 @@
+"""The edges of the actuator: the guard before each step, hosts, store, images, answers to probes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from common.config import Config
+from common.domain import DomainFacts, DomainState
+from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
+from common.messages import BackendState, DesiredCapacity, Drain
+from common.phases import Phase
+from services.actuator.access import may_touch
+from services.actuator.cleanup import is_asked_for, own_domains
+from services.actuator.core.breaker import Breaker
+from services.actuator.core.record import Record
+from services.actuator.core.seen import Backend
+from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Undefine
+from services.actuator.hosts import RETRY_S, Hosts
+from services.actuator.images import ImageError, Images
+from services.actuator.ledger import Ledger
+from services.actuator.perform import Outcome, Result, attempt
+from services.actuator.prober import Target, judge
+from services.actuator.store import Stored, read, write
+from services.actuator.worker import Lost, Observation
+
+RECORD = Record(
+    group="web", uuid="u", host="local", phase=Phase.READY, since_mono_s=1.0, since_s=1.0, boot_id="b", slot=2,
+    template="d1",
+)  # fmt: skip
+ABOUT = {"group": "web", "host": "local", "domain": "web-0000", "uuid": "u", "reason": "because"}
+OURS = DomainFacts("web-0000", "u", DomainState.RUNNING, "", True, RECORD.to_metadata())
+
+
+class FakeHost:
+    """Shows fixed domains, remembers calls, fails as told."""
+
+    def __init__(self, *domains: DomainFacts, error: HypervisorError | None = None) -> None:
+        self.shown = list(domains)
+        self.error = error
+        self.calls: list[str] = []
+
+    def domains(self) -> list[DomainFacts]:
+        return self.shown
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.error is not None:
+            raise self.error
+
+    def define(self, xml: str) -> str:
+        self._call("define")
+        return "u"
+
+    def start(self, name: str) -> None:
+        self._call("start")
+
+    def destroy(self, name: str) -> None:
+        self._call("destroy")
+
+    def undefine(self, name: str) -> None:
+        self._call("undefine")
+
+    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+        self._call("set_metadata")
+
+
+def tried(host: FakeHost, step: Step, xml: str | None = None) -> tuple[Result, str]:
+    return attempt(host, step, xml)  # type: ignore[arg-type] # the calls that these steps make
+
+
+# --- perform -------------------------------------------------------------------------------------------------------
+
+OTHER = DomainFacts("web-0000", "u-other", DomainState.RUNNING, "", True, RECORD.to_metadata())
+BARE = DomainFacts("web-0000", "u", DomainState.RUNNING, "", True, {})
+
+
+@pytest.mark.parametrize("stranger", [OTHER, BARE])
+@pytest.mark.parametrize("step", [Start(**ABOUT), Destroy(**ABOUT), Undefine(**ABOUT)])
+def test_domain_that_became_another_since_the_plan_is_left_alone(stranger: DomainFacts, step: Step) -> None:
+    host = FakeHost(stranger)
+    result, error = tried(host, step)
+    assert (result, host.calls) == (Result.FAILED, []) and "left alone" in error
+
+
+def test_nothing_is_defined_over_a_domain_of_that_name() -> None:
+    host = FakeHost(OTHER)
+    assert tried(host, Define(**ABOUT, record=RECORD, accel="qemu"), "<domain/>")[0] is Result.FAILED
+    assert host.calls == []
+
+
+def test_users_domain_without_a_record_may_be_adopted_and_nothing_else() -> None:
+    adopt = SetPhase(**ABOUT, record=RECORD, was=None)
+    host = FakeHost(BARE)
+    assert tried(host, adopt) == (Result.DONE, "") and host.calls == ["set_metadata"]
+    assert tried(FakeHost(BARE), SetPhase(**ABOUT, record=RECORD, was=Phase.READY))[0] is Result.FAILED
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (DomainGoneError("gone"), Result.DONE),
+        (HypervisorBusyError("late"), Result.UNKNOWN),
+        (HypervisorLostError("lost"), Result.UNKNOWN),
+        (HypervisorError("no"), Result.FAILED),
+    ],
+)
+def test_errors_become_results(error: HypervisorError, expected: Result) -> None:
+    assert tried(FakeHost(OURS, error=error), Destroy(**ABOUT))[0] is expected
+
+
+def test_domain_that_is_gone_is_done_for_its_end_and_a_failure_for_its_start() -> None:
+    assert tried(FakeHost(), Undefine(**ABOUT)) == (Result.DONE, "")
+    assert tried(FakeHost(), Start(**ABOUT))[0] is Result.FAILED
+
+
+def test_define_without_xml_is_a_bug_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="needs its XML"):
+        tried(FakeHost(), Define(**ABOUT, record=RECORD, accel="qemu"))
+
+
+# --- hosts ---------------------------------------------------------------------------------------------------------
+
+
+def hosts() -> Hosts:
+    return Hosts(["local"], 0.0, 3.5, {"local": {"web": 3}})
+
+
+def look(at_s: float, *domains: DomainFacts) -> Observation:
+    return Observation("local", at_s, domains, 1 << 30, 2)
+
+
+def test_step_stays_in_flight_until_a_look_that_began_after_it() -> None:
+    known = hosts()
+    step = Destroy(**ABOUT)
+    known.begun(step, 10.0)
+    known.observed(look(10.5, OURS))
+    known.finished(Outcome(step, Result.DONE, "", 11.0))
+    known.observed(look(10.9, OURS))
+    assert known.in_flight() == (step,) and known.is_busy("local", "web-0000")
+    known.observed(look(11.0))
+    assert known.in_flight() == ()
+
+
+def test_failed_step_holds_its_domain_a_moment_longer() -> None:
+    known = hosts()
+    step = Destroy(**ABOUT)
+    known.begun(step, 10.0)
+    known.finished(Outcome(step, Result.FAILED, "no", 11.0))
+    known.observed(look(11.0 + RETRY_S / 2))
+    assert known.is_busy("local", "web-0000")
+    known.observed(look(11.0 + RETRY_S))
+    assert not known.is_busy("local", "web-0000")
+
+
+def test_step_whose_thread_is_lost_is_forgotten_in_the_end() -> None:
+    known = hosts()
+    step = Destroy(**ABOUT)
+    known.begun(step, 10.0)
+    assert known.overdue(100.0) == [] and known.overdue(131.0) == [step] and known.in_flight() == ()
+
+
+def test_silent_host_becomes_unreachable_and_keeps_what_was_seen() -> None:
+    known = hosts()
+    assert not known.seen(1.0)[0].is_ever_seen and known.seen(1.0)[0].remembered == {"web": 3}
+    known.observed(look(1.0, OURS))
+    (host,) = known.seen(2.0)
+    assert host.is_reachable and host.unreachable_s == 0.0 and host.remembered == {"web": 1}
+    (host,) = known.seen(5.0)
+    assert not host.is_reachable and host.unreachable_s == 4.0 and [d.name for d in host.domains] == ["web-0000"]
+
+
+def test_lost_host_is_unreachable_at_once_and_news_only_once() -> None:
+    known = hosts()
+    known.observed(look(1.0, OURS))
+    assert known.lost(Lost("local", "gone")) and not known.lost(Lost("local", "gone"))
+    assert not known.seen(1.1)[0].is_reachable
+    assert known.observed(look(2.0)) and known.seen(2.1)[0].is_reachable
+
+
+def test_freed_slot_is_quarantined_for_a_while() -> None:
+    known = hosts()
+    known.finished(Outcome(Undefine(**ABOUT, slot=4), Result.DONE, "", 10.0))
+    assert known.seen(11.0)[0].quarantined_slots == {4} and known.seen(21.0)[0].quarantined_slots == frozenset()
+
+
+# --- ledger --------------------------------------------------------------------------------------------------------
+
+
+def test_ledger_keeps_the_newest_word_and_the_cause_of_its_generation() -> None:
+    ledger = Ledger()
+    body = DesiredCapacity(group="web", generation=2, desired=1, minimum=0, maximum=4, decision_id="d2")
+    assert ledger.hear_desired(body, "m1", 1.0) == "" and ledger.cause == "d2"
+    assert ledger.hear_desired(body.model_copy(update={"decision_id": "d9"}), "m2", 2.0) == ""
+    assert (ledger.cause, ledger.desired_heard_s) == ("d2", 2.0)
+    assert "older" in ledger.hear_desired(body.model_copy(update={"generation": 1}), "m3", 3.0)
+    assert (ledger.desired.generation if ledger.desired else 0, ledger.desired_heard_s) == (2, 2.0)
+
+
+def test_balancers_word_that_is_too_old_is_no_word() -> None:
+    ledger = Ledger()
+    backend = BackendState(name="web-0000", uuid="u", slot="vm1", state="ready", is_healthy=True, in_flight=3)
+    ledger.hear_drain(Drain(group="web", endpoint="e", is_proxy_alive=True, backends=(backend,)), 10.0)
+    assert ledger.backends(13.0, 3.5) == {("web-0000", "u"): Backend("ready", True, 3)}
+    assert ledger.backends(14.0, 3.5) is None and Ledger().backends(0.0, 3.5) is None
+
+
+# --- store ---------------------------------------------------------------------------------------------------------
+
+
+def test_store_survives_a_restart(tmp_path: Path) -> None:
+    stored = Stored({"web@local": Breaker(3, 1, 160.0, 100.0)}, {"web": (3.0, 4.0)}, {"local": {"web": 2}})
+    write(tmp_path / "deep" / "actuator.json", stored, "b")
+    assert read(tmp_path / "deep" / "actuator.json", 120.0, "b") == stored
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"boot_id": "b"}', '{"boot_id": "b", "breakers": 3}', "\x00"])
+def test_damaged_store_counts_as_nothing_known(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "actuator.json"
+    assert read(path, 1.0, "b") == Stored()
+    path.write_text(text)
+    assert read(path, 1.0, "b") == Stored()
+
+
+def test_store_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    write(tmp_path / "file" / "actuator.json", Stored(), "b")
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+def image(directory: Path, content: bytes = b"kernel", **changes: object) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vmlinuz").write_bytes(content)
+    (directory / "initramfs.img").write_bytes(b"initramfs")
+    manifest: dict[str, object] = {
+        "kernel": {"file": "vmlinuz", "sha256": hashlib.sha256(content).hexdigest()},
+        "initramfs": {"file": "initramfs.img", "sha256": hashlib.sha256(b"initramfs").hexdigest()},
+        "kernel_arguments": "quiet",
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest | changes))
+    return directory
+
+
+def test_image_is_copied_and_checked(tmp_path: Path) -> None:
+    image(tmp_path / "images")
+    template = Images(tmp_path).template("")
+    assert Path(template.kernel).read_bytes() == b"kernel" and template.arguments == "quiet"
+    assert Path(template.kernel).is_relative_to(tmp_path / "actuator")
+
+
+def test_missing_image_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="make image"):
+        Images(tmp_path).template("")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kernel": {"file": "vmlinuz", "sha256": "0" * 64}}, {"kernel": {"file": "../x", "sha256": ""}}, {"kernel": 3}],
+)
+def test_image_that_does_not_match_its_manifest_is_not_used(tmp_path: Path, change: dict[str, object]) -> None:
+    image(tmp_path / "images", **change)
+    with pytest.raises(ImageError, match="not usable"):
+        Images(tmp_path).template("")
+
+
+def test_new_image_is_a_new_copy_and_the_old_one_goes_when_unused(tmp_path: Path) -> None:
+    images = Images(tmp_path)
+    image(tmp_path / "images")
+    old = images.template("")
+    image(tmp_path / "images", content=b"a newer kernel", extra="x")
+    new = images.template("")
+    assert old.digest != new.digest and Path(old.kernel).read_bytes() == b"kernel"
+    images.sweep({old.digest})
+    assert Path(old.kernel).exists()
+    images.sweep(set())
+    assert not Path(old.kernel).exists() and Path(new.kernel).exists()
+
+
+# --- prober --------------------------------------------------------------------------------------------------------
+
+TARGET = Target("web-0000", "127.0.0.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "served_by", "body", "is_right"),
+    [
+        (200, "web-0000", b"", True),
+        (200, None, b"web-0000\n", True),
+        (200, "web-0001", b"web-0000", False),
+        (200, None, b"hello", False),
+        (200, None, b"\xff\xfe", False),
+        (503, "web-0000", b"web-0000", False),
+        (301, "web-0000", b"", False),
+    ],
+)
+def test_only_a_200_from_the_right_one_is_a_right_answer(
+    status: int, served_by: str | None, body: bytes, is_right: bool
+) -> None:
+    assert judge(TARGET, status, served_by, body).is_right is is_right
+
+
+def test_any_200_counts_where_identity_is_not_asked_for() -> None:
+    anyone = Target("web-0000", "127.0.0.1", 1, is_identity_checked=False)
+    assert judge(anyone, 200, "somebody", b"").is_right and not judge(anyone, 500, "somebody", b"").is_right
+
+
+# --- access, cleanup -----------------------------------------------------------------------------------------------
+
+CONFIG = Config.model_validate({"groups": {"web": {"prefix": "web-"}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("web-0000", True), ("web-1", False), ("web-00000", False), ("xweb-0000", False), ("web-", False)],
+)
+def test_only_names_under_a_prefix_may_be_touched(name: str, expected: bool) -> None:
+    assert may_touch(list(CONFIG.groups.values()))(name) is expected
+
+
+def test_cleanup_takes_only_domains_that_carry_their_own_record() -> None:
+    renamed = DomainFacts("other-0000", "u", DomainState.RUNNING, "", True, RECORD.to_metadata())
+    foreign = DomainFacts("web-0003", "u", DomainState.RUNNING, "", True, RECORD.to_metadata() | {"group": "api"})
+    assert [facts for facts, _ in own_domains(CONFIG, [OURS, OTHER, BARE, renamed, foreign])] == [OURS]
+
+
+def test_cleanup_is_asked_for_by_its_flags() -> None:
+    assert is_asked_for(["--config", "x", "--remove-domains"]) and not is_asked_for(["--config", "x"])

@@ -1,0 +1,275 @@
+"""The small parts of the actuator's core: breaker, record, orders, desired capacity, events, boot times, starts."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.domain import DomainState
+from common.messages import DesiredCapacity, Request
+from common.phases import Phase
+from services.actuator.core import breaker as breakers
+from services.actuator.core.boot_times import KEPT, added, quantile
+from services.actuator.core.breaker import CLOSED, Breaker
+from services.actuator.core.desired import refuse
+from services.actuator.core.events import boot_time_s, event_of
+from services.actuator.core.life import Context
+from services.actuator.core.members import Member, View
+from services.actuator.core.orders import Already, Order, Refusal, fulfil, order_of
+from services.actuator.core.record import Record, parse
+from services.actuator.core.seen import Seen, SeenDomain, Wanted
+from services.actuator.core.steps import Define, SetPhase, Start, Step, Undefine
+from services.actuator.core.uuids import domain_uuid
+from services.actuator.perform import Outcome, Result
+from services.actuator.starts import count_start
+
+RECORD = Record(
+    group="web", uuid="u", host="local", phase=Phase.READY, since_mono_s=90.0, since_s=1e9, boot_id="b", slot=2,
+    started_mono_s=80.0, template="d1",
+)  # fmt: skip
+
+
+# --- breaker -------------------------------------------------------------------------------------------------------
+
+
+def test_breaker_opens_at_the_third_failure_and_doubles_to_half_an_hour() -> None:
+    breaker, now_s, waits = CLOSED, 0.0, []
+    for _ in range(2):
+        breaker = breakers.failed(breaker, now_s)
+        assert not breakers.is_open(breaker, now_s)
+    for _ in range(8):
+        breaker = breakers.failed(breaker, now_s)
+        assert breaker.open_until_s is not None
+        waits.append(breaker.open_until_s - now_s)
+        now_s = breaker.open_until_s
+        assert breakers.is_half_open(breaker, now_s) and not breakers.is_open(breaker, now_s)
+    assert waits == [60, 120, 240, 480, 960, 1800, 1800, 1800]
+
+
+def test_success_closes_the_breaker_and_forgets() -> None:
+    assert breakers.succeeded(Breaker(5, 3, 99.0, 1.0)) == CLOSED
+
+
+def test_late_failure_does_not_lengthen_an_open_breaker() -> None:
+    opened = Breaker(3, 1, 60.0, 0.0)
+    assert breakers.failed(opened, 30.0) == opened
+
+
+def test_reboot_makes_an_open_breaker_wait_its_last_wait_again() -> None:
+    opened = Breaker(4, 2, 50_000.0, 49_000.0)
+    assert breakers.restored(opened, 10.0, is_same_boot=False).open_until_s == 10.0 + 120.0
+    assert breakers.restored(opened, 49_500.0, is_same_boot=True).open_until_s == 50_000.0
+
+
+@pytest.mark.parametrize(("now_s", "word"), [(10.0, "open"), (60.0, "half-open")])
+def test_breaker_says_what_it_is(now_s: float, word: str) -> None:
+    assert breakers.describe(Breaker(3, 1, 60.0, 0.0), now_s) == word
+    assert breakers.describe(CLOSED, now_s) == "closed"
+
+
+def outcome(step: Step, result: Result = Result.DONE) -> Outcome:
+    return Outcome(step, result, "" if result is Result.DONE else "no", 100.0)
+
+
+ABOUT = {"group": "web", "host": "local", "domain": "web-0000", "uuid": "u", "reason": "because"}
+
+
+def phase_step(was: Phase | None, phase: Phase, **changes: object) -> SetPhase:
+    return SetPhase(**(ABOUT | {"record": replace(RECORD, phase=phase), "was": was} | changes))  # type: ignore[arg-type] # a test's values
+
+
+@pytest.mark.parametrize(
+    ("step", "result", "failures"),
+    [
+        (Start(**ABOUT), Result.FAILED, 1),
+        (Start(**ABOUT), Result.UNKNOWN, None),
+        (Start(**ABOUT), Result.DONE, None),
+        (Define(**ABOUT, record=RECORD, accel="qemu"), Result.FAILED, 1),
+        (phase_step(Phase.BOOTING, Phase.FAILED), Result.DONE, 1),
+        (phase_step(Phase.READY, Phase.FAILED), Result.DONE, None),
+        (phase_step(Phase.BOOTING, Phase.FAILED), Result.FAILED, None),
+        (Undefine(**ABOUT), Result.FAILED, None),
+    ],
+)
+def test_only_starts_that_lead_nowhere_are_counted(step: Step, result: Result, failures: int | None) -> None:
+    found = count_start({}, outcome(step, result), 100.0)
+    assert ({key: b.failures for key, b in found.items()}) == ({} if failures is None else {"web@local": failures})
+
+
+def test_right_answer_closes_the_breaker_of_its_group_and_host() -> None:
+    known = {"web@local": Breaker(2, 0, None, 1.0), "api@local": Breaker(2, 0, None, 1.0)}
+    assert count_start(known, outcome(phase_step(Phase.BOOTING, Phase.WARMING)), 100.0) == {"web@local": CLOSED}
+
+
+# --- record --------------------------------------------------------------------------------------------------------
+
+
+def test_record_survives_the_way_through_metadata() -> None:
+    full = replace(RECORD, protected=True, order="drain", stop_calls=2, is_boosted=True, note="n", generation=7)
+    assert parse(full.to_metadata()) == full
+    assert parse(replace(RECORD, slot=None, started_mono_s=None).to_metadata()) == replace(
+        RECORD, slot=None, started_mono_s=None
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"phase": "sleeping"}, {"phase": ""}, {"since_mono_s": "soon"}, {"slot": "x"}, {"generation": "-"}],
+)
+def test_record_that_cannot_be_understood_is_no_record(change: dict[str, str]) -> None:
+    assert parse(RECORD.to_metadata() | change) is None
+
+
+@pytest.mark.parametrize("missing", ["group", "uuid", "phase", "since_mono_s", "boot_id"])
+def test_record_without_its_essentials_is_no_record(missing: str) -> None:
+    metadata = RECORD.to_metadata()
+    del metadata[missing]
+    assert parse(metadata) is None
+
+
+@given(st.dictionaries(st.sampled_from(sorted(RECORD.to_metadata())), st.text(max_size=8)))
+def test_no_metadata_makes_the_parser_fail(metadata: dict[str, str]) -> None:
+    parse(RECORD.to_metadata() | metadata)
+
+
+# --- desired capacity ----------------------------------------------------------------------------------------------
+
+
+def desired(generation: int, count: int = 2, minimum: int = 1, maximum: int = 4) -> DesiredCapacity:
+    return DesiredCapacity(group="web", generation=generation, desired=count, minimum=minimum, maximum=maximum)
+
+
+def test_older_generation_is_refused_and_an_equal_one_is_not() -> None:
+    assert "older" in refuse(desired(5), desired(4))
+    assert refuse(desired(5), desired(5)) == refuse(None, desired(1)) == refuse(desired(5), desired(6)) == ""
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_capacity_outside_its_own_bounds_is_refused(count: int) -> None:
+    assert "outside its own bounds" in refuse(None, desired(1, count))
+
+
+# --- boot times, UUIDs ---------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=80), st.floats(0.01, 1))
+def test_quantile_is_the_smallest_value_that_covers_the_share(values: list[float], share: float) -> None:
+    found = quantile(values, share)
+    assert found in values
+    assert sum(1 for value in values if value <= (found or 0)) >= share * len(values) - 1e-9
+
+
+def test_only_the_newest_boot_times_are_kept() -> None:
+    assert len(added([1.0] * KEPT, 2.0)) == KEPT and added([1.0] * KEPT, 2.0)[-1] == 2.0
+    assert quantile((), 0.5) is None
+
+
+def test_uuid_is_the_same_for_the_same_plan_and_new_for_each_life() -> None:
+    assert domain_uuid("web", "a", "web-0000", "b", 1.0) == domain_uuid("web", "a", "web-0000", "b", 1.0)
+    assert domain_uuid("web", "a", "web-0000", "b", 1.0) != domain_uuid("web", "a", "web-0000", "b", 2.0)
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        (Define(**ABOUT, record=RECORD, accel="qemu"), "domain-created"),
+        (Define(**ABOUT, record=RECORD, accel="qemu", replaces="web-0009"), "domain-replaced"),
+        (Start(**ABOUT), "domain-started"),
+        (phase_step(None, Phase.BOOTING), "domain-adopted"),
+        (phase_step(None, Phase.CREATING), None),
+        (phase_step(Phase.CREATING, Phase.BOOTING), None),
+        (phase_step(Phase.BOOTING, Phase.WARMING), "domain-answering"),
+        (phase_step(Phase.WARMING, Phase.READY), "domain-ready"),
+        (phase_step(Phase.READY, Phase.READY), None),
+        (phase_step(Phase.DRAINING, Phase.READY), "drain-cancelled"),
+        (phase_step(Phase.DRAINING, Phase.WARMING), "drain-cancelled"),
+        (phase_step(Phase.READY, Phase.DRAINING), "drain-started"),
+        (phase_step(Phase.DRAINING, Phase.STOPPING), None),
+        (phase_step(Phase.DRAINING, Phase.STOPPING, reason="drain deadline of 30 s, 2 in flight"), "drain-forced"),
+        (phase_step(Phase.READY, Phase.FAILED), "domain-failed"),
+        (phase_step(Phase.STOPPING, Phase.GONE), "domain-stopped"),
+        (Undefine(**ABOUT), "domain-stopped"),
+    ],
+)
+def test_outcomes_worth_knowing_become_events(step: Step, name: str | None) -> None:
+    found = event_of(step, "", 100.0)
+    assert (found.name if found else None) == name
+    assert found is None or (found.group, found.domain, found.host) == ("web", "web-0000", "local")
+
+
+def test_failed_step_is_an_event_with_its_error() -> None:
+    found = event_of(Start(**ABOUT), "no memory", 100.0)
+    assert found is not None and (found.name, found.level, found.text) == ("step-failed", "warning", "start: no memory")
+
+
+def test_boot_time_is_measured_from_the_start_to_readiness() -> None:
+    ready = phase_step(Phase.WARMING, Phase.READY)
+    found = event_of(ready, "", 100.0)
+    assert boot_time_s(ready, 100.0) == 20.0 and found is not None and "20.0 s after its start" in found.text
+    assert boot_time_s(phase_step(Phase.DRAINING, Phase.READY), 100.0) is None
+
+
+# --- orders --------------------------------------------------------------------------------------------------------
+
+
+def context(wanted: Wanted | None = None) -> Context:
+    seen = Seen(epoch_s=2e9, boot_id="b", hosts=())
+    return Context(wanted, seen, View(()), 100.0, False)  # type: ignore[arg-type] # orders do not look at it
+
+
+def member(phase: Phase = Phase.READY, **changes: object) -> Member:
+    record = replace(RECORD, phase=phase, **changes)  # type: ignore[arg-type] # a test's values
+    return Member(SeenDomain("local", "web-0000", "u", DomainState.RUNNING, record), record)
+
+
+def test_unknown_verb_and_missing_domain_are_said_so() -> None:
+    assert "known: protect" in str(order_of(Request(verb="explode", args={"domain": "web-0000"})))
+    assert "needs the name" in str(order_of(Request(verb="drain")))
+    assert order_of(Request(verb="drain", args={"domain": "x", "force": True}, by="me")) == Order(
+        "drain", "x", True, "me"
+    )
+
+
+def test_protection_changes_nothing_but_itself() -> None:
+    step = fulfil(Order("protect", "web-0000"), context(), member())
+    assert isinstance(step, SetPhase) and step.record == replace(RECORD, protected=True)
+    assert isinstance(fulfil(Order("protect", "web-0000"), context(), member(protected=True)), Already)
+    assert isinstance(fulfil(Order("unprotect", "web-0000"), context(), member()), Already)
+
+
+@pytest.mark.parametrize("verb", ["drain", "replace"])
+def test_protected_domain_is_taken_away_by_force_only(verb: str) -> None:
+    protected = member(protected=True)
+    assert isinstance(fulfil(Order(verb, "web-0000"), context(), protected), Refusal)
+    assert isinstance(fulfil(Order(verb, "web-0000", True), context(), protected), SetPhase)
+
+
+@pytest.mark.parametrize(
+    ("verb", "phase", "expected"),
+    [
+        ("drain", Phase.READY, (Phase.DRAINING, "drain")),
+        ("drain", Phase.BOOTING, (Phase.STOPPING, "drain")),
+        ("replace", Phase.READY, (Phase.READY, "replace")),
+        ("replace", Phase.CREATING, (Phase.STOPPING, "replace")),
+    ],
+)
+def test_order_becomes_a_step(verb: str, phase: Phase, expected: tuple[Phase, str]) -> None:
+    step = fulfil(Order(verb, "web-0000"), context(), member(phase))
+    assert isinstance(step, SetPhase) and (step.record.phase, step.record.order) == expected
+
+
+@pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.STOPPING, Phase.FAILED])
+def test_domain_that_leaves_already_needs_no_order(phase: Phase) -> None:
+    assert isinstance(fulfil(Order("drain", "web-0000"), context(), member(phase)), Already)
+
+
+def test_undrain_brings_back_and_takes_the_order_off() -> None:
+    step = fulfil(Order("undrain", "web-0000"), context(), member(Phase.DRAINING, order="drain"))
+    assert isinstance(step, SetPhase) and (step.record.phase, step.record.order) == (Phase.WARMING, "")
+    waiting = fulfil(Order("undrain", "web-0000"), context(), member(order="replace"))
+    assert isinstance(waiting, SetPhase) and (waiting.record.phase, waiting.record.order) == (Phase.READY, "")
+    assert isinstance(fulfil(Order("undrain", "web-0000"), context(), member()), Refusal)
