@@ -6,7 +6,7 @@ Nanoseconds, libvirt's codes and its flags end here.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -96,12 +96,14 @@ class Connection:
     carries our metadata.
     """
 
-    def __init__(self, raw: Any, uri: str, may_touch: Callable[[str], bool], clock: Clock) -> None:
+    def __init__(self, raw: Any, uri: str, may_touch: Callable[[str], bool], clock: Clock, is_read_only: bool) -> None:
         """Wrap an open connection; use ``open``."""
         self.uri = uri
+        self._is_read_only = is_read_only
         self._raw = raw
         self._may_touch = may_touch
         self._clock = clock
+        self._handles: dict[str, Any] = {}
         self._callbacks: list[int] = []
         self._listeners: list[Callable[[LifecycleEvent], None]] = []
         self._parameters: _Remembered[Mapping[str, int | float]] = _Remembered()
@@ -123,7 +125,22 @@ class Connection:
             raise HypervisorLostError(f"cannot connect to {uri}: {error}") from error
         with _translated(f"keepalive of {uri}"), _where_supported():
             raw.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
-        return cls(raw, uri, may_touch, clock or SystemClock())
+        return cls(raw, uri, may_touch, clock or SystemClock(), is_read_only)
+
+    def another(self) -> "Connection":
+        """Return a second connection to the same host, with the same rights, which shares what this one remembers.
+
+        For calls that may wait, such as ``destroy``: on a connection with a waiting call, libvirt's client hands out the
+        answers to other threads' calls only when the next call is made.
+
+        Raises:
+            HypervisorLostError: as ``open``.
+        """
+        second = Connection.open(
+            self.uri, is_read_only=self._is_read_only, may_touch=self._may_touch, clock=self._clock
+        )
+        second._parameters, second._carries_metadata = self._parameters, self._carries_metadata
+        return second
 
     def is_alive(self) -> bool:
         """Return whether the connection still stands, without asking the host."""
@@ -157,15 +174,37 @@ class Connection:
         return sorted((fact for fact in facts if fact is not None), key=lambda fact: fact.name)
 
     def cpu_readings(self) -> list[CpuReading]:
-        """Return the CPU counter of each of our domains; QEMU is never asked, so a frozen one delays nothing."""
+        """Return the CPU counter of each of our domains, in order of names; QEMU is never asked. See ``refresh``."""
+        self.refresh()
+        readings = [self.reading(uuid) for uuid in self.known()]
+        return [reading for reading in readings if reading is not None]
+
+    def refresh(self) -> None:
+        """List our domains for ``known`` and ``reading``.
+
+        While libvirt ends a domain, it holds that domain's lock, and every listing waits for it: for 12 s if the
+        process is frozen, for as long as init leaves it unreaped otherwise. ``reading`` waits for its own domain only.
+        """
         with _translated(f"list the domains of {self.uri}"):
-            listed = self._raw.listAllDomains(0)
+            listed = {domain.UUIDString(): domain for domain in self._raw.listAllDomains(0)}
         now_s = self._clock.monotonic_s()
-        uuids = {domain.UUIDString() for domain in listed}
-        self._parameters.keep(uuids)
-        self._carries_metadata.keep(uuids)
-        readings = (_unless_gone(partial(self._reading, domain, now_s)) for domain in listed)
-        return sorted((reading for reading in readings if reading is not None), key=lambda reading: reading.name)
+        self._parameters.keep(listed.keys())
+        self._carries_metadata.keep(listed.keys())
+        ours = [(uuid, d) for uuid, d in listed.items() if _unless_gone(partial(self._is_selected, d, uuid, now_s))]
+        self._handles = dict(sorted(ours, key=lambda item: str(item[1].name())))
+
+    def known(self) -> dict[str, str]:
+        """Return UUID and name of each of our domains as last listed, in order of names."""
+        return {uuid: str(domain.name()) for uuid, domain in self._handles.items()}
+
+    def reading(self, uuid: str) -> CpuReading | None:
+        """Return the CPU counter of one domain, None if it is gone; QEMU is never asked."""
+        return _unless_gone(partial(self._reading, uuid, self._clock.monotonic_s()))
+
+    def ping(self) -> None:
+        """Return if the host answers at all."""
+        with _translated(f"reach {self.uri}"):
+            self._raw.getLibVersion()
 
     def watch(self, on_event: Callable[[LifecycleEvent], None], on_lost: Callable[[], None]) -> None:
         """Call ``on_event`` for each lifecycle event of any domain, and ``on_lost`` once when the host falls away.
@@ -380,10 +419,9 @@ class Connection:
         state = _STATES.get(code, DomainState.UNKNOWN)
         return DomainFacts(name, uuid, state, reason, uuid in persistent, metadata)
 
-    def _reading(self, domain: Any, now_s: float) -> CpuReading | None:
-        name, uuid = domain.name(), domain.UUIDString()
-        if not self._is_selected(domain, name, uuid, now_s):
-            return None
+    def _reading(self, uuid: str, now_s: float) -> CpuReading:
+        domain = self._handles.get(uuid) or self._handles.setdefault(uuid, self._raw.lookupByUUIDString(uuid))
+        name = domain.name()
         code, _max_kib, _kib, vcpus, _cpu_ns = domain.info()
         state = _STATES.get(code, DomainState.UNKNOWN)
         unknown = CpuReading(name, uuid, state, None, None, now_s)
@@ -399,7 +437,8 @@ class Connection:
             return unknown  # it starts or stops at this moment, and its cgroup is half there
         return CpuReading(name, uuid, state, cpu_time_s, allotted_cpus(vcpus, parameters), read_at_s)
 
-    def _is_selected(self, domain: Any, name: str, uuid: str, now_s: float) -> bool:
+    def _is_selected(self, domain: Any, uuid: str, now_s: float) -> bool:
+        name = domain.name()
         if name.startswith(PROBE_PREFIX):
             return False
         return self._may_touch(name) or self._carries_metadata.get(uuid, now_s, lambda: bool(_metadata(domain)))
@@ -461,7 +500,7 @@ class _Remembered(Generic[_T]):
     def forget(self, uuid: str) -> None:
         self._answers.pop(uuid, None)
 
-    def keep(self, uuids: set[str]) -> None:
+    def keep(self, uuids: Collection[str]) -> None:
         for uuid in [uuid for uuid in self._answers if uuid not in uuids]:
             self.forget(uuid)
 

@@ -86,7 +86,7 @@ class MonitorService:
         exits = ExitWatch(directory, partial(self._report, name)) if directory else None
         self._exits += [exits] if exits else []
         connect = partial(open_connection, host.uri, self._is_ours)
-        return HostWatcher(name, connect, self._report, self._clock, host.call_timeout_s, exits)
+        return HostWatcher(name, connect, self._report, self._clock, self._interval_s, host.call_timeout_s, exits)
 
     def _report(self, host: str, seen: Seen) -> None:
         """Called in many threads: note what was seen, and wake the loop; one wake serves a burst."""

@@ -15,18 +15,19 @@ from common.errors import HypervisorError
 from common.log import logger
 from services.monitor.core.host import Listed, Seen, Silent
 from services.monitor.exits import ExitWatch
+from services.monitor.lane import Readable
+from services.monitor.sweep import Sweep
 
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 5.0
 MAX_THREADS: Final = 3
+PATIENCE: Final = 0.5  # of the interval: how long a round waits for readings
 
 
-class HostConnection(Protocol):
+class HostConnection(Readable, Protocol):
     """What the monitor needs of ``common.hypervisor.Connection``."""
 
-    def cpu_readings(self) -> list[CpuReading]: ...
     def watch(self, on_event: Callable[[LifecycleEvent], None], on_lost: Callable[[], None]) -> None: ...
-    def close(self) -> None: ...
 
 
 class HostWatcher:
@@ -38,6 +39,7 @@ class HostWatcher:
         open_connection: Callable[[], HostConnection],
         report: Callable[[str, Seen], None],
         clock: Clock,
+        interval_s: float,
         call_timeout_s: float,
         exits: ExitWatch | None = None,
     ) -> None:
@@ -46,6 +48,7 @@ class HostWatcher:
         self._open = open_connection
         self._report = report
         self._clock = clock
+        self._patience_s = PATIENCE * interval_s
         self._call_timeout_s = call_timeout_s
         self._exits = exits
         self._threads: list[_Reader] = []
@@ -72,7 +75,7 @@ class HostWatcher:
     def _replace_thread(self) -> None:
         for thread in self._threads:
             thread.leave()
-        reader = _Reader(self.host, self._open, self._report, self._clock, self._exits)
+        reader = _Reader(self.host, self._open, self._report, self._clock, self._patience_s, self._exits)
         self._threads.append(reader)
         reader.start()
 
@@ -86,6 +89,7 @@ class _Reader(threading.Thread):
         open_connection: Callable[[], HostConnection],
         report: Callable[[str, Seen], None],
         clock: Clock,
+        patience_s: float,
         exits: ExitWatch | None,
     ) -> None:
         super().__init__(name=f"host-{host}", daemon=True)
@@ -94,8 +98,10 @@ class _Reader(threading.Thread):
         self._open = open_connection
         self._tell = report
         self._clock = clock
+        self._patience_s = patience_s
         self._exits = exits
         self._connection: HostConnection | None = None
+        self._sweep: Sweep | None = None
         self._is_lost = False
         self._is_leaving = False
         self._busy_since_s: float | None = None
@@ -128,25 +134,25 @@ class _Reader(threading.Thread):
         try:
             if self._is_lost:
                 self._drop()
-            connection = self._connection or self._connect()
-            if connection is not None:
-                readings = tuple(connection.cpu_readings())
-                self._follow(readings)
-                self._report(Listed(readings))
+            sweep = self._sweep or self._connect()
+            if sweep is not None:
+                readings = sweep.readings(self._patience_s)
+                self._follow(readings or ())
+                self._report(Silent("libvirt does not answer") if readings is None else Listed(readings))
         except HypervisorError as error:
             self._fail(str(error))
 
-    def _connect(self) -> HostConnection | None:
-        """Return a new connection, watched before anything is listed; None while a failed one backs off."""
+    def _connect(self) -> Sweep | None:
+        """Return the means to read a new connection, watched before it is listed; None while a failed one backs off."""
         if self._clock.monotonic_s() < self._retry_at_s:
             self._report(Silent(self._reason, is_certain=True))
             return None
-        connection = self._open()
-        self._connection = connection
+        connection = self._connection = self._open()
         connection.watch(self._on_event, self._on_lost)
+        self._sweep = Sweep(self._host, connection, self._clock)
         self._backoff_s = 0.0
         logger().info("host-connected", host=self._host)
-        return connection
+        return self._sweep
 
     def _fail(self, reason: str) -> None:
         """Let go of the connection whatever the error was: a new one lists and watches all afresh."""
@@ -159,6 +165,9 @@ class _Reader(threading.Thread):
 
     def _drop(self) -> None:
         self._is_lost = False
+        if self._sweep is not None:
+            self._sweep.close()
+            self._sweep = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
