@@ -15,10 +15,7 @@ keys read again, so that a key authorized late is enough.
 """
 
 import math
-import os
-import socket
 import struct
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -32,8 +29,8 @@ from common import zap
 from common.addresses import check_encrypted, control_address, no_answer, publish_address
 from common.clock import Clock
 from common.config import Config
-from common.curve import Keys, authorized_keys, load_keys
-from common.doorkeeper import REFUSAL_PERIOD_S, Doorkeeper
+from common.curve import Keys, authorized_keys, keys_of
+from common.doorkeeper import REFUSAL_PERIOD_S, Doorkeeper, peer_of
 from common.errors import BusError, ConfigError, ProtocolError
 from common.inbox import Desk, Inbox, Intake, PendingRequest, Received, newest
 from common.link import LinkHealth
@@ -42,6 +39,7 @@ from common.messages import Body, Reply, Request
 from common.outbox import Outbox
 from common.requests import decode_reply, encode_request
 from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket
+from common.waker import Waker
 from common.wire import MAX_MESSAGE_BYTES
 
 __all__ = ["Bus", "Inbox", "PendingRequest", "Received", "ask", "new_key_pair"]
@@ -94,9 +92,8 @@ class Bus:
         self._keeps_every_message = False
         self._desk = Desk(self.counters)
         self._outbox = Outbox(name, run_id, clock)
-        self._wake_lock = threading.RLock()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poller.register(self._wake_fd, zmq.POLLIN)
+        self._waker = Waker()
+        self._poller.register(self._waker.fd, zmq.POLLIN)
 
     @classmethod
     def open(cls, config: Config, name: str, clock: Clock, *, publishes: bool = True) -> "Bus":
@@ -114,9 +111,7 @@ class Bus:
         check_encrypted(config, name)
         ensure_run_dir(run)
         lock = Lock.take(run / f"{name}.lock")
-        run_id, note = new_run_id(run / f"{name}.run", clock.epoch_s())
-        if note:
-            logger().warning("run-id-not-stored", reason=note)
+        run_id = new_run_id(run / f"{name}.run", clock.epoch_s())
         bus = cls(config, name, clock, lock, run_id)
         try:
             bus._bind()
@@ -140,7 +135,7 @@ class Bus:
         if link is None:
             is_service = self._lock is not None
             link = self._links[service] = _Link(self._context, self._config, service, self.counters, is_service)
-            link.open(self._poller, _keys(self._config, is_service=is_service))
+            link.open(self._poller, keys_of(self._config.bus, is_service=is_service))
         link.add({f"{kind}.".encode() for kind in kinds} or {b""})
 
     def keep_every_message(self) -> None:
@@ -164,17 +159,12 @@ class Bus:
 
     def wake(self) -> None:
         """Make ``receive`` return; callable from any thread and from a signal handler, also after ``close``."""
-        with self._wake_lock:
-            if self._wake_fd >= 0:
-                os.eventfd_write(self._wake_fd, 1)
+        self._waker.wake()
 
     def close(self) -> None:
         """Leave the bus at once; what was not sent is lost."""
-        with self._wake_lock:
-            if self._wake_fd < 0:
-                return
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+        if not self._waker.close():
+            return
         for link in self._links.values():
             link.close()
         if self._guard is not None:
@@ -240,9 +230,9 @@ class Bus:
             self._publisher.send_multipart(frames)
 
     def _is_woken(self, ready: set[Any]) -> bool:
-        if self._wake_fd not in ready:
+        if self._waker.fd not in ready:
             return False
-        os.eventfd_read(self._wake_fd)
+        self._waker.clear()
         return True
 
 
@@ -299,7 +289,7 @@ class _Link:
         if self._health.why and self._quiet.may_say(self._health.why, now_s):
             logger().warning("connection-cut", sender=self._service, reason=self._health.why)
         try:
-            keys = _keys(self._config, is_service=self._is_service)
+            keys = keys_of(self._config.bus, is_service=self._is_service)
         except ConfigError as error:
             self._health.refused(str(error), now_s)
             return self._health.repair_at_s
@@ -321,10 +311,11 @@ class _Guard:
     def __init__(
         self, context: zmq.Context[_Socket], poller: zmq.Poller, config: Config, counters: Counter[str]
     ) -> None:
-        self._keys = _keys(config, is_service=True)
+        self._keys = keys_of(config.bus, is_service=True)
         self._keys_dir = Path(config.bus.keys_dir)
         self._counters = counters
         self._poller = poller
+        self._authenticator = Doorkeeper(counters)
         self._doors: list[_Socket] = []
         self._keepers: dict[_Socket, Doorkeeper] = {}  # by the monitor that each listens to
         self._zap = context.socket(zmq.REP)
@@ -348,7 +339,10 @@ class _Guard:
     def attend(self, ready: set[Any], now_s: float) -> None:
         if self._zap in ready:
             for frames in _drain(self._zap):
-                self._zap.send_multipart(zap.answer(frames, self._is_authorized).frames)
+                said = zap.answer(frames, self._is_authorized)
+                self._zap.send_multipart(said.frames)
+                if said.refusal:
+                    self._authenticator.refused(said.address, said.refusal, now_s)
         for monitor, keeper in self._keepers.items():
             if monitor in ready:
                 for frames in _drain(monitor):
@@ -359,8 +353,8 @@ class _Guard:
 
     def _take_event(self, keeper: Doorkeeper, event: int, value: int, now_s: float) -> None:
         if event == zmq.EVENT_ACCEPTED:
-            keeper.accepted(value, _peer(value))
-        elif event in _REFUSALS:
+            keeper.accepted(value, peer_of(value))
+        elif event in _REFUSALS and event != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # that is our own answer, told already
             keeper.failed(_REFUSALS[event])
         elif event == zmq.EVENT_DISCONNECTED:
             keeper.hung_up(value, now_s)
@@ -383,7 +377,7 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
     try:
         door = _new_socket(context, zmq.REQ, MAX_MESSAGE_BYTES)
         monitor = door.get_monitor_socket(_EVENTS)
-        _identify(door, _keys(config, is_service=False))
+        _identify(door, keys_of(config.bus, is_service=False))
         _connect(door, control_address(config, service))
         door.send(encode_request(request), zmq.DONTWAIT)
         if not door.poll(math.ceil(timeout_s * 1000)):
@@ -410,20 +404,11 @@ def _new_socket(context: zmq.Context[_Socket], kind: int, max_bytes: int) -> _So
     door.handshake_ivl = HANDSHAKE_MS
     door.reconnect_ivl = RECONNECT_MS
     door.reconnect_ivl_max = RECONNECT_MAX_MS
-    door.heartbeat_ivl = HEARTBEAT_MS
-    door.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    if kind in (zmq.SUB, zmq.REQ):  # whoever connects asks; the other side learns from it how long to wait
+        door.heartbeat_ivl = HEARTBEAT_MS
+        door.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+        door.heartbeat_ttl = HEARTBEAT_TIMEOUT_MS
     return door
-
-
-def _keys(config: Config, *, is_service: bool) -> Keys | None:
-    """Return our keys, None where there are none.
-
-    Raises:
-        ConfigError: they are missing, damaged, or readable by others.
-    """
-    if config.bus.transport != "tcp" or not config.bus.keys_dir:
-        return None
-    return load_keys(Path(config.bus.keys_dir), is_service=is_service)
 
 
 def _identify(door: _Socket, keys: Keys | None) -> None:
@@ -466,12 +451,3 @@ def _event(frames: list[bytes]) -> tuple[int, int]:
     """Return number and value of a monitor's event."""
     event, value = struct.unpack("=Hi", frames[0])
     return event, value
-
-
-def _peer(fd: int) -> str:
-    """Return the address behind a descriptor of the library's, if it still stands."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as connection:
-            return str(connection.getpeername()[0])
-    except (OSError, IndexError):
-        return "unknown"

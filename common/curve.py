@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.config import Bus
 from common.errors import ConfigError
 
 Z85_KEY = re.compile(rb"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
@@ -22,6 +23,17 @@ class Keys:
 
     secret: bytes
     service_public: bytes
+
+
+def keys_of(bus: Bus, *, is_service: bool) -> Keys | None:
+    """Return the keys of this process, None where the bus has none.
+
+    Raises:
+        ConfigError: as ``load_keys``.
+    """
+    if bus.transport != "tcp" or not bus.keys_dir:
+        return None
+    return load_keys(Path(bus.keys_dir), is_service=is_service)
 
 
 def load_keys(keys_dir: Path, *, is_service: bool) -> Keys:

@@ -1,9 +1,12 @@
 """Who was refused at a door, put together from the library's reports: it names the peer at one, the reason at another.
 
 The library tells of an accepted connection by its descriptor, of a failed handshake by its reason, and then of the
-same descriptor that it hung up. Several threads are not involved, so the order holds.
+same descriptor that it hung up. One thread of the
+library's tells it all, so the order holds.
 """
 
+import os
+import socket
 from collections import Counter
 from typing import Final
 
@@ -34,8 +37,20 @@ class Doorkeeper:
         """Note that a connection ended, and report it if that was a refusal."""
         peer, why = self._peers.pop(fd, "unknown"), self._why
         self._why = ""
-        if not why:
-            return
+        if why:
+            self.refused(peer, why, now_s)
+
+    def refused(self, peer: str, why: str, now_s: float) -> None:
+        """Count and tell that ``peer`` was refused."""
         self._counters["refused"] += 1
         if self._quiet.may_say((peer, why), now_s):
             logger().warning("peer-refused", peer=peer, reason=why)
+
+
+def peer_of(fd: int) -> str:
+    """Return the address behind a connection's descriptor, ``unknown`` if it is gone already."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            return str(connection.getpeername()[0])
+    except (OSError, IndexError):
+        return "unknown"

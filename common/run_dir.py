@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import BusError, LockHeldError
+from common.log import logger
 from common.sequence import next_run_id
 
 
@@ -102,8 +103,8 @@ def remove_stale_socket(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def new_run_id(path: Path, epoch_s: float) -> tuple[int, str]:
-    """Return the identifier of this run, and a note on why the next one may not see it, empty when all is well.
+def new_run_id(path: Path, epoch_s: float) -> int:
+    """Return the identifier of this run, stored for the next one; a full disk is told, and keeps nobody from starting.
 
     Args:
         path: where the last one stands; a file that is missing or damaged counts as absent.
@@ -115,8 +116,8 @@ def new_run_id(path: Path, epoch_s: float) -> tuple[int, str]:
         fresh.write_text(f"{run_id}\n", encoding="ascii")
         fresh.replace(path)
     except OSError as error:
-        return run_id, f"{path} cannot be written: {error.strerror}"
-    return run_id, ""
+        logger().warning("run-id-not-stored", path=str(path), reason=error.strerror)
+    return run_id
 
 
 def _stored(path: Path) -> int | None:

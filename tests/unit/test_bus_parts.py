@@ -229,14 +229,16 @@ def test_loopback_needs_no_keys(address: str) -> None:
 def test_a_damaged_run_counter_counts_as_absent(tmp_path: Path, stored: bytes) -> None:
     path = tmp_path / "decider.run"
     path.write_bytes(stored)
-    assert new_run_id(path, 1000.0) == (1000, "")
-    assert new_run_id(path, 10.0) == (1001, "")
+    assert new_run_id(path, 1000.0) == 1000
+    assert new_run_id(path, 10.0) == 1001
 
 
-def test_a_run_counter_that_cannot_be_stored_is_told_and_does_not_keep_a_service_from_starting(tmp_path: Path) -> None:
-    run_id, note = new_run_id(tmp_path / "absent" / "decider.run", 1000.0)
-    assert run_id == 1000
-    assert "cannot be written" in note
+def test_a_run_counter_that_cannot_be_stored_is_told_and_does_not_keep_a_service_from_starting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structlog.reset_defaults()
+    assert new_run_id(tmp_path / "absent" / "decider.run", 1000.0) == 1000
+    assert "run-id-not-stored" in capsys.readouterr().out
 
 
 # --- logs ----------------------------------------------------------------------------------------------------
