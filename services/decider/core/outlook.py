@@ -11,7 +11,7 @@ from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState
 from services.decider.core.words import clock, percent, seconds
 
-STEPS: Final = 60  # of one scenario; a far horizon takes longer steps, not more
+STEPS: Final = 120  # of one scenario; a far horizon takes longer steps, not more
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,168 @@
+"""Plain words: why it did, or did not, scale, and what would change it; checked by running the core forward."""
+
+import time
+from typing import Any
+
+import pytest
+
+from common.messages import DecisionRecord
+from services.decider.core.group import metrics_of
+from services.decider.core.outlook import look_ahead, scenarios
+from tests.sim.decider_model import World, calm, settings
+
+
+def world(load: Any, ready: int = 1, **changes: Any) -> World:
+    shape = load if callable(load) else lambda t: load * ready
+    return World(shape, settings=settings(**changes), ready=ready)
+
+
+def last(found: World) -> DecisionRecord:
+    return found.state.history[-1]
+
+
+def test_a_filling_window_tells_how_long_it_must_still_last() -> None:
+    found = world(0.9).run(2)
+    assert last(found).limiter == "window"
+    assert last(found).limiter_text == "CPU 90 %, at or above 80 % for 2 s of 5 s"
+    assert last(found).counterfactual == "3 s more like this and it scales out to 2"
+
+
+def test_a_calm_tells_when_it_scales_in() -> None:
+    found = world(0.05, ready=2).run(10)
+    assert last(found).counterfactual == "scales in to 1 in 21 s (22:13:51 UTC) if nothing changes"
+    assert found.run(20).path() == [2]
+    assert found.run(1).path() == [2, 1]
+
+
+def test_between_the_thresholds_it_names_both_ways() -> None:
+    assert last(world(0.5, ready=2).run(3)).counterfactual == (
+        "at or above 80 % for 5 s it scales out, at or below 35 % for 30 s it scales in"
+    )
+
+
+def test_after_a_change_it_names_the_cooldowns() -> None:
+    assert last(world(0.9).run(5)).counterfactual == "no further scale-out for 5 s, no scale-in for 30 s"
+
+
+def test_a_bound_names_itself() -> None:
+    assert last(world(0.95, max=1).run(20)).counterfactual == "a max above 1 would let it scale out"
+    assert last(world(0.05).run(40)).counterfactual == "a min below 1 would let it scale in"
+
+
+@pytest.mark.parametrize(
+    ("verb", "args", "words"),
+    [("pause", {}, "resume lets it act again"), ("mode", {"mode": "observe"}, "the mode on lets it act")],
+)
+def test_an_order_names_what_lifts_it(verb: str, args: dict[str, str], words: str) -> None:
+    found = world(0.9).run(2)
+    found.ask(verb, **args)
+    assert last(found.run(1)).counterfactual == words
+
+
+def test_unknown_data_asks_for_data() -> None:
+    found = world(0.05, ready=2)
+    found.missing = lambda t, name: True
+    assert "fresh figures let it decide again" in last(found.run(3)).counterfactual
+
+
+LIVES = [
+    (world(0.9), 3),
+    (world(0.05, ready=2), 10),
+    (world(0.05, ready=3), 45),
+    (world(0.3, ready=3, policies=[{"type": "target-tracking"}]), 20),
+    (world(0.9, ready=2, policies=[{"type": "target-tracking"}, {"type": "threshold"}]), 1),
+    (world(2.2), 18),
+]
+
+
+@pytest.mark.parametrize(("found", "seconds"), LIVES, ids=range(len(LIVES)))
+def test_the_forecast_of_look_ahead_comes_true(found: World, seconds: int) -> None:
+    found.run(seconds)
+    view = look_ahead(found.state, metrics_of(found.state, found.now_s), found.now_s, "if nothing changes")
+    assert view.to is not None
+    changes = len(found.desired)
+    found.run(round(view.after_s))
+    assert found.desired[changes:] == [(found.t, view.to)]
+
+
+@pytest.mark.parametrize(("found", "seconds"), [(world(0.9), 2), (world(0.05, ready=2), 10)])
+def test_the_clause_of_every_tick_agrees_with_look_ahead(found: World, seconds: int) -> None:
+    found.run(seconds)
+    view = look_ahead(found.state, metrics_of(found.state, found.now_s), found.now_s, "x")
+    assert f"{view.after_s:.0f} s" in last(found).counterfactual
+    assert f"to {view.to}" in last(found).counterfactual
+
+
+def test_look_ahead_finds_no_change_where_none_comes() -> None:
+    found = world(0.5).run(50)
+    view = look_ahead(found.state, metrics_of(found.state, found.now_s), found.now_s, "x")
+    assert view.to is None
+
+
+def test_a_far_horizon_costs_no_more_steps() -> None:
+    found = world(0.05, ready=2, policies=[{"type": "threshold", "in_window_s": 86400.0}]).run(10)
+    view = look_ahead(found.state, metrics_of(found.state, found.now_s), found.now_s, "x")
+    assert view.to == 1
+    assert view.after_s == pytest.approx(86390, rel=0.02)
+
+
+def test_scenarios_show_all_busy_and_all_idle() -> None:
+    found = world(0.5, ready=2).run(50)
+    same, busy, idle = scenarios(found.state, metrics_of(found.state, found.now_s), found.now_s)
+    assert (same.to, busy.to, busy.after_s, idle.to, idle.after_s) == (None, 3, 5.0, 1, 30.0)
+
+
+def test_scenarios_are_cheap() -> None:
+    found = world(0.5, ready=2).run(50)
+    metrics = metrics_of(found.state, found.now_s)
+    best_s = min(_cost_s(found, metrics) for _ in range(5))
+    assert best_s < 0.025  # 5 ms on an idle machine; three scenarios
+
+
+def _cost_s(found: World, metrics: Any) -> float:
+    begin_s = time.process_time()
+    scenarios(found.state, metrics, found.now_s)
+    return time.process_time() - begin_s
+
+
+def test_explain_answers_with_the_whole_story() -> None:
+    found = world(lambda t: 0.9 if t < 6 else 0.8, ready=1).run(50)
+    answer = found.ask("explain").reply
+    assert answer.status == "applied"
+    text = answer.data["text"]
+    assert text.startswith("web: It keeps 2 domains: ")
+    for part in ("threshold votes 2", "what would change it:", "if nothing changes:", "Last change, 45 s earlier"):
+        assert part in text
+    assert answer.data["record"]["tick"] == 50
+    assert answer.data["last_change"]["action"] == "out"
+    assert [view["scenario"] for view in answer.data["outlooks"]][0] == "if nothing changes"
+
+
+def test_explain_names_the_policy_without_a_vote() -> None:
+    found = world(0.05, ready=2)
+    found.traffic = lambda t: None
+    assert "queue no vote, so no scale-in" in found.run(40).ask("explain").reply.data["text"]
+
+
+def test_explain_shows_traffic_figures() -> None:
+    found = world(0.5)
+    found.traffic = lambda t: calm(1.0, queue=2, error_rate=0.5, response_time_s=0.1)
+    text = found.run(3).ask("explain").reply.data["text"]
+    assert "queue 2, response 100 ms, 0.50 errors/s" in text
+
+
+def test_explain_before_the_first_tick_is_refused() -> None:
+    assert world(0.5).ask("explain").reply.status == "refused"
+
+
+def test_explain_before_the_first_membership_says_so() -> None:
+    found = world(0.5)
+    found.heard = lambda: []  # type: ignore[method-assign]
+    assert "no membership" in found.run(2).ask("explain").reply.data["text"]
+
+
+def test_explain_changes_nothing() -> None:
+    found = world(0.5).run(5)
+    before = found.state
+    found.ask("explain")
+    assert found.state is before
