@@ -238,6 +238,8 @@ def test_frozen_balancer_leaves_a_joining_member_out_and_goes_on_later(stand: St
     sick.sick.touch()
     stand.tell()
     stand.until(lambda: slots_of(stand, "drain") == [sick.address], "it has a slot")
+    stand.run_for(0.5)
+    assert slots_of(stand, "drain") == [sick.address]
     stand.balancer.send_signal(signal.SIGSTOP)
     sick.sick.unlink()
     stand.run_for(2)

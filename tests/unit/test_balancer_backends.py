@@ -156,6 +156,12 @@ def test_two_members_at_one_address_do_not_both_get_in() -> None:
     assert [step.slot for step in steps(one, two, NINE, slots=slots)] == ["vm3"]
 
 
+def test_restarted_balancer_believes_the_living_of_two_at_one_address() -> None:
+    dead, alive = member(1, Goal.CUT, uuid="a"), member(1, uuid="b")
+    slots = [Slot(server(1, Admin.READY))]
+    assert match(Wanted((dead, alive), True), slots) == {"vm1": alive}
+
+
 def test_member_in_two_slots_keeps_the_one_that_serves() -> None:
     twin = server(2, Admin.DRAIN, address="10.0.0.1")
     assert steps(member(1), slots=[Slot(twin), Slot(server(1, Admin.READY))]) == (SetMaint("vm2"),)

@@ -1,0 +1,210 @@
+"""The balancer's loop with a bus and a clock of its own, and with no HAProxy: what it dares and what it says."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import config_file
+from common.inbox import Inbox, PendingRequest, Received
+from common.messages import Body, Drain, Event, Failure, Header, Member, Membership, Reply, Request, Traffic
+from common.phases import Phase
+from common.process import Context
+from common.requests import decode_reply
+from services.balancer.core.answers import Admin, Server, Snapshot, Totals
+from services.balancer.errors import ProxyLostError
+from services.balancer.shell import BalancerService
+
+
+@dataclass
+class FakeBus:
+    published: list[Body] = field(default_factory=list)
+    heard: list[tuple[str, ...]] = field(default_factory=list)
+
+    def publish(self, body: Body, cause: str | None = None) -> str:
+        self.published.append(body)
+        return "id"
+
+    def subscribe(self, service: str, *kinds: str) -> None:
+        self.heard.append((service, *kinds))
+
+    def of(self, kind: type[Body]) -> list[Any]:
+        return [body for body in self.published if isinstance(body, kind)]
+
+
+@dataclass
+class FakeClock:
+    now_s: float = 100.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def epoch_s(self) -> float:
+        return 0.0
+
+
+@dataclass
+class FakeApi:
+    """HAProxy with one slot, which serves 10.0.0.1; or silent."""
+
+    is_silent: bool = False
+    orders: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    looks: int = 0
+    number: int = 1
+    has_group: bool = True
+
+    def inode(self) -> int:
+        return self.number
+
+    def look(self, groups: object) -> Snapshot:
+        self.looks += 1
+        self._speak()
+        slot = Server("vm1", "10.0.0.1", 80, Admin.READY, "UP", True, 0, 0, 0, 0, 0.0, "L7OK", 1.0)
+        servers = {"web": (slot,)} if self.has_group else {}
+        return Snapshot(self.number, servers, {name: Totals(0, 0, 0, 0, 0.0, 0.0) for name in servers}, "1\n")
+
+    def order(self, commands: list[str]) -> list[str]:
+        self._speak()
+        self.orders += commands
+        return self.refused
+
+    def _speak(self) -> None:
+        if self.is_silent:
+            raise ProxyLostError("HAProxy at x: no answer")
+
+
+class Bench:
+    def __init__(self, directory: Path) -> None:
+        text = f'[system]\nrun_dir = "{directory}"\nstate_dir = "{directory}"\n[groups.web]\nprefix = "web-"\n'
+        self.bus, self.clock, self.api = FakeBus(), FakeClock(), FakeApi()
+        config = config_file.parse(text.encode(), "t")
+        bus: Any = self.bus
+        self.service = BalancerService(
+            Context("balancer", config, "", Path("t"), self.clock, bus, is_stopping=lambda: False)
+        )
+        api: Any = self.api
+        self.service._api = api
+
+    def step(self, *bodies: Body, age_s: float = 0.0, after_s: float = 0.0) -> float:
+        self.clock.now_s += after_s
+        header = Header(source="x", run_id=1, seq=1, sent_at_s=0, mono_s=0)
+        messages = tuple(Received(body.topic, header, body, age_s, "x/1") for body in bodies)
+        return self.service.step(Inbox(messages), self.clock.now_s)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def membership(phase: Phase = Phase.READY, address: str = "10.0.0.1", group: str = "web") -> Membership:
+    member = Member(name="web-0001", uuid="u1", host="local", phase=phase, since_s=1, age_s=1, address=address, port=80)
+    return Membership(group=group, generation_seen=1, desired_seen=1, members=(member,), owned_total=1, ceiling=9)
+
+
+FAILURE = Failure(host="local", domain="web-0001", uuid="u1", reason="crashed")
+CUT = ["set server web/vm1 health down", "set server web/vm1 state maint"]
+
+
+def test_nothing_is_ordered_before_membership_is_known(bench: Bench) -> None:
+    bench.step()
+    bench.step(after_s=5)
+    assert (bench.api.looks, bench.api.orders) == (2, [])
+    assert bench.bus.heard == [("actuator", "membership"), ("monitor", "failure")]
+
+
+def test_failure_is_acted_upon_before_haproxy_is_looked_at(bench: Bench) -> None:
+    bench.step(membership())
+    looks = bench.api.looks
+    bench.api.look = lambda groups: pytest.fail("looked first") if not bench.api.orders else FakeApi().look(groups)
+    bench.step(FAILURE)
+    assert bench.api.orders[:2] == CUT
+    assert looks == 1
+    assert [event.domain for event in bench.bus.of(Event) if event.name == "backend-cut"] == ["web-0001"]
+
+
+def test_failure_heard_together_with_the_first_membership_still_cuts(bench: Bench) -> None:
+    bench.step(FAILURE, membership())
+    assert bench.api.orders == CUT
+
+
+def test_stale_failure_is_not_believed(bench: Bench) -> None:
+    bench.step(membership())
+    bench.step(FAILURE, age_s=60.0)
+    assert bench.api.orders == []
+
+
+def test_failure_of_another_life_of_the_name_touches_nothing(bench: Bench) -> None:
+    bench.step(membership())
+    bench.step(FAILURE.model_copy(update={"uuid": "other"}))
+    assert bench.api.orders == []
+
+
+def test_many_failures_wait_for_a_silent_haproxy_once(bench: Bench) -> None:
+    bench.step(membership())
+    bench.api.is_silent = True
+    bench.step(FAILURE, FAILURE, FAILURE)
+    assert [event.name for event in bench.bus.of(Event)] == ["proxy-lost"]
+    assert not bench.bus.of(Drain)[-1].is_proxy_alive
+    bench.api.is_silent = False
+    bench.step(after_s=1.0)
+    assert bench.api.orders == CUT
+    assert bench.bus.of(Event)[-1].name == "proxy-back"
+
+
+def test_hostile_address_is_no_address(bench: Bench) -> None:
+    bench.step(membership(address="10.0.0.1;shutdown sessions"))
+    assert all(";" not in order for order in bench.api.orders)
+
+
+def test_membership_of_an_unknown_group_is_ignored(bench: Bench) -> None:
+    bench.step(membership(group="other"))
+    assert bench.api.orders == []
+
+
+def test_another_socket_is_looked_at_at_once(bench: Bench) -> None:
+    bench.step(membership())
+    bench.step(after_s=0.1)
+    assert bench.api.looks == 1
+    bench.api.number = 2
+    bench.step(after_s=0.1)
+    assert bench.api.looks == 2
+    assert [event.name for event in bench.bus.of(Event)] == ["proxy-restarted"]
+
+
+def test_refused_order_is_said_and_tried_again(bench: Bench) -> None:
+    bench.api.refused = ["set server web/vm1 state maint: Permission denied"]
+    bench.step(membership(Phase.STOPPING))
+    bench.step(after_s=0.1)
+    assert bench.api.orders == ["set server web/vm1 state maint"] * 2
+
+
+def test_haproxy_with_another_configuration_is_not_alive_for_the_group(bench: Bench) -> None:
+    bench.api.has_group = False
+    bench.step(membership())
+    assert not bench.bus.of(Drain)[-1].is_proxy_alive
+    assert not bench.bus.of(Traffic)[-1].is_known
+
+
+def test_drain_is_said_on_change_and_every_republish_s(bench: Bench) -> None:
+    bench.step(membership())
+    bench.step(after_s=0.5)
+    assert len(bench.bus.of(Drain)) == 1
+    bench.step(after_s=1.6)
+    assert len(bench.bus.of(Drain)) == 2
+
+
+def test_traffic_is_said_every_interval(bench: Bench) -> None:
+    bench.step(membership())
+    for _ in range(20):
+        bench.step(after_s=0.25)
+    assert len(bench.bus.of(Traffic)) == 6
+
+
+def test_request_is_answered_that_the_balancer_has_no_verbs(bench: Bench) -> None:
+    answers: list[Reply] = []
+    request = PendingRequest(Request(verb="dance"), lambda frame: answers.append(decode_reply(frame)))
+    bench.service.step(Inbox((), (request,)), bench.clock.now_s)
+    assert [(reply.status, reply.reason) for reply in answers] == [("error", "the balancer does not know 'dance'")]
