@@ -148,8 +148,12 @@ class Recording:
         *,
         newest_first: bool = False,
     ) -> Iterator[tuple[Recorded, Header, Body]]:
-        """Yield as ``frames`` does, decoded; what this program does not know is counted and left out."""
-        for recorded in self.frames(since_s, until_s, kinds, newest_first=newest_first):
+        """Yield as ``frames`` does, each with its header and body; see ``decoded``."""
+        return self.decoded(self.frames(since_s, until_s, kinds, newest_first=newest_first))
+
+    def decoded(self, frames: Iterable[Recorded]) -> Iterator[tuple[Recorded, Header, Body]]:
+        """Yield ``frames`` with header and body; what this program does not know is counted and left out."""
+        for recorded in frames:
             try:
                 header, body = recorded.decode()
             except ProtocolError:

@@ -1,0 +1,41 @@
+"""``python -m services.plotter --config FILE``: the picture in a file; with ``--window``, the live window."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import AutoscalerError
+from common.process import main
+from services.plotter.shell import PlotterService
+
+
+def open_window(argv: Sequence[str]) -> int:
+    """Show the live graph; return the exit code: 0 after it was closed, 1 without a display, 2 on a wrong file."""
+    from common import config_file, log
+    from common.clock import SystemClock
+
+    parser = argparse.ArgumentParser(prog="python -m services.plotter", description="Show the live graph.")
+    default = os.environ.get("AUTOSCALER_CONFIG") or config_file.DEFAULT_NAME
+    parser.add_argument("--window", action="store_true", help="a live window instead of a picture in a file")
+    parser.add_argument("--config", type=Path, default=Path(default), metavar="FILE", help="default: %(default)s")
+    path: Path = parser.parse_args(argv).config
+    log.configure("graph", "info")
+    try:
+        config, _ = config_file.load(path)
+        try:
+            from services.plotter.window import run
+        except ImportError as error:
+            raise AutoscalerError(
+                f"Tk is missing ({error}): install python3-tk; for a picture: autoscaler plot --png FILE"
+            ) from error
+        return run(config, SystemClock())
+    except AutoscalerError as error:
+        print(f"plotter: {error}", file=sys.stderr)  # noqa: T201 - a person at a terminal asked for the window
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    wants_window = "--window" in sys.argv[1:]
+    raise SystemExit(open_window(sys.argv[1:]) if wants_window else main("plotter", PlotterService))
