@@ -2,9 +2,12 @@
 
 import http.client
 import os
+import shutil
+import signal
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,7 @@ class Driver:
         self.desired = 0
         self.generation = 0
         self.in_flight = 0
+        self.sick: set[str] = set()
         self.answered: Membership | None = None
         self.said, self.said_s = 0, 0.0
         self.service = self.start()
@@ -130,7 +134,13 @@ class Driver:
         states = {"warming": "ready", "ready": "ready", "draining": "draining"}
         backends = tuple(
             BackendState(
-                name=m.name, uuid=m.uuid, slot="vm1", state=states[m.phase], is_healthy=True, in_flight=self.in_flight
+                name=m.name,
+                uuid=m.uuid,
+                slot="vm1",
+                state=states[m.phase],
+                is_healthy=m.name not in self.sick,
+                unhealthy_s=60.0 if m.name in self.sick else 0.0,
+                in_flight=self.in_flight,
             )
             for m in message.members
             if m.phase in states
@@ -146,10 +156,14 @@ class Driver:
 
     def run_until(self, phases: dict[str, str], limit_s: float = 60.0) -> float:
         begun_s = CLOCK.monotonic_s()
-        while self.phases() != phases:
+        self.run_until_true(lambda: self.phases() == phases, limit_s)
+        return CLOCK.monotonic_s() - begun_s
+
+    def run_until_true(self, is_so: Callable[[], bool], limit_s: float) -> None:
+        begun_s = CLOCK.monotonic_s()
+        while not is_so():
             assert CLOCK.monotonic_s() - begun_s < limit_s, (self.phases(), self.membership())
             self.turn()
-        return CLOCK.monotonic_s() - begun_s
 
     def ask(self, verb: str, **args: str | bool) -> Reply:
         replies: list[Reply] = []
@@ -173,13 +187,19 @@ class Driver:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Config:
-    tmp_path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:2]:
-        parent.chmod(0o755)
+def place() -> Iterator[Path]:
+    """A directory that QEMU's user may enter."""
+    path = Path(tempfile.mkdtemp(prefix="actest-", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def config(place: Path) -> Config:
     return Config.model_validate(
         {
-            "system": {"run_dir": str(tmp_path / "run"), "state_dir": str(tmp_path / "state"), "interval_s": 1.0},
+            "system": {"run_dir": str(place / "run"), "state_dir": str(place / "state"), "interval_s": 1.0},
             "network": {"name": "actest", "bridge": "asbr7", "subnet": "192.168.157.0/24", "slots": 20},
             "groups": {
                 "actest": {
@@ -244,4 +264,30 @@ def test_group_of_real_guests_lives_its_whole_life(driver: Driver) -> None:
     driver.want(1)
     print("scaled in after", round(driver.run_until({"actest-0002": "ready"}, 30), 2))
     assert [d.name for d in connection.domains() if d.name.startswith("actest-")] == ["actest-0002"]
+    connection.close()
+
+
+def test_frozen_guest_is_replaced_and_its_slow_end_holds_up_nobody(driver: Driver) -> None:
+    driver.want(1)
+    driver.run_until({"actest-0000": "ready"})
+    pid = int(Path("/run/libvirt/qemu/actest-0000.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    driver.sick = {"actest-0000"}
+    begun_s = CLOCK.monotonic_s()
+    driver.run_until_true(lambda: driver.phases().get("actest-0001") in ("booting", "warming", "ready"), 15)
+    print("replacement began after", round(CLOCK.monotonic_s() - begun_s, 2))
+    driver.run_until({"actest-0001": "ready"}, 60)
+    print("only the new one after", round(CLOCK.monotonic_s() - begun_s, 2))
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_killed_actuator_is_rebuilt_from_what_libvirt_shows(driver: Driver) -> None:
+    driver.want(2)
+    driver.run_until_true(lambda: "booting" in driver.phases().values(), 30)
+    driver.service.close()
+    driver.bus.published.clear()
+    driver.service = driver.start()
+    driver.run_until({"actest-0000": "ready", "actest-0001": "ready"})
+    connection = mine()
+    assert len([d for d in connection.domains() if d.name.startswith("actest-")]) == 2
     connection.close()

@@ -1,0 +1,256 @@
+"""The threads of a host, with fake hosts that hang, fail and come back; the prober against real sockets."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from common.clock import SystemClock
+from common.domain import DomainFacts, DomainState
+from common.errors import HypervisorError, HypervisorLostError
+from services.actuator.core.steps import Destroy, Start, Step
+from services.actuator.perform import Outcome, Result
+from services.actuator.prober import Prober, Target
+from services.actuator.worker import Access, HostWorker, Lost, Observation, Prepared, Report
+
+CLOCK = SystemClock()
+METADATA = {"group": "web"}
+
+
+def step(kind: type[Step], name: str, host: str = "a") -> Step:
+    return kind(group="web", host=host, domain=name, uuid=f"u-{name}", reason="")
+
+
+class FakeHost:
+    """Shows domains; each call may be made to wait for an event or to fail."""
+
+    def __init__(self, names: tuple[str, ...] = ("web-0000", "web-0001")) -> None:
+        self.names = names
+        self.looks = 0
+        self.is_lost = False
+        self.hang: dict[str, threading.Event] = {}
+        self.lookup_error: HypervisorError | None = None
+
+    def _wait(self, call: str) -> None:
+        if call in self.hang:
+            self.hang[call].wait(30)
+        if self.is_lost:
+            raise HypervisorLostError("gone")
+
+    def domains(self) -> list[DomainFacts]:
+        self.looks += 1
+        self._wait("domains")
+        return [DomainFacts(name, f"u-{name}", DomainState.RUNNING, "", True, METADATA) for name in self.names]
+
+    def start(self, name: str) -> None:
+        self._wait("start")
+
+    def destroy(self, name: str) -> None:
+        self._wait("destroy")
+
+    def address(self, name: str, source: str) -> str | None:
+        if self.lookup_error is not None:
+            raise self.lookup_error
+        return "10.0.0.1"
+
+    def free_memory_bytes(self) -> int:
+        return 1 << 30
+
+    def host_cpus(self) -> int:
+        return 2
+
+    def is_alive(self) -> bool:
+        return not self.is_lost
+
+    def close(self) -> None:
+        pass
+
+
+class Reports:
+    """What workers reported, with a way to wait for one."""
+
+    def __init__(self) -> None:
+        self.all: list[Report] = []
+        self._news = threading.Condition()
+
+    def __call__(self, report: Report) -> None:
+        with self._news:
+            self.all.append(report)
+            self._news.notify_all()
+
+    def wait_for(self, is_it: Callable[[Report], bool], limit_s: float = 5.0) -> Report:
+        with self._news:
+            found = self._news.wait_for(lambda: next((r for r in self.all if is_it(r)), None), limit_s)
+        assert found is not None, self.all
+        return found
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
+
+
+@pytest.fixture
+def workers(reports: Reports) -> Iterator[Callable[[str, FakeHost], HostWorker]]:
+    started: list[HostWorker] = []
+
+    def start(name: str, host: FakeHost, tick_s: float = 0.2, **changes: object) -> HostWorker:
+        values: dict[str, object] = {
+            "open": lambda: host,
+            "watch": lambda _host, _look: None,
+            "prepare": lambda _host: "qemu",
+        }
+        worker = HostWorker(name, Access(**(values | changes)), CLOCK, tick_s, reports)  # type: ignore[arg-type] # a fake host
+        worker.start()
+        started.append(worker)
+        return worker
+
+    yield start  # type: ignore[misc] # the keywords are for tests
+    for worker in started:
+        worker.stop()
+
+
+def is_outcome(name: str) -> Callable[[Report], bool]:
+    return lambda report: isinstance(report, Outcome) and report.step.domain == name
+
+
+def test_hung_host_delays_no_other(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    hung, well = FakeHost(), FakeHost()
+    hung.hang["domains"] = threading.Event()
+    workers("hung", hung)
+    workers("well", well)
+    reports.wait_for(lambda r: isinstance(r, Observation) and r.host == "well")
+    assert not any(isinstance(r, Observation) and r.host == "hung" for r in reports.all)
+    hung.hang["domains"].set()
+    reports.wait_for(lambda r: isinstance(r, Observation) and r.host == "hung")
+
+
+def test_slow_destroys_delay_no_other_step(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    host = FakeHost()
+    host.hang["destroy"] = threading.Event()
+    worker = workers("a", host)
+    reports.wait_for(lambda r: isinstance(r, Observation))
+    for name in ("web-0000", "web-0000", "web-0000"):
+        worker.submit(step(Destroy, name))
+    worker.submit(step(Start, "web-0001"))
+    assert reports.wait_for(is_outcome("web-0001")) is not None
+    assert not any(is_outcome("web-0000")(report) for report in reports.all)
+    host.hang["destroy"].set()
+    reports.wait_for(is_outcome("web-0000"))
+
+
+def test_lost_host_is_told_and_connected_again(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    first, second = FakeHost(), FakeHost()
+    hosts = iter([first, second])
+    workers("a", first, open=lambda: next(hosts))
+    reports.wait_for(lambda r: isinstance(r, Observation))
+    first.is_lost = True
+    reports.wait_for(lambda r: isinstance(r, Lost))
+    mark = len(reports.all)
+    reports.wait_for(lambda r: isinstance(r, Observation) and r in reports.all[mark:])
+    assert second.looks > 0
+
+
+def test_host_that_cannot_be_reached_is_tried_again(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    answers: list[HypervisorError | None] = [HypervisorLostError("refused"), HypervisorLostError("refused"), None]
+
+    def connect() -> FakeHost:
+        error = answers.pop(0)
+        if error is not None:
+            raise error
+        return FakeHost()
+
+    workers("a", FakeHost(), open=connect)
+    reports.wait_for(lambda r: isinstance(r, Observation))
+    assert sum(1 for r in reports.all if isinstance(r, Lost)) == 2
+
+
+def test_step_without_a_connection_ends_unknown(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    def refuse() -> FakeHost:
+        raise HypervisorLostError("refused")
+
+    worker = workers("a", FakeHost(), open=refuse)
+    worker.submit(step(Start, "web-0000"))
+    outcome = reports.wait_for(is_outcome("web-0000"))
+    assert isinstance(outcome, Outcome) and outcome.result is Result.UNKNOWN
+
+
+def test_preparation_that_fails_is_told_with_its_reason(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    def prepare(_host: object) -> str:
+        raise HypervisorError("the bridge is taken")
+
+    workers("a", FakeHost(), prepare=prepare)
+    assert reports.wait_for(lambda r: isinstance(r, Prepared)) == Prepared("a", None, "the bridge is taken")
+
+
+def test_storm_of_events_is_coalesced(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    host = FakeHost()
+    worker = workers("a", host, tick_s=60.0)
+    reports.wait_for(lambda r: isinstance(r, Observation))
+    before = host.looks
+    for _ in range(1000):
+        worker.look()
+    reports.wait_for(lambda r: isinstance(r, Observation) and host.looks > before)
+    assert host.looks - before < 50
+
+
+def test_addresses_of_user_domains_are_found_and_kept(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    sources: Mapping[str, str] = {"web-0000": "arp"}
+    host = FakeHost()
+    host.lookup_error = HypervisorError("no agent")
+    workers("a", host, sources=sources.get)
+    reports.wait_for(lambda r: isinstance(r, Observation) and r.addresses == {})
+    host.lookup_error = None
+    reports.wait_for(lambda r: isinstance(r, Observation) and r.addresses == {"web-0000": "10.0.0.1"})
+
+
+class Guest(BaseHTTPRequestHandler):
+    """Answers as ``name`` of its server."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("X-Served-By", self.server.guest_name)  # type: ignore[attr-defined] # set below
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_prober_finds_who_answers_and_tells_at_once() -> None:
+    server = HTTPServer(("127.0.0.1", 0), Guest)
+    server.guest_name = "web-0001"  # type: ignore[attr-defined] # for the handler
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    told = threading.Event()
+    prober = Prober(told.set, threads=2)
+    try:
+        port = server.server_address[1]
+        right, wrong = ("web-0001", "u1"), ("web-0002", "u2")
+        prober.aim({right: Target("web-0001", "127.0.0.1", port), wrong: Target("web-0002", "127.0.0.1", port)})
+        until_s = CLOCK.monotonic_s() + 5
+        while len(prober.results()) < 2 and CLOCK.monotonic_s() < until_s:
+            told.wait(0.5)
+            told.clear()
+        results = prober.results()
+        assert results[right].is_right
+        assert (results[wrong].is_right, results[wrong].answered) == (False, "web-0001")
+        prober.aim({})
+        assert prober.results() == {}
+    finally:
+        prober.stop()
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@pytest.mark.parametrize("protocol", ["http", "tcp"])
+def test_closed_port_is_no_answer(protocol: str) -> None:
+    told = threading.Event()
+    prober = Prober(told.set, threads=1)
+    try:
+        prober.aim({("x", "u"): Target("x", "127.0.0.1", 1, protocol=protocol)})
+        assert told.wait(5)
+        assert not prober.results()[("x", "u")].is_right
+    finally:
+        prober.stop()
