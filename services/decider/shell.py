@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Final
 
-import structlog
-
 from common.bus import Inbox, PendingRequest, Received
 from common.clock import boot_id
 from common.config import Config
+from common.log import logger
 from common.messages import Drain, Failure, HostSample, Membership, Reply, Traffic
 from common.process import Context
 from services.decider.core.events import (
@@ -40,7 +39,7 @@ from services.decider.store import NAME, Store
 
 FIRST_TICK_S: Final = 0.2  # after the start: the last values of all topics have arrived by then
 
-log = structlog.get_logger()
+log = logger()
 
 
 class DeciderService:

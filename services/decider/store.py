@@ -9,15 +9,14 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
+from common.log import logger
 from services.decider.core.state import Standing
 from services.decider.core.stored import Instant, from_values, to_values
 
 NAME: Final = "decider.json"
 MAX_BYTES: Final = 4 * 1024 * 1024
 
-log = structlog.get_logger()
+log = logger()
 
 
 class Store:

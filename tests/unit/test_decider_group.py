@@ -1,6 +1,7 @@
 """One group, event by event: limits, publishing, adoption, gaps, and that nothing depends on order or chance."""
 
 import random
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -393,3 +394,14 @@ def test_the_order_of_observation_does_not_matter() -> None:
 def test_a_field_that_does_not_exist_cannot_be_changed() -> None:
     with pytest.raises(TypeError, match="no field \\['typo'\\]"):
         evolve(begin(settings()), typo=1)
+
+
+def test_a_thousand_groups_are_decided_within_a_second() -> None:
+    found = world(FAIR, ready=4).run(60)
+    costs_s = []
+    for _ in range(1000):
+        begin_s = time.process_time()
+        handle(found.state, Tick(EPOCH_S), found.now_s + 1.0)
+        costs_s.append(time.process_time() - begin_s)
+    assert sum(costs_s) < 1.0
+    assert sorted(costs_s)[990] < 0.010

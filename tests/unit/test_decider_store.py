@@ -75,7 +75,7 @@ GOOD = to_values(FULL, AT)
     ],
 )
 def test_damaged_values_are_refused(values: Any) -> None:
-    with pytest.raises(ValueError, match="must be|impossible|missing"):
+    with pytest.raises(ValueError, match=r"must be|impossible|missing"):
         from_values(values, AT)
 
 

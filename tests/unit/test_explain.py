@@ -135,7 +135,7 @@ def test_explain_answers_with_the_whole_story() -> None:
         assert part in text
     assert answer.data["record"]["tick"] == 50
     assert answer.data["last_change"]["action"] == "out"
-    assert [view["scenario"] for view in answer.data["outlooks"]][0] == "if nothing changes"
+    assert answer.data["outlooks"][0]["scenario"] == "if nothing changes"
 
 
 def test_explain_names_the_policy_without_a_vote() -> None:
@@ -157,7 +157,7 @@ def test_explain_before_the_first_tick_is_refused() -> None:
 
 def test_explain_before_the_first_membership_says_so() -> None:
     found = world(0.5)
-    found.heard = lambda: []  # type: ignore[method-assign]
+    found.heard = list  # type: ignore[method-assign]
     assert "no membership" in found.run(2).ask("explain").reply.data["text"]
 
 

@@ -52,8 +52,8 @@ def handle(state: GroupState, event: CoreEvent, now_s: float) -> tuple[GroupStat
     return _observe(state, event), ()
 
 
-def metrics_of(state: GroupState, now_s: float) -> GroupMetrics:
-    """Return the group's metrics at ``now_s``."""
+def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMetrics:
+    """Return the group's metrics at ``now_s``, which is ``epoch_s`` for people."""
     settings = state.settings
     return aggregate(
         state.seen,
@@ -62,6 +62,7 @@ def metrics_of(state: GroupState, now_s: float) -> GroupMetrics:
         interval_s=settings.interval_s,
         stale_after_s=settings.stale_after_s,
         standing_stale_after_s=settings.standing_stale_after_s,
+        epoch_s=epoch_s,
     )
 
 
@@ -102,7 +103,7 @@ def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
 def _tick(state: GroupState, now_s: float, epoch_s: float) -> tuple[GroupState, tuple[Action, ...]]:
     saved = state.standing
     state = adopt(_after_gap(state, now_s), now_s, epoch_s)
-    metrics = metrics_of(state, now_s)
+    metrics = metrics_of(state, now_s, epoch_s)
     if state.standing.desired is None:
         decision = waiting()
     else:
@@ -163,7 +164,7 @@ def _tell(
 
 
 def _asked(state: GroupState, event: Asked, now_s: float) -> tuple[GroupState, tuple[Action, ...]]:
-    outcome = orders.answer(state, event.request, now_s, event.epoch_s, metrics_of(state, now_s))
+    outcome = orders.answer(state, event.request, now_s, event.epoch_s, metrics_of(state, now_s, event.epoch_s))
     answer = Answer(event.token, outcome.reply)
     if outcome.standing == state.standing:
         return state, (answer,)

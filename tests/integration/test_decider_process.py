@@ -1,0 +1,210 @@
+"""The decider as a process, on the real bus: it decides, answers, and is killed at any instant."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common import config_file
+from common.bus import Bus, ask
+from common.clock import SystemClock
+from common.config import Config
+from common.messages import DecisionRecord, DesiredCapacity, HostSample, Member, Membership, Reply, Request, Traffic
+from common.phases import Phase
+
+CLOCK = SystemClock()
+ROOT = Path(__file__).parents[2]
+TOML = """
+[system]
+run_dir = "{dir}/run"
+state_dir = "{dir}/state"
+interval_s = 0.1
+republish_s = 0.2
+stale_after_s = 1.0
+[groups.web]
+prefix = "web-"
+min = 1
+max = 4
+cooldown_in_s = 1.0
+[[groups.web.policies]]
+type = "threshold"
+out_window_s = 0.5
+in_window_s = 1.0
+"""
+
+
+class Surroundings:
+    """Monitor, actuator and balancer in one thread: every domain that is wanted is ready at once."""
+
+    def __init__(self, config: Config) -> None:
+        self.load = 0.5
+        self.desired: list[DesiredCapacity] = []
+        self.record: DecisionRecord | None = None
+        self._config = config
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        buses = {name: Bus.open(self._config, name, CLOCK) for name in ("monitor", "actuator", "balancer")}
+        buses["actuator"].subscribe("decider", "capacity.desired", "decision")
+        while not self._stop.is_set():
+            self._speak(buses)
+            for message in buses["actuator"].receive(0.03).messages:
+                if isinstance(message.body, DesiredCapacity):
+                    self.desired.append(message.body)
+                if isinstance(message.body, DecisionRecord):
+                    self.record = message.body
+            buses["monitor"].receive(0.01)
+            buses["balancer"].receive(0.01)
+        for bus in buses.values():
+            bus.close()
+
+    def _speak(self, buses: dict[str, Bus]) -> None:
+        count = self.desired[-1].desired if self.desired else 1
+        names = tuple(f"web-{index:04d}" for index in range(count))
+        members = tuple(
+            Member(
+                name=name, uuid=name, host="local", phase=Phase.READY, since_s=0, age_s=9, address="10.0.0.1", port=80
+            )
+            for name in names
+        )
+        seen = self.desired[-1].generation if self.desired else 0
+        buses["monitor"].publish(
+            HostSample(
+                host="local",
+                interval_s=0.1,
+                is_reachable=True,
+                names=names,
+                uuids=names,
+                states=("running",) * count,
+                cpu_ratios=(min(self.load / count, 1.0),) * count,
+                allotted_cpus=(1.0,) * count,
+            )
+        )
+        buses["actuator"].publish(
+            Membership(
+                group="web", generation_seen=seen, desired_seen=None, members=members, owned_total=count, ceiling=5
+            )
+        )
+        buses["balancer"].publish(Traffic(group="web", interval_s=0.1, is_known=True, queue=0, request_rate=1.0))
+
+
+def start(path: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "services.decider", "--config", str(path)]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "autoscaler.toml"
+    path.write_text(TOML.format(dir=tmp_path), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def config(toml: Path) -> Config:
+    return config_file.load(toml)[0]
+
+
+@pytest.fixture
+def around(config: Config) -> Iterator[Surroundings]:
+    found = Surroundings(config)
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def decider(toml: Path, around: Surroundings) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Yield the list of deciders started so far; the last one runs."""
+    started = [start(toml)]
+    yield started
+    for process in started:
+        process.kill()
+        process.wait(5)
+
+
+def wait_until(condition: Callable[[], object], what: str, within_s: float = 10.0) -> None:
+    deadline_s = CLOCK.monotonic_s() + within_s
+    pause = threading.Event()
+    while not condition():
+        assert CLOCK.monotonic_s() < deadline_s, f"not within {within_s} s: {what}"
+        pause.wait(0.02)
+
+
+def order(config: Config, verb: str, **args: str | int | float | bool | None) -> Reply:
+    return ask(config, "decider", Request(verb=verb, args={"group": "web", **args}), timeout_s=3.0)
+
+
+def test_it_scales_out_explains_and_scales_in(
+    config: Config, around: Surroundings, decider: list[subprocess.Popen[bytes]]
+) -> None:
+    wait_until(lambda: around.desired, "a first desired capacity")
+    around.load = 1.5
+    wait_until(lambda: around.desired[-1].desired == 2, "a scale-out")
+    reply = order(config, "explain")
+    assert reply.status == "applied"
+    assert "what would change it:" in reply.data["text"]
+    around.load = 0.1
+    wait_until(lambda: around.desired[-1].desired == 1, "a scale-in")
+    assert around.record is not None
+    assert around.record.evidence.domains_known > 0
+    history = order(config, "history", limit=120)
+    assert history.status == "applied", history.reason
+    assert order(config, "scale", desired=9).status == "refused"
+
+
+def test_killed_at_any_instant_it_goes_on_from_what_it_had_decided(
+    toml: Path, config: Config, around: Surroundings, decider: list[subprocess.Popen[bytes]]
+) -> None:
+    wait_until(lambda: around.desired, "a first desired capacity")
+    assert order(config, "scale", desired=3).status == "applied"
+    assert order(config, "pause").status == "applied"
+    wait_until(lambda: around.desired[-1].desired == 3, "the operator's capacity")
+    generation = around.desired[-1].generation
+    for _ in range(3):
+        decider[-1].send_signal(signal.SIGKILL)
+        decider[-1].wait(5)
+        heard = len(around.desired)
+        decider.append(start(toml))
+        wait_until(lambda heard=heard: len(around.desired) > heard + 2, "the restarted decider")
+    assert {body.desired for body in around.desired[-3:]} == {3}
+    assert around.desired[-1].generation == generation
+    assert around.record is not None
+    assert around.record.limiter == "paused"
+
+
+def test_a_clean_stop_ends_with_0(around: Surroundings, decider: list[subprocess.Popen[bytes]]) -> None:
+    wait_until(lambda: around.desired, "a first desired capacity")
+    decider[-1].terminate()
+    assert decider[-1].wait(5) == 0
+
+
+def test_a_second_copy_ends_with_75(toml: Path, around: Surroundings, decider: list[subprocess.Popen[bytes]]) -> None:
+    wait_until(lambda: around.desired, "a first desired capacity")
+    second = start(toml)
+    assert second.wait(5) == 75
+    assert decider[-1].poll() is None
+
+
+def test_stopped_for_a_while_it_watches_again_before_it_acts(
+    around: Surroundings, decider: list[subprocess.Popen[bytes]]
+) -> None:
+    wait_until(lambda: around.record is not None, "a first record")
+    decider[-1].send_signal(signal.SIGSTOP)
+    around.load = 1.5
+    threading.Event().wait(1.5)  # the fault itself: it lasts so long
+    decider[-1].send_signal(signal.SIGCONT)
+    begin_s = CLOCK.monotonic_s()
+    assert around.desired[-1].desired == 1
+    wait_until(lambda: around.desired[-1].desired == 2, "a scale-out after a new window")
+    assert CLOCK.monotonic_s() - begin_s >= 0.3
