@@ -1,10 +1,13 @@
 """What long work says while it runs: one numbered line a step, its outcome and its seconds."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.clock import Clock
+
+_DIGITS = re.compile(r"\d+")
 
 
 class Steps:
@@ -16,6 +19,7 @@ class Steps:
         self._number = 0
         self._started_s = 0.0
         self._is_terminal = sys.stdout.isatty()
+        self._waiting_for = ""
 
     @contextmanager
     def step(self, title: str) -> Iterator["Steps"]:
@@ -35,9 +39,10 @@ class Steps:
         self._outcome = outcome
 
     def wait_for(self, what: str) -> None:
-        """Show what the running step waits for."""
+        """Show what the running step waits for: each second on a terminal, elsewhere when it is something new."""
         waited_s = self._clock.monotonic_s() - self._started_s
         if self._is_terminal:
             print(f"\r\033[K{self._head} … {what} ({waited_s:.0f} s)", end="", flush=True)
-        else:
+        elif _DIGITS.sub("", what) != self._waiting_for:
+            self._waiting_for = _DIGITS.sub("", what)
             print(f"      {what} ({waited_s:.0f} s)", flush=True)

@@ -63,6 +63,14 @@ class Images:
             if copy.name not in keep:
                 shutil.rmtree(copy, ignore_errors=True)
 
+    def _make_reachable(self, directory: Path) -> None:
+        """Make a directory that QEMU's own user can reach, whatever umask this process was given."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for part in (directory, *directory.parents):
+            if part == self._state_path:
+                return
+            part.chmod(0o755)
+
     def _copy(self, source: Path, manifest_path: Path) -> Template:
         try:
             manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
@@ -73,8 +81,7 @@ class Images:
             target = self._state_path / COPIES / digest
             consoles = self._state_path / CONSOLES
             for directory in (target, consoles):
-                directory.mkdir(parents=True, exist_ok=True)
-                directory.chmod(0o755)
+                self._make_reachable(directory)
             for part in (kernel, initramfs):
                 _copy_checked(source / part.file, target / part.file, part.sha256)
         except (OSError, ValueError, KeyError, TypeError) as error:
