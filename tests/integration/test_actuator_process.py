@@ -1,0 +1,170 @@
+"""The actuator as a process of its own: lock, answers, clean end, clean-up command; on libvirt's test driver."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common import config_file
+from common.bus import Bus, ask
+from common.clock import SystemClock
+from common.config import Config
+from common.messages import DesiredCapacity, Membership, Reply, Request
+
+CLOCK = SystemClock()
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = """
+[system]
+run_dir = "{place}/run"
+state_dir = "{place}/state"
+interval_s = 0.3
+republish_s = 0.5
+stale_after_s = 3.0
+[hosts.local]
+uri = "{uri}"
+accel = "tcg"
+[network]
+name = "actest"
+bridge = "asbr7"
+subnet = "192.168.157.0/24"
+slots = 20
+[groups.actest]
+kind = "{kind}"
+prefix = "actest-"
+min = 0
+endpoint = "127.0.0.1:18998"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path, "test:///default")
+
+
+def write(place: Path, uri: str, kind: str = "template") -> Path:
+    path = place / "autoscaler.toml"
+    path.write_text(TEXT.format(place=place, uri=uri, kind=kind))
+    return path
+
+
+def start(path: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "services.actuator", "--config", str(path), *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def process(path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = start(path)
+    yield process
+    process.kill()
+    process.wait(5)
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+@pytest.fixture
+def decider(path: Path) -> Iterator[Bus]:
+    bus = Bus.open(load(path), "decider", CLOCK)
+    yield bus
+    bus.close()
+
+
+def load(path: Path) -> Config:
+    return config_file.load(path)[0]
+
+
+def membership(bus: Bus, limit_s: float = 15.0) -> Membership:
+    """Return the next membership that the process publishes."""
+    until_s = CLOCK.monotonic_s() + limit_s
+    while CLOCK.monotonic_s() < until_s:
+        for message in bus.receive(0.2).messages:
+            if isinstance(message.body, Membership):
+                return message.body
+    raise AssertionError("no membership was published")
+
+
+def asked(config: Config, request: Request) -> Reply:
+    return ask(config, "actuator", request, 10.0)
+
+
+def test_process_tells_its_members_and_why_it_cannot_add(
+    process: subprocess.Popen[str], decider: Bus, path: Path
+) -> None:
+    decider.subscribe("actuator", "membership")
+    body = membership(decider)
+    assert (body.group, body.members, body.desired_seen) == ("actest", (), None)
+    decider.publish(DesiredCapacity(group="actest", generation=1, desired=1, minimum=0, maximum=4, decision_id="d1"))
+    until_s = CLOCK.monotonic_s() + 10
+    while body.desired_seen is None or "make image" not in body.blocked:
+        assert CLOCK.monotonic_s() < until_s, body
+        body = membership(decider)
+    assert body.generation_seen == 1
+
+
+def test_unknown_domain_and_unknown_verb_are_answered(process: subprocess.Popen[str], decider: Bus, path: Path) -> None:
+    decider.subscribe("actuator", "membership")
+    membership(decider)
+    reply = asked(load(path), Request(verb="drain", args={"domain": "nobody-0000"}))
+    assert (reply.status, reply.reason) == ("refused", "no domain 'nobody-0000' is ours; ours are: none")
+    assert asked(load(path), Request(verb="explode", args={"domain": "x"})).status == "error"
+
+
+def test_second_copy_and_cleanup_are_refused_while_one_runs(
+    process: subprocess.Popen[str], decider: Bus, path: Path
+) -> None:
+    decider.subscribe("actuator", "membership")
+    membership(decider)
+    for flags in ((), ("--remove-domains",)):
+        second = start(path, *flags)
+        assert second.wait(10) == 75
+        assert second.stderr is not None and "already runs" in second.stderr.read()
+        second.stderr.close()
+    assert process.poll() is None
+
+
+def test_sigterm_ends_it_cleanly_and_soon(process: subprocess.Popen[str], decider: Bus) -> None:
+    decider.subscribe("actuator", "membership")
+    membership(decider)
+    begun_s = CLOCK.monotonic_s()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert CLOCK.monotonic_s() - begun_s < 3
+
+
+def test_host_that_is_not_there_is_waited_for_and_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "qemu+unix:///system?socket=/nonexistent")
+    process = start(path)
+    bus = Bus.open(load(path), "decider", CLOCK)
+    try:
+        bus.subscribe("actuator", "membership")
+        body = membership(bus)
+        assert body.unreachable_hosts == ("local",) and "not reachable" in body.blocked
+        assert process.poll() is None
+    finally:
+        bus.close()
+        process.kill()
+        process.communicate(timeout=5)
+
+
+def test_cleanup_says_what_is_left_where_a_host_is_not_there(tmp_path: Path) -> None:
+    process = start(write(tmp_path, "qemu+unix:///system?socket=/nonexistent"), "--remove-domains")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1 and "cannot connect" in errors
+
+
+def test_cleanup_with_nothing_to_do_succeeds(tmp_path: Path) -> None:
+    process = start(write(tmp_path, "test:///default"), "--remove-everything")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+
+
+def test_wrong_configuration_ends_the_cleanup_with_2(tmp_path: Path) -> None:
+    path = write(tmp_path, "test:///default", kind="magic")
+    process = start(path, "--remove-domains")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 2 and "groups.actest.kind" in errors
