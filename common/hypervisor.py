@@ -1,16 +1,16 @@
-"""The only file that imports libvirt: one connection to one host, errors translated in one place.
+"""The only file that imports libvirt: a host behind one interface, errors translated in one place.
 
-Every method blocks and raises a HypervisorError; callers run it in a thread that may be late. libvirt's event
-loop runs in one thread of the process, for events and for keepalive: a host that falls silent is lost after 20 s.
-Nanoseconds, libvirt's codes and its flags end here.
+Every method blocks and raises a HypervisorError; callers run it in a thread that may be late. Each thread gets a line
+to the host of its own (see the note in ``common.lines``). libvirt's event loop runs in one thread of the process, for
+events and for keepalive: a host that falls silent is lost after 20 s. Nanoseconds, libvirt's codes and flags end here.
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import libvirt
 
@@ -32,7 +32,10 @@ from common.domain import (
     parse_metadata,
 )
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
+from common.libvirt_names import LibvirtNames
+from common.lines import Line, Lines
 from common.network_xml import host_xml, network_uuid, shape
+from common.remembered import Remembered
 
 __all__ = ["Connection", "CpuReading", "DomainFacts", "DomainState", "HostFacts", "LifecycleEvent"]
 
@@ -43,71 +46,46 @@ QUOTA_PERIOD_US: Final = 100_000
 NANOSECONDS: Final = 1e9
 
 _T = TypeVar("_T")
-_STATES: Final = {
-    libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: DomainState.RUNNING,
-    libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.STOPPING,
-    libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUTOFF,
-    libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
-}
-_EVENTS: Final = {
-    libvirt.VIR_DOMAIN_EVENT_DEFINED: ("defined", "VIR_DOMAIN_EVENT_DEFINED_"),
-    libvirt.VIR_DOMAIN_EVENT_UNDEFINED: ("undefined", "VIR_DOMAIN_EVENT_UNDEFINED_"),
-    libvirt.VIR_DOMAIN_EVENT_STARTED: ("started", "VIR_DOMAIN_EVENT_STARTED_"),
-    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: ("paused", "VIR_DOMAIN_EVENT_SUSPENDED_"),
-    libvirt.VIR_DOMAIN_EVENT_RESUMED: ("resumed", "VIR_DOMAIN_EVENT_RESUMED_"),
-    libvirt.VIR_DOMAIN_EVENT_STOPPED: ("stopped", "VIR_DOMAIN_EVENT_STOPPED_"),
-    libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: ("shutdown", "VIR_DOMAIN_EVENT_SHUTDOWN_"),
-    libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED: ("paused", "VIR_DOMAIN_EVENT_PMSUSPENDED_"),
-    libvirt.VIR_DOMAIN_EVENT_CRASHED: ("crashed", "VIR_DOMAIN_EVENT_CRASHED_"),
-}
+_NAMES: Final = LibvirtNames(vars(libvirt))
 _ENDS: Final = {"stopped", "crashed", "failed"}
-_TELLING_DETAILS: Final = {("stopped", "crashed"): "crashed", ("stopped", "failed"): "failed"}
 _ADDRESS_SOURCES: Final = {
     "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
     "arp": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
     "agent": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
 }
-_GONE_CODES: Final = {libvirt.VIR_ERR_NO_DOMAIN}
-_BUSY_CODES: Final = {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY}
-_LOST_CODES: Final = {libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN}
-_LOST_DOMAINS: Final = {libvirt.VIR_FROM_RPC}
+_BUSY: Final = {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY}
+_LOST: Final = {libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN}
 _NO_ADDRESS_YET: Final = {
     libvirt.VIR_ERR_OPERATION_INVALID,
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
 }
+_NOT_HERE: Final = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT}
 _UNKNOWN_FLAG: Final = {libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED}
-_UNDEFINE_ALL: Final = (
-    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-)
 _UNDEFINE_BASIC: Final = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+_UNDEFINE_ALL: Final = (
+    _UNDEFINE_BASIC | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
 
 
 class Connection:
-    """One libvirt connection to one host.
+    """One libvirt host.
 
     Every method that changes a domain refuses, with HypervisorError, a name that neither ``may_touch`` allows nor
     carries our metadata.
     """
 
-    def __init__(self, raw: Any, uri: str, may_touch: Callable[[str], bool], clock: Clock, is_read_only: bool) -> None:
-        """Wrap an open connection; use ``open``."""
+    def __init__(self, uri: str, is_read_only: bool, may_touch: Callable[[str], bool], clock: Clock) -> None:
+        """Connect; see ``open``."""
         self.uri = uri
-        self._is_read_only = is_read_only
-        self._raw = raw
         self._may_touch = may_touch
         self._clock = clock
-        self._handles: dict[str, Any] = {}
+        self._lines = Lines(partial(_open, uri, is_read_only), _close, is_shared=uri.startswith("test:"))
         self._callbacks: list[int] = []
         self._listeners: list[Callable[[LifecycleEvent], None]] = []
-        self._parameters: _Remembered[Mapping[str, int | float]] = _Remembered()
-        self._carries_metadata: _Remembered[bool] = _Remembered()
+        self._known: dict[str, str] = {}
+        self._parameters: Remembered[Mapping[str, int | float]] = Remembered(REMEMBER_S)
+        self._carries_metadata: Remembered[bool] = Remembered(REMEMBER_S)
 
     @classmethod
     def open(
@@ -118,34 +96,12 @@ class Connection:
         Raises:
             HypervisorLostError: libvirt cannot be reached, or refuses us.
         """
-        _start_event_loop()
-        try:
-            raw = libvirt.openReadOnly(uri) if is_read_only else libvirt.open(uri)
-        except libvirt.libvirtError as error:
-            raise HypervisorLostError(f"cannot connect to {uri}: {error}") from error
-        with _translated(f"keepalive of {uri}"), _where_supported():
-            raw.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
-        return cls(raw, uri, may_touch, clock or SystemClock(), is_read_only)
-
-    def another(self) -> "Connection":
-        """Return a second connection to the same host, with the same rights, which shares what this one remembers.
-
-        For calls that may wait, such as ``destroy``: on a connection with a waiting call, libvirt's client hands out the
-        answers to other threads' calls only when the next call is made.
-
-        Raises:
-            HypervisorLostError: as ``open``.
-        """
-        second = Connection.open(
-            self.uri, is_read_only=self._is_read_only, may_touch=self._may_touch, clock=self._clock
-        )
-        second._parameters, second._carries_metadata = self._parameters, self._carries_metadata
-        return second
+        return cls(uri, is_read_only, may_touch, clock or SystemClock())
 
     def is_alive(self) -> bool:
         """Return whether the connection still stands, without asking the host."""
         try:
-            return bool(self._raw.isAlive())
+            return bool(self._lines.first.isAlive())
         except libvirt.libvirtError:
             return False  # a closed connection cannot even be asked
 
@@ -153,24 +109,25 @@ class Connection:
         """Let go of the connection; one that is already lost is no error."""
         for callback in self._callbacks:
             with _already_lost_is_fine():
-                self._raw.domainEventDeregisterAny(callback)
+                self._lines.first.domainEventDeregisterAny(callback)
         self._callbacks.clear()
         with _already_lost_is_fine():
-            self._raw.unregisterCloseCallback()
-        with _already_lost_is_fine():
-            self._raw.close()
+            self._lines.first.unregisterCloseCallback()
+        self._lines.close()
 
     # --- looking ---------------------------------------------------------------------------------------------
 
     def domains(self) -> list[DomainFacts]:
-        """Return our domains, defined or running, with state and metadata.
+        """Return our domains, defined or running, with state and metadata, in order of names.
 
-        Three calls and one more for each domain of the host (0.14 ms): foreign ones are asked for our metadata too.
+        Two calls, and one more for each domain of the host (0.14 ms): foreign ones are asked for our metadata too.
+        Like ``refresh``, it waits while libvirt ends a domain.
         """
-        with _translated(f"list the domains of {self.uri}"):
-            persistent = {d.UUIDString() for d in self._raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)}
-            records = self._raw.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
-        facts = (_unless_gone(partial(self._facts, domain, record, persistent)) for domain, record in records)
+        with self._call(f"list the domains of {self.uri}") as line:
+            listed = line.raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)
+            persistent = {domain.UUIDString() for domain in listed}
+            records = line.raw.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+            facts = [_unless_gone(partial(self._facts, domain, record, persistent)) for domain, record in records]
         return sorted((fact for fact in facts if fact is not None), key=lambda fact: fact.name)
 
     def cpu_readings(self) -> list[CpuReading]:
@@ -180,31 +137,29 @@ class Connection:
         return [reading for reading in readings if reading is not None]
 
     def refresh(self) -> None:
-        """List our domains for ``known`` and ``reading``.
-
-        While libvirt ends a domain, it holds that domain's lock, and every listing waits for it: for 12 s if the
-        process is frozen, for as long as init leaves it unreaped otherwise. ``reading`` waits for its own domain only.
-        """
-        with _translated(f"list the domains of {self.uri}"):
-            listed = {domain.UUIDString(): domain for domain in self._raw.listAllDomains(0)}
-        now_s = self._clock.monotonic_s()
-        self._parameters.keep(listed.keys())
-        self._carries_metadata.keep(listed.keys())
-        ours = [(uuid, d) for uuid, d in listed.items() if _unless_gone(partial(self._is_selected, d, uuid, now_s))]
-        self._handles = dict(sorted(ours, key=lambda item: str(item[1].name())))
+        """List our domains for ``known`` and ``reading``; this waits while libvirt ends any domain."""
+        with self._call(f"list the domains of {self.uri}") as line:
+            listed = {domain.UUIDString(): domain for domain in line.raw.listAllDomains(0)}
+            now_s = self._clock.monotonic_s()
+            ours = [(u, d) for u, d in listed.items() if _unless_gone(partial(self._is_listed, d, now_s))]
+            line.handles = dict(ours)
+        self._parameters.keep(listed)
+        self._carries_metadata.keep(listed)
+        self._known = dict(sorted(((uuid, str(domain.name())) for uuid, domain in ours), key=lambda item: item[1]))
 
     def known(self) -> dict[str, str]:
         """Return UUID and name of each of our domains as last listed, in order of names."""
-        return {uuid: str(domain.name()) for uuid, domain in self._handles.items()}
+        return dict(self._known)
 
     def reading(self, uuid: str) -> CpuReading | None:
-        """Return the CPU counter of one domain, None if it is gone; QEMU is never asked."""
-        return _unless_gone(partial(self._reading, uuid, self._clock.monotonic_s()))
+        """Return the CPU counter of one domain, None if it is gone; asks no QEMU, waits for no other domain."""
+        with self._call(f"read domain {uuid}") as line:
+            return _unless_gone(partial(self._reading, line, uuid))
 
     def ping(self) -> None:
         """Return if the host answers at all."""
-        with _translated(f"reach {self.uri}"):
-            self._raw.getLibVersion()
+        with self._call(f"reach {self.uri}") as line:
+            line.raw.getLibVersion()
 
     def watch(self, on_event: Callable[[LifecycleEvent], None], on_lost: Callable[[], None]) -> None:
         """Call ``on_event`` for each lifecycle event of any domain, and ``on_lost`` once when the host falls away.
@@ -219,43 +174,42 @@ class Connection:
 
         with _translated(f"watch {self.uri}"):
             with _where_supported():
-                self._raw.registerCloseCallback(closed, None)
+                self._lines.first.registerCloseCallback(closed, None)
             self._listen(on_event)
 
     def address(self, name: str, source: str) -> str | None:
         """Return the domain's IPv4 address by ``source`` (lease, arp, agent), None where it has none yet."""
         if source not in _ADDRESS_SOURCES:
             raise HypervisorError(f"address source must be one of {', '.join(_ADDRESS_SOURCES)}; got {source!r}")
-        with _translated(f"ask for the address of {name}"):
-            domain = self._raw.lookupByName(name)
+        with self._call(f"ask for the address of {name}") as line:
+            domain = line.raw.lookupByName(name)
             try:
-                interfaces = domain.interfaceAddresses(_ADDRESS_SOURCES[source])
+                return _first_ipv4(domain.interfaceAddresses(_ADDRESS_SOURCES[source]))
             except libvirt.libvirtError as error:
                 if error.get_error_code() in _NO_ADDRESS_YET:
                     return None
                 raise
-        return _first_ipv4(interfaces)
 
     def host_cpus(self) -> int:
         """Return how many CPUs the host has."""
-        with _translated(f"ask {self.uri} for its CPUs"):
-            return int(self._raw.getInfo()[2])
+        with self._call(f"ask {self.uri} for its CPUs") as line:
+            return int(line.raw.getInfo()[2])
 
     def free_memory_bytes(self) -> int:
         """Return the memory that new domains could take: what is free, and what only caches files."""
-        with _translated(f"ask {self.uri} for its memory"):
+        with self._call(f"ask {self.uri} for its memory") as line:
             with _where_supported():
-                kib = self._raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+                kib = line.raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
                 return int(sum(kib.get(part, 0) for part in ("free", "buffers", "cached"))) * 1024
-            return int(self._raw.getFreeMemory())
+            return int(line.raw.getFreeMemory())
 
     def host_facts(self) -> HostFacts:
         """Return versions, CPU model and domain types of the host."""
-        with _translated(f"ask {self.uri} for its capabilities"):
-            capabilities = self._raw.getCapabilities()
+        with self._call(f"ask {self.uri} for its capabilities") as line:
+            capabilities = line.raw.getCapabilities()
             return HostFacts(
-                libvirt=str(self._raw.getLibVersion()),
-                hypervisor=str(self._raw.getVersion()),
+                libvirt=str(line.raw.getLibVersion()),
+                hypervisor=str(line.raw.getVersion()),
                 cpu_model=cpu_model(capabilities),
                 domain_types=domain_types(capabilities),
             )
@@ -265,9 +219,9 @@ class Connection:
     def define(self, xml: str) -> str:
         """Define, or redefine, a domain after libvirt has checked the definition; return its UUID."""
         name = name_in_xml(xml)
-        with _translated(f"define {name}"):
-            self._refuse_foreign(name)
-            return str(self._raw.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).UUIDString())
+        with self._call(f"define {name}") as line:
+            self._refuse_foreign(line, f"define {name}", name)
+            return str(line.raw.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).UUIDString())
 
     def start(self, name: str) -> None:
         """Start a defined domain; one that runs already is no error."""
@@ -308,13 +262,7 @@ class Connection:
         """Replace our metadata element, in the running domain and in its definition."""
         text = metadata_element(metadata)
         with self._own(name, "write the metadata of") as domain:
-
-            def write() -> None:
-                flags = _where_it_lives(domain)
-                kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-                domain.setMetadata(kind, text, METADATA_PREFIX, METADATA_URI, flags)
-
-            _again_if_it_stopped(write)
+            _again_if_it_stopped(partial(_write_metadata, domain, text))
 
     def set_quota(self, name: str, cpu_quota: float | None) -> None:
         """Let each vCPU use this share of one CPU (0.01 to 1), None for all of it: live where it runs, else defined."""
@@ -340,11 +288,11 @@ class Connection:
                 reasons.append(event.detail)
                 stopped.set()
 
-        with _translated(f"run {name}"):
-            self._refuse_foreign(name)
+        with self._call(f"run {name}") as line:
+            self._refuse_foreign(line, f"run {name}", name)
             self._listen(note)
             try:
-                self._raw.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE)
+                line.raw.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE)
                 return reasons[0] if stopped.wait(deadline_s) else None
             finally:
                 self._listeners.remove(note)
@@ -361,8 +309,8 @@ class Connection:
 
     def has_network(self, name: str) -> bool:
         """Return whether the host has an active network of this name."""
-        network = self._network(name)
-        with _translated(f"ask for network {name}"):
+        with self._call(f"ask for network {name}") as line:
+            network = _network(line, name)
             return network is not None and bool(network.isActive())
 
     def ensure_network(self, xml: str, name: str) -> None:
@@ -371,41 +319,60 @@ class Connection:
         Raises:
             HypervisorError: the name belongs to a network that is not ours, or ours differs and domains use it.
         """
-        network = self._own_network(name)
-        with _translated(f"set up network {name}"):
+        with self._call(f"set up network {name}") as line:
+            network = self._own_network(line, name)
             if network is not None and not _fit(network, xml):
                 _retire(network)
                 network = None
             if network is None:
-                network = self._raw.networkDefineXML(xml)
+                network = line.raw.networkDefineXML(xml)
             network.setAutostart(False)
             _unless_so_already(network.create, lambda: bool(network.isActive()))
 
     def remove_network(self, name: str) -> None:
         """Stop and undefine our network; one that is not there is no error."""
-        network = self._own_network(name)
-        if network is not None:
-            with _translated(f"remove network {name}"):
+        with self._call(f"remove network {name}") as line:
+            network = self._own_network(line, name)
+            if network is not None:
                 _unless_so_already(network.destroy, lambda: not network.isActive())
                 network.undefine()
 
     # --- below: how ------------------------------------------------------------------------------------------
 
-    def _listen(self, listener: Callable[[LifecycleEvent], None]) -> None:
-        """Add a listener; libvirt itself takes one callback a kind of event."""
-        self._listeners.append(listener)
-        if not self._callbacks:
-            register = self._raw.domainEventRegisterAny
-            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None))
-            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, self._on_tunable, None))
+    @contextmanager
+    def _call(self, what: str) -> Iterator[Line]:
+        """Give this thread's line to the host, with errors translated."""
+        with _translated(what), self._lines.use() as line:
+            yield line
 
-    def _on_lifecycle(self, _conn: Any, domain: Any, event: int, detail: int, _opaque: None) -> None:
-        seen = _lifecycle_event(domain, event, detail)
-        for listener in tuple(self._listeners):
-            listener(seen)
+    @contextmanager
+    def _own(self, name: str, verb: str) -> Iterator[Any]:
+        """Give the domain of this name if it is ours, with errors translated."""
+        with self._call(f"{verb} {name}") as line:
+            domain = line.raw.lookupByName(name)
+            if not (self._is_allowed(name) or _metadata(domain)):
+                raise HypervisorError(_foreign(f"{verb} {name}"))
+            yield domain
 
-    def _on_tunable(self, _conn: Any, domain: Any, _changes: Any, _opaque: None) -> None:
-        self._parameters.forget(domain.UUIDString())
+    def _refuse_foreign(self, line: Line, what: str, name: str) -> None:
+        """Refuse a name that is neither allowed nor that of an existing domain of ours."""
+        if self._is_allowed(name):
+            return
+        try:
+            is_ours = bool(_metadata(line.raw.lookupByName(name)))
+        except libvirt.libvirtError as error:
+            raise HypervisorError(_foreign(what)) from error
+        if not is_ours:
+            raise HypervisorError(_foreign(what))
+
+    def _is_allowed(self, name: str) -> bool:
+        return self._may_touch(name) or name.startswith(PROBE_PREFIX)
+
+    def _is_listed(self, domain: Any, now_s: float) -> bool:
+        name, uuid = domain.name(), domain.UUIDString()
+        if name.startswith(PROBE_PREFIX):
+            return False
+        return self._may_touch(name) or self._carries_metadata.get(uuid, now_s, lambda: bool(_metadata(domain)))
 
     def _facts(self, domain: Any, record: Mapping[str, int], persistent: set[str]) -> DomainFacts | None:
         name, uuid = domain.name(), domain.UUIDString()
@@ -414,16 +381,15 @@ class Connection:
         metadata = _metadata(domain)
         if not metadata and not self._may_touch(name):
             return None
-        code = record.get("state.state", -1)
-        reason = _state_reason(code, record.get("state.reason", 0))
-        state = _STATES.get(code, DomainState.UNKNOWN)
-        return DomainFacts(name, uuid, state, reason, uuid in persistent, metadata)
+        state, reason = record.get("state.state", -1), record.get("state.reason", 0)
+        is_persistent = uuid in persistent
+        return DomainFacts(name, uuid, _NAMES.state(state), _NAMES.reason(state, reason), is_persistent, metadata)
 
-    def _reading(self, uuid: str, now_s: float) -> CpuReading:
-        domain = self._handles.get(uuid) or self._handles.setdefault(uuid, self._raw.lookupByUUIDString(uuid))
-        name = domain.name()
+    def _reading(self, line: Line, uuid: str) -> CpuReading:
+        domain = line.handles.get(uuid) or line.handles.setdefault(uuid, line.raw.lookupByUUIDString(uuid))
+        now_s, name = self._clock.monotonic_s(), str(domain.name())
         code, _max_kib, _kib, vcpus, _cpu_ns = domain.info()
-        state = _STATES.get(code, DomainState.UNKNOWN)
+        state = _NAMES.state(code)
         unknown = CpuReading(name, uuid, state, None, None, now_s)
         if state is not DomainState.RUNNING:
             return unknown
@@ -437,46 +403,8 @@ class Connection:
             return unknown  # it starts or stops at this moment, and its cgroup is half there
         return CpuReading(name, uuid, state, cpu_time_s, allotted_cpus(vcpus, parameters), read_at_s)
 
-    def _is_selected(self, domain: Any, uuid: str, now_s: float) -> bool:
-        name = domain.name()
-        if name.startswith(PROBE_PREFIX):
-            return False
-        return self._may_touch(name) or self._carries_metadata.get(uuid, now_s, lambda: bool(_metadata(domain)))
-
-    @contextmanager
-    def _own(self, name: str, verb: str) -> Iterator[Any]:
-        """Give the domain of this name if it is ours, with errors translated."""
-        with _translated(f"{verb} {name}"):
-            domain = self._raw.lookupByName(name)
-            if not self._is_ours(name, domain):
-                raise HypervisorError(_foreign(f"{verb} {name}"))
-            yield domain
-
-    def _refuse_foreign(self, name: str) -> None:
-        """Refuse a name that is neither allowed nor that of an existing domain of ours."""
-        if self._may_touch(name) or name.startswith(PROBE_PREFIX):
-            return
-        try:
-            domain = self._raw.lookupByName(name)
-        except libvirt.libvirtError as error:
-            raise HypervisorError(_foreign(f"define {name}")) from error
-        if not _metadata(domain):
-            raise HypervisorError(_foreign(f"define {name}"))
-
-    def _is_ours(self, name: str, domain: Any) -> bool:
-        return self._may_touch(name) or name.startswith(PROBE_PREFIX) or bool(_metadata(domain))
-
-    def _network(self, name: str) -> Any | None:
-        with _translated(f"look for network {name}"):
-            try:
-                return self._raw.networkLookupByName(name)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-                    return None
-                raise
-
-    def _own_network(self, name: str) -> Any | None:
-        network = self._network(name)
+    def _own_network(self, line: Line, name: str) -> Any | None:
+        network = _network(line, name)
         if network is not None and network.UUIDString() != network_uuid(name):
             raise HypervisorError(
                 f"network {name!r} on {self.uri} is not ours: its UUID is {network.UUIDString()}, ours would be "
@@ -484,31 +412,43 @@ class Connection:
             )
         return network
 
+    def _listen(self, listener: Callable[[LifecycleEvent], None]) -> None:
+        """Add a listener; libvirt itself takes one callback a kind of event."""
+        self._listeners.append(listener)
+        if not self._callbacks:
+            register = self._lines.first.domainEventRegisterAny
+            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None))
+            self._callbacks.append(register(None, libvirt.VIR_DOMAIN_EVENT_ID_TUNABLE, self._on_tunable, None))
 
-class _Remembered(Generic[_T]):
-    """An answer a UUID, asked anew after ``REMEMBER_S``."""
+    def _on_lifecycle(self, _conn: Any, domain: Any, event: int, detail: int, _opaque: None) -> None:
+        seen = LifecycleEvent(domain.name(), domain.UUIDString(), *_NAMES.event(event, detail))
+        for listener in tuple(self._listeners):
+            listener(seen)
 
-    def __init__(self) -> None:
-        self._answers: dict[str, tuple[float, _T]] = {}
-
-    def get(self, uuid: str, now_s: float, ask: Callable[[], _T]) -> _T:
-        known = self._answers.get(uuid)
-        if known is None or now_s - known[0] >= REMEMBER_S:
-            known = self._answers[uuid] = (now_s, ask())
-        return known[1]
-
-    def forget(self, uuid: str) -> None:
-        self._answers.pop(uuid, None)
-
-    def keep(self, uuids: Collection[str]) -> None:
-        for uuid in [uuid for uuid in self._answers if uuid not in uuids]:
-            self.forget(uuid)
+    def _on_tunable(self, _conn: Any, domain: Any, _changes: Any, _opaque: None) -> None:
+        self._parameters.forget(domain.UUIDString())
 
 
-# --- libvirt's event loop ----------------------------------------------------------------------------------------
+# --- connecting, and libvirt's event loop ------------------------------------------------------------------------
 
 _loop_lock = threading.Lock()
 _loop_threads: list[threading.Thread] = []
+
+
+def _open(uri: str, is_read_only: bool) -> Any:
+    _start_event_loop()
+    try:
+        raw = libvirt.openReadOnly(uri) if is_read_only else libvirt.open(uri)
+        with _where_supported():
+            raw.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+    except libvirt.libvirtError as error:
+        raise HypervisorLostError(f"cannot connect to {uri}: {error}") from error
+    return raw
+
+
+def _close(raw: Any) -> None:
+    with _already_lost_is_fine():
+        raw.close()
 
 
 def _start_event_loop() -> None:
@@ -542,11 +482,11 @@ def _translated(what: str) -> Iterator[None]:
 
 def _error_class(error: Any) -> type[HypervisorError]:
     code = error.get_error_code()
-    if code in _GONE_CODES:
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
         return DomainGoneError
-    if code in _BUSY_CODES:
+    if code in _BUSY:
         return HypervisorBusyError
-    if code in _LOST_CODES or error.get_error_domain() in _LOST_DOMAINS:
+    if code in _LOST or error.get_error_domain() == libvirt.VIR_FROM_RPC:
         return HypervisorLostError
     return HypervisorError
 
@@ -572,10 +512,13 @@ def _already_lost_is_fine() -> Iterator[None]:
 def _unless_gone(read: Callable[[], _T | None]) -> _T | None:
     """Return what ``read`` does, None if the domain vanished since it was listed."""
     try:
-        with _translated("read a domain"):
-            return read()
+        return read()
     except DomainGoneError:
         return None
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
 
 
 def _unless_so_already(change: Callable[[], object], is_so: Callable[[], bool]) -> None:
@@ -601,41 +544,7 @@ def _foreign(what: str) -> str:
     return f"refused to {what}: it matches no group's prefix and does not carry our metadata"
 
 
-# --- libvirt's values --------------------------------------------------------------------------------------------
-
-
-def _constant_names(prefix: str) -> dict[int, str]:
-    """Return the names behind libvirt's numbers: ``VIR_DOMAIN_PAUSED_IOERROR`` is ``ioerror`` of its family."""
-    return {
-        value: name.removeprefix(prefix).lower().replace("_", "-")
-        for name, value in vars(libvirt).items()
-        if name.startswith(prefix) and isinstance(value, int)
-    }
-
-
-_REASONS: Final = {
-    code: _constant_names(f"VIR_DOMAIN_{word}_")
-    for code, word in (
-        (libvirt.VIR_DOMAIN_RUNNING, "RUNNING"),
-        (libvirt.VIR_DOMAIN_PAUSED, "PAUSED"),
-        (libvirt.VIR_DOMAIN_SHUTDOWN, "SHUTDOWN"),
-        (libvirt.VIR_DOMAIN_SHUTOFF, "SHUTOFF"),
-        (libvirt.VIR_DOMAIN_CRASHED, "CRASHED"),
-    )
-}
-_DETAILS: Final = {event: _constant_names(prefix) for event, (_kind, prefix) in _EVENTS.items()}
-
-
-def _state_reason(state: int, reason: int) -> str:
-    return _REASONS.get(state, {}).get(reason, "unknown")
-
-
-def _lifecycle_event(domain: Any, event: int, detail: int) -> LifecycleEvent:
-    kind = _EVENTS.get(event, ("unknown", ""))[0]
-    text = _DETAILS.get(event, {}).get(detail, str(detail))
-    if kind == "crashed" and text == "panicked":
-        kind = "panicked"
-    return LifecycleEvent(domain.name(), domain.UUIDString(), _TELLING_DETAILS.get((kind, text), kind), text)
+# --- what libvirt gives ------------------------------------------------------------------------------------------
 
 
 def _metadata(domain: Any) -> dict[str, str]:
@@ -648,11 +557,11 @@ def _metadata(domain: Any) -> dict[str, str]:
         raise
 
 
-def _where_it_lives(domain: Any) -> int:
-    """Return the flags for both the running domain and its definition, as far as there are."""
+def _write_metadata(domain: Any, text: str) -> None:
+    """Write to the running domain and to its definition, as far as there are."""
     live = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
     config = libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
-    return int(live | config)
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, METADATA_PREFIX, METADATA_URI, live | config)
 
 
 def _cpu_time_s(domain: Any) -> float:
@@ -660,7 +569,7 @@ def _cpu_time_s(domain: Any) -> float:
     try:
         return float(domain.getCPUStats(True)[0]["cpu_time"] / NANOSECONDS)
     except libvirt.libvirtError as error:
-        if error.get_error_code() not in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT}:
+        if error.get_error_code() not in _NOT_HERE:
             raise
     return float(domain.info()[4] / NANOSECONDS)
 
@@ -670,7 +579,7 @@ def _scheduler_parameters(domain: Any) -> Mapping[str, int | float]:
     try:
         return dict(domain.schedulerParameters())
     except libvirt.libvirtError as error:
-        if error.get_error_code() in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT}:
+        if error.get_error_code() in _NOT_HERE:
             return {}
         raise
 
@@ -682,6 +591,15 @@ def _first_ipv4(interfaces: Mapping[str, Mapping[str, Any]]) -> str | None:
             if is_ipv4 and not address["addr"].startswith("127."):
                 return str(address["addr"])
     return None
+
+
+def _network(line: Line, name: str) -> Any | None:
+    try:
+        return line.raw.networkLookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+            return None
+        raise
 
 
 def _fit(network: Any, xml: str) -> bool:
@@ -703,7 +621,7 @@ def _fit(network: Any, xml: str) -> bool:
 def _retire(network: Any) -> None:
     """Stop a network that differs from what is wanted, unless domains use it."""
     if network.isActive():
-        users = len(network.listAllPorts())
+        users = _users(network)
         if users:
             raise HypervisorError(
                 f"network {network.name()!r} differs from the configuration and is used by {users} interfaces; "
@@ -711,3 +629,9 @@ def _retire(network: Any) -> None:
             )
         network.destroy()
     network.undefine()
+
+
+def _users(network: Any) -> int:
+    with _where_supported():
+        return len(network.listAllPorts())
+    return 0

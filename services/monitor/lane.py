@@ -1,10 +1,10 @@
-"""A thread with a libvirt connection of its own, that does one call after the other and may hang at any of them."""
+"""A thread that makes one libvirt call after the other, and may hang at any of them."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from common.domain import CpuReading
 from common.errors import HypervisorError
@@ -19,20 +19,16 @@ class Readable(Protocol):
     def known(self) -> dict[str, str]: ...
     def reading(self, uuid: str) -> CpuReading | None: ...
     def ping(self) -> None: ...
-    def another(self) -> Self: ...
-    def close(self) -> None: ...
 
 
 class Lane:
     """Work goes in, a future comes out. The thread is a daemon: where it hangs, it dies with the process."""
 
-    def __init__(self, name: str, connect: Callable[[], Readable]) -> None:
-        """Start the thread; it connects when there is work."""
-        self._connect = connect
-        self._connection: Readable | None = None
+    def __init__(self, name: str, connection: Readable) -> None:
+        """Start the thread."""
+        self._connection = connection
         self._work: SimpleQueue[tuple[Callable[[Readable], Any], Future[Any]] | None] = SimpleQueue()
         self._last: Future[Any] | None = None
-        self._is_closing = False
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     @property
@@ -41,30 +37,23 @@ class Lane:
         return self._last is None or self._last.done()
 
     def submit(self, work: Callable[[Readable], _T]) -> "Future[_T]":
-        """Have ``work`` done with the lane's connection; its HypervisorError comes out of the future."""
+        """Have ``work`` done; its HypervisorError comes out of the future."""
         future: Future[_T] = Future()
         self._last = future
         self._work.put((work, future))
         return future
 
-    def leave(self, is_closing: bool) -> None:
-        """End the thread after its present work, and close its connection if it is the lane's own."""
-        self._is_closing = is_closing
+    def leave(self) -> None:
+        """End the thread after its present work."""
         self._work.put(None)
 
     def _run(self) -> None:
         while (item := self._work.get()) is not None:
             work, future = item
             try:
-                future.set_result(work(self._connected()))
+                future.set_result(work(self._connection))
             except HypervisorError as error:
                 future.set_exception(error)
-        if self._is_closing and self._connection is not None:
-            self._connection.close()
-
-    def _connected(self) -> Readable:
-        self._connection = self._connection or self._connect()
-        return self._connection
 
 
 def is_done(future: "Future[Any]", patience_s: float) -> bool:

@@ -1,10 +1,7 @@
 """Reading a host's domains such as to wait for none of them.
 
-# Note [One call holds up others]
-While libvirt ends a domain it holds that domain's lock: for 12 s if the process is frozen, for as long as init leaves
-it unreaped otherwise. Calls about that domain wait, and so do listings. Worse, on a connection with a waiting call,
-libvirt's client delivers the answers of others only when the next call is made. So listings, and each run of
-readings, have a connection and a thread of their own, a lane. Where a lane hangs, the next one goes on with the rest;
+While libvirt ends a domain, calls about it wait, and so do listings (see the note in ``common.lines``). So listings
+have a thread of their own, and so has each run of readings. Where a run hangs, the next thread goes on with the rest;
 the domain it hangs at is unknown, and is not asked again until it answers.
 """
 
@@ -24,11 +21,11 @@ class Sweep:
     """The calls that are under way at one host; used by one thread."""
 
     def __init__(self, host: str, connection: Readable, clock: Clock) -> None:
-        """Begin with nothing under way; ``connection`` itself is used for listings only."""
+        """Begin with nothing under way."""
         self._host = host
         self._connection = connection
         self._clock = clock
-        self._lister = Lane(f"list-{host}", lambda: connection)
+        self._lister = Lane(f"list-{host}", connection)
         self._lanes: list[Lane] = []
         self._runs: dict[Lane, _Run] = {}
         self._listing: Future[None] | None = None
@@ -50,10 +47,9 @@ class Sweep:
         return tuple(reading for reading in readings if reading is not None)
 
     def close(self) -> None:
-        """Let the lanes go; one that hangs closes its connection when it returns."""
-        self._lister.leave(is_closing=False)
-        for lane in self._lanes:
-            lane.leave(is_closing=True)
+        """Let the lanes go; one that hangs ends when its call returns."""
+        for lane in (self._lister, *self._lanes):
+            lane.leave()
 
     def _list(self, patience_s: float) -> bool:
         """Return whether the listing is fresh; one that waits for a domain's end goes on by itself."""
@@ -87,7 +83,7 @@ class Sweep:
     def _free_lane(self) -> Lane | None:
         free = next((lane for lane in self._lanes if lane.is_free), None)
         if free is None and len(self._lanes) < MAX_LANES:
-            free = Lane(f"read-{self._host}-{len(self._lanes)}", self._connection.another)
+            free = Lane(f"read-{self._host}-{len(self._lanes)}", self._connection)
             self._lanes.append(free)
         return free
 

@@ -28,6 +28,7 @@ class HostConnection(Readable, Protocol):
     """What the monitor needs of ``common.hypervisor.Connection``."""
 
     def watch(self, on_event: Callable[[LifecycleEvent], None], on_lost: Callable[[], None]) -> None: ...
+    def close(self) -> None: ...
 
 
 class HostWatcher:
