@@ -21,6 +21,7 @@ TOP: Final = 1.2  # of the ratio axis: room for the marks above 100 %
 MARK_Y: Final = 1.13
 LEFT_IN, RIGHT_IN, TOP_IN, BOTTOM_IN = 0.62, 1.75, 0.78, 0.55
 LABEL_X: Final = 1.022
+NEAR_THE_END: Final = 0.93
 FEW: Final = 6  # domains
 SMALL, NORMAL, LARGE = 8.0, 9.0, 14.0
 
@@ -78,6 +79,7 @@ class _Drawing:
         self._marks: list[tuple[Line2D, Line2D, Text]] = []
         self._is_crowded: bool | None = None
         self._count_top = 0
+        self._level_names: list[Text] = []
         header, inch = self._ratios.transAxes, 1 / (inner - strip - between)
         self._furnish(panel)
         self._notes(panel, inch)
@@ -140,7 +142,7 @@ class _Drawing:
         halo = [Stroke(linewidth=2.5, foreground=palette.PAPER), Normal()]
         for ratio, text in panel.levels:
             self._ratios.axhline(ratio, color=palette.LEVEL, lw=1.0, ls=(0, (6, 3)), alpha=0.8, zorder=2)
-            self._ratios.text(
+            label = self._ratios.text(
                 0.004,
                 ratio + 0.012,
                 text,
@@ -150,6 +152,7 @@ class _Drawing:
                 zorder=7,
                 path_effects=halo,
             )
+            self._level_names.append(label)
 
     def _notes(self, panel: Panel, inch: float) -> None:
         self._ratios.text(
@@ -255,7 +258,9 @@ class _Drawing:
             sign.set_data([spot.x], [MARK_Y])
             stem.set_color(colour)
             sign.set(marker=shape, color=colour)
-            text.set(text=spot.text, color=colour, position=(spot.x + 0.008, MARK_Y))
+            is_at_the_end = spot.x > NEAR_THE_END
+            text.set(text=spot.text, color=colour, ha="right" if is_at_the_end else "left")
+            text.set_position((spot.x + (-0.008 if is_at_the_end else 0.008), MARK_Y))
 
     def _new_mark(self) -> tuple[Line2D, Line2D, Text]:
         stem = Line2D([], [], lw=0.8, alpha=0.45, zorder=2)
@@ -290,4 +295,5 @@ class _Drawing:
         signs = [part for _, sign, text in self._marks for part in (sign, text)]
         mean = [self._mean_halo, self._mean]
         both = [*lines, *mean] if self._is_crowded else [*mean, *lines]
-        return [self._ready, self._desired, *stems, *both, *signs, self._headline, *self._counts_now]
+        texts = [*self._level_names, self._headline, *self._counts_now]
+        return [self._ready, self._desired, *stems, *both, *signs, *texts]

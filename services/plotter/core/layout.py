@@ -127,24 +127,19 @@ def spread(wanted: Sequence[float], gap: float, top: float) -> list[float]:
     """
     order = sorted(range(len(wanted)), key=lambda at: (wanted[at], at))
     gap = min(gap, top / max(len(wanted) - 1, 1))
-    clusters: list[tuple[float, int]] = []  # centre and size, from the lowest up
-    for at in order:
-        centre, size = wanted[at], 1
-        while clusters and centre - clusters[-1][0] < gap * (size + clusters[-1][1]) / 2 - 1e-12:
-            below, below_size = clusters.pop()
-            centre = (centre * size + below * below_size) / (size + below_size)
-            size += below_size
-        half = gap * (size - 1) / 2
-        centre = min(max(centre, half), top - half)
-        clusters.append((centre, size))
-    heights = [centre + gap * (n - (size - 1) / 2) for centre, size in clusters for n in range(size)]
+    pools: list[tuple[float, int]] = []  # isotonic regression: the mean of each run that wants to overlap, and its size
+    for rank, at in enumerate(order):
+        mean, size = wanted[at] - rank * gap, 1
+        while pools and pools[-1][0] > mean:
+            below, below_size = pools.pop()
+            mean, size = (mean * size + below * below_size) / (size + below_size), size + below_size
+        pools.append((mean, size))
+    highest = top - gap * (len(wanted) - 1)
+    bases = [min(max(mean, 0.0), highest) for mean, size in pools for _ in range(size)]
     placed = [0.0] * len(wanted)
-    lowest = -math.inf
-    for at, height in zip(order, heights, strict=True):
-        lowest = max(height, lowest + gap) if lowest > -math.inf else height
-        placed[at] = lowest
-    over = max(placed, default=0.0) - top
-    return [height - over for height in placed] if over > 0 else placed
+    for rank, (at, base) in enumerate(zip(order, bases, strict=True)):
+        placed[at] = base + rank * gap
+    return placed
 
 
 def mark_spots(marks: Sequence[Mark], axis: TimeAxis, now_s: float) -> tuple[MarkSpot, ...]:
@@ -154,7 +149,7 @@ def mark_spots(marks: Sequence[Mark], axis: TimeAxis, now_s: float) -> tuple[Mar
     following = [x for x, _ in placed[1:]] + [math.inf]
     return tuple(
         MarkSpot(x, mark.kind, mark.text if next_x - x >= MARK_SIGN + MARK_LETTER * len(mark.text) else "")
-        for (x, mark), next_x in zip(placed, following, strict=True)
+        for (x, mark), next_x in zip(placed, following, strict=False)
     )
 
 
