@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from common.messages import DecisionRecord, DesiredCapacity, Failure
+from common.messages import BackendState, DecisionRecord, DesiredCapacity, Drain, Failure, Vote
 from services.decider.core.events import (
+    DrainSeen,
     Emit,
     FailureSeen,
     PublishDesired,
@@ -18,7 +19,8 @@ from services.decider.core.events import (
     Wait,
 )
 from services.decider.core.evolve import evolve
-from services.decider.core.group import handle
+from services.decider.core.group import handle, metrics_of
+from services.decider.core.limits import Case, Limit, settle
 from services.decider.core.state import Standing, begin
 from tests.sim.decider_model import EPOCH_S, START_S, World, calm, settings
 
@@ -48,6 +50,14 @@ def test_a_busy_window_scales_out_on_its_last_tick() -> None:
     record = last(found)
     assert (record.action, record.desired_before, record.desired_after, record.limiter) == ("out", 1, 2, "none")
     assert record.evidence.cpu_ratio == pytest.approx(BUSY)
+
+
+def test_every_change_begins_the_windows_anew() -> None:
+    out, inwards = world(BUSY).run(5), world(IDLE, ready=2).run(31)
+    for found in (out, inwards):
+        assert len(found.path()) == 2
+        assert found.state.policy_states == begin(found.settings).policy_states
+        assert found.state.leaning_in_since_s is None
 
 
 def test_no_second_scale_out_before_the_first_one_serves_and_a_window_has_passed() -> None:
@@ -133,6 +143,20 @@ def test_one_unknown_domain_forbids_scale_in() -> None:
     assert not told(found)[-1].is_scale_in_allowed
 
 
+def test_stale_membership_forbids_scale_in() -> None:
+    found = world(IDLE, ready=3).run(20)
+    frozen = found.membership()
+    found.membership = lambda: frozen  # type: ignore[method-assign]
+    assert found.run(40).path() == [3]
+    assert last(found).limiter == "stale-data"
+
+
+def test_at_min_the_bound_is_named_before_any_cooldown() -> None:
+    found = world(IDLE, policies=[{"type": "threshold", "in_window_s": 2.0}]).run(5)
+    assert last(found).cooldown_in_left_s > 0
+    assert last(found).limiter == "bounds"
+
+
 def test_unknown_traffic_forbids_scale_in() -> None:
     found = world(IDLE, ready=3)
     found.traffic = lambda t: None
@@ -166,6 +190,72 @@ def test_too_many_sick_domains_halt_removal_and_replacement() -> None:
     found.run(3)
     assert told(found)[-1].is_replacement_allowed
     assert found.events() == ["scaling-halted", "scaling-resumed"]
+
+
+@pytest.mark.parametrize("sick", [(0, 1), (0, 1, 2)])
+def test_no_scale_in_while_checks_of_many_domains_fail(sick: tuple[int, ...]) -> None:
+    found = world(IDLE, ready=3)
+    backends = tuple(
+        BackendState(name=f"web-{i:04d}", uuid=f"uuid-{i}", slot="vm1", state="ready", is_healthy=False) for i in sick
+    )
+    body = Drain(group="web", endpoint="", is_proxy_alive=True, backends=backends)
+    found.drain = lambda: DrainSeen(body, found.now_s, "balancer/1/drain.web/1")  # type: ignore[method-assign]
+    assert found.run(60).path() == [3]
+    assert last(found).limiter == "unhealthy"
+
+
+def test_the_only_domain_being_unhealthy_is_no_outage_but_forbids_scale_in() -> None:
+    found = world(IDLE, ready=1, min=0)
+    backend = BackendState(name="web-0000", uuid="uuid-0", slot="vm1", state="ready", is_healthy=False)
+    body = Drain(group="web", endpoint="", is_proxy_alive=True, backends=(backend,))
+    found.drain = lambda: DrainSeen(body, found.now_s, "balancer/1/drain.web/1")  # type: ignore[method-assign]
+    assert last(found.run(60)).limiter == "unhealthy"
+    assert told(found)[-1].is_replacement_allowed
+
+
+def test_a_policy_without_a_vote_forbids_scale_in_though_the_others_agree() -> None:
+    found = world(IDLE, ready=3).run(20)
+    metrics = metrics_of(found.state, found.now_s)
+    fewer = Vote(policy="threshold", capacity=2, reason="low", wanted=2)
+    mute = Vote(policy="predictive", capacity=None, reason="no history yet")
+    state = evolve(found.state, standing=replace(found.state.standing, cooldown_in_until_s=0.0))
+    case = Case(state, metrics, (fewer, mute), 2, 60.0, found.now_s)
+    assert settle(case) == (3, Limit("unknown-data", "predictive: no history yet"))
+    assert settle(replace(case, votes=(fewer,)))[0] == 2
+    more = Vote(policy="threshold", capacity=4, reason="high", wanted=4)
+    assert settle(replace(case, votes=(more, mute), recommended=4))[0] == 4
+
+
+def test_it_watches_its_longest_window_before_it_scales_in_too() -> None:
+    policies = [{"type": "threshold", "out_window_s": 60.0, "in_window_s": 5.0}]
+    found = world(IDLE, ready=2, policies=policies, cooldown_in_s=0.0)
+    assert found.run(59).path() == [2]
+    assert last(found).limiter == "observing"
+    assert found.run(1).path() == [2, 1]
+
+
+def test_it_watches_its_longest_out_window_before_it_scales_out() -> None:
+    policies = [{"type": "threshold", "out_window_s": 2.0}, {"type": "target-tracking", "out_stabilization_s": 6.0}]
+    found = world(BUSY, policies=policies).run(5)
+    assert found.path() == [1]
+    assert last(found).limiter == "observing"
+    assert len(found.run(1).path()) == 2
+
+
+def test_at_max_the_bound_is_named_before_any_cooldown() -> None:
+    found = world(9.0, max=2, cooldown_out_s=300.0).run(60)
+    assert last(found).cooldown_out_left_s > 0
+    assert last(found).limiter == "bounds"
+
+
+def test_after_a_scale_in_that_had_to_be_undone_it_waits_for_a_longer_calm() -> None:
+    found = world(lambda t: 1.5 if 45 < t < 70 else 0.2, ready=2).run(60)
+    assert found.desired == [(1.0, 2), (31.0, 1), (50.0, 2)]
+    assert found.state.standing.patience_s == pytest.approx(1.5 * (30 + 19))
+    found.run(110 - 60)
+    assert last(found).limiter == "patience"
+    assert "the last scale-in had to be undone" in last(found).limiter_text
+    assert found.run(60).path() == [2, 1, 2, 1]
 
 
 def test_when_all_domains_are_down_nobody_is_removed() -> None:
@@ -217,6 +307,23 @@ def test_without_a_store_what_the_actuator_was_told_last_counts_too() -> None:
     found.step()
     assert told(found)[0].desired == 3
     assert told(found)[0].generation > 77
+
+
+def test_without_a_store_a_host_that_is_not_reached_yet_is_waited_for() -> None:
+    found = world(FAIR, ready=1)
+    body = found.membership
+
+    def half() -> Any:
+        event = body()
+        return replace(event, membership=event.membership.model_copy(update={"unreachable_hosts": ("far",)}))
+
+    found.membership = half  # type: ignore[method-assign]
+    assert found.run(28).path() == []
+    assert found.run(2).path() == [1]
+    found = world(FAIR, ready=1)
+    found.membership = half  # type: ignore[method-assign]
+    found.run(5).membership = body  # type: ignore[method-assign]
+    assert found.run(1).path() == [1]
 
 
 def test_the_generation_overtakes_what_the_actuator_has_seen() -> None:

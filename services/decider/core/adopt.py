@@ -17,6 +17,8 @@ def adopt(state: GroupState, now_s: float, epoch_s: float) -> GroupState:
     if membership is None:
         return state
     if standing.desired is None:
+        if membership.unreachable_hosts and _is_early(state, now_s):
+            return state
         standing = _derived(state, membership.desired_seen, membership.generation_seen, now_s, epoch_s)
     elif membership.generation_seen > standing.generation:
         standing = replace(standing, generation=membership.generation_seen + 1)
@@ -24,6 +26,12 @@ def adopt(state: GroupState, now_s: float, epoch_s: float) -> GroupState:
     if state.mode in ("off", "observe") and count != standing.desired:
         standing = replace(standing, desired=count, generation=standing.generation + 1)
     return state if standing is state.standing else evolve(state, standing=standing)
+
+
+def _is_early(state: GroupState, now_s: float) -> bool:
+    """Return whether a host that nobody has reached yet may still turn up, and its domains with it."""
+    since_s = state.watching_since_s
+    return since_s is not None and now_s - since_s < state.settings.in_window_s
 
 
 def _derived(
