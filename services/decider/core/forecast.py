@@ -1,0 +1,210 @@
+"""The load ``lead`` steps ahead, as a distribution, and the capacity that is worth having for it.
+
+``observe`` takes one step's requests; ``recommend`` asks a newsvendor's question of the distribution. A missing share
+of the demand weighs ``w`` times as much as the same share too many, ``w = exp(2 * headroom) / 4``: the answer is the
+least capacity ``s`` for which the demand ``d <= s``, each ``d`` counted with 1/d, makes up ``w / (1 + w)`` of all.
+Counting with 1/d is what makes the sum of relative errors, the SPEC elasticity metrics, the thing that is minimised.
+Only this last step knows headroom and domain size, so one forecast serves every setting.
+
+State is frozen, of bounded size, and the same bytes after a round trip through ``forecast_store``.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from services.decider.core import forecast_points, forecast_spread
+from services.decider.core.forecast_points import Points
+from services.decider.core.forecast_spread import Outlook, Spread
+
+Floats = npt.NDArray[np.float64]
+DEFAULT_HEADROOM = 2.0
+MAX_HEADROOM = 20.0
+MAX_LEAD_STEPS = 120
+MAX_REQUESTS = 1e15
+MAX_CAPACITY = 1_000_000
+EXACT_TO = 48  # capacities up to here are weighed one by one, beyond that in steps of 2 %
+BAND = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is known of one group's load after ``step`` + 1 steps of ``step_s`` seconds.
+
+    ``pending`` holds the outlooks whose step has not come yet, oldest first; None for a step that was unknown.
+    ``latest`` is the newest outlook, ``age_steps`` how many unknown steps ago it was made.
+    """
+
+    step_s: float
+    lead_steps: int
+    step: int
+    points: Points
+    spread: Spread
+    pending: tuple[Outlook | None, ...]
+    latest: Outlook | None
+    age_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The capacity wanted, and why. ``band`` is the 10 %, 50 % and 90 % quantile of the requests in the step ahead."""
+
+    capacity: int
+    band: tuple[float, float, float]
+    lead_steps: int
+    weight: float
+    age_steps: int
+    known_steps: int
+
+
+def initial(step_s: float, lead_steps: int) -> Forecast:
+    """Return a forecast that has seen nothing.
+
+    Args:
+        step_s: Length of a step in seconds, > 0.
+        lead_steps: Steps from a decision to its supply, 1..MAX_LEAD_STEPS.
+
+    Raises:
+        ValueError: A value is outside its range.
+    """
+    if not (math.isfinite(step_s) and step_s > 0):
+        raise ValueError(f"step_s must be finite and > 0; got {step_s}")
+    _check_lead(lead_steps)
+    points, spread = forecast_points.initial(step_s), forecast_spread.initial(step_s)
+    return Forecast(step_s, lead_steps, -1, points, spread, (), None, 0)
+
+
+def observe(state: Forecast, requests: float) -> Forecast:
+    """Return the state one step later.
+
+    Args:
+        state: The state before.
+        requests: Requests counted in the step, 0..MAX_REQUESTS; NaN for a step that nobody counted: time passes and
+            nothing is learned.
+
+    Raises:
+        ValueError: ``requests`` is negative, infinite or absurd.
+    """
+    if not (math.isnan(requests) or 0 <= requests <= MAX_REQUESTS):
+        raise ValueError(f"requests must be NaN (unknown) or in 0..{MAX_REQUESTS:g}; got {requests}")
+    due, pending = _due(state)
+    step = state.step + 1
+    if math.isnan(requests):
+        return replace(state, step=step, pending=(*pending, None), age_steps=state.age_steps + 1)
+    at_s, lead_s = step * state.step_s, state.lead_steps * state.step_s
+    points, spread = state.points, state.spread
+    points = forecast_points.observe(points, requests, at_s, lead_s)
+    if due is not None:
+        spread = forecast_spread.learn(spread, due, requests)
+        points = forecast_points.learn(points, due.guess, requests)
+    guess = forecast_points.guess(points, at_s, state.lead_steps, lead_s)
+    latest = forecast_spread.outlook(spread, points, guess, at_s + lead_s)
+    return replace(
+        state, step=step, points=points, spread=spread, pending=(*pending, latest), latest=latest, age_steps=0
+    )
+
+
+def recommend(
+    state: Forecast, requests_per_domain: float, headroom: float = DEFAULT_HEADROOM
+) -> Recommendation | None:
+    """Return the capacity for the step ``lead_steps`` after the last one, or None before any load was seen.
+
+    Args:
+        state: What is known.
+        requests_per_domain: Requests that one domain serves in one step, > 0.
+        headroom: How much to spare, 0..MAX_HEADROOM; 0 is as tight as it dares.
+
+    Returns:
+        Capacity >= 0 and finite; it never falls when ``headroom`` grows.
+
+    Raises:
+        ValueError: An argument is outside its range.
+
+    >>> state = initial(60.0, 1)
+    >>> for requests in (90, 110, 100, 105, 95):
+    ...     state = observe(state, requests)
+    >>> recommend(state, 50.0).capacity
+    3
+    """
+    if state.latest is None:
+        return None
+    capacity = capacities(state, requests_per_domain, (headroom,))[0]
+    return Recommendation(
+        capacity, band(state), state.lead_steps, weight_of(headroom), state.age_steps, state.points.known
+    )
+
+
+def capacities(state: Forecast, requests_per_domain: float, headrooms: Sequence[float]) -> list[int]:
+    """Return the capacity at each of ``headrooms``: one forecast, many decisions. 0 before any load was seen."""
+    if not (math.isfinite(requests_per_domain) and requests_per_domain > 0):
+        raise ValueError(f"requests_per_domain must be finite and > 0; got {requests_per_domain}")
+    weights = np.array([weight_of(headroom) for headroom in headrooms])
+    if state.latest is None:
+        return [0] * len(weights)
+    candidates = _candidates(state.latest, requests_per_domain)
+    at_or_below = forecast_spread.cumulative(state.latest, candidates * requests_per_domain)
+    demand = np.maximum((candidates[1:] + candidates[:-1] + 1) / 2, 1.0)
+    share = np.cumsum(np.diff(at_or_below) / demand)
+    if share[-1] <= 0:
+        return [0] * len(weights)
+    wanted = share.searchsorted(share[-1] * (weights / (1 + weights)) - 1e-15)
+    chosen = candidates[1:][np.minimum(wanted, len(share) - 1)]
+    return [int(capacity) for capacity in chosen]
+
+
+def band(state: Forecast) -> tuple[float, float, float]:
+    """Return the 10 %, 50 % and 90 % quantiles of the requests in the step ahead; zeros before any load was seen."""
+    if state.latest is None:
+        return (0.0, 0.0, 0.0)
+    top = _top(state.latest)
+    loads = np.concatenate(((0.0,), np.geomspace(1e-3 * top, top, 160)))
+    at_or_below = forecast_spread.cumulative(state.latest, loads)
+    low, middle, high = np.interp(BAND, np.maximum.accumulate(at_or_below), loads)
+    return float(low), float(middle), float(high)
+
+
+def weight_of(headroom: float) -> float:
+    """Return how many times worse a missing share is than the same share too many.
+
+    >>> weight_of(0)
+    0.25
+    """
+    if not 0 <= headroom <= MAX_HEADROOM:
+        raise ValueError(f"headroom must be in 0..{MAX_HEADROOM:g}; got {headroom}")
+    return math.exp(2 * headroom) / 4
+
+
+def with_lead(state: Forecast, lead_steps: int) -> Forecast:
+    """Return the state for another lead time. What was learned stays; the spread adapts within some steps."""
+    _check_lead(lead_steps)
+    if lead_steps == state.lead_steps:
+        return state
+    return replace(state, lead_steps=lead_steps, pending=())
+
+
+def _due(state: Forecast) -> tuple[Outlook | None, tuple[Outlook | None, ...]]:
+    if len(state.pending) < state.lead_steps:
+        return None, state.pending
+    return state.pending[0], state.pending[1:]
+
+
+def _candidates(latest: Outlook, requests_per_domain: float) -> Floats:
+    top = min(math.ceil(_top(latest) / requests_per_domain) + 20, MAX_CAPACITY)
+    exact = np.arange(min(top, EXACT_TO) + 1, dtype=float)
+    if top <= EXACT_TO:
+        return exact
+    count = math.ceil(math.log(top / EXACT_TO) / 0.02) + 1
+    coarse = np.unique(np.ceil(np.geomspace(EXACT_TO, top, count)))
+    return np.concatenate((exact, coarse[coarse > EXACT_TO]))
+
+
+def _top(latest: Outlook) -> float:
+    return 8 * float(latest.guess.points.max()) + 1e-6
+
+
+def _check_lead(lead_steps: int) -> None:
+    if not 1 <= lead_steps <= MAX_LEAD_STEPS:
+        raise ValueError(f"lead_steps must be in 1..{MAX_LEAD_STEPS}; got {lead_steps}")

@@ -1,0 +1,161 @@
+"""What the load will be: many simple forecasters side by side, none of them right for every load.
+
+Levels at seven smoothing constants, damped trends at four, the last value and a level carried along the shape of
+yesterday and of last week, the mean of all weighted by recent error, and a recursive least-squares fit over some of
+them that learns how this load returns to its mean. ``forecast_spread`` learns which of them to believe when.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from services.decider.core import forecast_season
+from services.decider.core.forecast_season import Season
+
+Floats = npt.NDArray[np.float64]
+
+# Smoothing of the level, of the trend, and the damping of the trend for each step ahead.
+LEVELS = ((1.0, 0, 0), (0.7, 0, 0), (0.5, 0, 0), (0.3, 0, 0), (0.15, 0, 0), (0.07, 0, 0), (0.03, 0, 0))
+TRENDS = ((1.0, 0.3, 0.8), (0.7, 0.2, 0.9), (0.5, 0.15, 0.9), (0.15, 0.03, 0.97))
+ALPHA, BETA, DAMPING = np.array(LEVELS + TRENDS, dtype=float).T.copy()
+LAST, MIDDLE, SLOW, SLOWER, SLOWEST = 0, 3, 4, 5, 6  # rows of ALPHA that other parts look at
+SMOOTHERS = len(ALPHA)
+SEASONAL = 6  # three for the day, three for the week
+SIMPLE = SMOOTHERS + SEASONAL
+POINTS = SIMPLE + 2
+COMBINED, FITTED = SIMPLE, SIMPLE + 1
+FEATURES = 12
+FORGET_FIT = 0.998
+FORGET_ERROR = 0.97
+MOST_UNCERTAIN = 50.0  # bound on the trace of the fit's covariance: a quiet load must not wind it up
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The state of all point forecasters. ``known`` counts the values seen; loads are requests in one step."""
+
+    known: int
+    value: float
+    previous: float
+    level: Floats
+    trend: Floats
+    volatility: float
+    mean: float
+    day: Season | None
+    week: Season | None
+    fit: Floats
+    covariance: Floats
+    squared_error: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What all forecasters said at one step about the step ``lead`` later."""
+
+    points: Floats
+    features: Floats
+    unit: float  # the load that errors are measured against
+
+
+def initial(step_s: float) -> Points:
+    """Return forecasters that have seen nothing."""
+    fit = np.zeros(FEATURES)
+    fit[0] = 1.0
+    return Points(
+        known=0,
+        value=0.0,
+        previous=0.0,
+        level=np.zeros(SMOOTHERS),
+        trend=np.zeros(SMOOTHERS),
+        volatility=0.0,
+        mean=0.0,
+        day=forecast_season.initial(forecast_season.DAY_S, step_s),
+        week=forecast_season.initial(7 * forecast_season.DAY_S, step_s),
+        fit=fit,
+        covariance=np.eye(FEATURES) * 0.02,
+        squared_error=np.full(SIMPLE, 1e-9),
+    )
+
+
+def observe(points: Points, value: float, at_s: float, lead_s: float) -> Points:
+    """Return the forecasters after ``value`` requests in the step that ends ``lead_s`` before the one forecast next."""
+    day = points.day and forecast_season.observe(points.day, at_s, value, lead_s)
+    week = points.week and forecast_season.observe(points.week, at_s, value, lead_s)
+    known = points.known + 1
+    if points.known == 0:
+        return replace(
+            points,
+            known=1,
+            value=value,
+            previous=value,
+            level=np.full(SMOOTHERS, value),
+            volatility=0.05 * value,
+            mean=value,
+            day=day,
+            week=week,
+        )
+    expected = points.level + DAMPING * points.trend
+    error = value - expected
+    change = abs(value - points.value)
+    return replace(
+        points,
+        known=known,
+        value=value,
+        previous=points.value,
+        level=expected + ALPHA * error,
+        trend=DAMPING * points.trend + ALPHA * BETA * error,
+        volatility=points.volatility + max(0.05, 1 / known) * (change - points.volatility),
+        mean=points.mean + max(1 / 2000, 1 / known) * (value - points.mean),
+        day=day,
+        week=week,
+    )
+
+
+def learn(points: Points, guess: Guess, value: float) -> Points:
+    """Return the forecasters after comparing ``guess`` with the ``value`` that came."""
+    root = math.sqrt(guess.unit)
+    squared = points.squared_error * FORGET_ERROR + ((value - guess.points[:SIMPLE]) / root) ** 2
+    x = guess.features / root
+    gain = points.covariance @ x
+    step = gain / (FORGET_FIT + float(x @ gain))
+    limit = 6 * math.sqrt(float(squared.min()) * (1 - FORGET_ERROR))  # one spike must not bend the fit
+    error = min(limit, max(-limit, value / root - float(points.fit @ x)))
+    covariance = (points.covariance - np.outer(step, gain)) / FORGET_FIT
+    trace = float(covariance.trace())
+    if trace > MOST_UNCERTAIN:
+        covariance *= MOST_UNCERTAIN / trace
+    return replace(points, squared_error=squared, fit=points.fit + step * error, covariance=covariance)
+
+
+def guess(points: Points, at_s: float, lead_steps: int, lead_s: float) -> Guess:
+    """Return what each forecaster expects ``lead_steps`` after the last value; every entry is finite and >= 0."""
+    ahead = DAMPING * (1 - DAMPING**lead_steps) / (1 - DAMPING)
+    smooth = np.maximum(points.level + ahead * points.trend, 0.0)
+    day = _seasonal(points, points.day, at_s, lead_s)
+    week = _seasonal(points, points.week, at_s, lead_s)
+    simple = np.concatenate((smooth, day, week))
+    trust = 1 / np.maximum(points.squared_error, 1e-30) ** 2
+    combined = float(simple @ (trust / trust.sum()))
+    level = points.level
+    features = np.array(
+        [points.value, points.previous, level[2], level[MIDDLE + 1], level[SLOWER], smooth[7], smooth[8], *day]
+        + [week[0], week[2]]
+    )
+    fitted = max(0.0, float(points.fit @ features))
+    unit = max(float(level[SLOW]), 0.01 * points.mean, 1e-9)
+    return Guess(np.concatenate((simple, (combined, fitted))), features, unit)
+
+
+def _seasonal(points: Points, season: Season | None, at_s: float, lead_s: float) -> tuple[float, float, float]:
+    value, level = points.value, float(points.level[MIDDLE])
+    if season is None:
+        return value, level, float(points.level[SLOWER])
+    now = forecast_season.around(season, at_s)
+    then = forecast_season.around(season, at_s + lead_s)
+    if math.isnan(now) or math.isnan(then):
+        return value, level, float(points.level[SLOWER])
+    quiet = 0.05 * points.mean + 1e-9  # an idle hour of yesterday must not make a ratio of millions
+    growth = (then + quiet) / (now + quiet)
+    return value * growth, level * growth, then

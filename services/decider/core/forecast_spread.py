@@ -1,0 +1,209 @@
+"""How far the load will be from what was forecast, and whom to believe: a mixture learned online.
+
+Every forecaster keeps histograms of its errors, measured in its own recent mean error, on a fixed grid that is fine
+near zero and reaches far out. Some keep further ones for the minute of the hour (jobs start on the clock) and for the
+present state (far above its usual level, rising or falling), which lean on the common one until they have data.
+Each histogram is an expert. Experts are weighted by their recent logarithmic score, and again by their score in
+moments as surprising as this one: after a jump the slow forecasters are known to be wrong.
+
+The weighting is the exponentially weighted forecaster with forgetting (Herbster and Warmuth, 1998).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from services.decider.core.forecast_points import COMBINED, FITTED, LAST, MIDDLE, POINTS, SIMPLE, SLOWEST, Guess, Points
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+BINS = 61
+EDGE = 5.2  # the grid reaches sinh(5.2) / 2 = 45 mean errors on either side
+GRID = np.linspace(-EDGE, EDGE, BINS)
+STRETCH = 0.5
+BIN = float(GRID[1] - GRID[0])
+WIDTH = np.cosh(GRID) * STRETCH * BIN
+_student = (1 + (np.sinh(GRID) * STRETCH / 0.9) ** 2 / 3) ** -2 * WIDTH
+PRIOR = _student / _student.sum()  # Student's t with 3 degrees of freedom: what is believed before any data
+PRIOR_COUNT = 10.0
+FORGET_SPREAD = 0.995
+FORGET_CONTEXT = 0.98
+LEAN = 10.0  # observations that the common histogram counts for in a context
+
+RATES = np.array([0.1, 0.01])  # a quick and a slow idea of the recent mean error
+FIRST_ERROR = 0.05  # relative, before anything was measured
+EXPERTS_PLAIN = POINTS * len(RATES)
+OWNERS = np.array([LAST, COMBINED, FITTED])  # the forecasters with histograms by context
+FAMILIES = 2  # the minute of the hour, the state
+EXPERTS = EXPERTS_PLAIN + FAMILIES * len(OWNERS)
+MAX_PHASES = 60
+ABOVE_USUAL = np.array([0.6, 0.85, 1.15, 1.6])
+LAST_CHANGE = np.array([-2.0, -0.7, 0.7, 2.0])
+STATES = (len(ABOVE_USUAL) + 1) * (len(LAST_CHANGE) + 1)
+
+SURPRISE = np.array([-6.0, -2.5, -1.0, 1.0, 2.5, 6.0])
+FORGET_LOSS, LEARN_LOSS = 0.97, 0.5
+FORGET_SURPRISE, LEARN_SURPRISE = 0.95, 0.4
+SHARE_OF_COMMON_LOSS = 0.3
+MOST_LOSS = 8.0  # one outlier must not silence an expert for good
+LEAST_WEIGHT = 1e-4  # relative to the best: any expert can come back
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Scales (POINTS, RATES) relative to the forecast, histograms, and the experts' discounted losses."""
+
+    learned: int
+    scale: Floats
+    common: Floats  # (EXPERTS_PLAIN, BINS)
+    phases: Floats  # (phases of the hour, OWNERS, BINS)
+    states: Floats  # (STATES, OWNERS, BINS)
+    loss: Floats
+    loss_when: Floats  # (surprises, EXPERTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The distribution of the load at one step: for each expert its centre, scale, histogram and weight."""
+
+    guess: Guess
+    scale: Floats
+    shapes: Floats
+    weights: Floats
+    phase: int
+    state: int
+    surprise: int
+
+
+def initial(step_s: float) -> Spread:
+    """Return a spread that has measured nothing: the prior, with the last value believed first."""
+    head_start = np.zeros((POINTS, len(RATES)))
+    head_start[1:SIMPLE] = 1.0
+    head_start[FITTED] = 2.0
+    loss = np.concatenate((head_start.ravel(), np.zeros(EXPERTS - EXPERTS_PLAIN)))
+    kinds = np.abs(np.arange(len(SURPRISE) + 1) - len(SURPRISE) / 2)
+    phases = max(1, min(MAX_PHASES, round(3600 / step_s)))
+    return Spread(
+        learned=0,
+        scale=np.full((POINTS, len(RATES)), FIRST_ERROR),
+        common=np.tile(PRIOR * PRIOR_COUNT, (EXPERTS_PLAIN, 1)),
+        phases=np.zeros((phases, len(OWNERS), BINS)),
+        states=np.zeros((STATES, len(OWNERS), BINS)),
+        loss=loss,
+        loss_when=np.outer(kinds, loss) * 0.5,
+    )
+
+
+def outlook(spread: Spread, points: Points, guess: Guess, target_s: float) -> Outlook:
+    """Return the distribution of the load in the step that starts at ``target_s`` seconds."""
+    phase = int((target_s + 1e-6) * len(spread.phases) // 3600) % len(spread.phases)
+    state, surprise = _state(points), _surprise(points)
+    shapes = np.empty((EXPERTS, BINS))
+    np.divide(spread.common, spread.common.sum(1, keepdims=True), out=shapes[:EXPERTS_PLAIN])
+    common = shapes[_owner_rows()] * LEAN
+    leaning = np.concatenate((spread.phases[phase] + common, spread.states[state] + common))
+    np.divide(leaning, leaning.sum(1, keepdims=True), out=shapes[EXPERTS_PLAIN:])
+    scale = np.maximum(spread.scale * np.maximum(guess.points, guess.unit)[:, None], 1e-6 * guess.unit)
+    return Outlook(guess, scale, shapes, _weights(spread, surprise), phase, state, surprise)
+
+
+def learn(spread: Spread, seen: Outlook, value: float) -> Spread:
+    """Return the spread after the ``value`` that ``seen`` was about."""
+    points, unit = seen.guess.points, seen.guess.unit
+    low, share = _place((value - points)[:, None] / seen.scale)
+    owners = _owner_rows()
+    rows = np.arange(EXPERTS)
+    low_of = np.concatenate((low, low[owners], low[owners]))
+    share_of = np.concatenate((share, share[owners], share[owners]))
+    common = spread.common * FORGET_SPREAD + PRIOR * (PRIOR_COUNT * (1 - FORGET_SPREAD))
+    _count(common, low, share)
+    phases, states = spread.phases.copy(), spread.states.copy()
+    for kept in (phases[seen.phase], states[seen.state]):
+        kept *= FORGET_CONTEXT
+        _count(kept, low[owners], share[owners])
+    error = np.abs(value - points) / np.maximum(points, unit)
+    rate = np.maximum(RATES, 1 / (spread.learned + 2))
+    scale = spread.scale + rate * (np.minimum(error[:, None], 20 * spread.scale) - spread.scale)
+    learned = replace(
+        spread,
+        learned=spread.learned + 1,
+        scale=np.maximum(scale, 1e-9),
+        common=common,
+        phases=phases,
+        states=states,
+    )
+    if value == 0:  # silence says nothing about who forecasts load well
+        return learned
+    flat = _flat(seen.scale)
+    left = seen.shapes[rows, low_of] / WIDTH[low_of]
+    right = seen.shapes[rows, low_of + 1] / WIDTH[low_of + 1]
+    density = (left * (1 - share_of) + right * share_of) * (unit / flat)
+    return _score(learned, -np.log(density + 1e-12), seen.surprise)
+
+
+def cumulative(seen: Outlook, loads: Floats) -> Floats:
+    """Return for each of ``loads`` the probability that the load is not above it. Shape as ``loads``, in [0, 1]."""
+    chosen = np.flatnonzero(seen.weights > seen.weights.max() * 1e-3)
+    centre = np.concatenate((np.repeat(seen.guess.points, len(RATES)), np.tile(seen.guess.points[OWNERS], FAMILIES)))
+    distance = (loads[None, :] - centre[chosen, None]) / _flat(seen.scale)[chosen, None]
+    place = np.clip((np.arcsinh(distance / STRETCH) + EDGE) / BIN + 0.5, 0, BINS - 0.001)
+    low = place.astype(np.int64)
+    below = np.zeros((len(chosen), BINS + 1))
+    np.cumsum(seen.shapes[chosen], axis=1, out=below[:, 1:])
+    row = np.arange(len(chosen))[:, None]
+    left = below[row, low]
+    at_or_below = left + (below[row, low + 1] - left) * (place - low)
+    weights = seen.weights[chosen]
+    answer: Floats = (weights / weights.sum()) @ at_or_below
+    return answer
+
+
+def _owner_rows() -> Ints:
+    return OWNERS * len(RATES) + 1  # the slow scale
+
+
+def _flat(scale: Floats) -> Floats:
+    slow = scale[OWNERS, 1]
+    return np.concatenate((scale.ravel(), slow, slow))
+
+
+def _place(error: Floats) -> tuple[Ints, Floats]:
+    place = np.clip((np.arcsinh(error.ravel() / STRETCH) + EDGE) / BIN, 0, BINS - 1.001)
+    low = place.astype(np.int64)
+    return low, place - low
+
+
+def _count(histograms: Floats, low: Ints, share: Floats) -> None:
+    rows = np.arange(len(histograms))
+    histograms[rows, low] += 1 - share
+    histograms[rows, low + 1] += share
+
+
+def _score(spread: Spread, loss: Floats, surprise: int) -> Spread:
+    regret = np.minimum(loss - loss.min(), MOST_LOSS)
+    loss_when = spread.loss_when.copy()
+    loss_when[surprise] = loss_when[surprise] * FORGET_SURPRISE + regret * LEARN_SURPRISE
+    return replace(spread, loss=spread.loss * FORGET_LOSS + regret * LEARN_LOSS, loss_when=loss_when)
+
+
+def _weights(spread: Spread, surprise: int) -> Floats:
+    loss = spread.loss * SHARE_OF_COMMON_LOSS + spread.loss_when[surprise]
+    weights = np.maximum(np.exp(loss.min() - loss), LEAST_WEIGHT)
+    answer: Floats = weights / weights.sum()
+    return answer
+
+
+def _state(points: Points) -> int:
+    usual = float(points.level[SLOWEST]) + 1e-9
+    change = (points.value - points.previous) / (points.volatility + 1e-9)
+    above = int(ABOVE_USUAL.searchsorted(points.value / usual))
+    return above * (len(LAST_CHANGE) + 1) + int(LAST_CHANGE.searchsorted(change))
+
+
+def _surprise(points: Points) -> int:
+    usual_change = points.volatility + 0.02 * points.value + 1e-9
+    away = (points.value - float(points.level[MIDDLE])) / usual_change
+    return int(SURPRISE.searchsorted(away)) if math.isfinite(away) else len(SURPRISE)
