@@ -130,6 +130,11 @@ class Connection:
             facts = [_unless_gone(partial(self._facts, domain, record, persistent)) for domain, record in records]
         return sorted((fact for fact in facts if fact is not None), key=lambda fact: fact.name)
 
+    def facts(self, name: str) -> DomainFacts | None:
+        """Return one of our domains, None if it is not there or not ours; waits for no other domain."""
+        with self._call(f"look at {name}") as line:
+            return _unless_gone(lambda: self._facts_of(line.raw.lookupByName(name)))
+
     def cpu_readings(self) -> list[CpuReading]:
         """Return the CPU counter of each of our domains, in order of names; QEMU is never asked. See ``refresh``."""
         self.refresh()
@@ -384,6 +389,11 @@ class Connection:
         state, reason = record.get("state.state", -1), record.get("state.reason", 0)
         is_persistent = uuid in persistent
         return DomainFacts(name, uuid, _NAMES.state(state), _NAMES.reason(state, reason), is_persistent, metadata)
+
+    def _facts_of(self, domain: Any) -> DomainFacts | None:
+        state, reason = domain.state()
+        persistent = {domain.UUIDString()} if domain.isPersistent() else set()
+        return self._facts(domain, {"state.state": state, "state.reason": reason}, persistent)
 
     def _reading(self, line: Line, uuid: str) -> CpuReading:
         domain = line.handles.get(uuid) or line.handles.setdefault(uuid, line.raw.lookupByUUIDString(uuid))
