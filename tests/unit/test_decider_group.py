@@ -258,6 +258,12 @@ def test_after_a_scale_in_that_had_to_be_undone_it_waits_for_a_longer_calm() -> 
     assert found.run(60).path() == [2, 1, 2, 1]
 
 
+def test_a_scale_out_long_after_a_scale_in_teaches_nothing() -> None:
+    found = world(lambda t: 1.5 if t > 120 else 0.2, ready=2).run(130)
+    assert found.path() == [2, 1, 2]
+    assert found.state.standing.patience_s == 0.0
+
+
 def test_when_all_domains_are_down_nobody_is_removed() -> None:
     found = world(IDLE, ready=2).run(20)
     for domain in list(found.domains):
@@ -303,10 +309,12 @@ def test_without_a_store_the_count_is_brought_into_the_bounds() -> None:
 
 def test_without_a_store_what_the_actuator_was_told_last_counts_too() -> None:
     found = world(FAIR, ready=1)
-    found.wanted, found.generation = 3, 77
+    event = found.membership()
+    body = event.membership.model_copy(update={"desired_seen": 3, "generation_seen": int(EPOCH_S) + 77})
+    found.membership = lambda: replace(event, membership=body)  # type: ignore[method-assign]
     found.step()
     assert told(found)[0].desired == 3
-    assert told(found)[0].generation > 77
+    assert told(found)[0].generation == int(EPOCH_S) + 78
 
 
 def test_without_a_store_a_host_that_is_not_reached_yet_is_waited_for() -> None:
@@ -415,6 +423,11 @@ def test_a_capacity_frozen_outside_the_bounds_is_told_with_bounds_that_hold_it()
     found.ask("bounds", max=2)
     body = told(found.run(3))[-1]
     assert (body.minimum, body.desired, body.maximum) == (1, 4, 4)
+    found = world(FAIR, ready=1).run(2)
+    found.ask("pause")
+    found.ask("bounds", min=3)
+    body = told(found.run(3))[-1]
+    assert (body.minimum, body.desired, body.maximum) == (1, 1, 4)
 
 
 # --- what is said -------------------------------------------------------------------------------------------------

@@ -92,6 +92,12 @@ def test_an_unknown_domain_forbids_scale_in() -> None:
     assert votes(Threshold(in_window_s=1), [metrics(0.0, ready=10, unknown=1)]) == [None]
 
 
+def test_an_unknown_tick_begins_the_in_window_anew() -> None:
+    low = metrics(0.0, ready=10)
+    series = [low] * 3 + [metrics(0.0, ready=10, unknown=1)] + [low] * 4
+    assert votes(Threshold(in_window_s=4), series) == [10, 10, 10, None, 10, 10, 10, 9]
+
+
 @pytest.mark.parametrize("policy", [Threshold(), TargetTracking()])
 def test_a_policy_without_any_figure_has_no_vote(policy: Any) -> None:
     assert votes(policy, [metrics(ready=0)]) == [None]
@@ -117,13 +123,18 @@ def tracking(**changes: Any) -> TargetTracking:
         (4, 0.30, 2),
         (4, 0.65, 4),  # within 10 % of the target
         (4, 0.55, 4),
-        (3, 0.60, 3),  # 3 * 0.6 / 0.6 is a little above 3 in floating point
+        (3, 0.60, 3),
         (2, 1.00, 4),
         (4, 0.0, 0),
     ],
 )
 def test_target_tracking_asks_for_what_brings_use_back_to_the_target(ready: int, ratio: float, wanted: int) -> None:
     assert votes(tracking(), [metrics(ratio, ready=ready)]) == [wanted]
+
+
+def test_a_rounding_error_asks_for_no_further_domain() -> None:
+    assert 3 * 0.9 / 0.3 > 9
+    assert votes(tracking(target_ratio=0.3), [metrics(0.9, ready=3)]) == [9]
 
 
 def test_at_saturation_a_target_near_one_still_asks_for_more() -> None:
