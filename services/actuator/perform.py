@@ -28,6 +28,7 @@ class Host(Protocol):
     """What the actuator needs of ``common.hypervisor.Connection``."""
 
     def domains(self) -> list[DomainFacts]: ...
+    def facts(self, name: str) -> DomainFacts | None: ...
     def define(self, xml: str) -> str: ...
     def start(self, name: str) -> None: ...
     def shutdown(self, name: str) -> None: ...
@@ -107,7 +108,7 @@ def perform(host: Host, step: Step, xml: str | None) -> None:
 
 
 def _check_is_ours(host: Host, step: Step) -> None:
-    facts = next((domain for domain in host.domains() if domain.name == step.domain), None)
+    facts = host.facts(step.domain)
     if isinstance(step, Define):
         if facts is not None:
             raise HypervisorError(f"{step.domain} exists already on {step.host}; nothing is defined over it")

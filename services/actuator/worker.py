@@ -3,6 +3,11 @@
 The observer looks every tick, at once after a step or an event, and never faster than ``LOOK_GAP_S``. The hands
 perform steps; destroying takes up to 12 s where QEMU is frozen, so that has a lane of its own. Everything is reported
 through one callback; nothing here decides. The threads are daemons: one that is stuck in a call ends with the process.
+
+# Note [Listing waits for the dying]
+While libvirt ends a domain, it holds that domain's lock, and every listing waits for it: 12 s where QEMU is frozen. So
+none is begun while a destroy of ours is under way; the other domains are then looked at one by one, by name. A domain
+that somebody else makes in those seconds is seen after them.
 """
 
 import threading
@@ -15,7 +20,7 @@ from common.clock import Clock
 from common.domain import DomainFacts, DomainState
 from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
-from services.actuator.core.steps import Destroy, Step
+from services.actuator.core.steps import Define, Destroy, Step
 from services.actuator.perform import Host, Outcome, Result, attempt
 
 LOOK_GAP_S: Final = 0.03
@@ -96,6 +101,10 @@ class HostWorker:
         self._slow: SimpleQueue[tuple[Step, str | None]] = SimpleQueue()
         self._addresses: dict[str, tuple[str, str]] = {}
         self._asked_s: dict[str, float] = {}
+        self._listing = threading.Lock()
+        self._ending: set[str] = set()
+        self._made: set[str] = set()
+        self._last: dict[str, DomainFacts] = {}
 
     def start(self) -> None:
         """Start the observer, the preparation and the hands."""
@@ -155,7 +164,7 @@ class HostWorker:
 
     def _observation(self, connection: Host) -> Observation:
         started_s = self._clock.monotonic_s()
-        domains = tuple(connection.domains())
+        domains = self._domains(connection)
         return Observation(
             host=self.name,
             started_s=started_s,
@@ -164,6 +173,19 @@ class HostWorker:
             cpus=connection.host_cpus(),
             addresses=self._find_addresses(connection, domains),
         )
+
+    def _domains(self, connection: Host) -> tuple[DomainFacts, ...]:
+        """Return all domains; see Note [Listing waits for the dying]."""
+        with self._listing:
+            if not self._ending:
+                self._made.clear()
+                self._last = {facts.name: facts for facts in connection.domains()}
+                return tuple(self._last.values())
+            ending = set(self._ending)
+        names = sorted(self._last.keys() | self._made)
+        looks = {name: self._last.get(name) if name in ending else connection.facts(name) for name in names}
+        self._last = {name: facts for name, facts in looks.items() if facts is not None}
+        return tuple(self._last.values())
 
     def _find_addresses(self, connection: Host, domains: tuple[DomainFacts, ...]) -> dict[str, str]:
         """Return the addresses of running user domains by name; a found one is kept while the domain runs."""
@@ -207,7 +229,21 @@ class HostWorker:
             step, xml = lane.get()
             if self._stopping.is_set():
                 return
-            connection = self._connection
-            result, error = (Result.UNKNOWN, "no connection") if connection is None else attempt(connection, step, xml)
+            result, error = self._attempt(step, xml)
             self._report(Outcome(step, result, error, self._clock.monotonic_s()))
             self.look()
+
+    def _attempt(self, step: Step, xml: str | None) -> tuple[Result, str]:
+        connection = self._connection
+        if connection is None:
+            return Result.UNKNOWN, "no connection"
+        if isinstance(step, Define):
+            self._made.add(step.domain)
+        if not isinstance(step, Destroy):
+            return attempt(connection, step, xml)
+        with self._listing:
+            self._ending.add(step.domain)
+        try:
+            return attempt(connection, step, xml)
+        finally:
+            self._ending.discard(step.domain)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,12 @@ from common.hypervisor import Connection
 from common.inbox import PendingRequest, Received
 from common.messages import BackendState, Body, DesiredCapacity, Drain, Header, Membership, Reply, Request
 from common.network_xml import network_xml
+from common.phases import Phase
 from common.process import Context
 from services.actuator.access import access
+from services.actuator.core.domain_xml import DomainSpec, domain_xml
+from services.actuator.core.record import Record
+from services.actuator.images import Images
 from services.actuator.shell import ActuatorService
 from services.actuator.worker import Access
 
@@ -215,6 +220,41 @@ def config(place: Path) -> Config:
 
 
 @pytest.fixture
+def users_config(config: Config) -> Config:
+    """The same group, of domains that the user has made."""
+    values = config.model_dump(by_alias=True, mode="json")
+    values["groups"]["actest"] |= {"kind": "existing", "address_source": "arp", "readiness": {"identity": True}}
+    return Config.model_validate(values)
+
+
+@pytest.fixture
+def users_driver(users_config: Config) -> Iterator[Driver]:
+    connection = mine()
+    connection.ensure_network(network_xml(users_config.network), "actest")
+    for index in range(3):
+        connection.define(users_xml(users_config, index))
+    connection.close()
+    driver = Driver(users_config)
+    yield driver
+    driver.close()
+    sweep()
+
+
+def users_xml(config: Config, index: int) -> str:
+    """A domain as a user may have made it: without our record."""
+    template = Images(config.system.state_path).template(str(IMAGE))
+    name, uuid = f"actest-{index:04d}", f"00000000-0000-4000-8000-00000000000{index}"
+    record = Record(
+        group="", uuid=uuid, host="", phase=Phase.GONE, since_mono_s=0.0, since_s=0.0, boot_id="", slot=index
+    )
+    group = config.groups["actest"].model_copy(update={"kind": "template"})
+    root = ET.fromstring(domain_xml(DomainSpec(name, uuid, record, "qemu", group, config.network, template)))  # noqa: S314 - ours
+    for metadata in root.findall("metadata"):
+        root.remove(metadata)
+    return ET.tostring(root, encoding="unicode")
+
+
+@pytest.fixture
 def driver(config: Config) -> Iterator[Driver]:
     driver = Driver(config)
     yield driver
@@ -274,11 +314,28 @@ def test_frozen_guest_is_replaced_and_its_slow_end_holds_up_nobody(driver: Drive
     os.kill(pid, signal.SIGSTOP)
     driver.sick = {"actest-0000"}
     begun_s = CLOCK.monotonic_s()
-    driver.run_until_true(lambda: driver.phases().get("actest-0001") in ("booting", "warming", "ready"), 15)
+    driver.run_until_true(lambda: driver.phases().get("actest-0001") in ("booting", "warming", "ready"), 10)
+    assert Path(f"/proc/{pid}").exists(), "the replacement runs before the frozen one has ended"
     print("replacement began after", round(CLOCK.monotonic_s() - begun_s, 2))
     driver.run_until({"actest-0001": "ready"}, 60)
     print("only the new one after", round(CLOCK.monotonic_s() - begun_s, 2))
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_users_domains_are_started_stopped_and_never_removed(users_driver: Driver) -> None:
+    driver, connection = users_driver, mine()
+    connection.start("actest-0002")
+    driver.want(1)
+    driver.run_until({"actest-0002": "ready"})
+    message = driver.membership()
+    assert message is not None and message.members[0].address == "192.168.157.12"
+    driver.want(2)
+    driver.run_until({"actest-0000": "ready", "actest-0002": "ready"})
+    driver.want(1)
+    driver.run_until({"actest-0002": "ready"}, 30)
+    states = {d.name: str(d.state) for d in connection.domains() if d.name.startswith("actest-")}
+    assert states == {"actest-0000": "shutoff", "actest-0001": "shutoff", "actest-0002": "running"}
+    connection.close()
 
 
 def test_killed_actuator_is_rebuilt_from_what_libvirt_shows(driver: Driver) -> None:

@@ -28,6 +28,7 @@ class FakeHost:
     def __init__(self, names: tuple[str, ...] = ("web-0000", "web-0001")) -> None:
         self.names = names
         self.looks = 0
+        self.peeks: list[str] = []
         self.is_lost = False
         self.hang: dict[str, threading.Event] = {}
         self.lookup_error: HypervisorError | None = None
@@ -42,6 +43,10 @@ class FakeHost:
         self.looks += 1
         self._wait("domains")
         return [DomainFacts(name, f"u-{name}", DomainState.RUNNING, "", True, METADATA) for name in self.names]
+
+    def facts(self, name: str) -> DomainFacts | None:
+        self.peeks.append(name)
+        return DomainFacts(name, f"u-{name}", DomainState.RUNNING, "", True, METADATA)
 
     def start(self, name: str) -> None:
         self._wait("start")
@@ -138,6 +143,21 @@ def test_slow_destroys_delay_no_other_step(workers: Callable[..., HostWorker], r
     assert not any(is_outcome("web-0000")(report) for report in reports.all)
     host.hang["destroy"].set()
     reports.wait_for(is_outcome("web-0000"))
+
+
+def test_no_listing_is_begun_while_a_destroy_is_under_way(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    host = FakeHost()
+    host.hang["destroy"] = threading.Event()
+    worker = workers("a", host, tick_s=0.1)
+    reports.wait_for(lambda r: isinstance(r, Observation))
+    worker.submit(step(Destroy, "web-0000"))
+    reports.wait_for(lambda r: "web-0001" in host.peeks)
+    looks, mark = host.looks, len(reports.all)
+    late = reports.wait_for(lambda r: isinstance(r, Observation) and r in reports.all[mark + 2 :])
+    assert host.looks == looks and isinstance(late, Observation)
+    assert [facts.name for facts in late.domains] == ["web-0000", "web-0001"]
+    host.hang["destroy"].set()
+    reports.wait_for(lambda r: host.looks > looks)
 
 
 def test_lost_host_is_told_and_connected_again(workers: Callable[..., HostWorker], reports: Reports) -> None:

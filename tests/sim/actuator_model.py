@@ -64,6 +64,9 @@ class FakeHost:
             raise HypervisorLostError(f"{self.name} is gone")
         return [DomainFacts(d.name, d.uuid, d.state, d.reason, True, dict(d.metadata)) for d in self.by_name.values()]
 
+    def facts(self, name: str) -> DomainFacts | None:
+        return next((facts for facts in self.domains() if facts.name == name), None)
+
     def _change(self, call: str, name: str) -> FakeDomain:
         if self.is_lost:
             raise HypervisorLostError(f"{self.name} is gone")

@@ -45,6 +45,9 @@ class FakeHost:
     def domains(self) -> list[DomainFacts]:
         return self.shown
 
+    def facts(self, name: str) -> DomainFacts | None:
+        return next((facts for facts in self.shown if facts.name == name), None)
+
     def _call(self, name: str) -> None:
         self.calls.append(name)
         if self.error is not None:
