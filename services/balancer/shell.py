@@ -5,7 +5,7 @@ the rest follows from looks: one each second, quicker while a member comes or go
 another one. When HAProxy does not answer, the data plane does not need us: we ask again, and say that we know nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,15 +32,17 @@ from services.balancer.core.haproxy_config import state_file, stats_socket
 from services.balancer.core.holds import HOLD_S, Hold, held
 from services.balancer.core.report import backend_states, blind, news, substance
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
+from services.balancer.endpoint import accepts
 from services.balancer.errors import ProxyError, ProxyLostError
 from services.balancer.files import write_atomically
 from services.balancer.haproxy import RuntimeApi
 
 LOOK_S: Final = 1.0  # the longest between two looks: HAProxy may have been reloaded
-AFTER_ORDER_S: Final = 0.05
+AFTER_ORDER_S: Final = 0.01  # soon: what was ordered is confirmed, told, and saved for the next HAProxy
 MOVING_S: Final = 0.1
 MOVING_FOR_S: Final = 10.0  # a member that still has not come or gone by then is looked at less often
 SLOWLY_MOVING_S: Final = 0.25
+PAUSE_PER_LOOK: Final = 10.0  # with very many slots a look takes long: at most a tenth of the time is spent on looking
 NOTICE_S: Final = 0.25  # between two glances at the socket
 RETRY_S: Final = 0.1
 EARLY_RATIO: Final = 0.9  # a look that is due now may come a little early
@@ -60,6 +62,7 @@ class _Group:
     slots_total: int = 0
     cut_sessions: int = 0
     is_seen: bool = False
+    is_alive: bool = False
     traffic_base: Look | None = None
     traffic_told_s: float = -1e9
     told: tuple[object, ...] | None = None
@@ -76,6 +79,7 @@ class BalancerService:
         self._clock = context.clock
         self._bus = context.bus
         self._api = RuntimeApi(stats_socket(system), context.clock)
+        self._accepts: Callable[[str], bool] = accepts
         self._state_path = state_file(system)
         self._groups = {name: _Group(name, group) for name, group in context.config.groups.items()}
         self._holds: tuple[Hold, ...] = ()
@@ -160,7 +164,8 @@ class BalancerService:
             self._lose(error, now_s)
             return
         self._save(snapshot)
-        self._look_at_s = now_s + self._pause_s(any(has_ordered), now_s)
+        cost_s = self._clock.monotonic_s() - now_s
+        self._look_at_s = now_s + max(self._pause_s(any(has_ordered), now_s), PAUSE_PER_LOOK * cost_s)
 
     def _pause_s(self, has_ordered: bool, now_s: float) -> float:
         if has_ordered:
@@ -179,6 +184,7 @@ class BalancerService:
             self._event("proxy-restarted", text=f"HAProxy is process {snapshot.pid} now; every slot is verified")
         for group in self._groups.values():
             group.is_seen = group.name in snapshot.servers
+            group.is_alive = group.is_seen or self._accepts(group.config.endpoint)
             if not group.is_seen:
                 self._warn("backend-missing", group=group.name, reason="HAProxy runs another configuration")
         self._is_alive, self._snapshot = True, snapshot
@@ -190,12 +196,13 @@ class BalancerService:
             self._event("proxy-lost", text=str(error), level="warning")
         for group in self._groups.values():
             group.is_seen = False
+            group.is_alive = self._accepts(group.config.endpoint)
         self._is_alive, self._snapshot = False, None
         after_s = self._clock.monotonic_s()
         self._look_at_s = after_s + (RETRY_S if after_s - now_s < RETRY_S else RETRY_HANGING_S)
 
     def _manage(self, group: _Group, snapshot: Snapshot) -> bool:
-        """Bring one group's slots closer to its membership; return whether something was ordered."""
+        """Bring one group's slots closer to its membership; return whether something was ordered and done."""
         servers = snapshot.servers.get(group.name)
         if servers is None or group.membership is None:
             return False
@@ -204,22 +211,26 @@ class BalancerService:
         steps = plan(wanted, slots)
         self._note_restored(group, steps, is_same=self._pid == snapshot.pid)
         group.owners = next_owners(wanted, slots, steps)
-        self._order(group, steps)
-        self._count_cut(group, steps, servers)
+        is_done = self._order(group, steps)
+        if is_done:
+            self._count_cut(group, steps, servers)
         group.slots_total = len(slots)
         self._note_backends(group, backend_states(group.membership, wanted, slots))
-        return bool(steps)
+        return bool(steps) and is_done
 
-    def _order(self, group: _Group, steps: Sequence[Step]) -> None:
+    def _order(self, group: _Group, steps: Sequence[Step]) -> bool:
+        """Give the orders; return whether HAProxy refused none."""
         lines = [line for step in steps for line in commands(group.name, step)]
-        if not lines:
-            return
-        for refused in self._api.order(lines):
+        refusals = self._api.order(lines)
+        for refused in refusals:
             self._warn("order-refused", group=group.name, reason=refused)
+        if refusals:
+            return False
         for step in steps:
             owner = group.owners.get(step.slot)
             domain = owner.name if owner else ""
             logger().info("slot-ordered", group=group.name, slot=step.slot, order=type(step).__name__, domain=domain)
+        return True
 
     def _note_restored(self, group: _Group, steps: Sequence[Step], *, is_same: bool) -> None:
         """Say so when a slot that was in rotation, and is to be, was changed by another hand."""
@@ -268,7 +279,7 @@ class BalancerService:
         drain = Drain(
             group=group.name,
             endpoint=group.config.endpoint,
-            is_proxy_alive=group.is_seen,
+            is_proxy_alive=group.is_alive,
             backends=group.backends if group.is_seen else blind(group.backends),
             slots_total=group.slots_total,
             cut_sessions_total=group.cut_sessions,

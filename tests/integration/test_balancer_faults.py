@@ -258,6 +258,17 @@ def test_second_copy_exits_75(stand: Stand) -> None:
     assert first.poll() is None
 
 
+def test_without_balancer_haproxy_itself_retires_a_dead_domain(stand: Stand) -> None:
+    _, _, victim = three(stand)
+    end(stand.balancer)
+    with Load(stand.port, "/work?ms=50") as load:
+        stand.run_for(0.5)
+        end(victim.process)
+        stand.until(lambda: (victim.address, "ready", "DOWN") in stand.servers().values(), "down by its check")
+        stand.run_for(0.5)
+    assert load.failures == []
+
+
 # --- HAProxy dies --------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +281,15 @@ def test_killed_worker_comes_back_with_its_slots(stand: Stand) -> None:
     assert stand.worker() != pid
     assert {a for a, _, _ in stand.servers().values()} == {a for a, _, _ in before.values()}
     stand.until(lambda: any(e.name in {"proxy-restarted", "proxy-back"} for e in stand.events), "told")
+
+
+def test_killed_master_leaves_no_second_worker(stand: Stand) -> None:
+    three(stand)
+    pid = stand.worker()
+    stand.proxy.process.kill()
+    stand.until(lambda: not Path(f"/proc/{pid}").exists(), "the worker ends with its master", 5)
+    stand.until(lambda: _can_get(stand), "serving again", 3)
+    assert len(slots_of(stand, "ready")) == 3
 
 
 def test_haproxy_with_an_empty_state_file_serves_again_within_a_second(stand: Stand) -> None:
@@ -301,15 +321,15 @@ def test_reload_during_churn_loses_no_request_and_no_slot(stand: Stand) -> None:
     stand.join(stays, moves)
     with Load(stand.port) as load:
         for _ in range(3):
-            pid = stand.worker()
             stand.set_phase(moves, Phase.DRAINING)
-            _reload(stand)
+            old = _reload(stand)
             stand.until(lambda: stand.state(moves) == "draining", "draining")
             stand.set_phase(moves, Phase.STOPPING, wait_for="left")
+            _until_replaced(stand, old)
             stand.set_phase(moves, Phase.WARMING)
-            _reload(stand)
+            old = _reload(stand)
             stand.until(lambda: stand.state(moves) == "ready", "ready")
-            stand.until(lambda pid=pid: stand.worker() != pid, "another worker")
+            _until_replaced(stand, old)
             stand.set_phase(moves, Phase.READY)
             stand.run_for(1.2)
             assert slots_of(stand, "ready") == [stays.address, moves.address]
@@ -339,15 +359,15 @@ def test_hanging_socket_never_blocks_the_loop_and_traffic_goes_on(stand: Stand) 
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen(64)
-        stand.until(lambda: not stand.drains["web"].is_proxy_alive, "told")
         stand.until(lambda: not stand.traffics["web"].is_known, "unknown")
-        assert all(backend.is_healthy is None for backend in stand.drains["web"].backends)
+        stand.until(lambda: {b.is_healthy for b in stand.drains["web"].backends} == {None}, "nobody's health is known")
+        assert stand.drains["web"].is_proxy_alive
         assert _can_get(stand)
     path.unlink()
     stand.run_for(0.5)
     aside.rename(path)
-    stand.until(lambda: stand.drains["web"].is_proxy_alive, "alive again", 2)
     stand.until(lambda: stand.traffics["web"].is_known, "known again", 3)
+    assert {b.is_healthy for b in stand.drains["web"].backends} == {True}
 
 
 # --- slots ---------------------------------------------------------------------------------------------------------
@@ -388,15 +408,22 @@ def _can_get(stand: Stand) -> bool:
         return False
 
 
-def _reload(stand: Stand) -> None:
-    path = stand.config.system.run_path / "haproxy-master.sock"
-    with socket.socket(socket.AF_UNIX) as master:
-        master.settimeout(5)
-        stand.until(lambda: master.connect_ex(str(path)) == 0, "the master listens")
-        master.sendall(b"reload\n")
-        master.shutdown(socket.SHUT_WR)
-        while master.recv(4096):
-            continue
+def _reload(stand: Stand) -> int:
+    """Have HAProxy reload its configuration, as an operator does; return the worker that is to be replaced."""
+    worker = stand.worker()
+    stand.proxy.process.send_signal(signal.SIGUSR2)
+    return worker
+
+
+def _until_replaced(stand: Stand, worker: int) -> None:
+    """Wait for another worker; a master that is just reloading may not hear that it is to reload."""
+    for _ in range(20):
+        if stand.worker() != worker:
+            return
+        stand.run_for(0.5)
+        if stand.worker() == worker:
+            stand.proxy.process.send_signal(signal.SIGUSR2)
+    raise AssertionError(f"HAProxy still has the worker {worker}")
 
 
 def test_command_writes_a_configuration_that_haproxy_accepts(stand: Stand) -> None:

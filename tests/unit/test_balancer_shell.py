@@ -78,6 +78,7 @@ class FakeApi:
 class Bench:
     def __init__(self, directory: Path) -> None:
         text = f'[system]\nrun_dir = "{directory}"\nstate_dir = "{directory}"\n[groups.web]\nprefix = "web-"\n'
+        self.does_accept = False
         self.bus, self.clock, self.api = FakeBus(), FakeClock(), FakeApi()
         config = config_file.parse(text.encode(), "t")
         bus: Any = self.bus
@@ -86,6 +87,7 @@ class Bench:
         )
         api: Any = self.api
         self.service._api = api
+        self.service._accepts = lambda endpoint: self.does_accept
 
     def step(self, *bodies: Body, age_s: float = 0.0, after_s: float = 0.0) -> float:
         self.clock.now_s += after_s
@@ -177,7 +179,7 @@ def test_another_socket_is_looked_at_at_once(bench: Bench) -> None:
 def test_refused_order_is_said_and_tried_again(bench: Bench) -> None:
     bench.api.refused = ["set server web/vm1 state maint: Permission denied"]
     bench.step(membership(Phase.STOPPING))
-    bench.step(after_s=0.1)
+    bench.step(after_s=1.1)
     assert bench.api.orders == ["set server web/vm1 state maint"] * 2
 
 
@@ -185,6 +187,15 @@ def test_haproxy_with_another_configuration_is_not_alive_for_the_group(bench: Be
     bench.api.has_group = False
     bench.step(membership())
     assert not bench.bus.of(Drain)[-1].is_proxy_alive
+    assert not bench.bus.of(Traffic)[-1].is_known
+
+
+def test_silent_haproxy_that_serves_is_alive_and_unknown(bench: Bench) -> None:
+    bench.step(membership())
+    bench.api.is_silent = bench.does_accept = True
+    bench.step(after_s=1.5)
+    drain = bench.bus.of(Drain)[-1]
+    assert (drain.is_proxy_alive, drain.backends[0].is_healthy) == (True, None)
     assert not bench.bus.of(Traffic)[-1].is_known
 
 

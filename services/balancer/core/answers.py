@@ -125,13 +125,12 @@ def parse_look(answers: Iterable[str], groups: Collection[str]) -> Snapshot:
         ProxyError: an answer lacks what it must have.
     """
     info, stat, state = answers
-    rows = _rows(stat)
-    dump = _state_rows(state)
     try:
+        rows, dump = _rows(stat), _state_rows(state)
         servers = {group: _servers(group, rows, dump) for group in groups if (group, "BACKEND") in rows}
         totals = {group: _totals(rows[group, "FRONTEND"], rows[group, "BACKEND"]) for group in servers}
         return Snapshot(_pid(info), servers, totals, state + "\n")
-    except (KeyError, ValueError) as error:
+    except (KeyError, IndexError, ValueError) as error:
         raise ProxyError(f"HAProxy's answer cannot be read: {type(error).__name__} {error}") from error
 
 
@@ -144,7 +143,17 @@ def durable(snapshot: Snapshot) -> tuple[object, ...]:
     )
 
 
-Row = dict[str, str]
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table; a cell is found by its column's name."""
+
+    columns: Mapping[str, int]
+    cells: list[str]
+
+    def __getitem__(self, name: str) -> str:
+        return self.cells[self.columns[name]]
+
+
 Rows = dict[tuple[str, str], Row]
 
 
@@ -158,20 +167,25 @@ def _pid(info: str) -> int:
 def _rows(stat: str) -> Rows:
     if not stat.startswith("# "):
         raise ProxyError(f"HAProxy's statistics begin {stat[:80]!r}; '# pxname' is expected")
-    header, *lines = csv.reader(stat[2:].splitlines())
-    return {(line[0], line[1]): dict(zip(header, line, strict=False)) for line in lines}
+    return _table(csv.reader(stat[2:].splitlines()), "pxname", "svname")
 
 
-def _state_rows(state: str) -> dict[tuple[str, str], Row]:
+def _state_rows(state: str) -> Rows:
     version, _, text = state.partition("\n# ")
     if version != _STATE_VERSION:
         raise ProxyError(f"HAProxy's servers state has version {version[:20]!r}; {_STATE_VERSION} is spoken here")
-    header, *lines = (line.split(" ") for line in text.splitlines())
-    rows = (dict(zip(header, line, strict=False)) for line in lines)
-    return {(row["be_name"], row["srv_name"]): row for row in rows}
+    return _table((line.split(" ") for line in text.splitlines()), "be_name", "srv_name")
 
 
-def _servers(group: str, rows: Rows, dump: Mapping[tuple[str, str], Row]) -> tuple[Server, ...]:
+def _table(lines: Iterable[list[str]], proxy: str, server: str) -> Rows:
+    """Return the lines by proxy and server; the first line names the columns."""
+    header, *rest = lines
+    columns = {name: index for index, name in enumerate(header)}
+    rows = (Row(columns, cells) for cells in rest)
+    return {(row[proxy], row[server]): row for row in rows}
+
+
+def _servers(group: str, rows: Rows, dump: Rows) -> tuple[Server, ...]:
     return tuple(_server(name, rows[group, name], row) for (backend, name), row in dump.items() if backend == group)
 
 
