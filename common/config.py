@@ -233,6 +233,7 @@ class Group(Table):
     protocol: Literal["http", "tcp"] = "http"
     mode: Literal["on", "off", "observe", "out-only"] = "on"
     port: int = Field(default=8080, ge=1, le=65535)
+    max_in_flight: int = Field(default=64, ge=1, le=100000)
     address_source: Literal["lease", "arp", "agent", "static"] = "lease"
     addresses: dict[str, str] = Field(default_factory=dict)
     cooldown_out_s: Seconds = 5.0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.errors import ConfigError
 
-PERIODS_S = {"low": 0.5, "mid": 0.1, "high": 0.04}
-DEFAULT_N = 200_000
+PERIODS_S = {"low": 0.5, "mid": 0.1, "high": 1 / 30}
+DEFAULT_N = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ min = 1
 max = 4
 endpoint = "127.0.0.1:{port}"
 cooldown_in_s = 15.0
+max_in_flight = 16
 {group_extra}
 
 [groups.web.image]

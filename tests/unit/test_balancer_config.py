@@ -46,7 +46,7 @@ def test_each_group_is_a_frontend_and_a_backend() -> None:
     assert section(text, "backend db") == [
         "mode tcp",
         "timeout check 1000ms",
-        "server-template vm 1-5 slot.invalid:1 check disabled init-addr last,127.0.0.1",
+        "server-template vm 1-5 slot.invalid:1 check disabled maxconn 64 init-addr last,127.0.0.1",
     ]
 
 

@@ -123,7 +123,7 @@ def _backend(name: str, group: Group, haproxy: Haproxy) -> list[str]:
     return [
         *lines,
         f"    server-template vm 1-{haproxy.slots} slot.invalid:{EMPTY_PORT} check disabled"
-        f" init-addr last,{EMPTY_ADDRESS}",
+        f" maxconn {group.max_in_flight} init-addr last,{EMPTY_ADDRESS}",
     ]
 
 
