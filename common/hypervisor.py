@@ -106,7 +106,7 @@ class Connection:
             return False  # a closed connection cannot even be asked
 
     def close(self) -> None:
-        """Let go of the connection; one that is already lost is no error."""
+        """Let go of the connection; one that is already lost is no error. A frozen host holds this up for 20 s."""
         for callback in self._callbacks:
             with _already_lost_is_fine():
                 self._lines.first.domainEventDeregisterAny(callback)

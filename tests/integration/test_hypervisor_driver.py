@@ -1,0 +1,298 @@
+"""The one door to libvirt, on libvirt's own test driver: no hypervisor needed."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from common.config import Network
+from common.domain import DomainState, LifecycleEvent
+from common.errors import DomainGoneError, HypervisorError, HypervisorLostError
+from common.hypervisor import Connection
+from common.network_xml import network_xml
+from tests.integration.monitor_stand import CLOCK, PrivateLibvirtd, is_ours, test_domain, wait_for
+
+URI = "test:///default"
+NAME = "hvtest-0000"
+HOSTILE = {"group": 'a"b', "note": "</member>;<x/>"}
+
+
+@pytest.fixture
+def host() -> Iterator[Connection]:
+    connection = Connection.open(URI, is_read_only=False, may_touch=is_ours)
+    yield connection
+    remove(connection, *[facts.name for facts in connection.domains()])
+    connection.remove_network("hvtest-net")
+    connection.close()
+
+
+def remove(connection: Connection, *names: str) -> None:
+    for name in names:
+        connection.destroy(name)
+        connection.undefine(name)
+
+
+def state(host: Connection, name: str = NAME) -> DomainState:
+    return next(facts.state for facts in host.domains() if facts.name == name)
+
+
+def test_a_defined_domain_is_listed_with_its_uuid_and_no_metadata(host: Connection) -> None:
+    uuid = host.define(test_domain(NAME))
+    (facts,) = host.domains()
+    assert (facts.name, facts.uuid, facts.state, facts.is_persistent) == (NAME, uuid, DomainState.SHUTOFF, True)
+    assert facts.metadata == {}
+
+
+def test_foreign_domains_are_not_listed(host: Connection) -> None:
+    assert [facts.name for facts in host.domains()] == []
+    assert host.cpu_readings() == []
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_metadata_are_replaced_whole_and_hostile_values_survive(host: Connection, is_running: bool) -> None:
+    host.define(test_domain(NAME))
+    if is_running:
+        host.start(NAME)
+    host.set_metadata(NAME, {"group": "web", "phase": "ready"})
+    host.set_metadata(NAME, HOSTILE)
+    assert host.domains()[0].metadata == HOSTILE
+
+
+def test_metadata_written_while_running_outlive_the_stop(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    host.start(NAME)
+    host.set_metadata(NAME, {"group": "web"})
+    host.destroy(NAME)
+    assert host.domains()[0].metadata == {"group": "web"}
+
+
+def test_a_domain_that_carries_our_metadata_is_ours_whatever_its_name(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    host.set_metadata(NAME, {"group": "web"})
+    stranger = Connection.open(URI, is_read_only=False, may_touch=lambda _name: False)
+    try:
+        assert [facts.name for facts in stranger.domains()] == [NAME]
+        assert [reading.name for reading in stranger.cpu_readings()] == [NAME]
+        stranger.start(NAME)
+        assert state(host) is DomainState.RUNNING
+    finally:
+        stranger.close()
+
+
+def test_the_whole_life_of_a_domain(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    for change, expected in (
+        (host.start, DomainState.RUNNING),
+        (host.suspend, DomainState.PAUSED),
+        (host.resume, DomainState.RUNNING),
+        (host.shutdown, DomainState.SHUTOFF),
+        (host.start, DomainState.RUNNING),
+        (host.destroy, DomainState.SHUTOFF),
+    ):
+        change(NAME)
+        assert state(host) is expected
+    host.undefine(NAME)
+    assert host.domains() == []
+
+
+def test_changes_that_are_so_already_are_no_errors(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    for change in (host.shutdown, host.destroy, host.start, host.start, host.resume):
+        change(NAME)
+    assert state(host) is DomainState.RUNNING
+
+
+@pytest.mark.parametrize("verb", ["start", "shutdown", "destroy", "undefine", "suspend", "resume"])
+def test_a_foreign_domain_is_never_changed(host: Connection, verb: str) -> None:
+    with pytest.raises(HypervisorError, match=r"refused to .* test: it matches no group's prefix"):
+        getattr(host, verb)("test")
+
+
+def test_nothing_is_written_to_or_defined_over_a_foreign_domain(host: Connection) -> None:
+    for change in (
+        lambda: host.set_metadata("test", {"group": "web"}),
+        lambda: host.set_quota("test", 0.5),
+        lambda: host.define(test_domain("test")),
+        lambda: host.define(test_domain("unheard-of")),
+        lambda: host.run_once(test_domain("unheard-of"), 0.1),
+    ):
+        with pytest.raises(HypervisorError, match="refused"):
+            change()
+
+
+@pytest.mark.parametrize("verb", ["start", "shutdown", "destroy", "undefine", "suspend", "resume"])
+def test_a_domain_that_is_gone_is_told_as_gone(host: Connection, verb: str) -> None:
+    with pytest.raises(DomainGoneError, match=f"{NAME}.*Domain not found"):
+        getattr(host, verb)(NAME)
+
+
+def test_an_unknown_element_is_refused_not_dropped(host: Connection) -> None:
+    with pytest.raises(HypervisorError, match="bogus"):
+        host.define(test_domain(NAME).replace("<memory", "<bogus/><memory"))
+
+
+def test_a_quota_out_of_range_is_refused(host: Connection) -> None:
+    with pytest.raises(HypervisorError, match=r"cpu_quota must be in \[0.01, 1\]"):
+        host.set_quota(NAME, 1.5)
+
+
+def test_a_reading_has_cpu_time_and_allotment(host: Connection) -> None:
+    host.define(test_domain(NAME, vcpus=2))
+    host.define(test_domain("hvtest-0001"))
+    host.start(NAME)
+    running, off = host.cpu_readings()
+    assert running.cpu_time_s is not None and running.cpu_time_s >= 0
+    assert (running.state, running.allotted_cpus) == (DomainState.RUNNING, 2.0)
+    assert abs(CLOCK.monotonic_s() - running.read_at_s) < 1
+    assert (off.state, off.cpu_time_s, off.allotted_cpus) == (DomainState.SHUTOFF, None, None)
+
+
+def test_a_domain_that_vanished_after_the_listing_has_no_reading(host: Connection) -> None:
+    uuid = host.define(test_domain(NAME))
+    host.refresh()
+    remove(host, NAME)
+    assert (host.known(), host.reading(uuid)) == ({uuid: NAME}, None)
+
+
+def test_lifecycle_events_arrive_in_order(host: Connection) -> None:
+    seen: list[LifecycleEvent] = []
+    host.watch(seen.append, lambda: None)
+    host.define(test_domain(NAME))
+    for change in (host.start, host.suspend, host.resume, host.destroy, host.undefine):
+        change(NAME)
+    wait_for(lambda: len(seen) >= 6)
+    assert [event.kind for event in seen] == ["defined", "started", "paused", "resumed", "stopped", "undefined"]
+    assert seen[-2].detail == "destroyed"
+
+
+def test_a_transient_domain_that_does_not_end_is_ended_at_the_deadline(host: Connection) -> None:
+    assert host.run_once(test_domain("autoscaler-probe-hvtest"), 0.05) is None
+    with pytest.raises(DomainGoneError):
+        host.destroy("autoscaler-probe-hvtest")
+
+
+def test_a_transient_domain_that_ends_tells_why(host: Connection) -> None:
+    name = "autoscaler-probe-hvtest"
+    host.watch(lambda event: event.kind == "started" and end.start(), lambda: None)
+    end = threading.Thread(target=lambda: host.shutdown(name))
+    assert host.run_once(test_domain(name), 5) == "shutdown"
+
+
+def test_a_probe_domain_is_never_listed(host: Connection) -> None:
+    listed: list[int] = []
+    host.watch(lambda event: event.kind == "started" and look.start(), lambda: None)
+    look = threading.Thread(target=lambda: listed.append(len(host.domains()) + len(host.cpu_readings())))
+    host.run_once(test_domain("autoscaler-probe-hvtest"), 0.3)
+    look.join()
+    assert listed == [0]
+
+
+def test_a_network_is_made_kept_extended_and_removed(host: Connection) -> None:
+    for slots in (3, 3, 5, 2):
+        host.ensure_network(network_xml(Network(name="hvtest-net", bridge="hvtest0", slots=slots)), "hvtest-net")
+        assert host.has_network("hvtest-net")
+    host.remove_network("hvtest-net")
+    host.remove_network("hvtest-net")
+    assert not host.has_network("hvtest-net")
+
+
+def test_a_network_that_is_not_ours_is_never_touched(host: Connection) -> None:
+    for change in (
+        lambda: host.ensure_network(network_xml(Network(name="default")), "default"),
+        lambda: host.remove_network("default"),
+    ):
+        with pytest.raises(HypervisorError, match=r"network 'default' .* is not ours"):
+            change()
+    assert host.has_network("default")
+
+
+def test_an_unknown_address_source_is_refused(host: Connection) -> None:
+    with pytest.raises(HypervisorError, match="address source must be one of lease, arp, agent; got 'dns'"):
+        host.address(NAME, "dns")
+
+
+def test_the_host_tells_what_it_has(host: Connection) -> None:
+    assert host.host_cpus() > 0
+    assert host.free_memory_bytes() > 0
+    assert host.host_facts().domain_types == {"test"}
+
+
+def test_a_closed_connection_is_not_alive_and_calls_say_lost() -> None:
+    connection = Connection.open(URI, is_read_only=True, may_touch=is_ours)
+    connection.ping()
+    connection.close()
+    connection.close()
+    assert not connection.is_alive()
+    with pytest.raises(HypervisorLostError):
+        connection.domains()
+
+
+def test_a_host_that_cannot_be_reached_is_lost() -> None:
+    with pytest.raises(HypervisorLostError, match=r"cannot connect to test:///nowhere.xml"):
+        Connection.open("test:///nowhere.xml", is_read_only=True, may_touch=is_ours)
+
+
+def test_listing_stays_cheap_with_two_hundred_domains(host: Connection) -> None:
+    names = [f"hvtest-{number:04d}" for number in range(200)]
+    for name in names:
+        host.define(test_domain(name))
+    start_s = CLOCK.monotonic_s()
+    assert [facts.name for facts in host.domains()] == names
+    assert [reading.name for reading in host.cpu_readings()] == names
+    assert CLOCK.monotonic_s() - start_s < 2
+
+
+# --- through a daemon --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def daemon() -> Iterator[PrivateLibvirtd]:
+    daemon = PrivateLibvirtd()
+    yield daemon
+    daemon.close()
+
+
+def test_a_read_only_connection_changes_nothing(daemon: PrivateLibvirtd) -> None:
+    writer, reader = daemon.connect(), daemon.connect(is_read_only=True)
+    writer.define(test_domain(NAME))
+    with pytest.raises(HypervisorError, match="read only access"):
+        reader.start(NAME)
+    assert state(reader) is DomainState.SHUTOFF
+    writer.close()
+    reader.close()
+
+
+def test_the_end_of_the_daemon_is_told_and_calls_say_lost(daemon: PrivateLibvirtd) -> None:
+    connection, lost = daemon.connect(), threading.Event()
+    connection.watch(lambda _event: None, lost.set)
+    daemon.stop()
+    assert lost.wait(5)
+    with pytest.raises(HypervisorLostError):
+        connection.domains()
+    assert not connection.is_alive()
+    connection.close()
+
+
+def test_a_connection_closed_during_a_call_closes_after_it(daemon: PrivateLibvirtd) -> None:
+    connection = daemon.connect()
+    answers: list[str] = []
+
+    def call() -> None:
+        connection.ping()
+        frozen.wait()
+        connection.ping()
+        answers.append("pong")
+
+    frozen = threading.Event()
+    caller, closer = threading.Thread(target=call), threading.Thread(target=connection.close)
+    caller.start()
+    wait_for(lambda: len(connection._lines._lines) == 2)
+    daemon.freeze()
+    frozen.set()
+    wait_for(lambda: connection._lines._lines[1].callers == 1)
+    closer.start()
+    wait_for(lambda: connection._lines._is_closed)
+    daemon.thaw()
+    caller.join(5)
+    closer.join(5)
+    assert answers == ["pong"]
