@@ -59,7 +59,7 @@ def test_frozen_domain_with_push_fails_no_get(stand: Stand) -> None:
         stand.until(lambda: slots_of(stand, "ready") == ["127.0.0.20", "127.0.0.21"], "the slot is out")
         stand.run_for(1)
     assert load.failures == []
-    assert load.slowest_s < 1.0
+    assert load.slowest_s < 2.0  # without the push: a check's time-out more, above 3 s
 
 
 def test_frozen_domain_without_push_is_retired_by_haproxy_itself(stand: Stand) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from common.clock import SystemClock
 from services.balancer.core.answers import LOOK
+from services.balancer.endpoint import accepts
 from services.balancer.errors import ProxyError, ProxyLostError
 from services.balancer.haproxy import RuntimeApi
 
@@ -66,7 +67,7 @@ def test_absent_socket_is_a_lost_proxy(tmp_path: Path) -> None:
 def test_silence_ends_at_the_deadline(serve: Serve) -> None:
     gone = threading.Event()
     api = serve(lambda connection: (gone.wait(2), None)[1])
-    assert 0.2 < took_s(api, ProxyLostError, "no answer within 0.3 s") < 0.6
+    assert 0.2 < took_s(api, ProxyLostError, "no answer within 0.3 s") < 1.0
     gone.set()
 
 
@@ -80,7 +81,7 @@ def test_drop_by_drop_ends_at_the_deadline(serve: Serve) -> None:
             except OSError:
                 return
 
-    assert 0.2 < took_s(serve(drip), ProxyLostError, "no answer") < 0.6
+    assert 0.2 < took_s(serve(drip), ProxyLostError, "no answer") < 1.0
     gone.set()
 
 
@@ -136,6 +137,18 @@ def test_look_asks_three_things_at_once(serve: Serve) -> None:
 
     assert serve(answer).look(["web"]).pid == 7
     assert lines == [";".join(LOOK).encode() + b"\n"]
+
+
+@pytest.mark.parametrize(("bound", "asked"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "*"), ("::1", "[::1]")])
+def test_endpoint_accepts_while_something_listens(bound: str, asked: str) -> None:
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.bind((bound, 0))
+        endpoint = f"{asked}:{listener.getsockname()[1]}"
+        assert not accepts(endpoint)
+        listener.listen(1)
+        assert accepts(endpoint)
+    assert not accepts(endpoint)
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -80,7 +80,6 @@ def _defaults(haproxy: Haproxy) -> list[str]:
         "defaults",
         "    load-server-state-from-file global",
         "    balance leastconn",
-        "    option dontlognull",
         "    option redispatch 1",
         "    retries 3",
         f"    timeout connect {CONNECT_TIMEOUT_MS}ms",
