@@ -27,6 +27,8 @@ MAX_LEAD_STEPS = 120
 MAX_REQUESTS = 1e15
 MAX_CAPACITY = 1_000_000
 EXACT_TO = 48  # capacities up to here are weighed one by one, beyond that in steps of 2 %
+_ladder = np.unique(np.ceil(np.geomspace(EXACT_TO, MAX_CAPACITY, math.ceil(math.log(MAX_CAPACITY / EXACT_TO) / 0.02))))
+CAPACITIES = np.concatenate((np.arange(EXACT_TO, dtype=float), _ladder))
 BAND = (0.1, 0.5, 0.9)
 
 
@@ -141,7 +143,7 @@ def capacities(state: Forecast, requests_per_domain: float, headrooms: Sequence[
     """Return the capacity at each of ``headrooms``: one forecast, many decisions. 0 before any load was seen."""
     if not (math.isfinite(requests_per_domain) and requests_per_domain > 0):
         raise ValueError(f"requests_per_domain must be finite and > 0; got {requests_per_domain}")
-    weights = np.array([weight_of(headroom) for headroom in headrooms])
+    weights = [weight_of(headroom) for headroom in headrooms]
     if state.latest is None:
         return [0] * len(weights)
     candidates = _candidates(state.latest, requests_per_domain)
@@ -150,8 +152,9 @@ def capacities(state: Forecast, requests_per_domain: float, headrooms: Sequence[
     share = np.cumsum(np.diff(at_or_below) / demand)
     if share[-1] <= 0:
         return [0] * len(weights)
-    wanted = share.searchsorted(share[-1] * (weights / (1 + weights)) - 1e-15)
-    chosen = candidates[1:][np.minimum(wanted, len(share) - 1)]
+    ratio = np.array(weights)
+    wanted = share.searchsorted(share[-1] * (ratio / (1 + ratio)) - 1e-15)
+    chosen: list[float] = candidates[1:][np.minimum(wanted, len(share) - 1)].tolist()
     return [int(capacity) for capacity in chosen]
 
 
@@ -193,12 +196,7 @@ def _due(state: Forecast) -> tuple[Outlook | None, tuple[Outlook | None, ...]]:
 
 def _candidates(latest: Outlook, requests_per_domain: float) -> Floats:
     top = min(math.ceil(_top(latest) / requests_per_domain) + 20, MAX_CAPACITY)
-    exact = np.arange(min(top, EXACT_TO) + 1, dtype=float)
-    if top <= EXACT_TO:
-        return exact
-    count = math.ceil(math.log(top / EXACT_TO) / 0.02) + 1
-    coarse = np.unique(np.ceil(np.geomspace(EXACT_TO, top, count)))
-    return np.concatenate((exact, coarse[coarse > EXACT_TO]))
+    return CAPACITIES[: int(CAPACITIES.searchsorted(top)) + 1]
 
 
 def _top(latest: Outlook) -> float:

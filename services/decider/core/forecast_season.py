@@ -5,6 +5,7 @@ periods, ``newest`` the latest value of each bucket. A bucket settles shortly be
 comparison of now with then never mixes today's values into the past. An unknown bucket is NaN.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +45,9 @@ def observe(season: Season, at_s: float, value: float, lead_s: float) -> Season:
     settled, newest = season.settled.copy(), season.newest.copy()
     reach = min(_bucket(season, at_s + lead_s) + _half_window(season) + 1, bucket + count - 1)
     first = max(season.settled_to, reach - count + 1)
-    if reach >= first:
+    if reach == first:
+        _settle_one(settled, newest, first % count)
+    elif reach > first:
         _settle(settled, newest, np.arange(first, reach + 1) % count)
     slot = bucket % count
     is_again = bucket == season.at
@@ -58,8 +61,15 @@ def around(season: Season, at_s: float) -> float:
     centre = _bucket(season, at_s)
     if half == 0:
         return float(season.settled[centre % len(season.settled)])
-    window = season.settled.take(range(centre - half, centre + half + 1), mode="wrap")
-    return float(window.mean())
+    window = season.settled.take(np.arange(centre - half, centre + half + 1), mode="wrap")
+    return float(window.sum()) / len(window)
+
+
+def _settle_one(settled: Floats, newest: Floats, slot: int) -> None:
+    old, new = float(settled[slot]), float(newest[slot])
+    if not math.isnan(new):
+        settled[slot] = new if math.isnan(old) else old + NEWEST_SHARE * (new - old)
+    newest[slot] = np.nan
 
 
 def _settle(settled: Floats, newest: Floats, slots: npt.NDArray[np.int64]) -> None:

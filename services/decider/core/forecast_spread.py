@@ -28,7 +28,7 @@ BIN = float(GRID[1] - GRID[0])
 WIDTH = np.cosh(GRID) * STRETCH * BIN
 _student = (1 + (np.sinh(GRID) * STRETCH / 0.9) ** 2 / 3) ** -2 * WIDTH
 PRIOR = _student / _student.sum()  # Student's t with 3 degrees of freedom: what is believed before any data
-PRIOR_COUNT = 10.0
+PRIOR_COUNT = 25.0
 FORGET_SPREAD = 0.995
 FORGET_CONTEXT = 0.98
 LEAN = 10.0  # observations that the common histogram counts for in a context
@@ -39,6 +39,9 @@ EXPERTS_PLAIN = POINTS * len(RATES)
 OWNERS = np.array([LAST, COMBINED, FITTED])  # the forecasters with histograms by context
 FAMILIES = 2  # the minute of the hour, the state
 EXPERTS = EXPERTS_PLAIN + FAMILIES * len(OWNERS)
+CENTRES = np.concatenate((np.repeat(np.arange(POINTS), len(RATES)), np.tile(OWNERS, FAMILIES)))
+OWNER_ROWS = OWNERS * len(RATES) + 1  # those with the slow scale
+ROWS = np.arange(EXPERTS)
 MAX_PHASES = 60
 ABOVE_USUAL = np.array([0.6, 0.85, 1.15, 1.6])
 LAST_CHANGE = np.array([-2.0, -0.7, 0.7, 2.0])
@@ -46,10 +49,11 @@ STATES = (len(ABOVE_USUAL) + 1) * (len(LAST_CHANGE) + 1)
 
 SURPRISE = np.array([-6.0, -2.5, -1.0, 1.0, 2.5, 6.0])
 FORGET_LOSS, LEARN_LOSS = 0.97, 0.5
-FORGET_SURPRISE, LEARN_SURPRISE = 0.95, 0.4
+FORGET_SURPRISE, LEARN_SURPRISE = 0.95, 0.25
 SHARE_OF_COMMON_LOSS = 0.3
 MOST_LOSS = 8.0  # one outlier must not silence an expert for good
 LEAST_WEIGHT = 1e-4  # relative to the best: any expert can come back
+NEGLIGIBLE = 1e-3  # relative to the best: not worth computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def outlook(spread: Spread, points: Points, guess: Guess, target_s: float) -> Ou
     state, surprise = _state(points), _surprise(points)
     shapes = np.empty((EXPERTS, BINS))
     np.divide(spread.common, spread.common.sum(1, keepdims=True), out=shapes[:EXPERTS_PLAIN])
-    common = shapes[_owner_rows()] * LEAN
+    common = shapes[OWNER_ROWS] * LEAN
     leaning = np.concatenate((spread.phases[phase] + common, spread.states[state] + common))
     np.divide(leaning, leaning.sum(1, keepdims=True), out=shapes[EXPERTS_PLAIN:])
     scale = np.maximum(spread.scale * np.maximum(guess.points, guess.unit)[:, None], 1e-6 * guess.unit)
@@ -114,8 +118,7 @@ def learn(spread: Spread, seen: Outlook, value: float) -> Spread:
     """Return the spread after the ``value`` that ``seen`` was about."""
     points, unit = seen.guess.points, seen.guess.unit
     low, share = _place((value - points)[:, None] / seen.scale)
-    owners = _owner_rows()
-    rows = np.arange(EXPERTS)
+    owners = OWNER_ROWS
     low_of = np.concatenate((low, low[owners], low[owners]))
     share_of = np.concatenate((share, share[owners], share[owners]))
     common = spread.common * FORGET_SPREAD + PRIOR * (PRIOR_COUNT * (1 - FORGET_SPREAD))
@@ -138,31 +141,26 @@ def learn(spread: Spread, seen: Outlook, value: float) -> Spread:
     if value == 0:  # silence says nothing about who forecasts load well
         return learned
     flat = _flat(seen.scale)
-    left = seen.shapes[rows, low_of] / WIDTH[low_of]
-    right = seen.shapes[rows, low_of + 1] / WIDTH[low_of + 1]
+    left = seen.shapes[ROWS, low_of] / WIDTH[low_of]
+    right = seen.shapes[ROWS, low_of + 1] / WIDTH[low_of + 1]
     density = (left * (1 - share_of) + right * share_of) * (unit / flat)
     return _score(learned, -np.log(density + 1e-12), seen.surprise)
 
 
 def cumulative(seen: Outlook, loads: Floats) -> Floats:
     """Return for each of ``loads`` the probability that the load is not above it. Shape as ``loads``, in [0, 1]."""
-    chosen = np.flatnonzero(seen.weights > seen.weights.max() * 1e-3)
-    centre = np.concatenate((np.repeat(seen.guess.points, len(RATES)), np.tile(seen.guess.points[OWNERS], FAMILIES)))
-    distance = (loads[None, :] - centre[chosen, None]) / _flat(seen.scale)[chosen, None]
+    chosen = np.flatnonzero(seen.weights > seen.weights.max() * NEGLIGIBLE)
+    distance = (loads[None, :] - seen.guess.points[CENTRES[chosen], None]) / _flat(seen.scale)[chosen, None]
     place = np.clip((np.arcsinh(distance / STRETCH) + EDGE) / BIN + 0.5, 0, BINS - 0.001)
     low = place.astype(np.int64)
     below = np.zeros((len(chosen), BINS + 1))
     np.cumsum(seen.shapes[chosen], axis=1, out=below[:, 1:])
-    row = np.arange(len(chosen))[:, None]
+    row = ROWS[: len(chosen), None]
     left = below[row, low]
     at_or_below = left + (below[row, low + 1] - left) * (place - low)
     weights = seen.weights[chosen]
     answer: Floats = (weights / weights.sum()) @ at_or_below
     return answer
-
-
-def _owner_rows() -> Ints:
-    return OWNERS * len(RATES) + 1  # the slow scale
 
 
 def _flat(scale: Floats) -> Floats:
@@ -177,7 +175,7 @@ def _place(error: Floats) -> tuple[Ints, Floats]:
 
 
 def _count(histograms: Floats, low: Ints, share: Floats) -> None:
-    rows = np.arange(len(histograms))
+    rows = ROWS[: len(histograms)]
     histograms[rows, low] += 1 - share
     histograms[rows, low + 1] += share
 
