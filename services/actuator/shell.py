@@ -13,6 +13,7 @@ from common.bus import Inbox, PendingRequest, Received
 from common.clock import boot_id
 from common.log import logger
 from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership, Reply
+from common.phases import Phase
 from common.process import Context as ProcessContext
 from services.actuator.access import access
 from services.actuator.core import breaker as breakers
@@ -348,7 +349,7 @@ def targets(view: View) -> dict[Identity, Target]:
     found: dict[Identity, Target] = {}
     for member in view.planned.view.members:
         at = address(view.wanted, member)
-        if member.phase in COMING and member.is_reachable and not member.is_off and at is not None:
+        if member.phase in COMING | {Phase.STANDBY} and member.is_reachable and not member.is_off and at is not None:
             found[(member.name, member.domain.uuid)] = _target(view.wanted, member, at)
     return found
 

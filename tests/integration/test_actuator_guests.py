@@ -223,7 +223,9 @@ def config(place: Path) -> Config:
 def users_config(config: Config) -> Config:
     """The same group, of domains that the user has made."""
     values = config.model_dump(by_alias=True, mode="json")
-    values["groups"]["actest"] |= {"kind": "existing", "address_source": "arp", "readiness": {"identity": True}}
+    values["groups"]["actest"] |= {"kind": "existing", "address_source": "static", "readiness": {"identity": True}}
+    addresses = {f"actest-{index:04d}": config.network.address(index) for index in range(3)}
+    values["groups"]["actest"] |= {"addresses": addresses}
     return Config.model_validate(values)
 
 
@@ -233,6 +235,7 @@ def users_driver(users_config: Config) -> Iterator[Driver]:
     connection.ensure_network(network_xml(users_config.network), "actest")
     for index in range(3):
         connection.define(users_xml(users_config, index))
+    connection.start("actest-0002")
     connection.close()
     driver = Driver(users_config)
     yield driver
@@ -248,7 +251,7 @@ def users_xml(config: Config, index: int) -> str:
         group="", uuid=uuid, host="", phase=Phase.GONE, since_mono_s=0.0, since_s=0.0, boot_id="", slot=index
     )
     group = config.groups["actest"].model_copy(update={"kind": "template"})
-    root = ET.fromstring(domain_xml(DomainSpec(name, uuid, record, "qemu", group, config.network, template)))  # noqa: S314 - ours
+    root = ET.fromstring(domain_xml(DomainSpec(name, uuid, record, "qemu", group, config.network, template)))
     for metadata in root.findall("metadata"):
         root.remove(metadata)
     return ET.tostring(root, encoding="unicode")
@@ -324,7 +327,6 @@ def test_frozen_guest_is_replaced_and_its_slow_end_holds_up_nobody(driver: Drive
 
 def test_users_domains_are_started_stopped_and_never_removed(users_driver: Driver) -> None:
     driver, connection = users_driver, mine()
-    connection.start("actest-0002")
     driver.want(1)
     driver.run_until({"actest-0002": "ready"})
     message = driver.membership()

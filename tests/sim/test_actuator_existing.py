@@ -110,6 +110,19 @@ def test_domain_started_by_hand_is_adopted_and_the_surplus_leaves() -> None:
     world.run_until(lambda: len(running(world)) == 1 and world.ready() == 1)
 
 
+def test_running_domain_that_never_answered_us_is_left_as_it_is_and_another_serves() -> None:
+    world = users_world(running=(2,), boot_timeout_s=5.0)
+    silent = world.hosts["local"].by_name["web-0002"]
+    silent.never_boots = True
+    world.want(1)
+    world.run_until(lambda: world.ready() == 1)
+    assert running(world) == ["web-0000", "web-0002"]
+    assert [call for _, call, name in world.log if name == "web-0002"] == ["set_metadata", "set_metadata"]
+    assert world.message is not None and "not answering, left as they are: web-0002" in world.message.blocked
+    silent.never_boots = False
+    world.run_until(lambda: world.phases().get("web-0002") in ("ready", "draining"))
+
+
 def test_domains_without_four_digits_are_none_of_ours() -> None:
     world = users_world(count=0)
     for name in ("web-1", "web-abcd", "website", "other-0001"):

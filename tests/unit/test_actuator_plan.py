@@ -15,7 +15,7 @@ from services.actuator.core.membership import membership
 from services.actuator.core.plan import plan
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Probe, Seen, SeenDomain, SeenHost, Template, Wanted
-from services.actuator.core.steps import Define, Destroy, SetPhase, Step, Suspend
+from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Suspend
 from services.actuator.core.victims import pick
 
 NOW_S = 5000.0
@@ -245,6 +245,12 @@ def test_domain_that_does_not_serve_yet_leaves_first_and_without_a_drain() -> No
 def test_victims_are_never_protected() -> None:
     see = seen(domain("web-0000", protected=True), domain("web-0001", Phase.BOOTING, protected=True))
     assert pick(view(wanted(0), see).members, 5) == []
+
+
+def test_victim_that_is_busy_keeps_its_place_and_nobody_goes_for_it() -> None:
+    starting = domain("web-0001", Phase.CREATING, SHUTOFF, age_s=1)
+    busy = Start(group="web", host="local", domain="web-0001", uuid="u-web-0001", reason="")
+    assert steps(wanted(1), seen(domain("web-0000"), starting, in_flight=(busy,))) == ()
 
 
 FORBIDDEN = {

@@ -38,7 +38,7 @@ def _phase_event(step: SetPhase, now_s: float) -> Event | None:
     if step.was is step.record.phase or step.was is None:
         return None
     match step.record.phase:
-        case Phase.WARMING if step.was is Phase.BOOTING:
+        case Phase.WARMING if step.was in (Phase.BOOTING, Phase.STANDBY):
             took = (
                 "" if step.record.started_mono_s is None else f" {now_s - step.record.started_mono_s:.1f} s after start"
             )
@@ -55,6 +55,8 @@ def _phase_event(step: SetPhase, now_s: float) -> Event | None:
             return _say(step, "drain-forced", step.reason, "warning")
         case Phase.FAILED:
             return _say(step, "domain-failed", step.reason, "warning")
+        case Phase.STANDBY:
+            return _say(step, "domain-silent", step.reason, "warning")
         case Phase.GONE:
             return _say(step, "domain-stopped", step.reason)
         case _:

@@ -21,6 +21,7 @@ HALT_RATIO: Final = 0.45
 ABSENT_GRACE_S: Final = 5.0
 UNHEALTHY: Final = "its health checks fail"
 NEVER_SERVED: Final = "left before it served"
+SILENT: Final = "it runs and does not answer; it was running before us, so it is left as it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,8 @@ def _booting(context: Context, member: Member) -> Step | None:
     if member.probe is not None and member.probe.is_right:
         return enter(context, member, Phase.WARMING, "it answers as itself")
     if is_overdue(context.wanted, member, context.now_s):
+        if not context.is_template and member.record.started_mono_s is None:
+            return enter(context, member, Phase.STANDBY, SILENT)
         detail = f" ({member.probe.detail})" if member.probe is not None and member.probe.detail else ""
         limit_s = context.wanted.group.boot_timeout_s
         return enter(context, member, Phase.FAILED, f"no right answer within {limit_s:g} s{detail}")
@@ -222,7 +225,14 @@ def _gone(context: Context, member: Member) -> Step | None:
     return _remove(context, member) if member.is_off else None
 
 
-def _standby(_context: Context, _member: Member) -> Step | None:
+def _standby(context: Context, member: Member) -> Step | None:
+    """A user's domain that ran before us and does not answer: it is no capacity, and not ours to power off."""
+    if context.is_template:
+        return None
+    if member.is_off:
+        return _remove(context, member)
+    if member.probe is not None and member.probe.is_right:
+        return enter(context, member, Phase.WARMING, "it answers as itself")
     return None
 
 

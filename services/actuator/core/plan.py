@@ -54,6 +54,9 @@ def _notes(context: Context) -> list[str]:
     if context.view.strangers:
         strangers = ", ".join(domain.name for domain in context.view.strangers[:3])
         notes.append(f"domains under our prefix that are not ours are left alone: {strangers}")
+    silent = [m.name for m in context.view.members if m.phase is Phase.STANDBY]
+    if silent:
+        notes.append(f"running and not answering, left as they are: {', '.join(silent)}")
     lost = sorted(h.name for h in context.seen.hosts if not h.is_reachable and h.name in context.wanted.group.hosts)
     if lost:
         notes.append(f"not reachable: {', '.join(lost)}")

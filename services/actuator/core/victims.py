@@ -15,8 +15,12 @@ def may_leave(member: Member) -> bool:
 
 
 def pick(members: Iterable[Member], count: int) -> list[Member]:
-    """Return up to ``count`` victims, the first to go first; fewer where too many are protected."""
-    return sorted((m for m in members if m.is_free and may_leave(m)), key=_order)[: max(count, 0)]
+    """Return up to ``count`` victims, the first to go first; fewer where too many are protected.
+
+    One that is busy now keeps its place in the queue, and is taken in a later plan: nobody else goes for it.
+    """
+    chosen = sorted((m for m in members if m.is_reachable and may_leave(m)), key=_order)[: max(count, 0)]
+    return [m for m in chosen if not m.is_busy]
 
 
 def _order(member: Member) -> tuple[int, int, float, str]:
