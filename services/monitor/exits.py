@@ -91,6 +91,8 @@ def _open(path: Path, uuid: str) -> tuple[int, int] | None:
     """Return a pidfd and PID of the process in the file, if it is that domain's."""
     try:
         pid = int(path.read_text(encoding="ascii"))
+        if pid <= 0:
+            return None
         pidfd = os.pidfd_open(pid)
     except (*_NO_PROCESS, ValueError):
         return None

@@ -232,6 +232,11 @@ def test_a_burst_keeps_the_first_failure_and_the_last_word_of_each_domain() -> N
     assert coalesce([*storm, other], is_ours) == [storm[0], storm[-1], other]
 
 
+def test_a_restart_and_a_new_failure_in_one_burst_are_both_kept() -> None:
+    burst: list[tuple[str, Seen]] = [("local", event(kind)) for kind in ("started", "resumed", "failed")]
+    assert coalesce(burst, is_ours) == [burst[0], burst[2]]
+
+
 def test_foreign_domains_never_get_through() -> None:
     foreign = LifecycleEvent("website", "u9", "stopped", "")
     burst: list[tuple[str, Seen]] = [

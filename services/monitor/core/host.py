@@ -106,23 +106,23 @@ def handle(state: HostState, seen: Seen) -> tuple[HostState, tuple[Body, ...]]:
 def coalesce(burst: list[tuple[str, Seen]], is_ours: Callable[[str], bool]) -> list[tuple[str, Seen]]:
     """Return what of a burst of (host, seen) needs handling, in order.
 
-    Readings of our domains only; of each domain's events the first that tells of a failure and the last: however often
-    it went up and down within the burst, it failed once, and is now as the last event says.
+    Readings of our domains only; of each domain's events the first, the first that tells of a failure, and the last:
+    however often it went up and down within the burst, it failed once, and is now as the last event says.
     """
-    lasts: dict[tuple[str, str], int] = {}
-    firsts: dict[tuple[str, str], int] = {}
-    whole: dict[int, Seen] = {}
+    kept: dict[int, Seen] = {}
+    marks: dict[tuple[str, str, str], int] = {}
     for index, (host, seen) in enumerate(burst):
         if isinstance(seen, Silent):
-            whole[index] = seen
+            kept[index] = seen
         elif isinstance(seen, Listed):
-            whole[index] = Listed(tuple(reading for reading in seen.readings if is_ours(reading.name)))
+            kept[index] = Listed(tuple(reading for reading in seen.readings if is_ours(reading.name)))
         elif is_ours(seen.name) and (_is_down(seen) or _is_up(seen)):
-            lasts[host, seen.uuid] = index
+            marks.setdefault((host, seen.uuid, "first"), index)
+            marks[host, seen.uuid, "last"] = index
             if _is_down(seen):
-                firsts.setdefault((host, seen.uuid), index)
-    indices = sorted({*whole, *lasts.values(), *firsts.values()})
-    return [(burst[index][0], whole.get(index, burst[index][1])) for index in indices]
+                marks.setdefault((host, seen.uuid, "down"), index)
+    kept |= {index: burst[index][1] for index in marks.values()}
+    return [(burst[index][0], kept[index]) for index in sorted(kept)]
 
 
 def _is_down(seen: Exited | LifecycleEvent) -> bool:

@@ -1,0 +1,354 @@
+"""The monitor's threads and beat: with hosts that hang, fall away and come back, and a bus that only notes."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from common.bus import Bus, Inbox, PendingRequest
+from common.config import Config
+from common.domain import CpuReading, DomainState, LifecycleEvent
+from common.errors import HypervisorLostError
+from common.messages import Body, Event, Failure, HostSample, Reply, Request
+from common.process import Context
+from services.monitor.shell import MonitorService
+from services.monitor.sweep import MAX_LANES, Sweep
+from services.monitor.watcher import HostConnection
+from tests.integration.monitor_stand import CLOCK, PrivateLibvirtd, is_ours, test_domain, wait_for
+
+INTERVAL_S = 0.2
+
+
+class FakeBus:
+    """Notes what is published, and when; wakes the loop."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[float, Body]] = []
+        self.counters: Counter[str] = Counter()
+        self.bell = threading.Event()
+
+    def publish(self, body: Body, cause: str | None = None) -> str:
+        self.published.append((CLOCK.monotonic_s(), body))
+        return ""
+
+    def wake(self) -> None:
+        self.bell.set()
+
+    def of(self, kind: type[Body], host: str = "") -> list[Any]:
+        return [b for _, b in self.published if isinstance(b, kind) and (not host or b.host == host)]  # type: ignore[attr-defined]
+
+
+@dataclass
+class FakeHost:
+    """A host in memory. ``hang`` blocks readings of that UUID, ``frozen`` all calls, until set."""
+
+    domains: dict[str, str] = field(default_factory=lambda: {"u0": "web-0000", "u1": "web-0001"})
+    hangs: dict[str, threading.Event] = field(default_factory=dict)
+    frozen: threading.Event | None = None
+    listing_hangs: threading.Event | None = None
+    is_lost: bool = False
+    opened: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+    on_event: Callable[[LifecycleEvent], None] = print
+    on_lost: Callable[[], None] = print
+
+    def open(self) -> HostConnection:
+        self._answer()
+        self.opened += 1
+        return self
+
+    def watch(self, on_event: Callable[[LifecycleEvent], None], on_lost: Callable[[], None]) -> None:
+        self.on_event, self.on_lost = on_event, on_lost
+
+    def refresh(self) -> None:
+        self._answer()
+        if self.listing_hangs is not None:
+            self.listing_hangs.wait()
+
+    def known(self) -> dict[str, str]:
+        return dict(self.domains)
+
+    def reading(self, uuid: str) -> CpuReading | None:
+        self.asked[uuid] += 1
+        self._answer()
+        if uuid in self.hangs:
+            self.hangs[uuid].wait()
+        now_s = CLOCK.monotonic_s()
+        return CpuReading(self.domains[uuid], uuid, DomainState.RUNNING, now_s / 2, 1.0, now_s)
+
+    def ping(self) -> None:
+        self._answer()
+
+    def close(self) -> None:
+        pass
+
+    def _answer(self) -> None:
+        if self.frozen is not None:
+            self.frozen.wait()
+        if self.is_lost:
+            raise HypervisorLostError("cannot connect: refused")
+
+
+class Running:
+    """A monitor whose loop runs in a thread."""
+
+    def __init__(self, open_connection: Callable[[str, Any], HostConnection], **hosts: str) -> None:
+        system = {"interval_s": INTERVAL_S, "stale_after_s": 1.0}
+        tables = {name: {"uri": uri, "call_timeout_s": 0.5} for name, uri in hosts.items()}
+        groups = {"web": {"prefix": "web-", "hosts": list(hosts)}, "hv": {"prefix": "hvtest-", "hosts": list(hosts)}}
+        groups["hv"]["endpoint"] = "127.0.0.1:8001"
+        config = Config.model_validate({"system": system, "hosts": tables, "groups": groups})
+        self.bus, self.is_stopping = FakeBus(), threading.Event()
+        self.max_step_s = 0.0
+        context = Context("monitor", config, "", Path(), CLOCK, cast(Bus, self.bus), self.is_stopping.is_set)
+        self.service = MonitorService(context, open_connection)
+        self.thread = threading.Thread(target=self._loop)
+        self.thread.start()
+
+    def _loop(self) -> None:
+        while not self.is_stopping.is_set():
+            start_s = CLOCK.monotonic_s()
+            self.bus.bell.clear()
+            wait_s = self.service.step(Inbox((), ()), start_s)
+            self.max_step_s = max(self.max_step_s, CLOCK.monotonic_s() - start_s)
+            self.bus.bell.wait(wait_s)
+
+    def samples(self, host: str = "") -> list[HostSample]:
+        return self.bus.of(HostSample, host)
+
+    def wait_samples(self, count: int, host: str = "") -> list[HostSample]:
+        """Return the samples that come from now on, once there are ``count``."""
+        have = len(self.samples(host))
+        wait_for(lambda: len(self.samples(host)) >= have + count)
+        return self.samples(host)[have:]
+
+    def close(self) -> None:
+        self.is_stopping.set()
+        self.bus.wake()
+        self.thread.join()
+        self.service.close()
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def start(hosts: dict[str, FakeHost]) -> Running:
+        started.append(
+            Running(lambda uri, _rule: hosts[uri.removeprefix("fake:///")].open(), **{n: f"fake:///{n}" for n in hosts})
+        )
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def test_the_beat_is_steady_and_every_host_has_one_sample_an_interval(running: Callable[..., Running]) -> None:
+    monitor = running({"a": FakeHost(), "b": FakeHost()})
+    monitor.wait_samples(11, "a")
+    at_s = [at for at, body in monitor.bus.published if isinstance(body, HostSample) and body.host == "a"]
+    ticks = [round((at - at_s[0]) / INTERVAL_S) for at in at_s]
+    assert ticks == list(range(len(ticks))), [after - before for before, after in pairwise(at_s)]
+    assert abs(len(monitor.samples("b")) - len(at_s)) <= 1
+
+
+def test_ratios_come_with_the_second_sample(running: Callable[..., Running]) -> None:
+    first, second = running({"a": FakeHost()}).wait_samples(2)[:2]
+    assert first.cpu_ratios == (None, None)
+    assert second.cpu_ratios == (pytest.approx(0.5, abs=0.1), pytest.approx(0.5, abs=0.1))
+
+
+def test_a_host_that_hangs_delays_no_other_and_is_unknown(running: Callable[..., Running]) -> None:
+    hung = FakeHost(frozen=threading.Event())
+    monitor = running({"a": FakeHost(), "b": hung})
+    samples = monitor.wait_samples(5, "b")
+    assert not any(sample.is_reachable for sample in samples)
+    assert all(sample.is_reachable for sample in monitor.samples("a"))
+    assert monitor.max_step_s < INTERVAL_S
+    wait_for(lambda: [event.name for event in monitor.bus.of(Event)] == ["host-lost"])
+    assert hung.frozen is not None
+    hung.frozen.set()
+    wait_for(lambda: monitor.samples("b")[-1].is_reachable)
+    wait_for(lambda: [event.name for event in monitor.bus.of(Event)] == ["host-lost", "host-back"])
+
+
+def test_a_domain_that_hangs_delays_no_other_and_is_unknown(running: Callable[..., Running]) -> None:
+    host = FakeHost(hangs={"u0": threading.Event()})
+    monitor = running({"a": host})
+    samples = monitor.wait_samples(5)
+    assert {sample.states for sample in samples} == {("unknown", "running")}
+    assert all(sample.is_reachable and sample.cpu_ratios[0] is None for sample in samples)
+    assert samples[-1].cpu_ratios[1] is not None
+    assert host.asked["u0"] == 1
+    host.hangs.pop("u0").set()
+    wait_for(lambda: monitor.samples()[-1].states == ("running", "running"))
+
+
+def test_a_listing_that_waits_delays_no_reading(running: Callable[..., Running]) -> None:
+    host = FakeHost()
+    monitor = running({"a": host})
+    monitor.wait_samples(1)
+    host.listing_hangs = threading.Event()
+    samples = monitor.wait_samples(5)
+    host.listing_hangs.set()
+    assert all(sample.states == ("running", "running") and sample.is_reachable for sample in samples)
+
+
+def test_a_host_that_refuses_is_tried_again_with_growing_pauses(running: Callable[..., Running]) -> None:
+    host = FakeHost(is_lost=True)
+    monitor = running({"a": host})
+    samples = monitor.wait_samples(3)
+    assert [sample.note for sample in samples] == ["cannot connect: refused"] * 3
+    host.is_lost = False
+    wait_for(lambda: monitor.samples()[-1].is_reachable)
+    assert host.opened == 1
+
+
+def test_a_lost_connection_is_made_anew_and_watched_at_once(running: Callable[..., Running]) -> None:
+    host = FakeHost()
+    monitor = running({"a": host})
+    monitor.wait_samples(2)
+    host.on_lost()
+    wait_for(lambda: host.opened == 2)
+    host.on_event(LifecycleEvent("web-0000", "u0", "failed", "failed"))
+    wait_for(lambda: len(monitor.bus.of(Failure)) == 1)
+
+
+def test_a_failure_is_published_within_milliseconds(running: Callable[..., Running]) -> None:
+    host = FakeHost()
+    monitor = running({"a": host})
+    monitor.wait_samples(1)
+    late_s = []
+    for _ in range(20):
+        start_s = CLOCK.monotonic_s()
+        count = len(monitor.bus.of(Failure))
+        host.on_event(LifecycleEvent("web-0000", "u0", "failed", "failed"))
+        wait_for(lambda have=count: len(monitor.bus.of(Failure)) > have)  # type: ignore[misc]
+        late_s.append(CLOCK.monotonic_s() - start_s)
+        host.on_event(LifecycleEvent("web-0000", "u0", "started", "booted"))
+    assert sorted(late_s)[10] < 0.05
+
+
+def test_a_storm_of_events_leaves_the_beat_alone(running: Callable[..., Running]) -> None:
+    host = FakeHost()
+    monitor = running({"a": host})
+    monitor.wait_samples(1)
+    storming = threading.Event()
+
+    def storm() -> None:
+        pause = threading.Event()
+        for _ in range(100):
+            for kind in ("stopped", "started") * 5:
+                host.on_event(LifecycleEvent("web-0000", "u0", kind, ""))
+            pause.wait(0.01)
+        storming.set()
+
+    threading.Thread(target=storm).start()
+    assert storming.wait(10)
+    at_s = [at for at, body in monitor.bus.published if isinstance(body, HostSample)]
+    assert max(after - before for before, after in pairwise(at_s)) < 2 * INTERVAL_S
+    assert 1 <= len(monitor.bus.of(Failure)) <= 500
+
+
+def test_foreign_domains_are_neither_sampled_nor_told(running: Callable[..., Running]) -> None:
+    host = FakeHost(domains={"u0": "web-0000", "u9": "website"})
+    monitor = running({"a": host})
+    host.on_event(LifecycleEvent("website", "u9", "failed", "failed"))
+    assert {sample.names for sample in monitor.wait_samples(2)} == {("web-0000",)}
+    assert monitor.bus.of(Failure) == []
+
+
+def test_a_request_is_answered_with_an_error(running: Callable[..., Running]) -> None:
+    monitor = running({"a": FakeHost()})
+    replies: list[Reply] = []
+
+    class Asked:
+        request = Request(verb="dance")
+
+        def reply(self, reply: Reply) -> None:
+            replies.append(reply)
+
+    monitor.close()
+    monitor.service.step(Inbox((), (cast(PendingRequest, Asked()),)), CLOCK.monotonic_s())
+    assert replies == [Reply(status="error", reason="the monitor knows no verb 'dance'")]
+
+
+def test_more_domains_that_hang_than_lanes_leave_the_host_unknown_but_not_stuck() -> None:
+    names = {f"u{number}": f"web-{number:04d}" for number in range(MAX_LANES + 2)}
+    release = threading.Event()
+    host = FakeHost(domains=names, hangs=dict.fromkeys(names, release), listing_hangs=release)
+    sweep = Sweep("a", host, CLOCK)
+    rounds = []
+    for _ in range(MAX_LANES):
+        start_s = CLOCK.monotonic_s()
+        rounds.append(sweep.readings(0.2))
+        assert CLOCK.monotonic_s() - start_s < 0.5
+    assert rounds[-1] is None
+    release.set()
+    wait_for(lambda: len(sweep.readings(0.2) or ()) == len(names))
+    sweep.close()
+
+
+# --- with a real daemon ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def daemon() -> Iterator[PrivateLibvirtd]:
+    daemon = PrivateLibvirtd()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def watching(daemon: PrivateLibvirtd) -> Iterator[Running]:
+    monitor = Running(lambda _uri, _rule: daemon.connect(is_read_only=True), local=daemon.uri)
+    yield monitor
+    daemon.thaw()
+    monitor.close()
+
+
+def test_after_a_restart_of_libvirtd_events_come_again_and_the_vanished_are_told(
+    daemon: PrivateLibvirtd, watching: Running
+) -> None:
+    names = ("hvtest-0000", "hvtest-0001")
+    uuids = ("00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001")
+    writer = daemon.connect()
+    for name, uuid in zip(names, uuids, strict=True):
+        writer.define(test_domain(name, uuid_text=uuid))
+        writer.start(name)
+    wait_for(lambda: watching.samples()[-1].states == ("running", "running"))
+    writer.close()
+    daemon.stop()
+    wait_for(lambda: [event.name for event in watching.bus.of(Event)] == ["host-lost"])
+    daemon.start()
+    start_s = CLOCK.monotonic_s()
+    wait_for(lambda: watching.samples()[-1].is_reachable)
+    assert CLOCK.monotonic_s() - start_s < 5
+    assert {(failure.domain, failure.reason) for failure in watching.bus.of(Failure)} == {
+        (name, "stopped") for name in names
+    }
+    writer = daemon.connect()
+    writer.define(test_domain(names[0], uuid_text=uuids[0]))
+    writer.start(names[0])
+    wait_for(lambda: watching.samples()[-1].states == ("running",))
+    writer.destroy(names[0])
+    wait_for(lambda: len(watching.bus.of(Failure)) == 3)
+    assert watching.bus.of(Failure)[-1].detail == "destroyed"
+    writer.close()
+
+
+def test_a_frozen_libvirtd_makes_its_host_unknown_until_it_goes_on(daemon: PrivateLibvirtd, watching: Running) -> None:
+    wait_for(lambda: bool(watching.samples()) and watching.samples()[-1].is_reachable)
+    daemon.freeze()
+    wait_for(lambda: not watching.samples()[-1].is_reachable)
+    assert not any(sample.is_reachable for sample in watching.wait_samples(3))
+    daemon.thaw()
+    wait_for(lambda: watching.samples()[-1].is_reachable)
+    assert watching.bus.of(Failure) == []
+    assert is_ours("hvtest-0000")
