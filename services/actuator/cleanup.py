@@ -1,8 +1,8 @@
 """The end of what the actuator made: ``python -m services.actuator --remove-domains`` or ``--remove-everything``.
 
 For when the services are stopped. Domains that we made are shut down and undefined; a user's own domains stay as they
-are and lose our record. ``--remove-everything`` also removes the network and the copies of the images. Every part has
-a deadline.
+are and lose our record. The network goes with its last domain, for its DHCP server is a process too.
+``--remove-everything`` also removes the copies of the images. Every part has a deadline.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m services.actuator", description="Remove what the actuator made.")
     parser.add_argument("--config", type=Path, default=_default(), metavar="FILE")
-    parser.add_argument("--remove-domains", action="store_true", help="shut down and undefine our domains")
-    parser.add_argument("--remove-everything", action="store_true", help="the network and copied images too")
+    parser.add_argument("--remove-domains", action="store_true", help="shut down and undefine our domains; remove the network")
+    parser.add_argument("--remove-everything", action="store_true", help="copied images and stores too")
     return parser.parse_args(argv)
 
 
@@ -67,7 +67,7 @@ def _clean(config: Config, is_everything: bool) -> int:
     is_clean = True
     for host in config.hosts:
         try:
-            is_clean &= _clean_host(config, host, is_everything)
+            is_clean &= _clean_host(config, host)
         except HypervisorError as error:
             _say(f"{host}: {error}")
             is_clean = False
@@ -77,7 +77,7 @@ def _clean(config: Config, is_everything: bool) -> int:
     return 0 if is_clean else 1
 
 
-def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
+def _clean_host(config: Config, host: str) -> bool:
     groups = [group for group in config.groups.values() if host in group.hosts]
     connection = Connection.open(config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups))
     try:
@@ -88,7 +88,7 @@ def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
         left = Removal(connection, host, SystemClock(), _patience_s(config)).run(
             [facts for facts, record in ours if is_template(record)]
         )
-        if is_everything and not left:
+        if not left and connection.has_network(config.network.name):
             connection.remove_network(config.network.name)
             _say(f"{host}: network {config.network.name} is removed")
         return not left
