@@ -108,6 +108,7 @@ def _backend(name: str, group: Group, haproxy: Haproxy) -> list[str]:
     if group.protocol == "http":
         lines += [
             "    option forwardfor",
+            "    option abortonclose",  # nobody waits for the answer of a client that left
             "    retry-on conn-failure empty-response response-timeout",
             "    http-request disable-l7-retry if !METH_GET",
             f'    http-error status 503 content-type text/plain string "{NOTHING_UP}" hdr Retry-After 1',
