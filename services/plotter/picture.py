@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import Normal, Stroke
 from matplotlib.text import Text
 
 from services.plotter import palette
@@ -139,18 +138,18 @@ class _Drawing:
         self._levels(panel)
 
     def _levels(self, panel: Panel) -> None:
-        halo = [Stroke(linewidth=2.5, foreground=palette.PAPER), Normal()]
+        ground = {"facecolor": palette.PAPER, "alpha": 0.8, "linewidth": 0, "pad": 0.8}
         for ratio, text in panel.levels:
             self._ratios.axhline(ratio, color=palette.LEVEL, lw=1.0, ls=(0, (6, 3)), alpha=0.8, zorder=2)
             label = self._ratios.text(
                 0.004,
-                ratio + 0.012,
+                ratio + 0.016,
                 text,
                 fontsize=SMALL,
                 color=palette.LEVEL,
                 va="bottom",
                 zorder=7,
-                path_effects=halo,
+                bbox=ground,
             )
             self._level_names.append(label)
 

@@ -44,10 +44,10 @@ def render(config: Config, recording_dir: Path, minutes: float, paths: Sequence[
     """
     for path in paths:
         _check_format(path)
-    recording = Recording(recording_dir)
-    end = next(recording.frames(newest_first=True), None)
+    end = next(Recording(recording_dir).frames(newest_first=True), None)
     if end is None:
         raise RecordingError(f"the recording in {recording_dir} holds no message yet")
+    recording = Recording(recording_dir)
     is_clock_shared = config.bus.transport == "ipc"
     state = replayed(nothing_known(config, minutes * 60), recording, end, is_clock_shared=is_clock_shared)
     panels = arrange(state, views(config), _right_end_s(state, end), label_gap(len(config.groups)))

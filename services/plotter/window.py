@@ -58,6 +58,8 @@ class _Window:
         self._state = _with_history(config, clock)
         self._gap = label_gap(len(self._views))
         self._is_open = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
         self._background: Any = None
         self._drawn_s = clock.monotonic_s()
         panels = arrange(self._state, self._views, self._drawn_s, self._gap)
@@ -74,8 +76,6 @@ class _Window:
 
     def run(self) -> None:
         """Show the graph until it is closed."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
         subscribe(self._bus)
         self._root.after(POLL_MS, self._poll)
         self._root.mainloop()
