@@ -4,6 +4,8 @@ import http.client
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import xml.etree.ElementTree as ET
@@ -32,6 +34,7 @@ from services.actuator.worker import Access
 
 IMAGE = Path(os.environ.get("AUTOSCALER_TEST_IMAGE", "/var/lib/libvirt-autoscaler/images"))
 URI = "qemu:///system"
+ROOT = Path(__file__).resolve().parents[2]
 CLOCK = SystemClock()
 
 
@@ -350,3 +353,34 @@ def test_killed_actuator_is_rebuilt_from_what_libvirt_shows(driver: Driver) -> N
     connection = mine()
     assert len([d for d in connection.domains() if d.name.startswith("actest-")]) == 2
     connection.close()
+
+
+def test_cleanup_leaves_nothing_of_ours(driver: Driver, place: Path) -> None:
+    driver.want(1)
+    driver.run_until({"actest-0000": "ready"})
+    driver.close()
+    path = place / "autoscaler.toml"
+    path.write_text(
+        f"""
+        [system]
+        run_dir = "{place}/run"
+        state_dir = "{place}/state"
+        [network]
+        name = "actest"
+        bridge = "asbr7"
+        subnet = "192.168.157.0/24"
+        slots = 20
+        [groups.actest]
+        prefix = "actest-"
+        endpoint = "127.0.0.1:18999"
+        """
+    )
+    command = [sys.executable, "-m", "services.actuator", "--config", str(path), "--remove-everything"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "actest-0000 removed" in done.stderr and "network actest is removed" in done.stderr
+    connection = mine()
+    assert [d.name for d in connection.domains() if d.name.startswith("actest-")] == []
+    assert not connection.has_network("actest")
+    connection.close()
+    assert not (place / "state" / "actuator").exists()
