@@ -54,7 +54,9 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m services.actuator", description="Remove what the actuator made.")
     parser.add_argument("--config", type=Path, default=_default(), metavar="FILE")
-    parser.add_argument("--remove-domains", action="store_true", help="shut down and undefine our domains; remove the network")
+    parser.add_argument(
+        "--remove-domains", action="store_true", help="shut down and undefine our domains; remove the network"
+    )
     parser.add_argument("--remove-everything", action="store_true", help="copied images and stores too")
     return parser.parse_args(argv)
 
