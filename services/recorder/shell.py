@@ -17,7 +17,7 @@ from services.recorder.core.retention import segment_bytes
 from services.recorder.janitor import Janitor
 from services.recorder.segments import SegmentWriter
 
-BATCH_S: Final = 0.2  # messages that arrive within this are written together
+BATCH_S: Final = 0.5  # messages that arrive within this are written together
 IDLE_S: Final = 60.0
 RETRY_S: Final = 5.0
 SEGMENT_AGE_S: Final = 3600.0
