@@ -149,3 +149,13 @@ def cpu_model(capabilities: str) -> str:
 def _share(parameters: Mapping[str, int | float], scope: str) -> float:
     quota, period = parameters.get(f"{scope}_quota", 0), parameters.get(f"{scope}_period", 0)
     return quota / period if quota > 0 and period > 0 else float("inf")
+
+
+def networks_of(xml: str) -> frozenset[str]:
+    """Return the names of the libvirt networks that a domain's interfaces are on.
+
+    >>> networks_of("<domain><devices><interface><source network='default'/></interface></devices></domain>")
+    frozenset({'default'})
+    """
+    sources = ET.fromstring(xml).iterfind("./devices/interface/source")  # noqa: S314 - libvirt's own text
+    return frozenset(name for source in sources if (name := source.get("network")))

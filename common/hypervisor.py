@@ -29,6 +29,7 @@ from common.domain import (
     domain_types,
     metadata_element,
     name_in_xml,
+    networks_of,
     parse_metadata,
 )
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
@@ -264,8 +265,8 @@ class Connection:
             _unless_so_already(domain.resume, lambda: domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
 
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
-        """Replace our metadata element, in the running domain and in its definition."""
-        text = metadata_element(metadata)
+        """Replace our metadata element, in the running domain and in its definition; without attributes, remove it."""
+        text = metadata_element(metadata) if metadata else None
         with self._own(name, "write the metadata of") as domain:
             _again_if_it_stopped(partial(_write_metadata, domain, text))
 
@@ -335,10 +336,15 @@ class Connection:
             _unless_so_already(network.create, lambda: bool(network.isActive()))
 
     def remove_network(self, name: str) -> None:
-        """Stop and undefine our network; one that is not there is no error."""
+        """Stop and undefine our network; one that is not there is no error.
+
+        Raises:
+            HypervisorError: it is not ours, or a domain uses it: another installation's, perhaps.
+        """
         with self._call(f"remove network {name}") as line:
             network = self._own_network(line, name)
             if network is not None:
+                _refuse_used(line, name)
                 _unless_so_already(network.destroy, lambda: not network.isActive())
                 network.undefine()
 
@@ -567,7 +573,13 @@ def _metadata(domain: Any) -> dict[str, str]:
         raise
 
 
-def _write_metadata(domain: Any, text: str) -> None:
+def _refuse_used(line: Line, network: str) -> None:
+    users = sorted(d.name() for d in line.raw.listAllDomains() if network in networks_of(d.XMLDesc()))
+    if users:
+        raise HypervisorError(f"network {network} is in use by {', '.join(users)}; it is left as it is")
+
+
+def _write_metadata(domain: Any, text: str | None) -> None:
     """Write to the running domain and to its definition, as far as there are."""
     live = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
     config = libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0

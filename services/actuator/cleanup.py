@@ -90,7 +90,8 @@ def _clean_host(config: Config, host: str) -> bool:
         left = Removal(connection, host, SystemClock(), _patience_s(config)).run(
             [facts for facts, record in ours if is_template(record)]
         )
-        if not left and connection.has_network(config.network.name):
+        has_made_network = any(group.kind == "template" for group in groups)
+        if not left and has_made_network and connection.has_network(config.network.name):
             connection.remove_network(config.network.name)
             _say(f"{host}: network {config.network.name} is removed")
         return not left
