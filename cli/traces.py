@@ -7,6 +7,7 @@ filled one would count as measured load; an empty ``requests`` field says "nobod
 """
 
 import csv
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,7 +66,9 @@ def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, float, float]
             continue
         line = reader.line_num
         if len(row) != len(HEADER):
-            raise TraceError(f"{path}, line {line}: must have {len(HEADER)} fields ({','.join(HEADER)}); got {len(row)}")
+            raise TraceError(
+                f"{path}, line {line}: must have {len(HEADER)} fields ({','.join(HEADER)}); got {len(row)}"
+            )
         requests = _number(path, line, "requests", row[1])
         if not 0 <= requests <= MOST_REQUESTS:
             raise TraceError(f"{path}, line {line}, field requests: must be in 0..{MOST_REQUESTS:g}; got {row[1]}")
@@ -84,7 +87,7 @@ def _number(path: Path, line: int, field: str, text: str) -> float:
 
 def _checked_step_s(path: Path, rows: list[tuple[int, float, float]]) -> float:
     step_s = rows[1][1] - rows[0][1]
-    for (_, before_s, _), (line, t_s, _) in zip(rows, rows[1:], strict=False):
+    for (_, before_s, _), (line, t_s, _) in itertools.pairwise(rows):
         where = f"{path}, line {line}, field t_seconds"
         if t_s <= before_s:
             raise TraceError(f"{where}: must be greater than on the line before ({before_s:g}); got {t_s:g}")

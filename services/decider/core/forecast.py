@@ -26,8 +26,8 @@ MAX_HEADROOM = 20.0
 MAX_LEAD_STEPS = 120
 MAX_REQUESTS = 1e15
 MAX_CAPACITY = 1_000_000
-EXACT_TO = 48  # capacities up to here are weighed one by one, beyond that in steps of 2 %
-_ladder = np.unique(np.ceil(np.geomspace(EXACT_TO, MAX_CAPACITY, math.ceil(math.log(MAX_CAPACITY / EXACT_TO) / 0.02))))
+EXACT_TO = 40  # capacities up to here are weighed one by one, beyond that in steps of 2.5 %
+_ladder = np.unique(np.ceil(np.geomspace(EXACT_TO, MAX_CAPACITY, math.ceil(math.log(MAX_CAPACITY / EXACT_TO) / 0.025))))
 CAPACITIES = np.concatenate((np.arange(EXACT_TO, dtype=float), _ladder))
 BAND = (0.1, 0.5, 0.9)
 
@@ -109,9 +109,7 @@ def observe(state: Forecast, requests: float) -> Forecast:
     )
 
 
-def recommend(
-    state: Forecast, requests_per_domain: float, headroom: float = DEFAULT_HEADROOM
-) -> Recommendation | None:
+def recommend(state: Forecast, requests_per_domain: float, headroom: float = DEFAULT_HEADROOM) -> Recommendation | None:
     """Return the capacity for the step ``lead_steps`` after the last one, or None before any load was seen.
 
     Args:

@@ -139,10 +139,8 @@ def guess(points: Points, at_s: float, lead_steps: int, lead_s: float) -> Guess:
     trust = 1 / np.maximum(points.squared_error, 1e-30) ** 2
     combined = float(simple @ (trust / trust.sum()))
     level = points.level
-    features = np.array(
-        [points.value, points.previous, level[2], level[MIDDLE + 1], level[SLOWER], smooth[7], smooth[8], *day]
-        + [week[0], week[2]]
-    )
+    recent = (points.value, points.previous, level[2], level[SLOW], level[SLOWER], smooth[7], smooth[8])
+    features = np.array((*recent, *day, week[0], week[2]))
     fitted = max(0.0, float(points.fit @ features))
     unit = max(float(level[SLOW]), 0.01 * points.mean, 1e-9)
     return Guess(np.concatenate((simple, (combined, fitted))), features, unit)

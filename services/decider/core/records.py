@@ -1,6 +1,7 @@
 """The record of one tick: all that it decided, all that it stood on."""
 
 from common.messages import DecisionRecord, DesiredCapacity
+from services.decider.core import basis
 from services.decider.core.decide import Decision
 from services.decider.core.explain import counterfactual
 from services.decider.core.limits import Limit
@@ -39,6 +40,7 @@ def record(
         taken=state.taken,
         ordered=state.ordered,
         resumed_from=state.resumed_from,
+        basis=basis.told(state),
     )
 
 
