@@ -204,7 +204,8 @@ class DecisionRecord(Body):
 
     ``now_s``, ``at_s`` (the same instant on the decider's monotonic clock and in epoch seconds), ``taken``, ``ordered``
     and, in the first record of a run, ``resumed_from`` (the stored state it began with, as JSON) are all that the
-    decision depends on: the same core, fed with them, repeats it.
+    decision depends on: the same core, fed with them, repeats it. ``basis`` (in the first record of a run and now
+    and then, as JSON) holds the settings that it ran with, and the stored state after this tick.
     """
 
     kind: ClassVar[str] = "decision"
@@ -228,6 +229,7 @@ class DecisionRecord(Body):
     taken: tuple[Taken, ...] = ()
     ordered: tuple[Ordered, ...] = ()
     resumed_from: str = ""
+    basis: str = ""
 
     @property
     def topic(self) -> str:
