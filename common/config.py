@@ -7,26 +7,26 @@ beyond what follows from the values alone.
 import hashlib
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common import names
+from common.config_policies import Policy as Policy
+from common.config_policies import Predictive as Predictive
+from common.config_policies import Schedule as Schedule
+from common.config_policies import Step as Step
+from common.config_policies import StepRule as StepRule
+from common.config_policies import TargetTracking as TargetTracking
+from common.config_policies import Threshold as Threshold
+from common.config_table import Positive, Seconds
+from common.config_table import Table as Table
 
 SERVICES = ("monitor", "decider", "actuator", "balancer", "plotter", "recorder")
 MAX_IPC_PATH_BYTES = 107  # sun_path of a Unix socket, less its final NUL
 FIRST_SLOT = 10
 
-Seconds = Annotated[float, Field(ge=0, le=86400 * 7)]
-Positive = Annotated[float, Field(gt=0, le=86400 * 7)]
-Share = Annotated[float, Field(gt=0, le=1)]
 _Tables = TypeVar("_Tables", "dict[str, Host]", "dict[str, Group]")
-
-
-class Table(BaseModel):
-    """A table of the file: frozen, every key known, every number finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class System(Table):
@@ -183,41 +183,6 @@ class Readiness(Table):
     path: str = Field(default="/healthz", pattern=r"^/[A-Za-z0-9._~/%?=&-]*$", max_length=200)
     identity: bool | None = None
     timeout_s: float = Field(default=1.0, gt=0, le=60)
-
-
-class Threshold(Table):
-    """The rule of two thresholds.
-
-    At or above ``high_ratio`` for a full ``out_window_s``: ``step_out`` more; at or below ``low_ratio`` for a full
-    ``in_window_s``: ``step_in`` fewer.
-    """
-
-    type: Literal["threshold"] = "threshold"
-    high_ratio: Share = 0.80
-    low_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.35
-    out_window_s: Positive = 5.0
-    in_window_s: Positive = 30.0
-    step_out: int = Field(default=1, ge=1, le=100)
-    step_in: int = Field(default=1, ge=1, le=100)
-
-    @model_validator(mode="after")
-    def _low_below_high(self) -> Self:
-        if self.low_ratio >= self.high_ratio:
-            raise ValueError(f"low_ratio must be less than high_ratio ({self.high_ratio}); got {self.low_ratio}")
-        return self
-
-
-class TargetTracking(Table):
-    """Hold the group's mean CPU ratio at ``target_ratio``; changes within ``tolerance`` of it are ignored."""
-
-    type: Literal["target-tracking"] = "target-tracking"
-    target_ratio: Share = 0.60
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.10
-    out_stabilization_s: Seconds = 3.0
-    in_stabilization_s: Seconds = 60.0
-
-
-Policy = Annotated[Threshold | TargetTracking, Field(discriminator="type")]
 
 
 class Group(Table):

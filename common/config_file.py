@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from common.config import Config, Table
+from common.config import Config, Predictive, Schedule, Step, Table, TargetTracking, Threshold
 from common.errors import ConfigError
 
 DEFAULT_NAME: Final = "autoscaler.toml"
@@ -68,14 +68,14 @@ def _explain(details: ErrorDetails, name: str, text: str) -> str:
     key = ".".join(str(part) for part in path)
     line = _line_of(path, text)
     where = f"{name}:{line}" if line else name
-    return f"{where}: {key + ': ' if key else ''}{_reason(details, path)}"
+    return f"{where}: {key + ': ' if key else ''}{_reason(details)}"
 
 
-def _reason(details: ErrorDetails, path: tuple[int | str, ...]) -> str:
+def _reason(details: ErrorDetails) -> str:
     found = details["input"]
     match details["type"]:
         case "extra_forbidden":
-            return _unknown_key(path)
+            return _unknown_key(details["loc"])
         case "missing":
             return "is required and missing"
         case "value_error":
@@ -93,10 +93,13 @@ def _unknown_key(path: tuple[int | str, ...]) -> str:
 
 
 def _keys_at(path: Sequence[int | str]) -> list[str]:
-    """Return the keys that the table at ``path`` may have."""
+    """Return the keys that the table at ``path`` may have; a policy's type stands in it where it has decided."""
     table: type[Table] = Config
     for part in path:
         if isinstance(part, int):
+            continue
+        if part in _POLICY_TAGS:
+            table = _POLICY_TAGS[part]
             continue
         field = next((f for key, f in _fields(table).items() if key == part), None)
         if field is None:
@@ -122,25 +125,43 @@ def _table_in(annotation: Any) -> type[Table] | None:
     return None
 
 
-_POLICY_TAGS: Final = frozenset({"threshold", "target-tracking"})
+_POLICY_TAGS: Final[dict[str, type[Table]]] = {
+    "threshold": Threshold,
+    "target-tracking": TargetTracking,
+    "step": Step,
+    "schedule": Schedule,
+    "predictive": Predictive,
+}
 
 
 def _line_of(path: tuple[int | str, ...], text: str) -> int | None:
     """Return the line of the deepest part of ``path`` that the file names, None where it names none."""
-    keys = [str(part) for part in path if not isinstance(part, int)]
-    table: list[str] = []
+    table: tuple[int | str, ...] = ()
+    entries: dict[tuple[int | str, ...], int] = {}
     best, best_depth = None, 0
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line)
+        header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
         if header:
-            table = [part.strip().strip('"') for part in header[1].split(".")]
-            here = table
+            table = here = _table_path(header[2], entries, is_entry=header[1] == "[[")
         else:
             key = re.match(r'\s*([A-Za-z0-9_."-]+)\s*=', line)
             if not key:
                 continue
-            here = table + [part.strip('"') for part in key[1].split(".")]
+            here = table + tuple(part.strip('"') for part in key[1].split("."))
         depth = len(here)
-        if here == keys[:depth] and depth > best_depth:
+        if here == path[:depth] and depth > best_depth:
             best, best_depth = number, depth
     return best
+
+
+def _table_path(name: str, entries: dict[tuple[int | str, ...], int], *, is_entry: bool) -> tuple[int | str, ...]:
+    """Return the path of a header, with the number of the entry after each list of tables; counts a new entry."""
+    path: tuple[int | str, ...] = ()
+    parts = [part.strip().strip('"') for part in name.split(".")]
+    for depth, part in enumerate(parts, start=1):
+        path = (*path, part)
+        if is_entry and depth == len(parts):
+            entries[path] = entries.get(path, -1) + 1
+        if path in entries:
+            path = (*path, entries[path])
+    return path
