@@ -1,7 +1,6 @@
 """Pictures in files. Only this module, ``picture`` and ``window`` load matplotlib."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +73,7 @@ def write(figure: Figure, path: Path) -> None:
     Raises:
         AutoscalerError: it cannot be written; what stood there still does.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    fresh = path.with_name(f"{path.name}.new")
     try:
         with mpl.rc_context(SAVING):
             figure.savefig(fresh, format=path.suffix.lower().removeprefix("."))

@@ -134,7 +134,7 @@ def test_an_svg_holds_names_thresholds_and_the_window_as_text(config: Config) ->
 def test_both_kinds_of_files_are_drawn_at_once(config: Config) -> None:
     record(config, story(domains=1, seconds=30))
     assert all(path.stat().st_size > 10_000 for path in draw(config, "a.png", "a.svg"))
-    assert not list(config.system.state_path.glob(".*new"))
+    assert not list(config.system.state_path.glob("*.new"))
 
 
 def test_several_groups_are_several_panels(config_file: Path) -> None:
