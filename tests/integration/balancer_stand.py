@@ -29,7 +29,6 @@ from services.balancer.haproxy import RuntimeApi
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = Path(__file__).with_name("balancer_app.py")
-APP_PORT = 18080
 
 
 def free_port() -> int:
@@ -52,6 +51,7 @@ class Domain:
     name: str
     uuid: str
     address: str
+    port: int
     log: Path
     sick: Path
     process: subprocess.Popen[bytes]
@@ -67,7 +67,7 @@ class Domain:
             since_s=self.since_s,
             age_s=1.0,
             address=self.address,
-            port=APP_PORT,
+            port=self.port,
         )
 
     def posts(self) -> list[str]:
@@ -118,7 +118,7 @@ class Proxy:
 class Stand:
     def __init__(self, groups: str = "", slots: int = 8, check_interval_s: float = 0.5) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="bal-", dir="/tmp"))
-        self.port, self.tcp_port = free_port(), free_port()
+        self.port, self.tcp_port, self.app_port = free_port(), free_port(), free_port()
         self.path = self.directory / "autoscaler.toml"
         self.path.write_text(
             f'[system]\nrun_dir = "{self.directory}/run"\nstate_dir = "{self.directory}/state"\n'
@@ -159,15 +159,15 @@ class Stand:
         uuid = f"uuid-{name}-{len(self._apps)}"
         log, sick = self.directory / f"{uuid}.log", self.directory / f"{uuid}.sick"
         process = self.start_app(address, name, log, sick)
-        domain = Domain(name, uuid, address, log, sick, process, phase)
+        domain = Domain(name, uuid, address, self.app_port, log, sick, process, phase)
         self.domains.append(domain)
         return domain
 
     def start_app(self, address: str, name: str, log: Path, sick: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(APP), address, str(APP_PORT), name, str(log), str(sick)]
+        command = [sys.executable, str(APP), address, str(self.app_port), name, str(log), str(sick)]
         process = subprocess.Popen(command)
         self._apps.append(process)
-        self.until(lambda: _listens(address), f"{name} listens")
+        self.until(lambda: _listens(address, self.app_port), f"{name} listens")
         return process
 
     def tell(self, *domains: Domain, group: str = "web") -> None:
@@ -259,9 +259,9 @@ class Stand:
         shutil.rmtree(self.directory)
 
 
-def _listens(address: str) -> bool:
+def _listens(address: str, port: int) -> bool:
     try:
-        socket.create_connection((address, APP_PORT), timeout=1).close()
+        socket.create_connection((address, port), timeout=1).close()
     except OSError:
         return False
     return True

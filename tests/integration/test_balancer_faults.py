@@ -141,7 +141,7 @@ def test_address_of_another_domain_is_emptied_before_it_is_taken_again(stand: St
     domains = three(stand)
     old = domains[2]
     end(old.process)
-    new = Domain("web-0007", "uuid-new", old.address, old.log, old.sick, old.process)
+    new = Domain("web-0007", "uuid-new", old.address, old.port, old.log, old.sick, old.process)
     stand.domains[2] = new
     stand.tell()
     stand.until(lambda: old.address not in slots_of(stand, "ready"), "the old domain's slot is out")
