@@ -20,7 +20,7 @@ from common.clock import Clock
 from common.domain import DomainFacts, DomainState
 from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
-from services.actuator.core.steps import Define, Destroy, Step
+from services.actuator.core.steps import Define, Destroy, Start, Step
 from services.actuator.perform import Host, Outcome, Result, attempt
 
 LOOK_GAP_S: Final = 0.03
@@ -96,7 +96,7 @@ class HostWorker:
         self._look = threading.Event()
         self._stopping = threading.Event()
         self._connection: Host | None = None
-        self._is_prepared = threading.Event()
+        self._to_prepare = threading.Event()
         self._hands: SimpleQueue[tuple[Step, str | None]] = SimpleQueue()
         self._slow: SimpleQueue[tuple[Step, str | None]] = SimpleQueue()
         self._addresses: dict[str, tuple[str, str]] = {}
@@ -127,6 +127,7 @@ class HostWorker:
         """Tell the threads to end; steps that wait in a lane are not begun any more."""
         self._stopping.set()
         self._look.set()
+        self._to_prepare.set()
 
     def _spawn(self, role: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=f"{self.name}-{role}", daemon=True).start()
@@ -152,6 +153,7 @@ class HostWorker:
             connection = self._access.open()
             self._access.watch(connection, self.look)
             self._connection = connection
+            self._to_prepare.set()
             log.info("host-connected", host=self.name)
         return connection
 
@@ -212,17 +214,21 @@ class HostWorker:
             self._addresses[name] = (uuid, address)
 
     def _prepare(self) -> None:
-        while not self._stopping.is_set():
+        """Make the host ready for new domains: at each new connection, and again after a start that failed."""
+        while True:
+            self._to_prepare.wait()
+            if self._stopping.is_set():
+                return
+            self._to_prepare.clear()
             connection = self._connection
             if connection is None:
-                self._stopping.wait(LOOK_GAP_S)
                 continue
             try:
                 self._report(Prepared(self.name, self._access.prepare(connection)))
-                return
             except AutoscalerError as error:
                 self._report(Prepared(self.name, None, str(error)))
-                self._stopping.wait(PREPARE_RETRY_S)
+                self._to_prepare.set()
+            self._stopping.wait(PREPARE_RETRY_S)
 
     def _work(self, lane: SimpleQueue[tuple[Step, str | None]]) -> None:
         while True:
@@ -230,6 +236,8 @@ class HostWorker:
             if self._stopping.is_set():
                 return
             result, error = self._attempt(step, xml)
+            if isinstance(step, Start) and result is Result.FAILED:
+                self._to_prepare.set()  # the network may have been removed by hand
             self._report(Outcome(step, result, error, self._clock.monotonic_s()))
             self.look()
 

@@ -223,6 +223,7 @@ def test_clone_that_carries_a_copy_of_our_record_is_foreign() -> None:
     world.hosts["local"].by_name["web-0007"] = clone
     world.run(30)
     assert clone.state is DomainState.RUNNING and not any(name == "web-0007" for _, _, name in world.log)
+    assert world.phases() == {"web-0000": "ready"} and world.hosts["local"].by_name["web-0000"] is ours
 
 
 def test_create_that_timed_out_and_succeeded_is_adopted() -> None:
@@ -284,7 +285,7 @@ def test_lost_host_keeps_its_domains_and_is_replaced_only_up_to_surge() -> None:
 
 
 def test_actuator_that_restarts_while_a_host_is_lost_still_counts_its_domains() -> None:
-    world = World(group(hosts=("a", "b"), max=4, surge=1), hosts=("a", "b"))
+    world = World(group(hosts=("a", "b"), max=8, surge=1), hosts=("a", "b"))
     world.want(4)
     world.run_until(world.is_settled)
     world.hosts["b"].is_lost = True
@@ -312,6 +313,21 @@ def test_far_lower_maximum_shrinks_at_the_cap() -> None:
     world.want(1, generation=2)
     world.run(10)
     assert sum(1 for phase in world.phases().values() if phase == "draining") == 1
+
+
+@pytest.mark.parametrize("order", ["drain", "replace"])
+def test_ordered_domain_leaves_and_another_takes_its_place(order: str) -> None:
+    world = settled(2)
+    world.hosts["local"].by_name["web-0000"].metadata["order"] = order
+    if order == "drain":
+        world.hosts["local"].by_name["web-0000"].metadata["phase"] = "draining"
+    fewest = 2
+    until_s = world.now_s + 60
+    while world.now_s < until_s:
+        world.tick()
+        fewest = min(fewest, world.ready())
+    assert sorted(world.phases()) == ["web-0001", "web-0002"] and world.ready() == 2
+    assert fewest == (2 if order == "replace" else 1)
 
 
 def test_silent_decider_forbids_scale_in_and_still_replaces() -> None:
