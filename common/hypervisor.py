@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import libvirt
 
+from common.arp import TABLE, macs_in_xml, neighbour
 from common.clock import Clock, SystemClock
 from common.domain import (
     METADATA_PREFIX,
@@ -189,6 +190,8 @@ class Connection:
             raise HypervisorError(f"address source must be one of {', '.join(_ADDRESS_SOURCES)}; got {source!r}")
         with self._call(f"ask for the address of {name}") as line:
             domain = line.raw.lookupByName(name)
+            if source == "arp" and self.uri.startswith("qemu:///"):
+                return neighbour(macs_in_xml(domain.XMLDesc(0)), TABLE.read_text(encoding="ascii"))
             try:
                 return _first_ipv4(domain.interfaceAddresses(_ADDRESS_SOURCES[source]))
             except libvirt.libvirtError as error:

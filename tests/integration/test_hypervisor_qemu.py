@@ -1,0 +1,237 @@
+"""The door to libvirt and the monitor on real QEMU: tiny domains that boot nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common import config_file
+from common.bus import Bus
+from common.config import Network
+from common.domain import CpuReading, DomainState
+from common.errors import DomainGoneError, HypervisorError
+from common.hypervisor import Connection
+from common.messages import Failure, HostSample
+from common.network_xml import network_xml
+from services.monitor.exits import SYSTEM_PID_DIR
+from tests.integration.monitor_stand import CLOCK, is_ours, wait_for
+
+URI = "qemu:///system"
+ROOT = Path(__file__).parents[2]
+NAMES = ("hvtest-0000", "hvtest-0001")
+NETWORK = "hvtest-net"
+
+
+def has_qemu() -> bool:
+    try:
+        Connection.open(URI, is_read_only=False, may_touch=is_ours).close()
+    except HypervisorError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not has_qemu(), reason="needs libvirtd with QEMU")
+
+
+def definition(name: str) -> str:
+    """Return a domain whose firmware finds nothing to boot, and waits."""
+    return (
+        f'<domain type="qemu"><name>{name}</name><memory unit="MiB">16</memory><vcpu>1</vcpu><os>'
+        '<type arch="x86_64" machine="pc">hvm</type></os><features><acpi/></features></domain>'
+    )
+
+
+def pid(name: str) -> int:
+    return int((SYSTEM_PID_DIR / f"{name}.pid").read_text())
+
+
+@pytest.fixture
+def host() -> Iterator[Connection]:
+    connection = Connection.open(URI, is_read_only=False, may_touch=is_ours)
+    yield connection
+    for facts in connection.domains():
+        if is_ours(facts.name):
+            connection.destroy(facts.name)
+            connection.undefine(facts.name)
+    connection.remove_network(NETWORK)
+    connection.close()
+
+
+@pytest.fixture
+def running(host: Connection) -> Connection:
+    for name in NAMES:
+        host.define(definition(name))
+        host.start(name)
+    return host
+
+
+def mine(host: Connection) -> dict[str, CpuReading]:
+    return {reading.name: reading for reading in host.cpu_readings() if is_ours(reading.name)}
+
+
+def test_a_running_domain_is_metered_and_its_quota_changes_live(running: Connection) -> None:
+    before = mine(running)[NAMES[0]]
+    assert (before.state, before.allotted_cpus) == (DomainState.RUNNING, 1.0)
+    for quota, expected in ((0.25, 0.25), (1.0, 1.0), (None, 1.0)):
+        running.set_quota(NAMES[0], quota)
+        assert mine(running)[NAMES[0]].allotted_cpus == expected
+    wait_for(lambda: (mine(running)[NAMES[0]].cpu_time_s or 0) > (before.cpu_time_s or 0))
+
+
+def test_a_quota_that_another_connection_set_is_seen_by_its_event(running: Connection) -> None:
+    reader = Connection.open(URI, is_read_only=True, may_touch=is_ours)
+    reader.watch(lambda _event: None, lambda: None)
+    assert mine(reader)[NAMES[0]].allotted_cpus == 1.0
+    running.set_quota(NAMES[0], 0.5)
+    wait_for(lambda: mine(reader)[NAMES[0]].allotted_cpus == 0.5, timeout_s=2)
+    reader.close()
+
+
+def test_metadata_written_while_running_outlive_qemu(running: Connection) -> None:
+    running.set_metadata(NAMES[0], {"group": "web", "phase": "ready"})
+    os.kill(pid(NAMES[0]), signal.SIGKILL)
+    facts = {facts.name: facts for facts in running.domains()}
+    wait_for(lambda: mine(running)[NAMES[0]].state is DomainState.SHUTOFF)
+    assert facts[NAMES[0]].metadata == {"group": "web", "phase": "ready"}
+
+
+def test_a_killed_qemu_is_told_as_failed(running: Connection) -> None:
+    told: list[str] = []
+    running.watch(lambda event: told.append(event.kind) if event.name == NAMES[0] else None, lambda: None)
+    os.kill(pid(NAMES[0]), signal.SIGKILL)
+    wait_for(lambda: "failed" in told)
+
+
+def test_a_frozen_qemu_delays_no_reading(running: Connection) -> None:
+    os.kill(pid(NAMES[0]), signal.SIGSTOP)
+    try:
+        start_s = CLOCK.monotonic_s()
+        mine(running)
+        assert CLOCK.monotonic_s() - start_s < 1
+        wait_for(lambda: mine(running)[NAMES[0]].cpu_time_s == mine(running)[NAMES[0]].cpu_time_s)
+    finally:
+        os.kill(pid(NAMES[0]), signal.SIGCONT)
+
+
+def test_a_domain_being_destroyed_delays_no_reading_of_another(running: Connection) -> None:
+    uuids = {name: uuid for uuid, name in running.known().items()} or {r.name: r.uuid for r in running.cpu_readings()}
+    process = pid(NAMES[0])
+    os.kill(process, signal.SIGSTOP)
+    killer = threading.Thread(target=running.destroy, args=(NAMES[0],))
+    killer.start()
+    try:
+        listing = threading.Thread(target=running.refresh)
+        listing.start()
+        for _ in range(10):
+            start_s = CLOCK.monotonic_s()
+            reading = running.reading(uuids[NAMES[1]])
+            assert reading is not None and reading.state is DomainState.RUNNING
+            assert CLOCK.monotonic_s() - start_s < 0.5
+    finally:
+        os.kill(process, signal.SIGCONT)
+    killer.join()
+    listing.join()
+
+
+def test_an_address_not_there_yet_is_none(running: Connection) -> None:
+    assert [running.address(NAMES[0], source) for source in ("lease", "arp", "agent")] == [None] * 3
+
+
+def test_undefining_a_saved_domain_leaves_nothing(host: Connection) -> None:
+    host.define(definition(NAMES[0]))
+    host.undefine(NAMES[0])
+    with pytest.raises(DomainGoneError):
+        host.undefine(NAMES[0])
+
+
+def test_our_network_grows_while_it_runs_and_goes_without_trace(host: Connection) -> None:
+    for slots in (2, 2, 4, 3):
+        network = Network(name=NETWORK, bridge="hvtest0", subnet="192.168.249.0/24", slots=slots)
+        host.ensure_network(network_xml(network), NETWORK)
+        leases = Path("/var/lib/libvirt/dnsmasq") / f"{NETWORK}.hostsfile"
+        assert len(leases.read_text().splitlines()) == slots
+    assert Path("/sys/class/net/hvtest0/bridge/stp_state").read_text().strip() == "0"
+    host.remove_network(NETWORK)
+    assert not Path("/sys/class/net/hvtest0").exists()
+
+
+def test_a_network_in_use_is_not_made_anew(host: Connection) -> None:
+    network = Network(name=NETWORK, bridge="hvtest0", subnet="192.168.249.0/24", slots=2)
+    host.ensure_network(network_xml(network), NETWORK)
+    nic = (
+        f'<devices><interface type="network"><source network="{NETWORK}"/><model type="virtio"/></interface></devices>'
+    )
+    host.define(definition(NAMES[0]).replace("</domain>", f"{nic}</domain>"))
+    host.start(NAMES[0])
+    changed = network.model_copy(update={"subnet": "192.168.248.0/24"})
+    with pytest.raises(HypervisorError, match="differs from the configuration and is used by 1 interfaces"):
+        host.ensure_network(network_xml(changed), NETWORK)
+    host.destroy(NAMES[0])
+    host.ensure_network(network_xml(changed), NETWORK)
+
+
+# --- the monitor's own process -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bus() -> Iterator[Bus]:
+    """A monitor process, and a bus that hears it; the fixture ends both."""
+    with tempfile.TemporaryDirectory(prefix="hv-", dir="/tmp") as text:  # socket paths are short
+        path = Path(text) / "autoscaler.toml"
+        system = {"run_dir": f"{text}/run", "state_dir": text}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in system.items()]
+        path.write_text("[system]\n" + "\n".join(lines) + '\n[groups.hv]\nprefix = "hvtest-"\nkind = "existing"\n')
+        command = [sys.executable, "-m", "services.monitor", "--config", str(path)]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        config, _digest = config_file.load(path)
+        bus = Bus.open(config, "recorder", CLOCK)
+        bus.subscribe("monitor", "sample", "failure")
+        yield bus
+        bus.close()
+        process.terminate()
+        assert process.wait(5) == 0
+
+
+def hear(bus: Bus, kind: type, matches: object = None, timeout_s: float = 10) -> tuple[float, HostSample | Failure]:
+    """Return the first message that matches, and when it came."""
+    end_s = CLOCK.monotonic_s() + timeout_s
+    while CLOCK.monotonic_s() < end_s:
+        for received in bus.receive(0.2).messages:
+            body = received.body
+            if isinstance(body, kind) and (matches is None or matches(body)):  # type: ignore[operator]
+                assert isinstance(body, (HostSample, Failure))
+                return CLOCK.monotonic_s(), body
+    raise AssertionError(f"no {kind.__name__} within {timeout_s} s")
+
+
+def test_the_death_of_qemu_is_on_the_bus_within_100_ms(host: Connection, bus: Bus) -> None:
+    host.define(definition(NAMES[0]))
+    late_s = []
+    for _ in range(3):
+        wait_for(lambda: mine(host)[NAMES[0]].state is DomainState.SHUTOFF)
+        host.start(NAMES[0])
+        hear(bus, HostSample, lambda sample: "running" in sample.states)
+        start_s = CLOCK.monotonic_s()
+        os.kill(pid(NAMES[0]), signal.SIGKILL)
+        heard_s, failure = hear(bus, Failure)
+        assert isinstance(failure, Failure) and (failure.domain, failure.reason) == (NAMES[0], "crashed")
+        late_s.append(heard_s - start_s)
+    assert min(late_s) < 0.1, late_s
+
+
+def test_a_frozen_qemu_becomes_unknown_while_the_others_are_sampled(running: Connection, bus: Bus) -> None:
+    hear(bus, HostSample, lambda sample: None not in sample.cpu_ratios and len(sample.names) == 2)
+    os.kill(pid(NAMES[0]), signal.SIGSTOP)
+    try:
+        _at, sample = hear(bus, HostSample, lambda sample: sample.cpu_ratios[0] is None)
+        assert isinstance(sample, HostSample) and sample.is_reachable and sample.cpu_ratios[1] is not None
+    finally:
+        os.kill(pid(NAMES[0]), signal.SIGCONT)
+    hear(bus, HostSample, lambda sample: sample.cpu_ratios[0] is not None)
