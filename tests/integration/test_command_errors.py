@@ -1,0 +1,143 @@
+"""Typing wrong things: one clear sentence, the right exit code, nothing started."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.stack import check_endpoint_is_free
+from common.config import Group
+from common.errors import AutoscalerError
+
+GOOD = '[system]\nrun_dir = "{run}"\nstate_dir = "{state}"\n[groups.web]\nprefix = "web-"\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Return a good configuration file whose directories are the test's own."""
+    path = tmp_path / "autoscaler.toml"
+    path.write_text(GOOD.format(run=tmp_path / "run", state=tmp_path / "state"), encoding="utf-8")
+    return path
+
+
+def autoscaler(config: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli", "--config", str(config), *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | env,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("mx = 3", "unknown key; did you mean 'max'"),
+        ('max = "four"', "valid integer; got 'four'"),
+        ("min = 5", "min must be <= max (4); got 5"),
+        ('endpoint = "nowhere"', "must be ADDRESS:PORT"),
+        ('[groups.api]\nprefix = "web-"\nendpoint = "127.0.0.1:9"', "prefix clashes"),
+        ('[groups.api]\nprefix = "a;b"', "got 'a;b'"),
+        ('[groups.api]\nprefix = "</name>"', "got '</name>'"),
+        ('[groups."a;b"]\nprefix = "x-"', "'a;b' must match"),
+        ("max = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence_and_exit_2(config: Path, line: str, said: str) -> None:
+    config.write_text(config.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
+    done = autoscaler(config, "config", "check")
+    assert done.returncode == 2, done
+    assert said in done.stderr
+    assert str(config) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "up", "down", "load"])
+def test_no_command_acts_on_a_wrong_configuration(config: Path, command: str) -> None:
+    config.write_text(config.read_text(encoding="utf-8") + "mx = 3\n", encoding="utf-8")
+    done = autoscaler(config, command)
+    assert (done.returncode, "unknown key" in done.stderr) == (2, True)
+    assert not (config.parent / "run").exists()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    done = autoscaler(tmp_path / "none.toml", "status")
+    assert (done.returncode, "cannot be read: No such file" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["scale", "x"],
+        ["scale", "-1"],
+        ["bounds"],
+        ["frobnicate"],
+        ["scale", "1", "--group", "nope"],
+        ["events", "--limit", "0"],
+    ],
+)
+def test_a_wrong_command_line_is_exit_2(config: Path, args: list[str]) -> None:
+    done = autoscaler(config, *args)
+    assert done.returncode == 2, done
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_duration_is_refused(config: Path) -> None:
+    done = autoscaler(config, "events", "--since", "soon")
+    assert (done.returncode, "such as 15m" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("args", "service"), [(["scale", "2"], "decider"), (["protect", "web-0000"], "actuator")])
+def test_an_order_to_a_dead_service_names_it(config: Path, args: list[str], service: str) -> None:
+    done = autoscaler(config, *args)
+    assert done.returncode == 1
+    assert service in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_works_while_nothing_runs(config: Path) -> None:
+    done = autoscaler(config, "status", "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"alive": false' in done.stdout
+
+
+def test_events_without_a_recording_say_so(config: Path) -> None:
+    done = autoscaler(config, "events")
+    assert (done.returncode, "no recording" in done.stderr) == (1, True)
+
+
+def test_a_graph_without_a_recording_says_so(config: Path, tmp_path: Path) -> None:
+    done = autoscaler(config, "plot", "--png", str(tmp_path / "graph.png"))
+    assert (done.returncode, "no recording" in done.stderr) == (1, True)
+
+
+def test_the_window_without_a_display_says_how_to_get_a_picture(config: Path) -> None:
+    done = autoscaler(config, "plot", DISPLAY="", WAYLAND_DISPLAY="")
+    assert done.returncode == 1
+    assert "--png" in done.stderr
+
+
+def test_keys_are_never_overwritten(config: Path, tmp_path: Path) -> None:
+    first = autoscaler(config, "keys", str(tmp_path / "keys"))
+    second = autoscaler(config, "keys", str(tmp_path / "keys"))
+    assert (first.returncode, second.returncode) == (0, 2)
+    assert "not empty" in second.stderr
+
+
+def test_a_taken_port_is_refused_with_group_and_address() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(AutoscalerError, match=rf"groups.web.endpoint: 127.0.0.1:{port} cannot be used"):
+            check_endpoint_is_free("web", Group(prefix="web-", endpoint=f"127.0.0.1:{port}"))
+
+
+def test_an_address_that_is_not_this_machines_is_refused() -> None:
+    with pytest.raises(AutoscalerError, match="cannot be used"):
+        check_endpoint_is_free("web", Group(prefix="web-", endpoint="192.0.2.1:8000"))

@@ -1,0 +1,71 @@
+"""The parts of ``up`` and ``load`` that are pure: what supervisord is told, what a level means."""
+
+import configparser
+from pathlib import Path
+
+import pytest
+
+from cli.supervisor_config import haproxy_command, supervisor_config
+from common.config import SERVICES, System
+from common.errors import ConfigError
+from load import levels
+
+SYSTEM = System(run_dir="/run/x", state_dir="/var/lib/x")
+
+
+def parsed() -> configparser.ConfigParser:
+    text = supervisor_config(SYSTEM, Path("/etc/autoscaler.toml"), Path("/venv/bin/python"), Path("/opt/autoscaler"))
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(text)
+    return parser
+
+
+def test_every_service_and_haproxy_is_a_program() -> None:
+    programs = {section.removeprefix("program:") for section in parsed().sections() if section.startswith("program:")}
+    assert programs == {*SERVICES, "haproxy"}
+
+
+def test_no_program_is_ever_given_up() -> None:
+    parser = parsed()
+    for section in parser.sections():
+        if section.startswith("program:"):
+            assert parser[section]["autorestart"] == "true"
+            assert int(parser[section]["startretries"]) >= 10**9
+
+
+def test_each_service_runs_alone_with_this_configuration() -> None:
+    assert parsed()["program:monitor"]["command"] == (
+        "/venv/bin/python -m services.monitor --config /etc/autoscaler.toml"
+    )
+
+
+def test_a_percent_sign_in_a_path_is_no_expansion() -> None:
+    text = supervisor_config(SYSTEM, Path("/etc/a%b.toml"), Path("/venv/bin/python"), Path("/opt/100%"))
+    assert "/etc/a%%b.toml" in text
+    assert '"/opt/100%%"' in text
+
+
+def test_haproxy_ends_with_its_supervisor() -> None:
+    assert haproxy_command(SYSTEM)[:4] == ["setpriv", "--pdeathsig", "TERM", "haproxy"]
+
+
+def test_a_period_wins_over_the_level() -> None:
+    assert levels.choose("high", 0.3, None).period_s == 0.3
+    assert levels.choose("high", None, None).period_s < levels.choose("low", None, None).period_s
+
+
+def test_an_unknown_level_is_refused_with_what_is_allowed() -> None:
+    with pytest.raises(ConfigError, match="low, mid, high"):
+        levels.choose("extreme", None, None)
+
+
+def test_a_level_is_read_as_it_was_written(tmp_path: Path) -> None:
+    level = levels.choose("mid", None, 7)
+    levels.write(tmp_path / "load.json", level)
+    assert levels.read(tmp_path / "load.json") == level
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "x"}', '{"name": "x", "period_s": "y", "n": 1}'])
+def test_a_spoilt_level_file_is_no_level(tmp_path: Path, content: str) -> None:
+    (tmp_path / "load.json").write_text(content, encoding="utf-8")
+    assert levels.read(tmp_path / "load.json") is None

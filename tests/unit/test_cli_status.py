@@ -1,0 +1,119 @@
+"""What the operator is shown: from messages to the promised JSON, and to a table."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cli.events import duration_s
+from cli.observe import Snapshot
+from cli.status import endpoint_url, status_values, status_view
+from common.config import Config, Group
+from common.errors import ConfigError
+from common.messages import BackendState, Drain, HostSample, Member, Membership, ServiceStatus
+from common.phases import Phase
+
+CONFIG = Config(groups={"web": Group(prefix="web-")})
+
+
+def member(name: str, phase: Phase, uuid: str) -> Member:
+    return Member(
+        name=name, uuid=uuid, host="local", phase=phase, since_s=0, age_s=5, address="192.168.150.10", port=8080
+    )
+
+
+def membership(*members: Member, **changes: Any) -> Membership:
+    values = {"group": "web", "generation_seen": 1, "desired_seen": 2, "owned_total": len(members), "ceiling": 5}
+    return Membership(members=members, **(values | changes))
+
+
+def snapshot(*bodies: Any) -> Snapshot:
+    heard = Snapshot()
+    for body in bodies:
+        heard.take(body)
+    return heard
+
+
+def text_of(heard: Snapshot) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(status_view(CONFIG, heard))
+    return console.file.getvalue()  # type: ignore[attr-defined] - a StringIO
+
+
+def test_the_promised_keys_are_there_also_when_nothing_answers() -> None:
+    values = status_values(CONFIG, Snapshot())
+    group = values["groups"][0]
+    assert {"name", "desired", "ready", "endpoint", "domains"} <= group.keys()
+    assert (group["desired"], group["ready"], group["domains"]) == (None, 0, [])
+    assert {(service["alive"], service["pid"]) for service in values["services"]} == {(False, None)}
+    json.dumps(values)
+
+
+def test_figures_belong_to_the_uuid_not_to_the_name() -> None:
+    sample = HostSample(
+        host="local",
+        interval_s=1,
+        is_reachable=True,
+        names=("web-0000",),
+        uuids=("old",),
+        states=("running",),
+        cpu_ratios=(0.9,),
+        allotted_cpus=(0.4,),
+    )
+    heard = snapshot(membership(member("web-0000", Phase.READY, "new")), sample)
+    assert status_values(CONFIG, heard)["groups"][0]["domains"][0]["cpu_ratio"] is None
+
+
+def test_only_ready_domains_count_as_ready() -> None:
+    heard = snapshot(membership(member("web-0000", Phase.READY, "a"), member("web-0001", Phase.BOOTING, "b")))
+    group = status_values(CONFIG, heard)["groups"][0]
+    assert (group["ready"], [domain["phase"] for domain in group["domains"]]) == (1, ["ready", "booting"])
+
+
+def test_in_flight_comes_from_the_balancer() -> None:
+    backend = BackendState(name="web-0000", uuid="a", slot="vm1", state="ready", is_healthy=True, in_flight=7)
+    drain = Drain(group="web", endpoint="http://127.0.0.1:8000/", is_proxy_alive=True, backends=(backend,))
+    heard = snapshot(membership(member("web-0000", Phase.READY, "a")), drain)
+    assert status_values(CONFIG, heard)["groups"][0]["domains"][0]["in_flight"] == 7
+
+
+def test_a_service_that_answers_has_its_process() -> None:
+    heard = snapshot(ServiceStatus(name="monitor", pid=42, started_at_s=0, release="1"))
+    services = {service["name"]: service for service in status_values(CONFIG, heard)["services"]}
+    assert services["monitor"] == {"name": "monitor", "alive": True, "pid": 42}
+    assert services["decider"]["alive"] is False
+
+
+def test_the_table_says_what_is_in_the_way() -> None:
+    text = text_of(snapshot(membership(member("web-0000", Phase.FAILED, "a"), blocked="the breaker is open")))
+    assert "blocked: the breaker is open" in text
+    assert "web-0000" in text
+
+
+def test_a_silent_actuator_is_named() -> None:
+    assert "the actuator does not answer" in text_of(Snapshot())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "protocol", "url"),
+    [
+        ("*:8000", "http", "http://127.0.0.1:8000/"),
+        ("10.0.0.1:80", "http", "http://10.0.0.1:80/"),
+        ("127.0.0.1:5432", "tcp", "tcp://127.0.0.1:5432"),
+    ],
+)
+def test_the_endpoint_is_what_a_client_can_use(endpoint: str, protocol: Any, url: str) -> None:
+    assert endpoint_url(Group(prefix="x-", endpoint=endpoint, protocol=protocol)) == url
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("1.5h", 5400)])
+def test_durations_are_numbers_with_a_unit(text: str, seconds: float) -> None:
+    assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "15", "m", "-5m", "15 m", "5w", "nan"])
+def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match="such as 15m"):
+        duration_s(text)
