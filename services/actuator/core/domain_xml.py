@@ -117,6 +117,7 @@ def _devices(root: ET.Element, spec: DomainSpec, slot: int) -> None:
     ET.SubElement(nic, "mac", address=spec.network.mac(slot))
     ET.SubElement(nic, "source", network=spec.network.name)
     ET.SubElement(nic, "model", type="virtio")
+    ET.SubElement(nic, "rom", enabled="no")  # it would look for a boot server that nobody asks
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     if spec.template.console_dir:
