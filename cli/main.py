@@ -249,6 +249,44 @@ def load(
     raise typer.Exit(run_load(_load(), _group(group), level, period, n, seconds, web, as_json=as_json))
 
 
+@app.command(
+    epilog=_examples(
+        "simulate --trace trace.csv --requests-per-domain 5000 --lead-time 60",
+        "simulate --trace trace.csv --requests-per-domain 5000 --lead-time 60 --sweep headroom=auto --png curve.png",
+        "simulate --synthetic diurnal --requests-per-domain 100 --lead-time 60 --json",
+    )
+)
+def simulate(
+    requests_per_domain: Annotated[float, typer.Option(help="Requests that one domain serves in one step.")],
+    lead_time: Annotated[float, typer.Option(help="Seconds from a decision to its supply.")],
+    trace: Annotated[Path | None, typer.Option(help="CSV with t_seconds,requests.")] = None,
+    synthetic: Annotated[str | None, typer.Option(help="diurnal | spike | ramp | noise | sawtooth")] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the synthetic load.")] = 1,
+    headroom: Annotated[float | None, typer.Option(help="How much to spare, >= 0.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="headroom=a,b,c or headroom=auto: the trade-off curve.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Decide by a group of this file instead.")] = None,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The group of that file.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw it into this file.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Drive the deciding core with a request-rate trace, in virtual time."""
+    from cli.simulate import run
+
+    run(
+        trace_path=trace,
+        synthetic=synthetic,
+        seed=seed,
+        requests_per_domain=requests_per_domain,
+        lead_time_s=lead_time,
+        headroom=headroom,
+        sweep=sweep,
+        config=config,
+        group=group,
+        as_json=as_json,
+        png=png,
+    )
+
+
 # --- the installation ---------------------------------------------------------------------------------------------
 
 
