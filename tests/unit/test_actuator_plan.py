@@ -301,6 +301,20 @@ def test_unreachable_host_is_neither_touched_nor_counted_for_scale_in() -> None:
     assert steps(wanted(1, hosts=("local", "far")), see) == ()
 
 
+@pytest.mark.parametrize("mode", ["off", "observe"])
+def test_passive_modes_only_write_down_what_is(mode: str) -> None:
+    want = wanted(4)
+    assert want.desired is not None
+    want = replace(want, desired=want.desired.model_copy(update={"mode": mode}))
+    see = seen(
+        domain("web-0000", power=CRASHED), domain("web-0001", Phase.WARMING), domain("web-0002", Phase.STOPPING),
+        domain("web-0003", Phase.CREATING, SHUTOFF, age_s=1),
+    )  # fmt: skip
+    found = plan(want, see, NOW_S)
+    assert brief(found.steps) == ["SetPhase web-0001 ready"]
+    assert f"mode {mode}: nothing is started, stopped or removed" in found.blocked
+
+
 def test_missing_image_is_reported_and_creates_nothing() -> None:
     found = plan(replace(wanted(1), template=None, template_note="no guest image"), seen(), NOW_S)
     assert (found.steps, found.blocked) == ((), ("no guest image",))

@@ -5,6 +5,7 @@ anywhere goes on from where things stand.
 """
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from common.domain import DomainState
 from common.phases import Phase
@@ -12,7 +13,10 @@ from services.actuator.core.capacity import rebalance
 from services.actuator.core.life import Context, adopt, advance, is_halted
 from services.actuator.core.members import View, after, view
 from services.actuator.core.seen import Seen, Wanted
-from services.actuator.core.steps import Step
+from services.actuator.core.steps import SetPhase, SetQuota, Step
+
+PASSIVE_MODES: Final = frozenset({"off", "observe"})
+NOTED: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
         for domain in found.adoptable
         if domain.power is DomainState.RUNNING
     ]
+    if _is_passive(wanted):
+        mode = wanted.desired.mode if wanted.desired else ""
+        passive = f"mode {mode}: nothing is started, stopped or removed"
+        return Plan(tuple(step for step in steps if _only_notes(step)), (*_notes(context), passive), found)
     balance = rebalance(context, after(found.members, steps), steps)
     return Plan((*steps, *balance.steps), tuple(_notes(context)) + balance.blocked, found)
 
@@ -44,6 +52,15 @@ def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
     context = Context(wanted, seen, found, now_s, is_halted=False)
     may_replace = wanted.desired is None or wanted.desired.is_replacement_allowed
     return replace(context, is_halted=is_halted(context, found.members) or not may_replace)
+
+
+def _is_passive(wanted: Wanted) -> bool:
+    return wanted.desired is not None and wanted.desired.mode in PASSIVE_MODES
+
+
+def _only_notes(step: Step) -> bool:
+    """Return whether the step only writes down what is: on the way up, and without touching anybody's power."""
+    return isinstance(step, SetQuota) or (isinstance(step, SetPhase) and step.record.phase in NOTED)
 
 
 def _notes(context: Context) -> list[str]:
