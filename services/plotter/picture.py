@@ -175,7 +175,7 @@ class _Drawing:
             self._counts.annotate("enlarged from here", (panel.break_x, 0), fontsize=SMALL, ha="left", **below)
 
     def _legend(self, inch: float) -> None:
-        handles: list[Any] = [Line2D([], [], color=palette.INK, lw=2.6, label="mean of the ready")]
+        handles: list[Any] = [Line2D([], [], color=palette.INK, lw=2.6, label="mean of ready domains")]
         for shape, colour, text in palette.MARKS.values():
             handles.append(Line2D([], [], marker=shape, color=colour, ls="", ms=6, label=text))
         legend = self._ratios.legend(
@@ -201,7 +201,7 @@ class _Drawing:
         self._headline.set_text(panel.headline + mode)
         for line in (self._mean, self._mean_halo):
             line.set_data(panel.mean.xs, panel.mean.ys)
-        is_restyled = self._style_mean(is_crowded=len(panel.lines) > FEW)
+        is_restyled = self._style_mean(is_crowded=sum(bool(line.label) for line in panel.lines) > FEW)
         self._update_lines(panel.lines)
         self._update_marks(panel)
         return self._update_counts(panel) or is_restyled
