@@ -33,9 +33,9 @@ def _examples(*lines: str) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from common import __version__
 
-        print(f"autoscaler {version('libvirt-autoscaler')}")
+        print(f"autoscaler {__version__}")
         raise typer.Exit
 
 

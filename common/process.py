@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-from common import config_file, log
+from common import __version__, config_file, log
 from common.bus import Bus, Inbox
 from common.clock import Clock, SystemClock
 from common.config import Config
@@ -26,7 +26,6 @@ from common.errors import AutoscalerError
 from common.log import logger
 from common.messages import ServiceStatus
 
-RELEASE: Final = "0.1.0"
 LATE_AFTER_S: Final = 1.0
 STUCK_THREADS_S: Final = 2.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -160,7 +159,7 @@ def _status(context: Context, started_at_s: float) -> ServiceStatus:
         name=context.name,
         pid=os.getpid(),
         started_at_s=started_at_s,
-        release=RELEASE,
+        release=__version__,
         config_digest=context.config_digest,
         counters=dict(context.bus.counters),
     )
