@@ -577,7 +577,8 @@ def _metadata(domain: Any) -> dict[str, str]:
 
 
 def _refuse_used(line: Line, network: str) -> None:
-    users = sorted(d.name() for d in line.raw.listAllDomains() if network in networks_of(d.XMLDesc()))
+    listed = [(d.name(), _unless_gone(d.XMLDesc)) for d in line.raw.listAllDomains()]
+    users = sorted(name for name, xml in listed if xml is not None and network in networks_of(xml))
     if users:
         raise HypervisorError(f"network {network} is in use by {', '.join(users)}; it is left as it is")
 
