@@ -45,7 +45,7 @@ def of_group(trace: Trace, requests_per_domain: float, lead_steps: int, group: G
     )
     first = domains_for(trace.requests[0], requests_per_domain)
     first = min(max(first, group.minimum), group.maximum)
-    state = begin(settings, Standing(desired=first))
+    state = replace(begin(settings, Standing(desired=first)), watching_since_s=0.0)
     coming = deque([first] * lead_steps)
     desired = []
     ticks = round(trace.step_s / tick_s)

@@ -139,13 +139,16 @@ def recommend(state: Forecast, requests_per_domain: float, headroom: float = DEF
 
 def capacities(state: Forecast, requests_per_domain: float, headrooms: Sequence[float]) -> list[int]:
     """Return the capacity at each of ``headrooms``: one forecast, many decisions. 0 before any load was seen."""
-    if not (math.isfinite(requests_per_domain) and requests_per_domain > 0):
-        raise ValueError(f"requests_per_domain must be finite and > 0; got {requests_per_domain}")
+    if not 1 / MAX_REQUESTS <= requests_per_domain <= MAX_REQUESTS:
+        raise ValueError(
+            f"requests_per_domain must be in {1 / MAX_REQUESTS:g}..{MAX_REQUESTS:g}; got {requests_per_domain}"
+        )
     weights = [weight_of(headroom) for headroom in headrooms]
     if state.latest is None:
         return [0] * len(weights)
     candidates = _candidates(state.latest, requests_per_domain)
     at_or_below = forecast_spread.cumulative(state.latest, candidates * requests_per_domain)
+    at_or_below[-1] = 1.0  # whatever is beyond the last candidate needs at least that one
     demand = np.maximum((candidates[1:] + candidates[:-1] + 1) / 2, 1.0)
     share = np.cumsum(np.diff(at_or_below) / demand)
     if share[-1] <= 0:
@@ -193,7 +196,7 @@ def _due(state: Forecast) -> tuple[Outlook | None, tuple[Outlook | None, ...]]:
 
 
 def _candidates(latest: Outlook, requests_per_domain: float) -> Floats:
-    top = min(math.ceil(_top(latest) / requests_per_domain) + 20, MAX_CAPACITY)
+    top = min(_top(latest) / requests_per_domain + 20, MAX_CAPACITY)
     return CAPACITIES[: int(CAPACITIES.searchsorted(top)) + 1]
 
 

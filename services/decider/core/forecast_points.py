@@ -27,9 +27,12 @@ SIMPLE = SMOOTHERS + SEASONAL
 POINTS = SIMPLE + 2
 COMBINED, FITTED = SIMPLE, SIMPLE + 1
 FEATURES = 12
+# How much of a jump each forecaster follows at once; those made of others by what they mostly lean on.
+REACTION = np.concatenate((ALPHA, (1.0, 0.3, 0.0, 1.0, 0.3, 0.0), (0.3, 0.7)))
 FORGET_FIT = 0.998
 FORGET_ERROR = 0.97
-MOST_UNCERTAIN = 50.0  # bound on the trace of the fit's covariance: a quiet load must not wind it up
+FIRST_UNCERTAIN = 1.0
+MOST_UNCERTAIN = 1e4  # bound on the trace of the fit's covariance: a quiet load must not wind it up
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ def initial(step_s: float) -> Points:
         day=forecast_season.initial(forecast_season.DAY_S, step_s),
         week=forecast_season.initial(7 * forecast_season.DAY_S, step_s),
         fit=fit,
-        covariance=np.eye(FEATURES) * 0.02,
-        squared_error=np.full(SIMPLE, 1e-9),
+        covariance=np.eye(FEATURES) * FIRST_UNCERTAIN,
+        squared_error=np.full(SIMPLE, 1e-12),
     )
 
 
@@ -115,13 +118,12 @@ def observe(points: Points, value: float, at_s: float, lead_s: float) -> Points:
 
 def learn(points: Points, guess: Guess, value: float) -> Points:
     """Return the forecasters after comparing ``guess`` with the ``value`` that came."""
-    root = math.sqrt(guess.unit)
-    squared = points.squared_error * FORGET_ERROR + ((value - guess.points[:SIMPLE]) / root) ** 2
-    x = guess.features / root
+    squared = points.squared_error * FORGET_ERROR + ((value - guess.points[:SIMPLE]) / guess.unit) ** 2
+    x = guess.features / guess.unit
     gain = points.covariance @ x
     step = gain / (FORGET_FIT + float(x @ gain))
     limit = 6 * math.sqrt(float(squared.min()) * (1 - FORGET_ERROR))  # one spike must not bend the fit
-    error = min(limit, max(-limit, value / root - float(points.fit @ x)))
+    error = min(limit, max(-limit, value / guess.unit - float(points.fit @ x)))
     covariance = (points.covariance - np.outer(step, gain)) / FORGET_FIT
     trace = float(covariance.trace())
     if trace > MOST_UNCERTAIN:

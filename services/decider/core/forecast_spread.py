@@ -15,7 +15,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from services.decider.core.forecast_points import COMBINED, FITTED, LAST, MIDDLE, POINTS, SIMPLE, SLOWEST, Guess, Points
+from services.decider.core.forecast_points import (
+    COMBINED,
+    FITTED,
+    LAST,
+    MIDDLE,
+    POINTS,
+    REACTION,
+    SIMPLE,
+    SLOWEST,
+    Guess,
+    Points,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -51,6 +62,7 @@ SURPRISE = np.array([-6.0, -2.5, -1.0, 1.0, 2.5, 6.0])
 FORGET_LOSS, LEARN_LOSS = 0.97, 0.5
 FORGET_SURPRISE, LEARN_SURPRISE = 0.95, 0.25
 SHARE_OF_COMMON_LOSS = 0.3
+JUMPS_STAY = 1.0  # before any was seen: after a jump the load stays where it jumped to
 MOST_LOSS = 8.0  # one outlier must not silence an expert for good
 LEAST_WEIGHT = 1e-4  # relative to the best: any expert can come back
 NEGLIGIBLE = 1e-3  # relative to the best: not worth computing
@@ -88,7 +100,8 @@ def initial(step_s: float) -> Spread:
     head_start[1:SIMPLE] = 1.0
     head_start[FITTED] = 2.0
     loss = np.concatenate((head_start.ravel(), np.zeros(EXPERTS - EXPERTS_PLAIN)))
-    kinds = np.abs(np.arange(len(SURPRISE) + 1) - len(SURPRISE) / 2)
+    surprise = np.abs(np.arange(len(SURPRISE) + 1) - len(SURPRISE) / 2)
+    slowness = 1 - REACTION[CENTRES]
     phases = max(1, min(MAX_PHASES, round(3600 / step_s)))
     return Spread(
         learned=0,
@@ -97,7 +110,7 @@ def initial(step_s: float) -> Spread:
         phases=np.zeros((phases, len(OWNERS), BINS)),
         states=np.zeros((STATES, len(OWNERS), BINS)),
         loss=loss,
-        loss_when=np.outer(kinds, loss) * 0.5,
+        loss_when=np.outer(surprise, loss) * 0.5 + np.outer(surprise**2, slowness) * JUMPS_STAY,
     )
 
 

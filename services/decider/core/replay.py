@@ -46,7 +46,7 @@ from services.decider.core.patience import MEMORY_S
 from services.decider.core.seen import read_sample
 from services.decider.core.state import GroupState, Settings, Standing, begin
 
-TREND_S: Final = 120.0  # after this much new traffic, its trends no longer depend on what was before
+TREND_S: Final = 300.0  # after this much new traffic, its trends hardly depend on what was before
 IDENTICAL: Final = "identical"
 DIFFERENT: Final = "different"
 UNKNOWN: Final = "unknown"

@@ -1,0 +1,80 @@
+"""A forecast as plain values, for a store that knows only maps, lists, numbers and bytes, and back.
+
+Arrays are kept as little-endian bytes of 64-bit floats: after a round trip every later decision is the same.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+import numpy as np
+
+from services.decider.core import forecast
+from services.decider.core.forecast import Forecast
+
+VERSION = 1
+DTYPE = "<f8"
+
+
+def to_values(state: Forecast) -> dict[str, Any]:
+    """Return ``state`` as maps, lists, numbers, bytes and None."""
+    is_shared = bool(state.pending) and state.pending[-1] is state.latest
+    plain = dataclasses.replace(state, latest=None) if is_shared else state
+    return {"version": VERSION, "is_latest_pending": is_shared, "state": _packed(plain)}
+
+
+def from_values(values: dict[str, Any]) -> Forecast:
+    """Return the state that ``to_values`` was given.
+
+    Raises:
+        ValueError: ``values`` are of another version, or not of the right form.
+    """
+    if values.get("version") != VERSION:
+        raise ValueError(f"a stored forecast must be of version {VERSION}; got {values.get('version')!r}")
+    try:
+        state: Forecast = _unpacked(Forecast, values["state"])
+        _check(state)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a stored forecast is not of the right form: {error!r}") from error
+    if values["is_latest_pending"] and state.pending:
+        return dataclasses.replace(state, latest=state.pending[-1])
+    return state
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape), "data": value.astype(DTYPE).tobytes()}
+    if dataclasses.is_dataclass(value):
+        return {field.name: _packed(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_packed(one) for one in value]
+    return value
+
+
+def _unpacked(kind: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _unpacked(arguments[0], value)
+    if origin is np.ndarray:
+        return np.frombuffer(value["data"], dtype=DTYPE).reshape(value["shape"]).astype(np.float64)
+    if origin is tuple:
+        return tuple(_unpacked(arguments[0], one) for one in value)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(
+            **{field.name: _unpacked(hints[field.name], value[field.name]) for field in dataclasses.fields(kind)}
+        )
+    if not isinstance(value, int | float):
+        raise TypeError(f"must be a number; got {value!r}")
+    return kind(value)
+
+
+def _check(state: Forecast) -> None:
+    fresh = forecast.initial(state.step_s, state.lead_steps)
+    for part in ("points", "spread"):
+        kept, known = getattr(state, part), getattr(fresh, part)
+        for field in dataclasses.fields(known):
+            array, like = getattr(kept, field.name), getattr(known, field.name)
+            if isinstance(like, np.ndarray) and (array.shape != like.shape or not np.isfinite(array).all()):
+                raise ValueError(f"a stored forecast is not of the right form: {part}.{field.name}")
