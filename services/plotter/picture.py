@@ -192,6 +192,7 @@ class _Drawing:
             labelcolor=palette.QUIET,
         )
         self._mean_key = legend.get_lines()[0]
+        self._mean_key.set_solid_capstyle("butt")
 
     # --- what moves ----------------------------------------------------------------------------------------------
 
