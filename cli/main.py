@@ -111,14 +111,21 @@ def _watch(config: Any) -> None:
         observer.close()
 
 
-@app.command(epilog=_examples("explain", "explain web --json"))
-def explain(group: GroupArgument = None, as_json: JsonFlag = False) -> None:
-    """Say why the group did, or did not, scale, and what would change it."""
-    reply = _ask("decider", "explain", group=_group(group))
-    if as_json:
-        _print_json(reply.data)
-    else:
-        print(reply.data.get("text", ""))
+@app.command(epilog=_examples("explain", "explain web --at 14:03:20", "explain --since 15m", "explain web --json"))
+def explain(
+    group: GroupArgument = None,
+    at: Annotated[
+        str | None, typer.Option(help="A recorded tick: 14:03:20 of today, 2026-11-22T14:03:20, or epoch seconds.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Every change of the outcome since: 90s, 15m, 2h, 1d ago.")] = None,
+    each_tick: Annotated[bool, typer.Option("--ticks", help="With --since: every tick, not only changes.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say why the group did, or did not, scale, and what would change it: now, or at any recorded time."""
+    from cli.explain import run
+
+    name = _group(group)
+    run(_load(), _state["config"], name, _operator(), at=at, since=since, each_tick=each_tick, as_json=as_json)
 
 
 @app.command(epilog=_examples("events", "events --since 15m", "events --follow"))
@@ -287,6 +294,38 @@ def simulate(
     )
 
 
+@app.command(
+    epilog=_examples(
+        "replay /var/lib/libvirt-autoscaler",
+        "replay 000041-1795374000-1795375080.rec.xz --group web --json",
+        "replay /var/lib/libvirt-autoscaler --policy other.toml --png both.png",
+    )
+)
+def replay(
+    recording: Annotated[Path, typer.Argument(help="A recording's directory, a state directory, or one segment.")],
+    policy: Annotated[Path | None, typer.Option(help="Try this configuration's group over the recorded load.")] = None,
+    group: Annotated[str | None, typer.Option("--group", "-g", help="Only this group.")] = None,
+    png: Annotated[Path | None, typer.Option(help="With --policy: draw both sides into this PNG or SVG file.")] = None,
+    lead_time: Annotated[
+        float | None, typer.Option(help="With --policy: seconds from a decision to serving; default: as recorded.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the decider over a recording: does it repeat every decision? What would another policy have done?
+
+    Exit code 0: every decision that can be repeated is identical, byte for byte; 1: one is not.
+    """
+    if policy is None:
+        from cli.replay import run
+
+        if png is not None or lead_time is not None:
+            raise typer.BadParameter("--png and --lead-time go with --policy")
+        raise typer.Exit(run(_state["config"], recording, group, as_json=as_json))
+    from cli.replay_policy import run as try_policy
+
+    raise typer.Exit(try_policy(_state["config"], recording, policy, group, lead_time, png, as_json=as_json))
+
+
 # --- the installation ---------------------------------------------------------------------------------------------
 
 
@@ -372,11 +411,14 @@ def _ask(service: str, verb: str, **args: Any) -> Any:
     from common.bus import ask
     from common.messages import Request
 
-    by = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
-    reply = ask(_load(), service, Request(verb=verb, args=args, by=by), ASK_TIMEOUT_S)
+    reply = ask(_load(), service, Request(verb=verb, args=args, by=_operator()), ASK_TIMEOUT_S)
     if reply.status == "error":
         raise AutoscalerError(f"{service}: {reply.reason}")
     return reply
+
+
+def _operator() -> str:
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
 
 
 def _order(service: str, verb: str, as_json: bool, **args: Any) -> None:

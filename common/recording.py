@@ -111,7 +111,7 @@ class Recording:
     """Reads a recording, also while it is being written. ``damage`` tells what it had to leave out so far."""
 
     def __init__(self, directory: Path) -> None:
-        """Read from ``directory``: ``recording_dir(config.system.state_path)``."""
+        """Read from ``directory``: ``recording_dir(config.system.state_path)``, or from one segment's file."""
         self.directory = directory
         self.damage = Damage()
 
@@ -167,6 +167,8 @@ class Recording:
         return None if newest is None else newest.at_s
 
     def _files(self) -> list[SegmentFile]:
+        if self.directory.is_file():
+            return [lone_segment(self.directory)]
         try:
             files = segment_files(self.directory)
         except OSError as error:
@@ -238,6 +240,12 @@ def segment_files(directory: Path) -> list[SegmentFile]:
         except FileNotFoundError:  # dropped or compressed since it was listed
             continue
     return [found[number] for number in sorted(found)]
+
+
+def lone_segment(path: Path) -> SegmentFile:
+    """Return the segment in a file of any name; one that ends in ``.xz`` is compressed."""
+    span = (-math.inf, math.inf) if path.suffix == ".xz" else None
+    return SegmentFile(0, path, path.stat().st_size, span)
 
 
 def raw_name(number: int) -> str:
