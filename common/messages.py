@@ -128,6 +128,8 @@ class Vote(Frozen):
     """What one policy recommends: ``capacity`` is None where it lacks data, which forbids scale-in.
 
     ``wanted`` is what it would recommend without its windows, ``wait_s`` how long that must last before it does.
+    ``weight``: ``full``; ``floor``, which holds against scale-in below ``wanted`` but never scales in by itself; or
+    ``none``, recorded and not counted.
     """
 
     policy: str
@@ -135,6 +137,7 @@ class Vote(Frozen):
     reason: str
     wanted: int | None = None
     wait_s: float = 0.0
+    weight: str = "full"
 
 
 class DesiredCapacity(Body):
@@ -230,6 +233,7 @@ class DecisionRecord(Body):
     ordered: tuple[Ordered, ...] = ()
     resumed_from: str = ""
     basis: str = ""
+    learned: str = ""
 
     @property
     def topic(self) -> str:

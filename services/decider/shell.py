@@ -27,6 +27,7 @@ from services.decider.core.events import (
     PublishRecord,
     SampleSeen,
     Save,
+    SaveLearned,
     Tick,
     TrafficSeen,
     Wait,
@@ -35,6 +36,7 @@ from services.decider.core.group import handle
 from services.decider.core.seen import read_sample
 from services.decider.core.state import GroupState, Settings, begin
 from services.decider.core.stored import Instant
+from services.decider.library import LIBRARY, Library
 from services.decider.store import NAME, Store
 
 FIRST_TICK_S: Final = 0.2  # after the start: the last values of all topics have arrived by then
@@ -51,6 +53,7 @@ class DeciderService:
         self._interval_s = context.config.system.interval_s
         self._boot_id = boot_id()
         self._store = Store(context.config.system.state_path / NAME)
+        self._library = Library(context.config.system.state_path / LIBRARY)
         self._groups = self._begun(context.config, context.bus.run_id)
         self._waiting: dict[int, PendingRequest] = {}
         self._tokens = count(1)
@@ -79,7 +82,7 @@ class DeciderService:
     def _begun(self, config: Config, run_id: int) -> dict[str, GroupState]:
         at = self._instant()
         return {
-            name: begin(settings, self._store.standing(name, at))
+            name: begin(settings, self._store.standing(name, at), self._library.learned(settings))
             for name, settings in settings_of(config, run_id).items()
         }
 
@@ -95,6 +98,8 @@ class DeciderService:
         match action:
             case Save(group, standing):
                 self._store.save(group, standing, self._instant())
+            case SaveLearned(group, number, learned, is_base_new):
+                self._library.save(group, number, learned, is_base_new=is_base_new)
             case PublishDesired(body, cause, _):
                 self._bus.publish(body, cause=cause or None)
             case PublishRecord(body, cause):

@@ -49,7 +49,7 @@ def test_an_unknown_kind_of_policy_is_named() -> None:
     class Odd:
         type = "odd"
 
-    with pytest.raises(ValueError, match="threshold, target-tracking, queue; got 'odd'"):
+    with pytest.raises(ValueError, match="threshold, target-tracking, step, schedule, predictive, queue; got 'odd'"):
         policies.of(Odd())
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from common.messages import Vote
 from services.decider.core import patience, policies
+from services.decider.core.ballot import NONE, counted, is_leaning_in, recommended
 from services.decider.core.evolve import evolve
-from services.decider.core.limits import Case, Limit, is_leaning_in, settle
+from services.decider.core.limits import Case, Limit, settle
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState, Settings, Standing
 
@@ -52,13 +53,12 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
     is_in = metrics.is_complete and is_leaning_in(votes, metrics.desired)
     leaning_since_s = (seen_s - metrics.interval_s if leaning_since_s is None else leaning_since_s) if is_in else None
     leaning_in_s = 0.0 if leaning_since_s is None else seen_s - leaning_since_s
-    recommended = max((vote.capacity for vote in votes if vote.capacity is not None), default=None)
-    case = Case(state, metrics, votes, recommended, leaning_in_s, now_s)
+    counting = counted(votes)
+    wanted = recommended(counting, metrics.desired)
+    case = Case(state, metrics, counting, wanted, leaning_in_s, now_s)
     after, limit = settle(case)
     filled_s = _filled_s(state.settings, policy_states, seen_s)
-    decision = Decision(
-        metrics.desired, after, votes, recommended, limit, case.observing_left_s, leaning_in_s, filled_s
-    )
+    decision = Decision(metrics.desired, after, votes, wanted, limit, case.observing_left_s, leaning_in_s, filled_s)
     standing = state.standing
     if after != metrics.desired:
         standing = moved(_learned(standing, state.settings, decision.action, now_s), state.settings, after, now_s)
@@ -102,6 +102,15 @@ def restarted(settings: Settings, policy_states: tuple[Any, ...]) -> tuple[Any, 
     return tuple(policies.of(policy).restart(state) for policy, state in pairs)
 
 
+def after_gap(settings: Settings, policy_states: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the policies' states after ticks were missed: windows begin anew, what was learned stays."""
+    found = []
+    for policy, state in zip(settings.policies, policy_states, strict=True):
+        kind = policies.of(policy)
+        found.append(kind.after_gap(state) if kind.after_gap else kind.start())
+    return tuple(found)
+
+
 def _vote(
     settings: Settings, policy_states: tuple[Any, ...], metrics: GroupMetrics, now_s: float
 ) -> tuple[tuple[Vote, ...], tuple[Any, ...]]:
@@ -110,7 +119,7 @@ def _vote(
         vote, after = policies.of(policy).recommend(policy, policy_state, metrics, now_s)
         states.append(after)
         if vote is not None:
-            votes.append(vote)
+            votes.append(vote if policy.mode == "on" else vote.model_copy(update={"weight": NONE}))
     return tuple(votes), tuple(states)
 
 

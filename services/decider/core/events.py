@@ -13,6 +13,7 @@ from common.messages import (
     Request,
     Traffic,
 )
+from services.decider.core.learned import Learned
 from services.decider.core.seen import Reading
 from services.decider.core.state import Standing
 
@@ -92,6 +93,16 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveLearned:
+    """Keep what the policy number ``number`` has learned; losing the newest of it costs a step of learning, no more."""
+
+    group: str
+    number: int
+    learned: Learned
+    is_base_new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PublishDesired:
     """Say how many domains the group is to have."""
 
@@ -131,4 +142,4 @@ class Wait:
     until_s: float
 
 
-Action = Save | PublishDesired | PublishRecord | Emit | Answer | Wait
+Action = Save | SaveLearned | PublishDesired | PublishRecord | Emit | Answer | Wait

@@ -2,8 +2,8 @@
 
 from common.messages import DecisionRecord, Vote
 from services.decider.core import patience, policies
+from services.decider.core.ballot import NONE, leaning
 from services.decider.core.decide import Decision
-from services.decider.core.limits import leaning
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState
 from services.decider.core.words import clock, domains, percent, seconds
@@ -56,16 +56,16 @@ def _of_projection(state: GroupState, metrics: GroupMetrics) -> str:
 
 
 def _of_calm(state: GroupState, metrics: GroupMetrics) -> str:
-    clauses = []
+    clauses, counting = [], state.settings.counting
     if metrics.desired < state.maximum:
-        ways = [policies.of(policy).out_when(policy) for policy in state.settings.group.policies]
-        clauses.append(f"{' or '.join(ways)} it scales out")
+        ways = [way for policy in counting if (way := policies.of(policy).out_when(policy))]
+        clauses += [f"{' or '.join(ways)} it scales out"] if ways else []
     else:
         clauses.append(f"a max above {state.maximum} would let it scale out")
     if metrics.desired > state.minimum:
-        ways = [policies.of(policy).in_when(policy) for policy in state.settings.group.policies]
-        clauses.append(f"{' and '.join(ways)} it scales in")
-    return ", ".join(clauses)
+        ways = [way for policy in counting if (way := policies.of(policy).in_when(policy))]
+        clauses += [f"{' and '.join(ways)} it scales in"] if ways else []
+    return ", ".join(clauses) or "nothing that its policies look at"
 
 
 def _of_leaning_out(state: GroupState, metrics: GroupMetrics, decision: Decision, vote: Vote, now_s: float) -> str:
@@ -113,6 +113,8 @@ def page(record: DecisionRecord, last_change: DecisionRecord | None, outlooks: t
 
 def _vote_line(vote: Vote) -> str:
     capacity = "no vote, so no scale-in" if vote.capacity is None else f"votes {vote.capacity}"
+    if vote.weight == NONE:
+        capacity = f"({'no vote' if vote.capacity is None else f'would vote {vote.capacity}'}; not counted)"
     return f"  {vote.policy} {capacity}: {vote.reason}"
 
 

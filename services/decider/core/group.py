@@ -7,9 +7,9 @@ recording repeats it exactly.
 from typing import Final
 
 from common.messages import Event, Ordered, Taken
-from services.decider.core import orders, policies, seen
+from services.decider.core import orders, seen
 from services.decider.core.adopt import adopt
-from services.decider.core.decide import Decision, decide, restarted
+from services.decider.core.decide import Decision, after_gap, decide, restarted
 from services.decider.core.events import (
     Action,
     Answer,
@@ -23,16 +23,18 @@ from services.decider.core.events import (
     PublishRecord,
     SampleSeen,
     Save,
+    SaveLearned,
     Tick,
     TrafficSeen,
     Wait,
 )
 from services.decider.core.evolve import evolve
 from services.decider.core.explain import sentence
+from services.decider.core.learned import Learned
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate
 from services.decider.core.records import desired_capacity, is_same, record, waiting
 from services.decider.core.seen import Seen
-from services.decider.core.state import HISTORY, GroupState
+from services.decider.core.state import HISTORY, GroupState, learned_of
 
 GAP_INTERVALS: Final = 3.0  # a longer pause between two ticks: we were stopped, and know nothing of what was between
 
@@ -63,6 +65,7 @@ def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMe
         stale_after_s=settings.stale_after_s,
         standing_stale_after_s=settings.standing_stale_after_s,
         epoch_s=epoch_s,
+        chance=settings.chance,
     )
 
 
@@ -101,7 +104,7 @@ def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
 
 
 def _tick(state: GroupState, now_s: float, epoch_s: float) -> tuple[GroupState, tuple[Action, ...]]:
-    saved = state.standing
+    saved, learned = state.standing, learned_of(state)
     state = adopt(_after_gap(state, now_s), now_s, epoch_s)
     metrics = metrics_of(state, now_s, epoch_s)
     if state.standing.desired is None:
@@ -111,12 +114,22 @@ def _tick(state: GroupState, now_s: float, epoch_s: float) -> tuple[GroupState, 
     state = evolve(state, tick=state.tick + 1, last_tick_s=now_s)
     kept = record(state, metrics, decision, now_s, epoch_s)
     history = (*state.history, kept) if len(state.history) < HISTORY else (*state.history[1:], kept)
-    state = evolve(state, history=history, taken=(), ordered=(), resumed_from="")
+    state = evolve(state, history=history, taken=(), ordered=(), resumed_from="", resumed_learned="")
     save = (Save(state.settings.name, state.standing),) if state.standing != saved else ()
     state, publish = _publish(state, metrics, sentence(kept), now_s)
     state, events = _tell(state, metrics, decision, kept.limiter_text)
-    actions = (*save, *publish, PublishRecord(kept, metrics.cause), *events)
+    actions = (*save, *_learn(state, learned), *publish, PublishRecord(kept, metrics.cause), *events)
     return state, (*actions, Wait(now_s + state.settings.interval_s))
+
+
+def _learn(state: GroupState, before: dict[int, Learned]) -> tuple[Action, ...]:
+    """Return what was learned in a tick: worth keeping, though nothing waits for it."""
+    name = state.settings.name
+    return tuple(
+        SaveLearned(name, number, one, is_base_new=number not in before or before[number].base is not one.base)
+        for number, one in learned_of(state).items()
+        if before.get(number) is not one
+    )
 
 
 def _after_gap(state: GroupState, now_s: float) -> GroupState:
@@ -124,7 +137,7 @@ def _after_gap(state: GroupState, now_s: float) -> GroupState:
     last_s, interval_s = state.last_tick_s, state.settings.interval_s
     if last_s is not None and 0 <= now_s - last_s <= GAP_INTERVALS * interval_s:
         return state
-    fresh = tuple(policies.of(policy).start() for policy in state.settings.policies)
+    fresh = after_gap(state.settings, state.policy_states)
     return evolve(state, policy_states=fresh, leaning_in_since_s=None, watching_since_s=now_s - interval_s)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from common.messages import Vote
 from services.decider.core import patience
+from services.decider.core.ballot import leading, leaning
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState
 from services.decider.core.words import domains, percent, seconds
@@ -256,23 +257,7 @@ def _nothing_asked(case: Case) -> Limit:
     return Limit("none", _leading(case))
 
 
-def leaning(votes: tuple[Vote, ...], desired: int) -> Vote | None:
-    """Return the vote that would move the group if it lasted: outwards one is enough, inwards all must agree."""
-    outwards = [vote for vote in votes if vote.wanted is not None and vote.wanted > desired]
-    if outwards:
-        return min(outwards, key=lambda vote: vote.wait_s)
-    if is_leaning_in(votes, desired):
-        return max(votes, key=lambda vote: vote.wait_s)
-    return None
-
-
-def is_leaning_in(votes: tuple[Vote, ...], desired: int) -> bool:
-    """Return whether every policy would have fewer, windows aside."""
-    return bool(votes) and all(vote.wanted is not None and vote.wanted < desired for vote in votes)
-
-
 def _leading(case: Case) -> str:
     """Return the reason of the vote that won."""
-    voted = [vote for vote in case.votes if vote.capacity is not None]
-    winner = max(voted, key=lambda vote: vote.capacity or 0)
-    return f"{winner.policy}: {winner.reason}"
+    winner = leading(case.votes)
+    return f"{winner.policy}: {winner.reason}" if winner else "no policy that counts has anything to say"

@@ -26,6 +26,7 @@ class GroupMetrics:
     desired: int
     age_s: float = 0.0  # of the oldest sample among these figures: a window fills with what was measured, no further
     epoch_offset_s: float = 0.0  # epoch seconds less monotonic seconds: for what goes by the calendar
+    chance: float = 0.0  # this group's draw in [0, 1), always the same: spreads over time what many groups do
     boot_s: float | None = None  # from a decision to serving, p95 as measured; None before the first
     ready: int = 0
     coming: int = 0  # booting, or not yet begun: what lacks to the desired capacity
@@ -74,6 +75,7 @@ def aggregate(
     stale_after_s: float,
     standing_stale_after_s: float,
     epoch_s: float = 0.0,
+    chance: float = 0.0,
 ) -> GroupMetrics:
     """Return the group's metrics at ``now_s``.
 
@@ -85,6 +87,7 @@ def aggregate(
         stale_after_s: A sample older than this is unknown.
         standing_stale_after_s: So is a message that is repeated less often than samples are.
         epoch_s: The same instant for people.
+        chance: The group's own draw in [0, 1).
     """
     ready, members_total = _count(seen)
     ratios = [(name, _ratio(seen, name, uuid, host, now_s - stale_after_s)) for name, uuid, host in ready]
@@ -100,6 +103,7 @@ def aggregate(
         interval_s=interval_s,
         desired=desired,
         epoch_offset_s=epoch_s - now_s,
+        chance=chance,
         boot_s=seen.membership.boot_p95_s if seen.membership else None,
         age_s=_age_s(seen, ready, now_s, stale_after_s),
         ready=len(ready),

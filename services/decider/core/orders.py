@@ -176,7 +176,7 @@ def _history(order: Order) -> Outcome:
 
 
 def _plain(record: DecisionRecord) -> dict[str, Any]:
-    return record.model_dump()
+    return record.model_dump(exclude={"learned"})
 
 
 def _is_count(value: object) -> TypeGuard[int]:

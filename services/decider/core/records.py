@@ -40,6 +40,7 @@ def record(
         taken=state.taken,
         ordered=state.ordered,
         resumed_from=state.resumed_from,
+        learned=state.resumed_learned,
         basis=basis.told(state),
     )
 

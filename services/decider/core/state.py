@@ -3,7 +3,9 @@
 All of it is frozen; ``group.handle`` returns a new one. Times are monotonic seconds of this machine.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -11,9 +13,11 @@ from typing import Any, Final
 from common.config import Group
 from common.messages import DecisionRecord, DesiredCapacity, Ordered, Taken
 from services.decider.core import policies
+from services.decider.core.learned import Learned, to_text
 from services.decider.core.policies.queue import Queue
 from services.decider.core.seen import Seen
 
+QUEUE_WINDOW_S: Final = 5.0  # of the policy that every group has, where no other has a window
 HISTORY: Final = 120  # records kept for ``explain`` and ``history``; the recorder keeps the rest
 
 
@@ -35,6 +39,16 @@ class Settings:
         return (*self.group.policies, Queue(out_window_s=self._least_out_window_s))
 
     @cached_property
+    def counting(self) -> tuple[Any, ...]:
+        """Return the configured policies whose votes count."""
+        return tuple(policy for policy in self.group.policies if policy.mode == "on")
+
+    @cached_property
+    def chance(self) -> float:
+        """Return the group's draw in [0, 1), from its name alone: always the same, and another for another group."""
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:6]) / 2**48
+
+    @cached_property
     def standing_stale_after_s(self) -> float:
         """Return the age from which a message that is only repeated every ``republish_s`` is unknown."""
         return self.stale_after_s + 2 * self.republish_s
@@ -42,25 +56,25 @@ class Settings:
     @cached_property
     def out_window_s(self) -> float:
         """Return the longest window after which a policy scales out; so long the decider watches before it acts."""
-        windows = [policies.of(policy).out_window_s(policy) for policy in self.group.policies]
-        return max(self.interval_s, *windows)
+        windows = [policies.of(policy).out_window_s(policy) for policy in self.counting]
+        return max([self.interval_s, *windows])
 
     @cached_property
     def in_window_s(self) -> float:
         """Return the longest window after which a policy scales in."""
-        windows = [policies.of(policy).in_window_s(policy) for policy in self.group.policies]
-        return max(self.interval_s, *windows)
+        windows = [policies.of(policy).in_window_s(policy) for policy in self.counting]
+        return max([self.interval_s, *windows])
 
     @cached_property
     def out_point_ratio(self) -> float | None:
         """Return the lowest mean CPU ratio at which a policy scales out, None where none looks at it."""
-        points = [policies.of(policy).out_point_ratio(policy) for policy in self.group.policies]
+        points = [policies.of(policy).out_point_ratio(policy) for policy in self.counting]
         return min((point for point in points if point is not None), default=None)
 
     @cached_property
     def _least_out_window_s(self) -> float:
-        windows = [policies.of(policy).out_window_s(policy) for policy in self.group.policies]
-        return max(self.interval_s, min(windows))
+        windows = [policies.of(policy).out_window_s(policy) for policy in self.counting]
+        return max(self.interval_s, min((window_s for window_s in windows if window_s > 0), default=QUEUE_WINDOW_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +119,7 @@ class GroupState:
     taken: tuple[Taken, ...] = ()
     ordered: tuple[Ordered, ...] = ()
     resumed_from: str = ""
+    resumed_learned: str = ""
 
     @property
     def minimum(self) -> int:
@@ -124,11 +139,49 @@ class GroupState:
         return self.standing.mode or self.settings.group.mode
 
 
-def begin(settings: Settings, standing: Standing | None = None) -> GroupState:
-    """Return the state of a decider that has just started, with what it stored before if there is any."""
+def begin(
+    settings: Settings, standing: Standing | None = None, learned: Mapping[int, Learned] | None = None
+) -> GroupState:
+    """Return the state of a decider that has just started, with what it stored before if there is any.
+
+    Args:
+        settings: Of the group.
+        standing: What it stood at.
+        learned: What its policies had learned, by their number.
+
+    Raises:
+        ValueError: what was learned does not fit its policy.
+    """
+    known = learned or {}
     return GroupState(
         settings=settings,
         standing=standing or Standing(),
-        policy_states=tuple(policies.of(policy).start() for policy in settings.policies),
+        policy_states=tuple(begun(policy, known.get(number)) for number, policy in enumerate(settings.policies)),
         resumed_from=json.dumps(asdict(standing), sort_keys=True) if standing else "",
+        resumed_learned=to_text(known),
     )
+
+
+def begun(policy: Any, learned: Learned | None) -> Any:
+    """Return the state of a policy that has just started, with what it had learned.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    kind = policies.of(policy)
+    if learned is None:
+        return kind.start()
+    if kind.resume is None:
+        raise ValueError(f"a policy of type {policy.type!r} learns nothing")
+    return kind.resume(policy, learned)
+
+
+def learned_of(state: GroupState) -> dict[int, Learned]:
+    """Return what the group's policies have learned, by their number."""
+    found: dict[int, Learned] = {}
+    for number, (policy, own) in enumerate(zip(state.settings.policies, state.policy_states, strict=True)):
+        learned = policies.of(policy).learned
+        kept = learned(own) if learned else None
+        if kept is not None:
+            found[number] = kept
+    return found

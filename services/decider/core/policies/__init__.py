@@ -2,10 +2,11 @@
 
 from typing import Any, Final
 
-from services.decider.core.policies import queue, target_tracking, threshold
+from services.decider.core.policies import predictive, queue, schedule, step, target_tracking, threshold
 from services.decider.core.policies.kind import Kind
 
-KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in (threshold.KIND, target_tracking.KIND, queue.KIND)}
+_ALL: Final = (threshold.KIND, target_tracking.KIND, step.KIND, schedule.KIND, predictive.KIND, queue.KIND)
+KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in _ALL}
 
 
 def of(policy: Any) -> Kind:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from common.messages import Vote
+from services.decider.core.learned import Learned
 from services.decider.core.metrics import GroupMetrics
 
 PolicyState: TypeAlias = Any
@@ -24,7 +25,10 @@ class Kind:
     ``restart`` returns the state after the desired capacity or the number of ready domains has changed: what was
     measured before says nothing about the group as it is now. ``out_point_ratio`` is the mean CPU ratio at which it
     scales out, None where it does not look at it. ``filled_s`` returns how full its two windows are. ``out_when`` and
-    ``in_when`` complete the sentence "it scales out when …".
+    ``in_when`` complete the sentence "it scales out when …", empty where there is nothing to say.
+
+    A kind that learns also has ``after_gap``, the state after ticks were missed (others start anew), ``learned``, what
+    of its state is to be stored, and ``resume``, the state from what was stored (ValueError: it does not fit).
     """
 
     name: str
@@ -37,3 +41,6 @@ class Kind:
     filled_s: Callable[[Policy, PolicyState, float], tuple[float, float]]
     out_when: Callable[[Policy], str]
     in_when: Callable[[Policy], str]
+    after_gap: Callable[[PolicyState], PolicyState] | None = None
+    learned: Callable[[PolicyState], Learned | None] | None = None
+    resume: Callable[[Policy, Learned], PolicyState] | None = None

@@ -21,6 +21,7 @@ class Queue:
 
     out_window_s: float
     type: str = NAME
+    mode: str = "on"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
-"""Hold the mean CPU ratio at a target: as many domains as bring the present use back to it, computed at once.
+"""Hold a metric at its target: as many domains as bring the present figure back to it, computed at once.
 
 The rule is that of the Kubernetes HPA, ``ceil(ready * use / target)``, with its tolerance, its treatment of what is
 unknown or still coming (idle for scale-out), and its stabilization: out, the lowest recommendation of a window; in, the
 highest of another. A domain cannot use more than all its CPU, so at 97 % and more the use is "at least" that.
+
+CPU use and requests are shared out: with twice the domains, each has half. A response time is not, and an empty queue
+says nothing of how many could be spared: both ask for one fewer at most, a response time for twice as many at most.
 """
 
 import math
@@ -13,9 +16,11 @@ from common.config import TargetTracking
 from common.messages import Vote
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics
 from services.decider.core.policies.kind import Kind
+from services.decider.core.policies.measure import CPU, NAMES, RESPONSE, Measure, measure, shown
 from services.decider.core.words import percent, seconds
 
 SATURATED: Final = 0.97
+SYMPTOMS: Final = ("response-time", "queue")
 ROUNDING: Final = 1e-9  # 3 * 0.6 / 0.6 is a little above 3
 
 Marks = tuple[tuple[float, int], ...]
@@ -35,7 +40,7 @@ def recommend(policy: TargetTracking, state: State, metrics: GroupMetrics, now_s
     """Return the vote of one tick and the recommendations that still count after it.
 
     Args:
-        policy: ``target_ratio`` in (0, 1], ``tolerance`` as a fraction of it, windows in seconds.
+        policy: The metric and its target, ``tolerance`` as a fraction of it, windows in seconds.
         state: As the tick before left it.
         metrics: The group now.
         now_s: This tick.
@@ -46,35 +51,40 @@ def recommend(policy: TargetTracking, state: State, metrics: GroupMetrics, now_s
 
     Source: Kubernetes HPA, ``pkg/controller/podautoscaler/replica_calculator.go``.
     """
-    if metrics.ready == 0 or metrics.known == 0:
-        return _no_vote(policy, metrics), _remember(policy, state, metrics.desired, metrics.desired, metrics, now_s)
-    low, high = wanted(policy, metrics, metrics.low), wanted(policy, metrics, metrics.high)
+    seen = measure(policy.metric, metrics)
+    if not seen.is_known:
+        return _no_vote(policy, seen), _remember(policy, state, metrics.desired, metrics.desired, metrics, now_s)
+    low, high = wanted(policy, metrics, seen.low), wanted(policy, metrics, seen.high)
     state = _remember(policy, state, low, high, metrics, now_s)
     calm, peak = min(value for _, value in state.lows), max(value for _, value in state.highs)
     if low > metrics.desired:
         wait_s = _out_wait_s(policy, state, metrics, now_s)
         capacity = metrics.desired if wait_s > 0 else max(calm, metrics.desired)
-        return _vote(policy, metrics, metrics.low, capacity, low, wait_s), state
-    if metrics.unknown:
-        return _no_vote(policy, metrics), state
+        return _vote(policy, metrics, seen.low, capacity, low, wait_s), state
+    if not seen.is_complete:
+        return _no_vote(policy, seen), state
     wait_s = _in_wait_s(policy, state, metrics, now_s) if high < metrics.desired else 0.0
     capacity = metrics.desired if wait_s > 0 else min(peak, metrics.desired)
-    return _vote(policy, metrics, metrics.high, capacity, high, wait_s), state
+    return _vote(policy, metrics, seen.high, capacity, high, wait_s), state
 
 
-def wanted(policy: TargetTracking, metrics: GroupMetrics, ratio: float) -> int:
-    """Return the capacity that would bring ``ratio``, the mean over ready domains, back to the target.
+def wanted(policy: TargetTracking, metrics: GroupMetrics, figure: float) -> int:
+    """Return the capacity that would bring ``figure``, the mean over ready domains, back to the target.
 
     What is still coming counts as idle for scale-out, and not at all for scale-in.
     """
-    use = metrics.ready * ratio
-    needed = math.ceil(use / policy.target_ratio - ROUNDING)
-    if ratio >= SATURATED and not metrics.coming:
+    use = metrics.ready * figure
+    needed = math.ceil(use / policy.target - ROUNDING)
+    if policy.metric == CPU and figure >= SATURATED and not metrics.coming:
         return max(needed, metrics.desired + 1)
-    if ratio < policy.target_ratio * (1 - policy.tolerance):
+    if figure < policy.target * (1 - policy.tolerance):
+        if policy.metric in SYMPTOMS:
+            needed = max(needed, metrics.desired - 1)
         return min(needed, metrics.desired)
-    if use > (metrics.ready + metrics.coming) * policy.target_ratio * (1 + policy.tolerance):
-        return max(needed, metrics.desired)
+    if policy.metric == RESPONSE and metrics.coming:
+        return metrics.desired
+    if use > (metrics.ready + metrics.coming) * policy.target * (1 + policy.tolerance):
+        return max(min(needed, 2 * metrics.desired) if policy.metric == RESPONSE else needed, metrics.desired)
     return metrics.desired
 
 
@@ -110,16 +120,35 @@ def _wait_s(window_s: float, blocking: list[float], state: State, metrics: Group
     return metrics.left_s(window_s, held_s)
 
 
-def _vote(policy: TargetTracking, metrics: GroupMetrics, ratio: float, capacity: int, aim: int, wait_s: float) -> Vote:
-    least = "at least " if ratio >= SATURATED else ""
-    reason = f"CPU {least}{percent(ratio)} of {metrics.ready} ready, target {percent(policy.target_ratio)}"
+def _vote(policy: TargetTracking, metrics: GroupMetrics, figure: float, capacity: int, aim: int, wait_s: float) -> Vote:
+    least = "at least " if policy.metric == CPU and figure >= SATURATED else ""
+    value, target = shown(policy.metric, figure), shown(policy.metric, policy.target)
+    reason = f"{NAMES[policy.metric]} {least}{value} of {metrics.ready} ready, target {target}"
     if aim != metrics.desired:
         reason += f": {aim} would do" + (f", for {seconds(wait_s)} more to be stable" if wait_s > 0 else "")
     return Vote(policy=policy.type, capacity=capacity, reason=reason, wanted=aim, wait_s=wait_s)
 
 
-def _no_vote(policy: TargetTracking, metrics: GroupMetrics) -> Vote:
-    return Vote(policy=policy.type, capacity=None, reason=metrics.ignorance)
+def _no_vote(policy: TargetTracking, seen: Measure) -> Vote:
+    return Vote(policy=policy.type, capacity=None, reason=seen.ignorance)
+
+
+def _out_point_ratio(policy: TargetTracking) -> float | None:
+    return min(policy.target_ratio * (1 + policy.tolerance), 1.0) if policy.metric == CPU else None
+
+
+def _out_when(policy: TargetTracking) -> str:
+    over_s = seconds(policy.out_stabilization_s)
+    if policy.metric == CPU:
+        return f"above {percent(min(policy.target_ratio * (1 + policy.tolerance), SATURATED))} for {over_s}"
+    bound = shown(policy.metric, policy.target * (1 + policy.tolerance))
+    return f"with {NAMES[policy.metric]} above {bound} for {over_s}"
+
+
+def _in_when(policy: TargetTracking) -> str:
+    name = "" if policy.metric == CPU else f"with {NAMES[policy.metric]} "
+    bound = shown(policy.metric, policy.target * (1 - policy.tolerance))
+    return f"{name}below {bound} for {seconds(policy.in_stabilization_s)}"
 
 
 def _filled_s(policy: TargetTracking, state: State, now_s: float) -> tuple[float, float]:
@@ -136,13 +165,8 @@ KIND = Kind(
     recommend=recommend,
     out_window_s=lambda policy: policy.out_stabilization_s,
     in_window_s=lambda policy: policy.in_stabilization_s,
-    out_point_ratio=lambda policy: min(policy.target_ratio * (1 + policy.tolerance), 1.0),
+    out_point_ratio=_out_point_ratio,
     filled_s=_filled_s,
-    out_when=lambda policy: (
-        f"above {percent(min(policy.target_ratio * (1 + policy.tolerance), SATURATED))} "
-        f"for {seconds(policy.out_stabilization_s)}"
-    ),
-    in_when=lambda policy: (
-        f"below {percent(policy.target_ratio * (1 - policy.tolerance))} for {seconds(policy.in_stabilization_s)}"
-    ),
+    out_when=_out_when,
+    in_when=_in_when,
 )

@@ -1,0 +1,72 @@
+"""The metric that a policy looks at: one figure for each ready domain, with what is unknown counted both ways."""
+
+from dataclasses import dataclass
+
+from services.decider.core.metrics import GroupMetrics
+from services.decider.core.words import percent
+
+CPU, REQUESTS, RESPONSE, QUEUE = "cpu", "requests-per-domain", "response-time", "queue"
+NAMES = {CPU: "CPU", REQUESTS: "requests", RESPONSE: "response time", QUEUE: "queue"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One metric now. ``low`` is what scale-out stands on, ``high`` scale-in; without data both are 0.
+
+    ``is_known`` tells whether there is any figure, ``is_complete`` whether nothing is guessed; ``ignorance`` says what
+    is missing.
+    """
+
+    low: float
+    high: float
+    is_known: bool
+    is_complete: bool
+    ignorance: str = ""
+
+
+def measure(metric: str, metrics: GroupMetrics) -> Measure:
+    """Return ``metric`` of the group: a CPU ratio, requests per second and domain, seconds, or requests waiting."""
+    if metric == CPU:
+        is_known = metrics.ready > 0 and metrics.known > 0
+        return Measure(metrics.low, metrics.high, is_known, is_known and not metrics.unknown, metrics.ignorance)
+    if metrics.ready == 0:
+        return Measure(0.0, 0.0, False, False, "no domain is ready")
+    value = _traffic(metric, metrics)
+    if value is None:
+        missing = "no fresh traffic figures from the balancer"
+        if metrics.is_traffic_known:
+            missing = f"the balancer does not tell the {NAMES[metric]}"
+        return Measure(0.0, 0.0, False, False, missing)
+    return Measure(value, value, True, True)
+
+
+def diluted(metric: str, metrics: GroupMetrics, value: float) -> float:
+    """Return the figure that each domain would have with those that are coming; a response time says nothing of it."""
+    if not metrics.coming:
+        return value
+    return 0.0 if metric == RESPONSE else value * metrics.ready / (metrics.ready + metrics.coming)
+
+
+def shown(metric: str, value: float) -> str:
+    """Return a figure of ``metric`` as people read it.
+
+    >>> shown("cpu", 0.5), shown("requests-per-domain", 12.0), shown("response-time", 0.25), shown("queue", 1.5)
+    ('50 %', '12.0 requests/s each', '250 ms', '1.5 waiting each')
+    """
+    match metric:
+        case "cpu":
+            return percent(value)
+        case "requests-per-domain":
+            return f"{value:.1f} requests/s each"
+        case "response-time":
+            return f"{1000 * value:.0f} ms"
+        case _:
+            return f"{value:.1f} waiting each"
+
+
+def _traffic(metric: str, metrics: GroupMetrics) -> float | None:
+    if metric == RESPONSE:
+        # HAProxy's mean is over its last requests: without new ones it is history.
+        return 0.0 if metrics.request_rate == 0 and not metrics.queue else metrics.response_time_s
+    total = metrics.request_rate if metric == REQUESTS else metrics.queue
+    return None if total is None else total / metrics.ready
