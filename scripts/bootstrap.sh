@@ -16,7 +16,7 @@ case $profile in run | load | dev) ;; *) fail "unknown profile '$profile'; allow
 packages=(libvirt-daemon-system libvirt-clients libvirt-dev qemu-system-x86 haproxy mmdebstrap dnsmasq-base
 	iproute2 nftables pkg-config gcc libc6-dev make xz-utils zstd lz4 util-linux
 	python3 python3-dev python3-venv python3-tk)
-[ "$profile" = dev ] && packages+=(xvfb xdotool imagemagick curl)
+[ "$profile" = dev ] && packages+=(xvfb xdotool imagemagick curl cpio)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -38,6 +38,12 @@ if [ ${#missing[@]} -gt 0 ]; then
 		tail -n 15 "$log" >&2
 		fail "apt-get could not install the packages above"
 	fi
+fi
+
+# Where no udev has set it, only root may open /dev/kvm, and libvirt then probes QEMU anew at every define: 20 s each.
+if [ "$(id -u)" -eq 0 ] && [ -c /dev/kvm ] && getent group kvm >/dev/null && [ "$(stat -c %G:%a /dev/kvm)" = root:600 ]; then
+	chgrp kvm /dev/kvm
+	chmod 0660 /dev/kvm
 fi
 
 /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

@@ -1,14 +1,12 @@
-"""What the tests with real guests need: root, libvirt, an image; and that they leave nothing behind."""
+"""Installations for the tests with real guests, and that they leave nothing behind."""
 
-import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import ROOT, World
+from tests.e2e.world import World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,17 +14,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in Path(str(item.path)).parents:
             item.add_marker(pytest.mark.e2e)
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the demo guest once for all tests; QEMU's own user can read it."""
-    if os.geteuid() != 0:
-        pytest.fail("the tests with real guests need root: libvirt's system socket, networks")
-    output = Path(tempfile.gettempdir()) / f"autoscaler-test-images-{os.getuid()}"
-    output.mkdir(mode=0o711, exist_ok=True)
-    subprocess.run(["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(output)], check=True)
-    return output
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,56 @@
+"""What the tests with real parts need, brought up before they are collected and taken down after the last one.
+
+Unit, contract and simulation tests need nothing, and start nothing. The others find libvirt running and the demo guest
+built (``AUTOSCALER_TEST_IMAGE``); without root they skip themselves and say why.
+"""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from common.clock import SystemClock
+from common.config import Host, System
+
+ROOT = Path(__file__).resolve().parents[1]
+FAST = {"unit", "contract", "sim"}
+IMAGES = Path(tempfile.gettempdir()) / f"autoscaler-test-images-{os.getuid()}"
+NOTES = Path(tempfile.gettempdir()) / f"autoscaler-test-run-{os.getuid()}"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start libvirt where it does not run, and build the guest's image."""
+    if os.geteuid() != 0 or _is_fast_only(session.config.args) or session.config.option.collectonly:
+        return
+    system = _system()
+    system.run_path.mkdir(mode=0o700, exist_ok=True)
+    print(f"libvirt: {ensure_libvirt(Host(), system, SystemClock())}", flush=True)
+    IMAGES.mkdir(mode=0o711, exist_ok=True)
+    subprocess.run(["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(IMAGES)], check=True)
+    os.environ["AUTOSCALER_TEST_IMAGE"] = str(IMAGES)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what was started here, and nothing else."""
+    if NOTES.is_dir() and not _is_fast_only(session.config.args):
+        stop_libvirt(_system())
+
+
+@pytest.fixture(scope="session")
+def images() -> Path:
+    """Return the directory of the demo guest's image."""
+    if "AUTOSCALER_TEST_IMAGE" not in os.environ:
+        pytest.skip("real guests need root: libvirt's system socket, networks")
+    return IMAGES
+
+
+def _system() -> System:
+    return System(run_dir=str(NOTES), state_dir=str(NOTES))
+
+
+def _is_fast_only(args: list[str]) -> bool:
+    """Return whether only tests are asked for that need nothing of the machine."""
+    return all(FAST & set(Path(arg.split("::")[0]).parts) for arg in args)
