@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.decider.core import forecast_points, forecast_spread
-from services.decider.core.forecast_points import Points
+from services.decider.core.forecast_points import LAST, SLOWEST, Points
 from services.decider.core.forecast_spread import Outlook, Spread
 
 Floats = npt.NDArray[np.float64]
@@ -29,6 +29,7 @@ MAX_CAPACITY = 1_000_000
 EXACT_TO = 40  # capacities up to here are weighed one by one, beyond that in steps of 2.5 %
 _ladder = np.unique(np.ceil(np.geomspace(EXACT_TO, MAX_CAPACITY, math.ceil(math.log(MAX_CAPACITY / EXACT_TO) / 0.025))))
 CAPACITIES = np.concatenate((np.arange(EXACT_TO, dtype=float), _ladder))
+LEAST_SHARE = 0.5  # of the usual load: a collapse below it is not spared for at the price of a jump
 BAND = (0.1, 0.5, 0.9)
 
 
@@ -149,7 +150,7 @@ def capacities(state: Forecast, requests_per_domain: float, headrooms: Sequence[
     candidates = _candidates(state.latest, requests_per_domain)
     at_or_below = forecast_spread.cumulative(state.latest, candidates * requests_per_domain)
     at_or_below[-1] = 1.0  # whatever is beyond the last candidate needs at least that one
-    demand = np.maximum((candidates[1:] + candidates[:-1] + 1) / 2, 1.0)
+    demand = np.maximum((candidates[1:] + candidates[:-1] + 1) / 2, _least_demand(state.latest) / requests_per_domain)
     share = np.cumsum(np.diff(at_or_below) / demand)
     if share[-1] <= 0:
         return [0] * len(weights)
@@ -198,6 +199,11 @@ def _due(state: Forecast) -> tuple[Outlook | None, tuple[Outlook | None, ...]]:
 def _candidates(latest: Outlook, requests_per_domain: float) -> Floats:
     top = min(_top(latest) / requests_per_domain + 20, MAX_CAPACITY)
     return CAPACITIES[: int(CAPACITIES.searchsorted(top)) + 1]
+
+
+def _least_demand(latest: Outlook) -> float:
+    points = latest.guess.points
+    return LEAST_SHARE * float(min(points[LAST], points[SLOWEST]))
 
 
 def _top(latest: Outlook) -> float:

@@ -46,6 +46,8 @@ LEAN = 10.0  # observations that the common histogram counts for in a context
 
 RATES = np.array([0.1, 0.01])  # a quick and a slow idea of the recent mean error
 FIRST_ERROR = 0.05  # relative, before anything was measured
+LEAST_SCALE = 1e-6
+FLOOR = 1.0  # times the usual load is added before the logarithm: silence is far away, but not infinitely
 EXPERTS_PLAIN = POINTS * len(RATES)
 OWNERS = np.array([LAST, COMBINED, FITTED])  # the forecasters with histograms by context
 FAMILIES = 2  # the minute of the hour, the state
@@ -123,14 +125,15 @@ def outlook(spread: Spread, points: Points, guess: Guess, target_s: float) -> Ou
     common = shapes[OWNER_ROWS] * LEAN
     leaning = np.concatenate((spread.phases[phase] + common, spread.states[state] + common))
     np.divide(leaning, leaning.sum(1, keepdims=True), out=shapes[EXPERTS_PLAIN:])
-    scale = np.maximum(spread.scale * np.maximum(guess.points, guess.unit)[:, None], 1e-6 * guess.unit)
-    return Outlook(guess, scale, shapes, _weights(spread, surprise), phase, state, surprise)
+    return Outlook(
+        guess, np.maximum(spread.scale, LEAST_SCALE), shapes, _weights(spread, surprise), phase, state, surprise
+    )
 
 
 def learn(spread: Spread, seen: Outlook, value: float) -> Spread:
     """Return the spread after the ``value`` that ``seen`` was about."""
-    points, unit = seen.guess.points, seen.guess.unit
-    low, share = _place((value - points)[:, None] / seen.scale)
+    error = _logarithm(value, seen) - _logarithm(seen.guess.points, seen)
+    low, share = _place(error[:, None] / seen.scale)
     owners = OWNER_ROWS
     low_of = np.concatenate((low, low[owners], low[owners]))
     share_of = np.concatenate((share, share[owners], share[owners]))
@@ -140,30 +143,29 @@ def learn(spread: Spread, seen: Outlook, value: float) -> Spread:
     for kept in (phases[seen.phase], states[seen.state]):
         kept *= FORGET_CONTEXT
         _count(kept, low[owners], share[owners])
-    error = np.abs(value - points) / np.maximum(points, unit)
     rate = np.maximum(RATES, 1 / (spread.learned + 2))
-    scale = spread.scale + rate * (np.minimum(error[:, None], 20 * spread.scale) - spread.scale)
+    scale = spread.scale + rate * (np.minimum(np.abs(error)[:, None], 20 * spread.scale) - spread.scale)
     learned = replace(
         spread,
         learned=spread.learned + 1,
-        scale=np.maximum(scale, 1e-9),
+        scale=np.maximum(scale, LEAST_SCALE),
         common=common,
         phases=phases,
         states=states,
     )
     if value == 0:  # silence says nothing about who forecasts load well
         return learned
-    flat = _flat(seen.scale)
     left = seen.shapes[ROWS, low_of] / WIDTH[low_of]
     right = seen.shapes[ROWS, low_of + 1] / WIDTH[low_of + 1]
-    density = (left * (1 - share_of) + right * share_of) * (unit / flat)
+    density = (left * (1 - share_of) + right * share_of) / _flat(seen.scale)
     return _score(learned, -np.log(density + 1e-12), seen.surprise)
 
 
 def cumulative(seen: Outlook, loads: Floats) -> Floats:
     """Return for each of ``loads`` the probability that the load is not above it. Shape as ``loads``, in [0, 1]."""
     chosen = np.flatnonzero(seen.weights > seen.weights.max() * NEGLIGIBLE)
-    distance = (loads[None, :] - seen.guess.points[CENTRES[chosen], None]) / _flat(seen.scale)[chosen, None]
+    centre = _logarithm(seen.guess.points, seen)[CENTRES[chosen], None]
+    distance = (_logarithm(loads, seen)[None, :] - centre) / _flat(seen.scale)[chosen, None]
     place = np.clip((_arcsinh(distance / STRETCH) + EDGE) / BIN + 0.5, 0, BINS - 0.001)
     low = place.astype(np.int64)
     below = np.zeros((len(chosen), BINS + 1))
@@ -174,6 +176,10 @@ def cumulative(seen: Outlook, loads: Floats) -> Floats:
     weights = seen.weights[chosen]
     answer: Floats = (weights / weights.sum()) @ at_or_below
     return answer
+
+
+def _logarithm(loads: Floats | float, seen: Outlook) -> Floats:
+    return np.log(loads + FLOOR * seen.guess.unit)
 
 
 def _arcsinh(x: Floats) -> Floats:
