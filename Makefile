@@ -9,7 +9,7 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean image plot load bench test test-fast check format lock
+.PHONY: help up down clean image plot load bench bench-policies test test-fast check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ load:  ## drive the endpoint: LEVEL=low|mid|high, or PERIOD=0.3 (seconds between
 bench: ## the benchmarks, with side-by-side ratios
 	@scripts/bootstrap.sh dev
 	@$(PY) -m bench
+
+bench-policies:  ## the forecast against the published autoscalers, on real traces (minutes)
+	@scripts/bootstrap.sh dev
+	@$(PY) -m bench.policies
 
 test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev
