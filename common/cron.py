@@ -98,6 +98,8 @@ def _fault(cron: str, error: CronSimError) -> str:
     if field not in names:
         return str(error)
     found = cron.split()[names.index(field)]
-    if field == "day-of-month" and all(part.isdigit() and 1 <= int(part) <= 31 for part in found.split(",")):
+    if field == "day-of-month" and all(
+        part.isascii() and part.isdigit() and 1 <= int(part) <= 31 for part in found.split(",")
+    ):
         return f"never fires: no month it names has a day {found}"
     return f"{field} cannot be {found!r}"
