@@ -11,12 +11,13 @@ State is frozen, of bounded size, and the same bytes after a round trip through 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from services.decider.core import forecast_points, forecast_spread
+from services.decider.core.evolve import evolve
 from services.decider.core.forecast_points import LAST, SLOWEST, Points
 from services.decider.core.forecast_spread import Outlook, Spread
 
@@ -33,7 +34,7 @@ LEAST_SHARE = 0.5  # of the usual load: a collapse below it is not spared for at
 BAND = (0.1, 0.5, 0.9)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Forecast:
     """What is known of one group's load after ``step`` + 1 steps of ``step_s`` seconds.
 
@@ -96,7 +97,7 @@ def observe(state: Forecast, requests: float) -> Forecast:
     due, pending = _due(state)
     step = state.step + 1
     if math.isnan(requests):
-        return replace(state, step=step, pending=(*pending, None), age_steps=state.age_steps + 1)
+        return evolve(state, step=step, pending=(*pending, None), age_steps=state.age_steps + 1)
     at_s, lead_s = step * state.step_s, state.lead_steps * state.step_s
     points, spread = state.points, state.spread
     points = forecast_points.observe(points, requests, at_s, lead_s)
@@ -105,7 +106,7 @@ def observe(state: Forecast, requests: float) -> Forecast:
         points = forecast_points.learn(points, due.guess, requests)
     guess = forecast_points.guess(points, at_s, state.lead_steps, lead_s)
     latest = forecast_spread.outlook(spread, points, guess, at_s + lead_s)
-    return replace(
+    return evolve(
         state, step=step, points=points, spread=spread, pending=(*pending, latest), latest=latest, age_steps=0
     )
 
@@ -165,7 +166,7 @@ def band(state: Forecast) -> tuple[float, float, float]:
     if state.latest is None:
         return (0.0, 0.0, 0.0)
     top = _top(state.latest)
-    loads = np.concatenate(((0.0,), np.geomspace(1e-3 * top, top, 160)))
+    loads = np.concatenate(((0.0,), np.geomspace(1e-3 * top, top, 64)))
     at_or_below = forecast_spread.cumulative(state.latest, loads)
     low, middle, high = np.interp(BAND, np.maximum.accumulate(at_or_below), loads)
     return float(low), float(middle), float(high)
@@ -187,7 +188,7 @@ def with_lead(state: Forecast, lead_steps: int) -> Forecast:
     _check_lead(lead_steps)
     if lead_steps == state.lead_steps:
         return state
-    return replace(state, lead_steps=lead_steps, pending=())
+    return evolve(state, lead_steps=lead_steps, pending=())
 
 
 def _due(state: Forecast) -> tuple[Outlook | None, tuple[Outlook | None, ...]]:

@@ -6,12 +6,13 @@ them that learns how this load returns to its mean. ``forecast_spread`` learns w
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from services.decider.core import forecast_season
+from services.decider.core.evolve import evolve
 from services.decider.core.forecast_season import Season
 
 Floats = npt.NDArray[np.float64]
@@ -35,12 +36,12 @@ FIRST_UNCERTAIN = 1.0
 MOST_UNCERTAIN = 1e4  # bound on the trace of the fit's covariance: a quiet load must not wind it up
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Points:
     """The state of all point forecasters. ``known`` counts the values seen; loads are requests in one step."""
 
     known: int
-    value: float
+    requests: float
     previous: float
     level: Floats
     trend: Floats
@@ -68,7 +69,7 @@ def initial(step_s: float) -> Points:
     fit[0] = 1.0
     return Points(
         known=0,
-        value=0.0,
+        requests=0.0,
         previous=0.0,
         level=np.zeros(SMOOTHERS),
         trend=np.zeros(SMOOTHERS),
@@ -88,10 +89,10 @@ def observe(points: Points, value: float, at_s: float, lead_s: float) -> Points:
     week = points.week and forecast_season.observe(points.week, at_s, value, lead_s)
     known = points.known + 1
     if points.known == 0:
-        return replace(
+        return evolve(
             points,
             known=1,
-            value=value,
+            requests=value,
             previous=value,
             level=np.full(SMOOTHERS, value),
             volatility=0.05 * value,
@@ -101,12 +102,12 @@ def observe(points: Points, value: float, at_s: float, lead_s: float) -> Points:
         )
     expected = points.level + DAMPING * points.trend
     error = value - expected
-    change = abs(value - points.value)
-    return replace(
+    change = abs(value - points.requests)
+    return evolve(
         points,
         known=known,
-        value=value,
-        previous=points.value,
+        requests=value,
+        previous=points.requests,
         level=expected + ALPHA * error,
         trend=DAMPING * points.trend + ALPHA * BETA * error,
         volatility=points.volatility + max(0.05, 1 / known) * (change - points.volatility),
@@ -128,7 +129,7 @@ def learn(points: Points, guess: Guess, value: float) -> Points:
     trace = float(covariance.trace())
     if trace > MOST_UNCERTAIN:
         covariance *= MOST_UNCERTAIN / trace
-    return replace(points, squared_error=squared, fit=points.fit + step * error, covariance=covariance)
+    return evolve(points, squared_error=squared, fit=points.fit + step * error, covariance=covariance)
 
 
 def guess(points: Points, at_s: float, lead_steps: int, lead_s: float) -> Guess:
@@ -141,7 +142,7 @@ def guess(points: Points, at_s: float, lead_steps: int, lead_s: float) -> Guess:
     trust = 1 / np.maximum(points.squared_error, 1e-30) ** 2
     combined = float(simple @ (trust / trust.sum()))
     level = points.level
-    recent = (points.value, points.previous, level[2], level[SLOW], level[SLOWER], smooth[7], smooth[8])
+    recent = (points.requests, points.previous, level[2], level[SLOW], level[SLOWER], smooth[7], smooth[8])
     features = np.array((*recent, *day, week[0], week[2]))
     fitted = max(0.0, float(points.fit @ features))
     unit = max(float(level[SLOW]), 0.01 * points.mean, 1e-9)
@@ -149,7 +150,7 @@ def guess(points: Points, at_s: float, lead_steps: int, lead_s: float) -> Guess:
 
 
 def _seasonal(points: Points, season: Season | None, at_s: float, lead_s: float) -> tuple[float, float, float]:
-    value, level = points.value, float(points.level[MIDDLE])
+    value, level = points.requests, float(points.level[MIDDLE])
     if season is None:
         return value, level, float(points.level[SLOWER])
     now = forecast_season.around(season, at_s)

@@ -6,10 +6,12 @@ comparison of now with then never mixes today's values into the past. An unknown
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from services.decider.core.evolve import evolve
 
 Floats = npt.NDArray[np.float64]
 DAY_S = 86400.0
@@ -18,7 +20,7 @@ NEWEST_SHARE = 0.4  # of the latest period in the settled mean: yesterday counts
 SMOOTHED_SHARE = 1 / 200  # of a period on either side of a bucket is averaged
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Season:
     """What earlier periods held. ``settled_to`` is the bucket, counted from the start, up to which all is settled."""
 
@@ -52,7 +54,7 @@ def observe(season: Season, at_s: float, value: float, lead_s: float) -> Season:
     slot = bucket % count
     is_again = bucket == season.at
     newest[slot] = newest[slot] + 0.5 * (value - newest[slot]) if is_again else value
-    return replace(season, settled=settled, newest=newest, settled_to=max(season.settled_to, reach + 1), at=bucket)
+    return evolve(season, settled=settled, newest=newest, settled_to=max(season.settled_to, reach + 1), at=bucket)
 
 
 def around(season: Season, at_s: float) -> float:

@@ -10,11 +10,12 @@ The weighting is the exponentially weighted forecaster with forgetting (Herbster
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from services.decider.core.evolve import evolve
 from services.decider.core.forecast_points import (
     COMBINED,
     FITTED,
@@ -70,7 +71,7 @@ LEAST_WEIGHT = 1e-4  # relative to the best: any expert can come back
 NEGLIGIBLE = 1e-3  # relative to the best: not worth computing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spread:
     """Scales (POINTS, RATES) relative to the forecast, histograms, and the experts' discounted losses."""
 
@@ -145,7 +146,7 @@ def learn(spread: Spread, seen: Outlook, value: float) -> Spread:
         _count(kept, low[owners], share[owners])
     rate = np.maximum(RATES, 1 / (spread.learned + 2))
     scale = spread.scale + rate * (np.minimum(np.abs(error)[:, None], 20 * spread.scale) - spread.scale)
-    learned = replace(
+    learned = evolve(
         spread,
         learned=spread.learned + 1,
         scale=np.maximum(scale, LEAST_SCALE),
@@ -179,12 +180,14 @@ def cumulative(seen: Outlook, loads: Floats) -> Floats:
 
 
 def _logarithm(loads: Floats | float, seen: Outlook) -> Floats:
-    return np.log(loads + FLOOR * seen.guess.unit)
+    logarithm: Floats = np.log(loads + FLOOR * seen.guess.unit)
+    return logarithm
 
 
 def _arcsinh(x: Floats) -> Floats:
     size = np.abs(x)  # three times as fast as np.arcsinh
-    return np.copysign(np.log(size + np.sqrt(size * size + 1)), x)
+    answer: Floats = np.copysign(np.log(size + np.sqrt(size * size + 1)), x)
+    return answer
 
 
 def _flat(scale: Floats) -> Floats:
@@ -208,7 +211,7 @@ def _score(spread: Spread, loss: Floats, surprise: int) -> Spread:
     regret = np.minimum(loss - loss.min(), MOST_LOSS)
     loss_when = spread.loss_when.copy()
     loss_when[surprise] = loss_when[surprise] * FORGET_SURPRISE + regret * LEARN_SURPRISE
-    return replace(spread, loss=spread.loss * FORGET_LOSS + regret * LEARN_LOSS, loss_when=loss_when)
+    return evolve(spread, loss=spread.loss * FORGET_LOSS + regret * LEARN_LOSS, loss_when=loss_when)
 
 
 def _weights(spread: Spread, surprise: int) -> Floats:
@@ -220,12 +223,12 @@ def _weights(spread: Spread, surprise: int) -> Floats:
 
 def _state(points: Points) -> int:
     usual = float(points.level[SLOWEST]) + 1e-9
-    change = (points.value - points.previous) / (points.volatility + 1e-9)
-    above = int(ABOVE_USUAL.searchsorted(points.value / usual))
+    change = (points.requests - points.previous) / (points.volatility + 1e-9)
+    above = int(ABOVE_USUAL.searchsorted(points.requests / usual))
     return above * (len(LAST_CHANGE) + 1) + int(LAST_CHANGE.searchsorted(change))
 
 
 def _surprise(points: Points) -> int:
-    usual_change = points.volatility + 0.02 * points.value + 1e-9
-    away = (points.value - float(points.level[MIDDLE])) / usual_change
+    usual_change = points.volatility + 0.02 * points.requests + 1e-9
+    away = (points.requests - float(points.level[MIDDLE])) / usual_change
     return int(SURPRISE.searchsorted(away)) if math.isfinite(away) else len(SURPRISE)
