@@ -45,11 +45,12 @@ bench-policies:  ## the forecast against the published autoscalers, on real trac
 
 test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest -n auto tests/unit tests/contract tests/sim
+	@scripts/with-root.sh $(BIN)/pytest -rs tests/integration tests/e2e
 
 test-fast:  ## the tests that need no hypervisor; under a minute
 	@scripts/bootstrap.sh dev
-	@$(BIN)/pytest tests/unit tests/contract tests/sim
+	@$(BIN)/pytest -n auto tests/unit tests/contract tests/sim
 
 check:  ## format, lint, types, import contracts
 	@scripts/bootstrap.sh dev
