@@ -119,6 +119,14 @@ def test_a_season_never_mixes_today_into_the_past() -> None:
     assert forecast_season.around(season, (96 + 50) * 900.0) == 10.0
 
 
+def test_a_day_counts_once_even_if_the_next_one_is_missing() -> None:
+    season = forecast_season.initial(86400.0, 900.0)
+    assert season is not None
+    for number in [*range(2 * 96), *range(3 * 96, 3 * 96 + 50)]:
+        season = forecast_season.observe(season, number * 900.0, 10.0 if number < 96 else 20.0, 900.0)
+    assert forecast_season.around(season, (3 * 96 + 50) * 900.0) == pytest.approx(14.0)
+
+
 def test_a_period_of_few_steps_has_no_season() -> None:
     assert forecast_season.initial(86400.0, 86400.0) is None
 
