@@ -7,7 +7,7 @@ beyond what follows from the values alone.
 import hashlib
 import ipaddress
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -215,6 +215,13 @@ class Group(Table):
     readiness: Readiness = Readiness()
     policies: tuple[Policy, ...] = Field(default=(Threshold(),), strict=False, min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tcp_groups_are_probed_by_tcp(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("protocol") == "tcp" and "readiness" not in values:
+            return values | {"readiness": {"protocol": "tcp"}}
+        return values
+
     @field_validator("prefix")
     @classmethod
     def _prefix_is_a_name(cls, prefix: str) -> str:
@@ -240,8 +247,6 @@ class Group(Table):
             raise ValueError("address_source is for groups of kind 'existing'; a template group knows its addresses")
         if self.address_source == "static" and not self.addresses:
             raise ValueError("address_source 'static' needs a table addresses = { NAME = ADDRESS }")
-        if self.protocol == "tcp" and self.readiness.protocol == "http" and "readiness" not in self.model_fields_set:
-            return self.model_copy(update={"readiness": Readiness(protocol="tcp")})
         return self
 
     @property
