@@ -158,13 +158,14 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     path = system.run_path / "supervisord.conf"
     marker = system.run_path / "up.digest"
     if is_supervised(system):
-        if (
-            marker.is_file()
-            and marker.read_text(encoding="ascii") == digest
-            and path.read_text(encoding="utf-8") == text
-        ):
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stop_services(system, clock)
+        elif marker.is_file() and marker.read_text(encoding="ascii") == digest:
             return "already running"
-        stop_services(system, clock)
+        else:
+            restart_services(system)
+            marker.write_text(digest, encoding="ascii")
+            return "restarted with the changed configuration; HAProxy reloaded it"
     path.write_text(text, encoding="utf-8")
     subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", str(path)], check=True, cwd=ROOT)
     marker.write_text(digest, encoding="ascii")
@@ -204,7 +205,7 @@ def remove_files(system: System) -> None:
         for path in system.state_path.glob(pattern):
             path.unlink(missing_ok=True)
     shutil.rmtree(system.run_path, ignore_errors=True)
-    if system.state_path.is_dir() and not any(system.state_path.iterdir()):
+    if system.state_path.is_dir() and not any(system.state_path.iterdir()) and not system.state_path.is_mount():
         system.state_path.rmdir()
 
 
@@ -213,8 +214,8 @@ def is_supervised(system: System) -> bool:
     return _supervisord_pid(system) is not None
 
 
-def program_states(system: System) -> dict[str, str]:
-    """Return what supervisord says of each program: RUNNING, BACKOFF, STARTING, …
+def restart_services(system: System) -> None:
+    """Give a running installation its changed configuration: HAProxy reloads it, the services start anew.
 
     Raises:
         AutoscalerError: supervisord does not answer.
@@ -222,12 +223,14 @@ def program_states(system: System) -> dict[str, str]:
     from supervisor.xmlrpc import SupervisorTransport
 
     transport = SupervisorTransport(None, None, f"unix://{control_socket(system)}")
-    proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+    supervisor: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
     try:
-        found: Any = proxy.supervisor.getAllProcessInfo()
+        supervisor.signalProcess("haproxy", "USR2")
+        for name in SERVICES:
+            supervisor.stopProcess(name)
+            supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
         raise AutoscalerError(f"supervisord does not answer: {error}") from error
-    return {program["name"]: program["statename"] for program in found}
 
 
 def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
