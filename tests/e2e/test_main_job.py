@@ -89,6 +89,17 @@ def test_up_again_changes_nothing(world: World) -> None:
     assert world.domains() == ["ase1-0000"]
 
 
+def test_a_changed_configuration_is_taken_over_without_losing_a_request(world: World, steady: Steady) -> None:
+    haproxy = (world.run_dir / "haproxy.cfg").read_text(encoding="utf-8")
+    text = world.config.read_text(encoding="utf-8")
+    world.config.write_text(text.replace("max_in_flight = 16", "max_in_flight = 17"), encoding="utf-8")
+    world.autoscaler("up")
+    assert "maxconn 17" in (world.run_dir / "haproxy.cfg").read_text(encoding="utf-8") != haproxy
+    settle(world, ready=1, timeout_s=CONVERGE_S)
+    assert world.domains() == ["ase1-0000"]
+    assert steady.failures == []
+
+
 def test_high_load_brings_a_second_domain(world: World, steady: Steady, high_load: subprocess.Popen[str]) -> None:
     begin = now_s()
     wait_until(lambda: world.group()["desired"] >= 2, 30, "a scale-out")
