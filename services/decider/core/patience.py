@@ -7,6 +7,9 @@ Note [Patience]
     costs one scale-in and one scale-out, and then the group stays large enough for its crests: at most two changes of
     direction an hour. "Soon" is two of the longest scale-in windows; slower waves are load, and are followed. After an
     hour the lesson is forgotten. A scale-out never waits for patience.
+
+    A queue or a response time says nothing of how much could be spared: a group that looks at nothing else takes one
+    away to see. Where that was wrong it does not try again for the hour, however long the calm.
 """
 
 from dataclasses import replace
@@ -27,7 +30,8 @@ def after_out(standing: Standing, settings: Settings, now_s: float) -> Standing:
     if now_s - standing.changed_in_at_s > REGRET_WINDOWS * settings.in_window_s:
         return learned
     calm_s = required_s(standing, settings, standing.turned_at_s) + now_s - standing.turned_at_s
-    return replace(learned, patience_s=LESSON * calm_s, patience_until_s=now_s + MEMORY_S)
+    patience_s = MEMORY_S if settings.is_blind else LESSON * calm_s
+    return replace(learned, patience_s=patience_s, patience_until_s=now_s + MEMORY_S)
 
 
 def after_in(standing: Standing, now_s: float) -> Standing:

@@ -72,6 +72,11 @@ class Settings:
         return min((point for point in points if point is not None), default=None)
 
     @cached_property
+    def is_blind(self) -> bool:
+        """Return whether no policy sees how much could be spared."""
+        return not any(policies.of(policy).sees_spare(policy) for policy in self.counting)
+
+    @cached_property
     def _least_out_window_s(self) -> float:
         windows = [policies.of(policy).out_window_s(policy) for policy in self.counting]
         return max(self.interval_s, min((window_s for window_s in windows if window_s > 0), default=QUEUE_WINDOW_S))

@@ -24,7 +24,8 @@ class Kind:
 
     ``restart`` returns the state after the desired capacity or the number of ready domains has changed: what was
     measured before says nothing about the group as it is now. ``out_point_ratio`` is the mean CPU ratio at which it
-    scales out, None where it does not look at it. ``filled_s`` returns how full its two windows are. ``out_when`` and
+    scales out, None where it does not look at it. ``sees_spare``: its metric shows how much is not used. ``filled_s``
+    returns how full its two windows are. ``out_when`` and
     ``in_when`` complete the sentence "it scales out when …", empty where there is nothing to say.
 
     A kind that learns also has ``after_gap``, the state after ticks were missed (others start anew), ``learned``, what
@@ -39,6 +40,7 @@ class Kind:
     in_window_s: Callable[[Policy], float]
     out_point_ratio: Callable[[Policy], float | None]
     filled_s: Callable[[Policy, PolicyState, float], tuple[float, float]]
+    sees_spare: Callable[[Policy], bool]
     out_when: Callable[[Policy], str]
     in_when: Callable[[Policy], str]
     after_gap: Callable[[PolicyState], PolicyState] | None = None

@@ -6,6 +6,7 @@ from services.decider.core.metrics import GroupMetrics
 from services.decider.core.words import percent
 
 CPU, REQUESTS, RESPONSE, QUEUE = "cpu", "requests-per-domain", "response-time", "queue"
+SYMPTOMS = (RESPONSE, QUEUE)  # they show overload, not what could be spared
 NAMES = {CPU: "CPU", REQUESTS: "requests", RESPONSE: "response time", QUEUE: "queue"}
 
 

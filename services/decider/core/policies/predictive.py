@@ -192,6 +192,7 @@ KIND = Kind(
     in_window_s=lambda _: 0.0,
     out_point_ratio=lambda _: None,
     filled_s=lambda *_: (0.0, 0.0),
+    sees_spare=lambda _: False,
     out_when=lambda _: "",
     in_when=lambda _: "",
     after_gap=lambda state: state,

@@ -66,6 +66,7 @@ KIND = Kind(
     in_window_s=lambda _: 0.0,
     out_point_ratio=lambda _: None,
     filled_s=_filled_s,
+    sees_spare=lambda _: False,
     out_when=lambda policy: f"with requests queueing for {seconds(policy.out_window_s)}",
     in_when=lambda _: "",
 )

@@ -12,7 +12,7 @@ from common.config import Step, StepRule
 from common.messages import Vote
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.policies.kind import Kind
-from services.decider.core.policies.measure import CPU, NAMES, Measure, diluted, measure, shown
+from services.decider.core.policies.measure import CPU, NAMES, SYMPTOMS, Measure, diluted, measure, shown
 from services.decider.core.words import seconds
 
 
@@ -126,6 +126,7 @@ KIND = Kind(
     in_window_s=lambda policy: _window_s(policy, is_out=False),
     out_point_ratio=_out_point_ratio,
     filled_s=_filled_s,
+    sees_spare=lambda policy: policy.metric not in SYMPTOMS,
     out_when=lambda policy: _when(policy, is_out=True),
     in_when=lambda policy: _when(policy, is_out=False),
 )

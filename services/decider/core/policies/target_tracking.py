@@ -16,11 +16,10 @@ from common.config import TargetTracking
 from common.messages import Vote
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics
 from services.decider.core.policies.kind import Kind
-from services.decider.core.policies.measure import CPU, NAMES, RESPONSE, Measure, measure, shown
+from services.decider.core.policies.measure import CPU, NAMES, RESPONSE, SYMPTOMS, Measure, measure, shown
 from services.decider.core.words import percent, seconds
 
 SATURATED: Final = 0.97
-SYMPTOMS: Final = ("response-time", "queue")
 ROUNDING: Final = 1e-9  # 3 * 0.6 / 0.6 is a little above 3
 
 Marks = tuple[tuple[float, int], ...]
@@ -167,6 +166,7 @@ KIND = Kind(
     in_window_s=lambda policy: policy.in_stabilization_s,
     out_point_ratio=_out_point_ratio,
     filled_s=_filled_s,
+    sees_spare=lambda policy: policy.metric not in SYMPTOMS,
     out_when=_out_when,
     in_when=_in_when,
 )
