@@ -1,0 +1,46 @@
+"""The commented policies in ``autoscaler.toml``: they name every key, and work when the comment sign is taken away."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from common.config import Group, Policy
+from common.config_policies import TARGETS
+from common.config_table import Table
+
+TEXT = (Path(__file__).parents[2] / "autoscaler.toml").read_text()
+HEADER = "# [[groups.web.policies]]"
+KINDS: dict[str, type[Table]] = {kind.model_fields["type"].default: kind for kind in get_args(get_args(Policy)[0])}
+
+
+def examples() -> dict[str, dict[str, Any]]:
+    """Return the commented tables by their type."""
+    found = {}
+    for part in TEXT.split(HEADER)[1:]:
+        lines = re.match(r"(\n#.*)*", part)
+        assert lines is not None
+        values = tomllib.loads(re.sub(r"(?m)^# ?", "", lines[0]))
+        found[values["type"]] = values
+    return found
+
+
+def test_every_type_but_the_one_in_use_has_an_example() -> None:
+    assert set(examples()) == set(KINDS) - {"threshold"}
+
+
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"threshold"}))
+def test_an_example_names_every_key(name: str) -> None:
+    assert set(examples()[name]) == set(KINDS[name].model_fields)
+
+
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"threshold"}))
+def test_an_example_works_with_the_target_of_its_metric_and_shows_the_defaults(name: str) -> None:
+    values = examples()[name]
+    kept = {key: value for key, value in values.items() if key not in TARGETS.values() or key == TARGETS["cpu"]}
+    policy = Group.model_validate({"prefix": "web-", "policies": [kept]}).policies[0]
+    for key, field in KINDS[name].model_fields.items():
+        if not field.is_required() and key in kept and key != "zone":
+            assert getattr(policy, key) == field.default, key
