@@ -154,7 +154,7 @@ def told(tally: Tally) -> list[str]:
     lines += [f"  {count} not repeatable: {doubt}" for doubt, count in tally.doubts.items()]
     if unknown and tally.exact_from is not None:
         record = tally.exact_from
-        lines.append(f"  exact from {record.decision_id} on ({local_time(record.at_s)})")
+        lines.append(f"  from {record.decision_id} on all is exact ({local_time(record.at_s)})")
     if unknown and tally.exact_from is None:
         lines.append("  at no time exact up to the end")
     if tally.left_out:

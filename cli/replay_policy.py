@@ -139,6 +139,7 @@ def assumptions(trial: Trial) -> list[str]:
         f"what is over capacity waits, up to {BACKLOG_S:g} s of the demand; the rest is dropped",
         f"a new domain serves {trial.lead_s:.1f} s after the decision ({trial.lead_from})",
         f"one that leaves takes no traffic at once, and is gone {known.leave_s:.1f} s later (recorded median)",
+        "what a policy learns, it learns anew from the beginning of the recording on",
         "not modelled: failures, the operator's orders, CPU that booting takes, domains of unequal size",
         "where all recorded domains were busy, true demand was higher, and their catching up counts as demand later",
         "so compare the two modelled columns; recorded against the same policy shows the model's error",

@@ -5,7 +5,7 @@ A recording thus repeats itself without the configuration file that was in force
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -33,10 +33,18 @@ def told(state: GroupState) -> str:
         "stale_after_s": settings.stale_after_s,
         "republish_s": settings.republish_s,
         "slots": settings.slots,
-        "group": settings.group.model_dump(mode="json", by_alias=True),
+        "group": _plain(settings.group),
         "standing": asdict(state.standing),
     }
     return json.dumps(values, sort_keys=True)
+
+
+def _plain(group: Group) -> dict[str, Any]:
+    """Return the group's table: every key, but of policies those that were set; what fits there depends on it."""
+    policies = [
+        {"type": policy.type, **policy.model_dump(mode="json", exclude_unset=True)} for policy in group.policies
+    ]
+    return {**group.model_dump(mode="json", by_alias=True, exclude={"policies"}), "policies": policies}
 
 
 def read(text: str, name: str, run_id: int) -> Basis:

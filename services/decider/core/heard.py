@@ -1,7 +1,8 @@
 """A recording as the decider heard it: each of its records with the messages that it names.
 
 The recorder hears every service on a line of its own, so a record may be written before a message that it took in.
-Records therefore wait until the recording is ``LOOK_AHEAD_S`` further; messages are kept ``KEPT_S``.
+Records therefore wait until the recording is ``LOOK_AHEAD_S`` further; messages are kept ``KEPT_S``. Where a recording
+ends, in earnest or because it is still being written, the last records are left out if what they took in is not there.
 """
 
 from collections import deque
@@ -84,7 +85,10 @@ def records(frames: Iterable[Recorded], group: str | None = None) -> Iterator[He
             shelf.put(message_id(frame.topic, header), frame)
             last.note(frame)
     while waiting:
-        yield from last.heard(*waiting.popleft(), shelf)
+        for heard in last.heard(*waiting.popleft(), shelf):
+            if any(taken.id not in heard.inputs for taken in heard.record.taken):
+                return
+            yield heard
 
 
 class _Last:

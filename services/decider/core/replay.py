@@ -10,6 +10,7 @@ set right from its record, and the replay goes on.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -28,7 +29,8 @@ from common.messages import (
 )
 from common.recording import Recorded
 from common.wire import encode
-from services.decider.core import basis, policies
+from services.decider.core import basis, learned, policies
+from services.decider.core.decide import after_gap
 from services.decider.core.events import (
     Asked,
     CoreEvent,
@@ -143,7 +145,8 @@ def _lost(run: _Run | None, heard: Heard) -> str:
 
 def _begun(settings: Settings, record: DecisionRecord) -> GroupState:
     standing = basis.standing(json.loads(record.resumed_from)) if record.resumed_from else None
-    return begin(settings, standing)
+    state = begin(settings, standing, learned.from_text(record.learned))
+    return evolve(state, resumed_from=record.resumed_from, resumed_learned=record.learned)
 
 
 def _rebuilt(settings: Settings, heard: Heard, before: GroupState | None) -> GroupState:
@@ -159,7 +162,7 @@ def _rebuilt(settings: Settings, heard: Heard, before: GroupState | None) -> Gro
     return evolve(
         state,
         standing=standing,
-        policy_states=tuple(policies.of(policy).start() for policy in settings.policies),
+        policy_states=after_gap(settings, state.policy_states),
         tick=record.tick,
         last_tick_s=record.now_s,
         watching_since_s=watching_since_s,
@@ -197,7 +200,9 @@ def _standing(state: GroupState, heard: Heard) -> Standing:
 
 
 def _forgets_after_s(settings: Settings, is_standing_known: bool) -> float:
-    """Return after how many seconds nothing depends any more on what was before."""
+    """Return after how many seconds nothing depends any more on what was before; what forecasts learn, always does."""
+    if any(policies.of(policy).learned for policy in settings.policies):
+        return math.inf
     windows_s = max(settings.in_window_s, settings.out_window_s, settings.standing_stale_after_s, TREND_S)
     return windows_s if is_standing_known else windows_s + MEMORY_S
 
