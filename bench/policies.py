@@ -24,6 +24,7 @@ from services.decider.core.demand import domains_for, elasticity
 LEADS = (1, 2, 5)
 HPA_TOLERANCE = 0.1
 HPA_STABILIZATION_S = 300.0
+SHIPPED_STEPS = 10080  # a week of minutes; twelve ticks a step take their time
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -137,7 +138,8 @@ def _outcome(folder: Path, case: Case, lead: int) -> Outcome:
     curve = tuple((run.headroom, run.metrics.theta_u, run.metrics.theta_o) for run in runs)
     peers = tuple(_peers(trace, case, lead))
     ratios = tuple(ratio(curve, peer) for peer in peers)
-    return Outcome(case.title, lead, curve, tuple(_shipped(trace, case, lead)), peers, ratios)
+    shipped = tuple(_shipped(trace, case)) if lead == 1 else ()
+    return Outcome(case.title, lead, curve, shipped, peers, ratios)
 
 
 def ratio(curve: Sequence[tuple[float, float, float]], peer: Point) -> float:
@@ -181,11 +183,12 @@ def _hpa(demand: Sequence[int], lead: int, target: float, window: int) -> list[i
     return supply[: len(demand)]
 
 
-def _shipped(trace: traces.Trace, case: Case, lead: int) -> Iterator[Point]:
+def _shipped(trace: traces.Trace, case: Case) -> Iterator[Point]:
     """Yield what the decider's own policies reach as shipped, cooldowns and windows on; only the bounds are wide."""
+    week = traces.Trace(trace.name, trace.step_s, trace.t_s[:SHIPPED_STEPS], trace.requests[:SHIPPED_STEPS])
     for policy in (Threshold(), TargetTracking()):
         group = Group.model_validate({"prefix": "web-", "min": 1, "max": 64, "policies": (policy,)})
-        run = simulate_group.of_group(trace, case.requests_per_domain, lead, group, Config(groups={"web": group}))
+        run = simulate_group.of_group(week, case.requests_per_domain, 1, group, Config(groups={"web": group}))
         yield Point(policy.type, run.metrics.theta_u, run.metrics.theta_o, is_published=False)
 
 
@@ -219,16 +222,17 @@ def page(outcomes: Sequence[Outcome]) -> str:
         parts.append(_table(lead, list(group)))
     parts.append(_losses(outcomes))
     parts.append(_shipped_table(outcomes))
+    parts.append(CHOSEN)
     return "\n".join(parts)
 
 
 def mean_ratio(ratios: Sequence[float]) -> float:
-    """Return the geometric mean. A peer that was beaten with no spare domain at all counts as 0.001.
+    """Return the geometric mean. Ratios are kept within 0.001 and 1000, so that none decides alone.
 
     >>> round(mean_ratio([0.5, 2.0]), 6)
     1.0
     """
-    return math.exp(sum(math.log(max(one, 1e-3)) for one in ratios) / len(ratios))
+    return math.exp(sum(math.log(min(max(one, 1e-3), 1e3)) for one in ratios) / len(ratios))
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:
@@ -278,14 +282,12 @@ def _shipped_table(outcomes: Sequence[Outcome]) -> str:
     lines = [
         "\n## What is shipped, for comparison\n",
         SHIPPED,
-        "| trace | delay | policy | θU | θO |",
-        "|---|---|---|---|---|",
+        "| trace | policy | θU | θO |",
+        "|---|---|---|---|",
     ]
     for one in outcomes:
         for point in one.shipped:
-            lines.append(
-                f"| {one.case} | {_steps(one.lead)} | {point.name} | {point.theta_u:.2f} | {point.theta_o:.2f} |"
-            )
+            lines.append(f"| {one.case} | {point.name} | {point.theta_u:.2f} | {point.theta_o:.2f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -293,14 +295,27 @@ def _steps(lead: int) -> str:
     return "1 step" if lead == 1 else f"{lead} steps"
 
 
+CHOSEN = """
+## How the settings of the forecast were chosen
+
+By reasoning first (what is minimised is the sum of relative errors, so a newsvendor's quantile of the demand counted
+with 1/d; forecasters weighted by their recent score), then on other data: power use of a house by the minute, sales by
+the quarter of an hour, bicycles and cars counted by the hour, three kinds of generated load, each whole and cut into
+short pieces that start cold. These four traces were looked at beside them, and two things were taken from their
+pictures: jobs start on the clock (Twitter), and slow forecasters are wrong after a jump (Twitter, CICS). A constant was
+kept where all the data together preferred it, never for one trace; within a factor of two most of them hardly matter.
+The first 8,000 of NASA's 84,332 steps were seen while choosing, the other nine tenths only in this table.
+"""
 LIMITS = """
 The ratios against `last` and HPA-1.0 are near 1 where a load is mostly noise of one step (NASA: counts of 40
 requests a minute), because no forecast removes noise; and where a week of data is all there is (CICS), because the
-daily pattern is known from the second day on and the weekly one never. Against these two peers a mean of 0.4 is out
-of reach on such loads, whatever forecasts.
+daily pattern is known from the second day on and the weekly one never. The mean of 0.4 is reached against the
+published points at one step's delay, and not against `last` and HPA alone, at any delay. At five steps' delay the
+bursts of Twitter begin and mostly end within the delay; only the time of the hour tells of them.
 """
-SHIPPED = """The decider's other policies with their shipped windows, cooldowns and step limits, bounds 1 to 64.
-They look at CPU use alone and take their time on purpose: they protect against flapping, which θ does not count.
+SHIPPED = """The decider's other policies with their shipped windows, cooldowns and step limits, bounds 1 to 64,
+at a delay of one step over the first week at most. They look at CPU use alone and take their time on purpose: they
+protect against flapping, which θ does not count.
 """
 
 

@@ -60,7 +60,10 @@ def _panel(axes: Any, one: Outcome) -> None:
                     fontsize=8,
                     color=INK,
                 )
-    axes.plot([p.theta_o for p in one.shipped], [p.theta_u for p in one.shipped], "x", color=SHIPPED, label="shipped")
+    if one.shipped:
+        axes.plot(
+            [p.theta_o for p in one.shipped], [p.theta_u for p in one.shipped], "x", color=SHIPPED, label="shipped"
+        )
     for point in one.shipped:
         axes.annotate(
             point.name,
