@@ -12,6 +12,7 @@ struct service {
     const char *name;
     bool is_draining;
     int in_flight;
+    int client; /* the connection that waits for the answer */
 };
 
 /* Fill in the response; returns after the work is done. */

@@ -140,7 +140,7 @@ static bool serve_request(struct connection *connection)
         return false;
     if (!skip_body(connection, request.content_length, deadline_ms))
         return false;
-    struct service service = {server_name, atomic_load(&is_draining), atomic_load(&in_flight)};
+    struct service service = {server_name, atomic_load(&is_draining), atomic_load(&in_flight), connection->fd};
     struct http_response response = {0};
     route(&request, &service, &response);
     if (strcmp(request.path, "/healthz") != 0)

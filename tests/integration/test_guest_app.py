@@ -322,3 +322,20 @@ def test_a_port_in_use_is_one_clear_line_and_exit_code_1(binary: Path, app: App)
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 1
     assert f"port {app.port} cannot be served: Address already in use" in done.stdout
+
+
+def test_a_computation_that_nobody_waits_for_is_given_up(app: App) -> None:
+    def cpu_ticks() -> int:
+        fields = Path(f"/proc/{app.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    begin = cpu_ticks()
+    app.get("/compute?n=200000000")
+    whole = cpu_ticks() - begin
+    connection = app.connect()
+    connection.request("GET", "/compute?n=1000000000")
+    wait_for(lambda: app.stats()["in_flight"] == 2)
+    begin = cpu_ticks()
+    connection.close()
+    wait_for(lambda: app.stats()["in_flight"] == 1)
+    assert cpu_ticks() - begin < 2 * max(whole, 1)  # all of it would have cost five times the first
