@@ -18,17 +18,21 @@ from typing import Any
 
 from cli.console import Steps
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
-from cli.observe import observe_once
+from cli.observe import Snapshot, observe_once
 from cli.status import endpoint_url
 from cli.supervisor_config import control_socket, supervisor_config
 from common.clock import Clock
 from common.config import SERVICES, Config, Group, System, split_endpoint
 from common.config_file import load
 from common.errors import AutoscalerError
+from common.messages import Membership
+from common.phases import FATES
 
 ROOT = Path(__file__).resolve().parent.parent
 UP_TIMEOUT_S = 240.0
 DOWN_TIMEOUT_S = 60.0
+STUCK_S = 20.0  # no domain serves, none is coming, and the actuator says why
+STOPPED = {"STOPPED", "EXITED", "FATAL"}
 
 
 def up(config_path: Path, clock: Clock) -> None:
@@ -161,7 +165,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stop_services(system, clock)
         elif marker.is_file() and marker.read_text(encoding="ascii") == digest:
-            return "already running"
+            return start_stopped(system)
         else:
             restart_services(system)
             marker.write_text(digest, encoding="ascii")
@@ -170,6 +174,22 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", str(path)], check=True, cwd=ROOT)
     marker.write_text(digest, encoding="ascii")
     return "started under supervisord"
+
+
+def start_stopped(system: System) -> str:
+    """Start the programs that somebody stopped by supervisord; return what was done.
+
+    Raises:
+        AutoscalerError: supervisord does not answer, or does not start one.
+    """
+    supervisor = _supervisor(system)
+    try:
+        stopped = [found["name"] for found in supervisor.getAllProcessInfo() if found["statename"] in STOPPED]
+        for name in stopped:
+            supervisor.startProcess(name, False)
+    except (OSError, xmlrpc.client.Error) as error:
+        raise AutoscalerError(f"supervisord does not start what is stopped: {error}") from error
+    return f"started again: {', '.join(stopped)}" if stopped else "already running"
 
 
 def stop_services(system: System, clock: Clock) -> str:
@@ -220,10 +240,7 @@ def restart_services(system: System) -> None:
     Raises:
         AutoscalerError: supervisord does not answer.
     """
-    from supervisor.xmlrpc import SupervisorTransport
-
-    transport = SupervisorTransport(None, None, f"unix://{control_socket(system)}")
-    supervisor: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
+    supervisor = _supervisor(system)
     try:
         supervisor.signalProcess("haproxy", "USR2")
         for name in SERVICES:
@@ -240,16 +257,24 @@ def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
         AutoscalerError: a group does not answer in time; the message says what stands in its way.
     """
     waiting = {name: group for name, group in config.groups.items() if group.minimum > 0 and group.mode == "on"}
-    deadline_s = clock.monotonic_s() + UP_TIMEOUT_S
-    while waiting:
-        waiting = {name: group for name, group in waiting.items() if not answers(group)}
-        if not waiting:
-            break
-        if clock.monotonic_s() > deadline_s:
-            raise AutoscalerError(f"no answer after {UP_TIMEOUT_S:.0f} s: {_what_is_missing(config, waiting, clock)}")
-        steps.wait_for(_what_is_missing(config, waiting, clock))
+    began_s = hopeful_s = clock.monotonic_s()
+    while waiting := {name: group for name, group in waiting.items() if not answers(group)}:
+        snapshot = observe_once(config, clock, timeout_s=0.7)
+        missing, now_s = _what_is_missing(waiting, snapshot), clock.monotonic_s()
+        if not any(is_stuck(snapshot.memberships.get(name)) for name in waiting):
+            hopeful_s = now_s
+        if now_s - began_s > UP_TIMEOUT_S or now_s - hopeful_s > STUCK_S:
+            raise AutoscalerError(f"no answer after {now_s - began_s:.0f} s: {missing}; the services go on trying")
+        steps.wait_for(missing)
         Event().wait(0.3)
     steps.say(", ".join(f"{name} answers" for name in config.groups))
+
+
+def is_stuck(membership: Membership | None) -> bool:
+    """Return whether no domain serves or comes, and the actuator knows what keeps it from starting one."""
+    if membership is None or not membership.blocked:
+        return False
+    return not any(FATES[member.phase].is_capacity for member in membership.members)
 
 
 def answers(group: Group) -> bool:
@@ -275,8 +300,7 @@ def _stays_open(connection: socket.socket) -> bool:
         return True
 
 
-def _what_is_missing(config: Config, waiting: dict[str, Group], clock: Clock) -> str:
-    snapshot = observe_once(config, clock, timeout_s=0.7)
+def _what_is_missing(waiting: dict[str, Group], snapshot: Snapshot) -> str:
     texts = []
     for name in waiting:
         membership = snapshot.memberships.get(name)
@@ -299,6 +323,14 @@ def _print_what_next(config: Config) -> None:
     print("  graph     make plot")
     print("  load      make load LEVEL=low|mid|high")
     print("  stop      make down")
+
+
+def _supervisor(system: System) -> Any:
+    """Return supervisord's own interface, at its socket."""
+    from supervisor.xmlrpc import SupervisorTransport
+
+    transport = SupervisorTransport(None, None, f"unix://{control_socket(system)}")
+    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
 
 def _supervisord_pid(system: System) -> int | None:

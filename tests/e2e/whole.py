@@ -26,6 +26,7 @@ from common.config import SERVICES
 from common.config_file import load
 from services.balancer.core.answers import Admin, Server
 from services.balancer.core.haproxy_config import EMPTY_ADDRESS, stats_socket
+from services.balancer.errors import ProxyLostError
 from services.balancer.haproxy import RuntimeApi
 from tests.e2e.steady import Steady
 from tests.e2e.world import QEMU_PIDS, ROOT, World, now_s, wait_until
@@ -33,6 +34,12 @@ from tests.e2e.world import QEMU_PIDS, ROOT, World, now_s, wait_until
 CLOCK = SystemClock()
 BOOT_S = 60.0  # generous: guests boot in software emulation beside everything else on two cores
 CONVERGE_S = 30.0
+
+
+def look(world: World) -> dict[str, Any]:
+    """Return what ``status --json`` prints."""
+    config = load(world.config)[0]
+    return status_values(config, observe_once(config, CLOCK))
 
 
 class Whole:
@@ -62,7 +69,7 @@ class Whole:
 
     def status(self) -> dict[str, Any]:
         """Return what ``status --json`` prints."""
-        return status_values(self.config, observe_once(self.config, CLOCK))
+        return look(self.world)
 
     def group(self) -> dict[str, Any]:
         """Return the group's part of it."""
@@ -97,6 +104,10 @@ class Whole:
     def pids(self, kind: str) -> list[int]:
         """Return all processes of a kind, oldest first."""
         return sorted(pid for found, pid in self._processes() if found == kind)
+
+    def all_pids(self) -> set[int]:
+        """Return every process of the installation."""
+        return {pid for _, pid in self._processes()}
 
     def problems(self) -> list[str]:
         """Return what keeps the installation from being whole; empty when every invariant holds."""
@@ -220,7 +231,10 @@ class Whole:
         ]
 
     def _slot_problems(self, members: dict[str, dict[str, Any]]) -> list[str]:
-        servers = self.servers()
+        try:
+            servers = self.servers()
+        except ProxyLostError as error:
+            return [str(error)]
         wanted = sorted(domain["address"] or "" for domain in members.values())
         lame = [s.name for s in servers if s.admin is not Admin.READY or s.status != "UP" or not s.is_weight_right]
         return [

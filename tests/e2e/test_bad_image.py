@@ -1,0 +1,97 @@
+"""A guest image that is damaged, or that QEMU cannot boot: said clearly, given up in time, nothing left behind."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.whole import look
+from tests.e2e.world import QEMU_PIDS, World, now_s, wait_until
+
+NAME = "ase3"
+GIVE_UP_S = 60.0
+BOOT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def image(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the demo image whose kernel does not match its manifest."""
+    directory = tmp_path_factory.mktemp("image")
+    shutil.copytree(images, directory, dirs_exist_ok=True)
+    with (directory / "vmlinuz").open("r+b") as kernel:
+        kernel.write(b"damaged")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World], image: Path) -> Iterator[World]:
+    """Return an installation that boots from that image; it is not up yet."""
+    world = make_world(NAME, 3)
+    text = world.config.read_text(encoding="utf-8")
+    text = "\n".join(f'directory = "{image}"' if line.startswith("directory") else line for line in text.splitlines())
+    world.config.write_text(text, encoding="utf-8")
+    yield world
+
+
+def test_up_ends_in_time_and_names_the_damaged_file(world: World) -> None:
+    begin = now_s()
+    done = world.autoscaler("up", check=False)
+    print(f"\nup gave up after {now_s() - begin:.1f} s: {done.stderr.strip()}")
+    assert done.returncode == 1
+    assert "vmlinuz does not match its manifest" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert now_s() - begin < GIVE_UP_S
+
+
+def test_nothing_is_made_from_it_and_no_service_loops(world: World) -> None:
+    before = look(world)
+    assert "does not match" in before["groups"][0]["blocked"]
+    assert before["groups"][0]["domains"] == world.domains() == []
+    assert look(world)["services"] == before["services"]
+    assert all(service["alive"] for service in before["services"])
+
+
+def test_once_it_is_mended_the_group_serves_without_a_restart(world: World, images: Path, image: Path) -> None:
+    before = look(world)["services"]
+    replace(images / "vmlinuz", image / "vmlinuz")
+    world.autoscaler("up")
+    assert world.get("/healthz")[:2] == (200, f"{NAME}-0000")
+    assert look(world)["services"] == before
+
+
+def test_an_image_that_does_not_boot_takes_no_working_domain_away(world: World, image: Path) -> None:
+    wait_until(
+        lambda: [d["phase"] for d in look(world)["groups"][0]["domains"]] == ["ready"], 15, "the domain in rotation"
+    )
+    (image / "broken").write_bytes(b"no kernel at all")
+    replace(image / "broken", image / "vmlinuz")
+    manifest = json.loads((image / "manifest.json").read_text(encoding="utf-8"))
+    manifest["kernel"]["sha256"] = hashlib.sha256((image / "vmlinuz").read_bytes()).hexdigest()
+    (image / "broken").write_text(json.dumps(manifest), encoding="utf-8")
+    replace(image / "broken", image / "manifest.json")
+    copies = world.state_dir / "actuator" / "boot"
+    wait_until(lambda: len(list(copies.iterdir())) == 2, 15, "the actuator's copy of the new image")
+    world.autoscaler("scale", "2")
+    blocked = wait_until(lambda: starts_failed(world), BOOT_S, "the breaker")
+    print(f"\nblocked: {blocked}")
+    wait_until(lambda: world.domains() == [f"{NAME}-0000"], 15, "nothing half-made left")
+    assert [path.stem for path in QEMU_PIDS.glob(f"{NAME}-*.pid")] == [f"{NAME}-0000"]
+    assert world.get("/compute?n=10")[:2] == (200, str(2**10 % 1021))
+    events = world.autoscaler("events", "--limit", "1000").stdout
+    assert events.count("breaker-opened") == 1, events
+
+
+def starts_failed(world: World) -> str:
+    """Return what is said of starts that fail in a row, else nothing."""
+    blocked: str = look(world)["groups"][0]["blocked"] or ""
+    return blocked if "starts in a row failed" in blocked else ""
+
+
+def replace(source: Path, target: Path) -> None:
+    """Put a copy in place in one step."""
+    aside = target.with_name(f"{target.name}.aside")
+    shutil.copy(source, aside)
+    aside.replace(target)
