@@ -206,8 +206,9 @@ class DecisionRecord(Body):
     …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the outcome.
 
     ``now_s``, ``at_s`` (the same instant on the decider's monotonic clock and in epoch seconds), ``taken``, ``ordered``
-    and, in the first record of a run, ``resumed_from`` (the stored state it began with, as JSON) are all that the
-    decision depends on: the same core, fed with them, repeats it. ``basis`` (in the first record of a run and now
+    and, in the first record of a run, ``resumed_from`` (the stored state it began with, as JSON) and ``learned`` (what
+    its policies had learned, as ``learned.to_text``) are all that the decision depends on: the same core, fed with
+    them, repeats it. ``basis`` (in the first record of a run and now
     and then, as JSON) holds the settings that it ran with, and the stored state after this tick.
     """
 
