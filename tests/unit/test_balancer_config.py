@@ -63,7 +63,7 @@ def test_timeouts_and_checks_follow_the_configuration() -> None:
     assert "timeout server 12500ms" in lines
     assert "timeout connect 500ms" in lines
     assert [line for line in lines if "inter" in line] == [
-        "default-server inter 250ms fastinter 100ms fall 2 rise 2 on-marked-down shutdown-sessions"
+        "default-server inter 250ms fastinter 100ms fall 3 rise 2 on-marked-down shutdown-sessions"
     ]
 
 

@@ -87,7 +87,7 @@ def _defaults(haproxy: Haproxy) -> list[str]:
         f"    timeout server {request_ms}ms",
         f"    timeout queue {request_ms}ms",
         "    timeout tunnel 1h",
-        f"    default-server inter {inter_ms}ms fastinter {min(FAST_CHECK_MS, inter_ms)}ms fall 2 rise 2"
+        f"    default-server inter {inter_ms}ms fastinter {min(FAST_CHECK_MS, inter_ms)}ms fall 3 rise 2"
         " on-marked-down shutdown-sessions",
     ]
 
