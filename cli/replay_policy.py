@@ -172,6 +172,8 @@ def _lead_s(known: Past, given_s: float | None) -> tuple[float, str]:
         if not 0 <= given_s <= MOST_LEAD_S:
             raise ConfigError(f"--lead-time must be in 0..{MOST_LEAD_S:g} seconds; got {given_s:g}")
         return given_s, "as given"
+    if known.lead_s is None and known.boot_s is not None:
+        return known.boot_s, "the actuator's median; none was started in the recording"
     if known.lead_s is None:
         raise ConfigError("no start in the recording tells how long one takes: give --lead-time SECONDS")
     return known.lead_s, "recorded median"

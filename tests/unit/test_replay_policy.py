@@ -45,7 +45,7 @@ def other(**changes: object) -> Settings:
 def by_hand(steps: list[tuple[int, int, int, float | None]], demand_cpus: list[float]) -> tuple[Past, tuple[Step, ...]]:
     instants = tuple(Instant(float(n), float(n), demand, None) for n, demand in enumerate(demand_cpus))
     rows = tuple(Step(ready, owned, desired, ratio, "") for ready, owned, desired, ratio in steps)
-    return Past(settings(), instants, rows, 0.5, 10.0, 0.0, None, 0, 0), rows
+    return Past(settings(), instants, rows, 0.5, 10.0, None, 0.0, None, 0, 0), rows
 
 
 def test_the_recording_tells_demand_lead_time_and_drain() -> None:
@@ -91,6 +91,13 @@ def test_a_policy_that_never_acts_costs_less_and_is_over_the_threshold_longer() 
 def test_an_observing_group_changes_nothing() -> None:
     steps = modelled(recorded(), other(mode="observe"), 12.0)
     assert {step.ready for step in steps} == {1}
+
+
+def test_the_model_begins_with_the_capacity_that_was_recorded_coming_or_ready() -> None:
+    known, _ = by_hand([(1, 3, 3, 0.9)] * 30, [0.45] * 30)
+    steps = modelled(known, known.settings, 10.0)
+    assert (steps[0].ready, steps[0].desired) == (1, 3)
+    assert (steps[9].ready, steps[10].ready) == (1, 3)
 
 
 def test_a_longer_lead_time_is_longer_over_the_threshold() -> None:

@@ -61,7 +61,7 @@ class Past:
     """What a recording says about one group, tick by tick, and the figures that the model needs.
 
     Where nothing is known of the demand, the last known one holds for a while (``unknown_ticks``), and then a tick is
-    left out (``left_out_ticks``) on all sides.
+    left out (``left_out_ticks``) on all sides. ``boot_s`` is what the actuator had measured, also before the recording.
     """
 
     settings: Settings
@@ -69,6 +69,7 @@ class Past:
     steps: tuple[Step, ...]
     allotted_cpus: float
     lead_s: float | None
+    boot_s: float | None
     leave_s: float
     response_s: float | None
     unknown_ticks: int
@@ -119,6 +120,7 @@ class _Watch:
     unknown_ticks: int = 0
     demand_cpus: float | None = None
     known_at_s: float = 0.0
+    boot_s: float | None = None
 
     def take(self, replayed: Replayed) -> None:
         record = replayed.heard.record
@@ -127,7 +129,9 @@ class _Watch:
         )
         if record.action != "hold":
             self.decided_at_s[record.decision_id] = record.now_s
-        if replayed.state.seen.membership is not None:
+        membership = replayed.state.seen.membership
+        if membership is not None:
+            self.boot_s = membership.boot_p50_s or self.boot_s
             self._follow(members(replayed.state.seen), record.now_s)
         if record.evidence.response_time_s is not None:
             self.responses_s.append(record.evidence.response_time_s)
@@ -192,6 +196,7 @@ def past(ticks: Iterable[Replayed]) -> Past | None:
         steps=tuple(steps),
         allotted_cpus=median(watch.allotments),
         lead_s=median(watch.leads_s) if watch.leads_s else None,
+        boot_s=watch.boot_s,
         leave_s=median(watch.leaves_s) if watch.leaves_s else 0.0,
         response_s=min(watch.responses_s) if watch.responses_s else None,
         unknown_ticks=watch.unknown_ticks - left_out_ticks,
@@ -286,8 +291,8 @@ def modelled(past: Past, settings: Settings, lead_s: float) -> tuple[Step, ...]:
     """
     world = _World(past, lead_s, settings.group.hosts[0], settings.name, settings.group.max_in_flight)
     first = past.instants[0]
-    for _ in range(max(past.steps[0].ready, 1)):
-        world.add(first.now_s)
+    for number in range(past.steps[0].desired):
+        world.add(first.now_s if number < past.steps[0].ready else first.now_s + lead_s)
     state, steps, last_s = begin(settings), [], first.now_s - settings.interval_s
     for number, instant in enumerate(past.instants):
         elapsed_s = instant.now_s - last_s
@@ -295,7 +300,7 @@ def modelled(past: Past, settings: Settings, lead_s: float) -> tuple[Step, ...]:
             elapsed_s, world.backlog_cpu_s = settings.interval_s, 0.0
         ratio = world.carry(instant, elapsed_s)
         state, step = _step(state, world, instant, ratio, number)
-        world.obey(step.desired if state.mode in ("on", "out-only") else len(world.domains), instant.now_s)
+        world.obey(step.desired, instant.now_s)
         steps.append(step)
         last_s = instant.now_s
     return tuple(steps)
