@@ -25,21 +25,21 @@ from typing import Any, Final
 import zmq
 from zmq.utils import z85
 
-from common import zap
-from common.addresses import check_encrypted, control_address, no_answer, publish_address
 from common.clock import Clock
 from common.config import Config
-from common.curve import Keys, authorized_keys, keys_of
-from common.doorkeeper import REFUSAL_PERIOD_S, Doorkeeper, peer_of
 from common.errors import BusError, ConfigError, ProtocolError
-from common.inbox import Desk, Inbox, Intake, PendingRequest, Received, newest
-from common.link import LinkHealth
 from common.log import Quiet, logger
 from common.messages import Body, Reply, Request
-from common.outbox import Outbox
-from common.requests import decode_reply, encode_request
+from common.messaging import zap
+from common.messaging.addresses import check_encrypted, control_address, no_answer, publish_address
+from common.messaging.curve import Keys, authorized_keys, keys_of
+from common.messaging.doorkeeper import REFUSAL_PERIOD_S, Doorkeeper, peer_of
+from common.messaging.inbox import Desk, Inbox, Intake, PendingRequest, Received, newest
+from common.messaging.link import LinkHealth
+from common.messaging.outbox import Outbox
+from common.messaging.requests import decode_reply, encode_request
+from common.messaging.waker import Waker
 from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket
-from common.waker import Waker
 from common.wire import MAX_MESSAGE_BYTES
 
 __all__ = ["Bus", "Inbox", "PendingRequest", "Received", "ask", "new_key_pair"]

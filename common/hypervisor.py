@@ -1,8 +1,9 @@
 """The only file that imports libvirt: a host behind one interface, errors translated in one place.
 
 Every method blocks and raises a HypervisorError; callers run it in a thread that may be late. Each thread gets a line
-to the host of its own (see the note in ``common.lines``). libvirt's event loop runs in one thread of the process, for
-events and for keepalive: a host that falls silent is lost after 20 s. Nanoseconds, libvirt's codes and flags end here.
+to the host of its own (see the note in ``common.virt.lines``). libvirt's event loop runs in one thread of the process,
+for events and for keepalive: a host that falls silent is lost after 20 s. Nanoseconds, libvirt's codes and flags end
+here.
 """
 
 import threading
@@ -14,7 +15,6 @@ from typing import Any, Final, TypeVar
 
 import libvirt
 
-from common.arp import TABLE, macs_in_xml, neighbour
 from common.clock import Clock, SystemClock
 from common.domain import (
     METADATA_PREFIX,
@@ -34,10 +34,11 @@ from common.domain import (
     parse_metadata,
 )
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
-from common.libvirt_names import LibvirtNames
-from common.lines import Line, Lines
 from common.network_xml import host_xml, network_uuid, shape
-from common.remembered import Remembered
+from common.virt.arp import TABLE, macs_in_xml, neighbour
+from common.virt.constants import LibvirtNames
+from common.virt.lines import Line, Lines
+from common.virt.remembered import Remembered
 
 __all__ = ["Connection", "CpuReading", "DomainFacts", "DomainState", "HostFacts", "LifecycleEvent"]
 

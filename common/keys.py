@@ -1,4 +1,4 @@
-"""Making the keys of the bus: what ``autoscaler keys`` does. What they are: ``common.curve``."""
+"""Making the keys of the bus: what ``autoscaler keys`` does. What they are: ``common.messaging.curve``."""
 
 import os
 from dataclasses import dataclass

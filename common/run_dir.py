@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common.errors import BusError, LockHeldError
 from common.log import logger
-from common.sequence import next_run_id
+from common.messaging.sequence import next_run_id
 
 
 def ensure_run_dir(path: Path) -> None:

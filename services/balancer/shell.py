@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from common.config import Group
-from common.inbox import Inbox, Received
 from common.log import Quiet, logger
 from common.messages import BackendState, Drain, Event, Failure, Membership, Reply
+from common.messaging.inbox import Inbox, Received
 from common.process import Context
 from services.balancer.core.answers import Server, Snapshot, durable
 from services.balancer.core.backends import (

@@ -1,8 +1,8 @@
 """Reading a host's domains such as to wait for none of them.
 
-While libvirt ends a domain, calls about it wait, and so do listings (see the note in ``common.lines``). So listings
-have a thread of their own, and so has each run of readings. Where a run hangs, the next thread goes on with the rest;
-the domain it hangs at is unknown, and is not asked again until it answers.
+While libvirt ends a domain, calls about it wait, and so do listings (see the note in ``common.virt.lines``). So
+listings have a thread of their own, and so has each run of readings. Where a run hangs, the next thread goes on with
+the rest; the domain it hangs at is unknown, and is not asked again until it answers.
 """
 
 from collections.abc import Sequence

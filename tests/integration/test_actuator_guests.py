@@ -20,8 +20,8 @@ from common.clock import SystemClock
 from common.config import Config
 from common.errors import HypervisorError
 from common.hypervisor import Connection
-from common.inbox import PendingRequest, Received
 from common.messages import BackendState, Body, DesiredCapacity, Drain, Header, Membership, Reply, Request
+from common.messaging.inbox import PendingRequest, Received
 from common.network_xml import network_xml
 from common.phases import Phase
 from common.process import Context

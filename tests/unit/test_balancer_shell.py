@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from common import config_file
-from common.inbox import Inbox, PendingRequest, Received
 from common.messages import Body, Drain, Event, Failure, Header, Member, Membership, Reply, Request, Traffic
+from common.messaging.inbox import Inbox, PendingRequest, Received
+from common.messaging.requests import decode_reply
 from common.phases import Phase
 from common.process import Context
-from common.requests import decode_reply
 from services.balancer.core.answers import Admin, Server, Snapshot, Totals
 from services.balancer.errors import ProxyLostError
 from services.balancer.shell import BalancerService

@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 import structlog
 
-from common import log, zap
-from common.addresses import check_encrypted, control_address, publish_address
+from common import log
 from common.config import SERVICES, Bus, Config, Group, System
-from common.curve import authorized_keys
-from common.doorkeeper import Doorkeeper
 from common.errors import ConfigError
-from common.inbox import Desk, Intake, newest
-from common.link import PATIENCE_S, REPAIR_AFTER_S, LinkHealth
 from common.log import MAX_QUIET_KEYS, Quiet
 from common.messages import DesiredCapacity, Event, Reply, Request
-from common.outbox import Outbox
-from common.requests import decode_reply, decode_request, encode_reply, encode_request
+from common.messaging import zap
+from common.messaging.addresses import check_encrypted, control_address, publish_address
+from common.messaging.curve import authorized_keys
+from common.messaging.doorkeeper import Doorkeeper
+from common.messaging.inbox import Desk, Intake, newest
+from common.messaging.link import PATIENCE_S, REPAIR_AFTER_S, LinkHealth
+from common.messaging.outbox import Outbox
+from common.messaging.requests import decode_reply, decode_request, encode_reply, encode_request
 from common.run_dir import new_run_id
 
 KEY = bytes(range(32))

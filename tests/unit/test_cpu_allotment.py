@@ -2,7 +2,6 @@
 
 import pytest
 
-from common.arp import macs_in_xml, neighbour
 from common.domain import (
     METADATA_URI,
     allotted_cpus,
@@ -13,6 +12,7 @@ from common.domain import (
     parse_metadata,
 )
 from common.errors import HypervisorError
+from common.virt.arp import macs_in_xml, neighbour
 
 HOSTILE = {"group": 'a"b', "cause": "</member><x/>", "note": "a;b\n&amp;"}
 CAPABILITIES = """

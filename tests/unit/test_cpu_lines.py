@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 
 from common.domain import DomainState
-from common.libvirt_names import LibvirtNames
-from common.lines import Lines
-from common.remembered import Remembered
+from common.virt.constants import LibvirtNames
+from common.virt.lines import Lines
+from common.virt.remembered import Remembered
 
 
 def in_thread(work: Callable[[], None]) -> None:

@@ -23,7 +23,7 @@ SPEC = DomainSpec("web-0003", "u", RECORD, "qemu", GROUP, NETWORK, Template("/k"
 
 
 def tree(spec: DomainSpec = SPEC) -> ET.Element:
-    return ET.fromstring(domain_xml(spec))  # noqa: S314 - our own definition
+    return ET.fromstring(domain_xml(spec))
 
 
 def test_record_is_inside_from_the_first_moment() -> None:

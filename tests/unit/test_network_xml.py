@@ -28,7 +28,7 @@ AS_LIBVIRT_SHOWS_IT = f"""
 
 
 def test_stp_is_off_so_that_a_new_port_forwards_at_once() -> None:
-    bridge = ET.fromstring(network_xml(NETWORK)).find("bridge")  # noqa: S314 - our own text
+    bridge = ET.fromstring(network_xml(NETWORK)).find("bridge")
     assert bridge is not None and bridge.attrib == {"name": "asbr0", "stp": "off", "delay": "0"}
 
 
@@ -74,7 +74,7 @@ def test_a_text_that_is_no_xml_is_refused() -> None:
 
 
 def test_a_reservation_names_mac_and_address() -> None:
-    assert ET.fromstring(host_xml("52:54:00:00:00:01", "192.168.150.10")).attrib == {  # noqa: S314 - our own text
+    assert ET.fromstring(host_xml("52:54:00:00:00:01", "192.168.150.10")).attrib == {
         "mac": "52:54:00:00:00:01",
         "ip": "192.168.150.10",
     }

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.messages import Header
-from common.sequence import Judgement, Tracker, Verdict, next_run_id
+from common.messaging.sequence import Judgement, Tracker, Verdict, next_run_id
 
 
 def header(seq: int, run_id: int = 1, mono_s: float = 0.0) -> Header:

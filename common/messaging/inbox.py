@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from common.errors import ProtocolError
 from common.log import Quiet, logger
 from common.messages import BODIES, Body, Header, Reply, Request, message_id
-from common.requests import decode_request, encode_reply
-from common.sequence import Tracker, Verdict
+from common.messaging.requests import decode_request, encode_reply
+from common.messaging.sequence import Tracker, Verdict
 from common.wire import decode
 
 FAULT_PERIOD_S = 3600.0
@@ -22,8 +22,8 @@ FAULT_PERIOD_S = 3600.0
 class Received:
     """One accepted message.
 
-    ``age_s``: how old it was when it was received, >= 0 (see ``common.sequence``). ``payload``: its second frame, as
-    it was sent.
+    ``age_s``: how old it was when it was received, >= 0 (see ``common.messaging.sequence``). ``payload``: its second
+    frame, as it was sent.
     """
 
     topic: str
