@@ -10,6 +10,7 @@ from pathlib import Path
 from common.config import SERVICES, System
 
 ENDLESS = 1_000_000_000
+FIRST, LATER = 10, 20  # the recorder starts before those whose first messages it must not miss
 
 
 def supervisor_config(system: System, config_path: Path, python: Path, root: Path) -> str:
@@ -38,11 +39,11 @@ def supervisor_config(system: System, config_path: Path, python: Path, root: Pat
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
         "",
-        *_program("haproxy", haproxy_command(system), log, stop_wait_s=10),
+        *_program("haproxy", haproxy_command(system), log, stop_wait_s=10, priority=LATER),
     ]
     for name in SERVICES:
         command = [str(python), "-m", f"services.{name}", "--config", str(config_path)]
-        parts += _program(name, command, log, stop_wait_s=5)
+        parts += _program(name, command, log, stop_wait_s=5, priority=FIRST if name == "recorder" else LATER)
     return "\n".join(parts) + "\n"
 
 
@@ -58,10 +59,11 @@ def haproxy_command(system: System) -> list[str]:
     return ["setpriv", "--pdeathsig", "TERM", *haproxy]
 
 
-def _program(name: str, command: list[str], log: Path, stop_wait_s: int) -> list[str]:
+def _program(name: str, command: list[str], log: Path, stop_wait_s: int, priority: int) -> list[str]:
     return [
         f"[program:{name}]",
         f"command={shlex.join(command).replace('%', '%%')}",
+        f"priority={priority}",
         "autorestart=true",
         "startsecs=1",
         f"startretries={ENDLESS}",

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
@@ -19,6 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 FAST = {"unit", "contract", "sim"}
 IMAGES = Path(tempfile.gettempdir()) / f"autoscaler-test-images-{os.getuid()}"
 NOTES = Path(tempfile.gettempdir()) / f"autoscaler-test-run-{os.getuid()}"
+
+# The same examples in every CI run: what is found at a desk, with new ones each time, gets a test of its own.
+hypothesis.settings.register_profile("ci", derandomize=True, print_blob=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -1,6 +1,8 @@
 """The decider's core against a model group: whole hours in virtual time."""
 
+import math
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -239,10 +241,14 @@ def test_whatever_the_load_bounds_cooldowns_and_missing_data_are_respected(
     world.run(200)
     group = world.settings.group
     assert all(group.minimum <= to <= group.maximum for to in world.path())
-    for (before_s, before), (after_s, after) in zip(world.desired, world.desired[1:], strict=False):
-        cooldown_s = group.cooldown_out_s if after > before else group.cooldown_in_s
-        first_out = after > before and (before_s, before) == world.desired[0]
-        assert first_out or after_s - before_s >= min(cooldown_s, group.cooldown_out_s)
+    last_change_s = last_out_s = -math.inf
+    for (_, before), (at_s, after) in pairwise(world.desired):
+        if after > before:
+            assert at_s - last_out_s >= group.cooldown_out_s
+            last_out_s = at_s
+        else:
+            assert at_s - last_change_s >= group.cooldown_in_s
+        last_change_s = at_s
     for record in (action.body for action in world.actions if isinstance(action, PublishRecord)):
         if record.action == "in":
             assert record.evidence.domains_known == record.evidence.domains_ready > 0
