@@ -93,6 +93,7 @@ def test_a_slot_that_was_changed_by_hand_is_restored(whole: Whole, order: str) -
     slot = whole.servers()[0].name
     with whole.fault(f"set server {order.format(slot)}", boots=0):
         assert whole.api.order([f"set server {order.format(slot)}"]) == []
+    assert whole.api.ask([f"get weight web/{slot}"]) == ["1 (initial 1)"]
 
 
 def test_a_killed_haproxy_worker_is_back_with_its_slots_in_seconds(whole: Whole) -> None:
