@@ -50,7 +50,7 @@ test:  ## everything the tests need, then all tests (real guests too; minutes)
 
 test-fast:  ## the tests that need no hypervisor; under a minute
 	@scripts/bootstrap.sh dev
-	@$(BIN)/pytest -n auto tests/unit tests/contract tests/sim
+	@$(BIN)/pytest -n auto -m "not long" tests/unit tests/contract tests/sim
 
 check:  ## format, lint, types, import contracts
 	@scripts/bootstrap.sh dev

@@ -378,6 +378,7 @@ def test_killed_at_any_side_effect_the_end_is_the_same(when: str, index: int) ->
 
 @pytest.mark.parametrize("index", range(1, CHANGES + 1))
 @pytest.mark.parametrize("error", [HypervisorError("refused"), HypervisorBusyError("late"), DomainGoneError("gone")])
+@pytest.mark.long
 def test_any_call_that_fails_once_leads_to_the_same_end(index: int, error: HypervisorError) -> None:
     world = World(group())
     world.hosts["local"].fail = lambda _call, _name: error if world.changes == index else None

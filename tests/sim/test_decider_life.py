@@ -54,6 +54,7 @@ def test_target_tracking_computes_how_many_at_once() -> None:
     ("changes", "low", "high"), [({}, 0.3, 1.5), ({}, 0.1, 0.95), (TRACKING, 0.2, 3.9), (BOTH, 0.3, 1.5)]
 )
 @pytest.mark.parametrize("windows", [None, 0.7, 1.5, 2.0])
+@pytest.mark.long
 def test_a_square_wave_costs_at_most_two_changes_of_direction_an_hour(
     changes: dict[str, Any], low: float, high: float, windows: float | None
 ) -> None:

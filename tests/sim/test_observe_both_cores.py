@@ -96,6 +96,7 @@ POLICIES: list[list[dict[str, Any]]] = [
 @pytest.mark.parametrize("policies", POLICIES, ids=lambda policies: str(policies[0]["type"]))
 @pytest.mark.parametrize(("demand", "way"), [(6.0, "out"), (0.1, "in")])
 @pytest.mark.parametrize("mode", ["observe", "off"])
+@pytest.mark.long
 def test_what_it_would_do_is_recorded_and_no_call_is_made(
     policies: list[dict[str, Any]], demand: float, way: str, mode: str
 ) -> None:

@@ -172,6 +172,7 @@ def test_nobody_is_taken_away_while_users_wait_longer_or_get_more_errors(name: s
 
 @pytest.mark.parametrize("name", [name for name in ALONE if "schedule" not in name and name != "all"])
 @pytest.mark.parametrize("windows", [0.4, 1.0, 1.5, 2.0])
+@pytest.mark.long
 def test_a_square_wave_near_any_window_costs_two_changes_of_direction_an_hour(name: str, windows: float) -> None:
     used = settings(policies=ALONE[name], max=8)
     found = world(ALONE[name], square(0.3, 2.3, windows * max(used.in_window_s, 30.0)), max=8)
@@ -273,6 +274,7 @@ def test_any_policy_can_only_be_observed(kind: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("killed_at", [30, 125, 248, 250, 251, 333, 460, 599])
 @pytest.mark.parametrize("name", ["step", "requests", "schedule", "predictive", "predictive+threshold"])
+@pytest.mark.long
 def test_a_restart_at_any_tick_leads_to_the_same_capacity(name: str, killed_at: int) -> None:
     def load(t: float) -> float:
         return 0.4 if t < 240 else 2.6

@@ -1,6 +1,8 @@
 """The text of haproxy.cfg."""
 
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,12 +84,19 @@ def test_connections_fit_the_file_descriptors(wanted: int, limit: int, expected:
     assert allowed_maxconn(wanted, limit) == expected
 
 
-def test_written_configuration_is_private_and_its_state_file_exists(tmp_path: Path) -> None:
-    text = f'[system]\nrun_dir = "{tmp_path}/r"\nstate_dir = "{tmp_path}/s"\n[groups.web]\nprefix = "web-"\n'
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Give a directory whose path leaves room for a socket's name, wherever the tests run."""
+    with tempfile.TemporaryDirectory(prefix="as-") as path:
+        yield Path(path)
+
+
+def test_written_configuration_is_private_and_its_state_file_exists(short_path: Path) -> None:
+    text = f'[system]\nrun_dir = "{short_path}/r"\nstate_dir = "{short_path}/s"\n[groups.web]\nprefix = "web-"\n'
     path = write_config(config(text.encode()))
-    assert path == tmp_path / "r" / "haproxy.cfg"
+    assert path == short_path / "r" / "haproxy.cfg"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "s" / "haproxy.state").read_text() == "1\n"
+    assert (short_path / "s" / "haproxy.state").read_text() == "1\n"
 
 
 def test_run_dir_too_long_for_haproxy_is_refused_by_name() -> None:
@@ -103,8 +112,8 @@ def test_unprintable_directory_is_refused() -> None:
         write_config(config(text.encode()))
 
 
-def test_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    text = f'[system]\nrun_dir = "{tmp_path}/r"\nstate_dir = "{tmp_path}/file/s"\n[groups.web]\nprefix = "web-"\n'
+def test_directory_that_cannot_be_written_is_named(short_path: Path) -> None:
+    (short_path / "file").touch()
+    text = f'[system]\nrun_dir = "{short_path}/r"\nstate_dir = "{short_path}/file/s"\n[groups.web]\nprefix = "web-"\n'
     with pytest.raises(AutoscalerError, match="cannot be written"):
         write_config(config(text.encode()))
