@@ -1,6 +1,7 @@
 """``python -m bench [NAME …]``: run benchmarks, each with a peer or a limit beside it in the same run.
 
-``overhead``, ``failure`` and ``scale-out`` measure the running installation (``make up`` first).
+``overhead``, ``failure`` and ``scale-out`` measure the running installation (``make up`` first). What needs none has
+commands of its own: ``python -m bench.decisions`` and ``make bench-policies``.
 """
 
 import argparse
