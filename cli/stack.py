@@ -3,6 +3,7 @@
 Both can be repeated at any time: each step looks first and does only what is missing.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -244,7 +245,8 @@ def restart_services(system: System) -> None:
     try:
         supervisor.signalProcess("haproxy", "USR2")
         for name in SERVICES:
-            supervisor.stopProcess(name)
+            with contextlib.suppress(xmlrpc.client.Fault):  # it was stopped already
+                supervisor.stopProcess(name)
             supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
         raise AutoscalerError(f"supervisord does not answer: {error}") from error

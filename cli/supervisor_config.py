@@ -1,7 +1,8 @@
 """What supervisord is told: pure text from the configuration.
 
 Every program is restarted for ever (``startretries`` is as good as endless: supervisord's default gives up after four
-quick crashes). HAProxy dies with supervisord through ``setpriv --pdeathsig``; the services ask for the same themselves.
+quick crashes). HAProxy and its keeper die with supervisord through ``setpriv --pdeathsig``; the services ask for the
+same themselves.
 """
 
 import shlex
@@ -39,7 +40,7 @@ def supervisor_config(system: System, config_path: Path, python: Path, root: Pat
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
         "",
-        *_program("haproxy", haproxy_command(system), log, stop_wait_s=10, priority=LATER),
+        *_program("haproxy", haproxy_command(system, root), log, stop_wait_s=10, priority=LATER),
     ]
     for name in SERVICES:
         command = [str(python), "-m", f"services.{name}", "--config", str(config_path)]
@@ -52,11 +53,11 @@ def control_socket(system: System) -> Path:
     return system.run_path / "supervisord.sock"
 
 
-def haproxy_command(system: System) -> list[str]:
-    """Return the command that runs HAProxy's master in the foreground."""
-    run = system.run_path
-    haproxy = ["haproxy", "-W", "-S", str(run / "haproxy-master.sock"), "-f", str(run / "haproxy.cfg")]
-    return ["setpriv", "--pdeathsig", "TERM", *haproxy]
+def haproxy_command(system: System, root: Path) -> list[str]:
+    """Return the command that keeps HAProxy's master running, and ends it with supervisord."""
+    run, bound = system.run_path, ["setpriv", "--pdeathsig", "TERM"]
+    haproxy = [*bound, "haproxy", "-W", "-S", str(run / "haproxy-master.sock"), "-f", str(run / "haproxy.cfg")]
+    return [*bound, str(root / "scripts" / "keep-haproxy.sh"), *haproxy]
 
 
 def _program(name: str, command: list[str], log: Path, stop_wait_s: int, priority: int) -> list[str]:

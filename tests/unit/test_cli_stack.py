@@ -45,8 +45,10 @@ def test_a_percent_sign_in_a_path_is_no_expansion() -> None:
     assert '"/opt/100%%"' in text
 
 
-def test_haproxy_ends_with_its_supervisor() -> None:
-    assert haproxy_command(SYSTEM)[:4] == ["setpriv", "--pdeathsig", "TERM", "haproxy"]
+def test_haproxy_and_its_keeper_end_with_their_supervisor() -> None:
+    command = haproxy_command(SYSTEM, Path("/opt"))
+    assert command[:4] == ["setpriv", "--pdeathsig", "TERM", "/opt/scripts/keep-haproxy.sh"]
+    assert command[4:8] == ["setpriv", "--pdeathsig", "TERM", "haproxy"]
 
 
 def test_a_period_wins_over_the_level() -> None:
