@@ -45,17 +45,12 @@ def _kill(installation: Installation, api: RuntimeApi, *, with_balancer: bool) -
     finally:
         if not with_balancer:
             os.kill(balancer, signal.SIGCONT)
-    wait_until(
-        lambda: (
-            victim["uuid"] not in {domain["uuid"] for domain in installation.group()["domains"]}
-            or not any(
-                domain["name"] == victim["name"] and domain["age_s"] > 60 for domain in installation.group()["domains"]
-            )
-        ),
-        60,
-        "the dead domain's end",
-    )
+    wait_until(lambda: victim["uuid"] not in _uuids(installation), 90, "the dead domain's end")
     return took_ms
+
+
+def _uuids(installation: Installation) -> set[str]:
+    return {domain["uuid"] for domain in installation.group()["domains"]}
 
 
 def _takes_traffic(api: RuntimeApi, group: str, address: str) -> bool:
