@@ -132,6 +132,21 @@ def test_one_failure_told_twice_is_marked_once(state: State) -> None:
 
 
 @pytest.mark.parametrize(
+    ("phase", "reason", "is_marked"),
+    [
+        (Phase.READY, "stopped", True),
+        (Phase.READY, "crashed", True),
+        (Phase.DRAINING, "stopped", False),
+        (Phase.STOPPING, "stopped", False),
+        (Phase.STOPPING, "crashed", True),
+    ],
+)
+def test_an_end_that_was_wanted_is_no_failure(state: State, phase: Phase, reason: str, is_marked: bool) -> None:
+    told = Failure(host="local", domain="web-0001", uuid="u", reason=reason)
+    assert bool(play(state, (1.0, membership({"web-0001": phase})), (2.0, told)).marks) is is_marked
+
+
+@pytest.mark.parametrize(
     ("event", "mark"),
     [
         (Event(name="host-lost", host="local"), Mark(1.0, "trouble", "", "host lost")),

@@ -92,6 +92,8 @@ def handle(state: State, event: Body, now_s: float) -> tuple[State, tuple[Draw, 
             return _with_group(state, event.group, replace(group, desired=desired, mode=event.mode)), ()
         case Failure():
             group_name = _group_of(state, event.domain)
+            if _is_on_its_way_out(state, group_name, event):
+                return state, ()
             return _with_mark(state, Mark(now_s, "failure", group_name, event.domain)), ()
         case Event():
             mark = _mark_of(state, event, now_s)
@@ -156,6 +158,13 @@ def _with_membership(state: State, membership: Membership, now_s: float) -> Stat
     count = sum(phase is Phase.READY for phase in phases.values())
     ready = extend(group.ready, now_s, float(count), state)
     return _with_group(state, membership.group, replace(group, phases=phases, ready=ready))
+
+
+def _is_on_its_way_out(state: State, group_name: str, failure: Failure) -> bool:
+    """Return whether the domain stopped because it was to stop: the monitor tells every end, wanted or not."""
+    group = state.groups.get(group_name)
+    phase = group.phases.get(failure.domain) if group and group.phases else None
+    return failure.reason == "stopped" and phase in (None, Phase.DRAINING, Phase.STOPPING, Phase.FAILED)
 
 
 def _mark_of(state: State, event: Event, now_s: float) -> Mark | None:
