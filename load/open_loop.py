@@ -91,6 +91,7 @@ def main() -> int:
     environment = Environment(user_classes=[User])
     runner = environment.create_local_runner()
     if args.web:
+        del sys.argv[1:]  # locust's page reads the command line too, and would take our words for its own
         environment.create_web_ui("127.0.0.1", args.web)
         print(f"locust's web page: http://127.0.0.1:{args.web}/", flush=True)
     stop = gevent.event.Event()
