@@ -71,7 +71,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
     with steps.step("services and HAProxy"):
         steps.say(stop_services(config.system, clock))
     with steps.step("domains"):
-        steps.say(remove_domains(config, config_path, everything=everything))
+        steps.say(remove_domains(config_path, everything=everything))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))
     if everything:
@@ -207,9 +207,8 @@ def stop_services(system: System, clock: Clock) -> str:
     return "stopped"
 
 
-def remove_domains(config: Config, config_path: Path, *, everything: bool) -> str:
+def remove_domains(config_path: Path, *, everything: bool) -> str:
     """Have the actuator remove the domains it created, and with ``everything`` the network and image copies."""
-    del config
     flag = "--remove-everything" if everything else "--remove-domains"
     command = [sys.executable, "-m", "services.actuator", "--config", str(config_path), flag]
     print(flush=True)
