@@ -119,6 +119,12 @@ def test_every_phase_has_a_way_on_and_a_line_in_the_table() -> None:
     assert set(ADVANCE) == set(Phase) == {row[0] for row in TABLE}
 
 
+@pytest.mark.parametrize(("age_s", "expected"), [(1, []), (31, ["SetPhase web-0000 failed"])])
+def test_start_that_libvirt_still_carries_out_is_waited_for(age_s: float, expected: list[str]) -> None:
+    starting = replace(domain(ONE, Phase.CREATING, PAUSED, age_s), power_reason="starting-up")
+    assert brief(steps(wanted(None), seen(starting))) == expected
+
+
 @pytest.mark.parametrize("phase", list(Phase))
 def test_every_deadline_names_a_setting_of_the_group(phase: Phase) -> None:
     assert (deadline_s(wanted(1), phase) is None) is (FATES[phase].deadline is None)

@@ -20,6 +20,7 @@ from services.actuator.core.steps import Destroy, SetPhase, SetQuota, Shutdown, 
 HALT_RATIO: Final = 0.45
 ABSENT_GRACE_S: Final = 5.0
 UNHEALTHY: Final = "its health checks fail"
+STARTING_UP: Final = "starting-up"
 NEVER_SERVED: Final = "left before it served"
 SILENT: Final = "it runs and does not answer; it was running before us, so it is left as it is"
 
@@ -119,6 +120,8 @@ def is_halted(context: Context, members: tuple[Member, ...]) -> bool:
 def _creating(context: Context, member: Member) -> Step | None:
     if member.domain.power is DomainState.RUNNING:
         return enter(context, member, Phase.BOOTING, "it runs", started_mono_s=context.now_s)
+    if member.domain.power_reason == STARTING_UP and not is_overdue(context.wanted, member, context.now_s):
+        return None  # libvirt finishes a start whose caller is gone
     if not member.is_off:
         return enter(context, member, Phase.FAILED, f"{member.domain.power} before it ran")
     breaker = _breaker(context, member)
