@@ -7,7 +7,7 @@ from typing import Any
 
 from common.bus import Bus
 from common.clock import Clock, SystemClock
-from common.config import SERVICES, Config
+from common.config import Config
 from common.errors import ConfigError
 from common.messages import Event, Header
 from common.recording import Recording, recording_dir
@@ -88,7 +88,7 @@ def _warn(text: str) -> None:
 def _follow(config: Config, clock: Clock, *, as_json: bool) -> None:
     bus = Bus.open(config, "operator", clock, publishes=False)
     try:
-        for service in SERVICES:
+        for service in config.services:
             bus.subscribe(service, "event")
         while True:
             for received in bus.receive(3600.0).messages:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from common.bus import Bus
 from common.clock import Clock
-from common.config import SERVICES, Config
+from common.config import Config
 from common.messages import Body, DecisionRecord, Drain, HostSample, Membership, ServiceStatus, Traffic
 
 STANDING_KINDS = {
@@ -15,6 +15,8 @@ STANDING_KINDS = {
     "balancer": ("service", "drain", "traffic"),
     "plotter": ("service",),
     "recorder": ("service",),
+    "exporter": ("service",),
+    "notifier": ("service",),
 }
 
 
@@ -51,7 +53,7 @@ class Snapshot:
         """Return whether every service and every group has been heard."""
         per_group = (self.memberships, self.decisions, self.drains, self.traffics)
         return (
-            self.services.keys() >= set(SERVICES)
+            self.services.keys() >= set(config.services)
             and self.samples.keys() >= config.hosts.keys()
             and all(heard.keys() >= config.groups.keys() for heard in per_group)
         )
@@ -64,8 +66,8 @@ class Observer:
         self._config = config
         self._clock = clock
         self._bus = Bus.open(config, "operator", clock, publishes=False)
-        for service, kinds in STANDING_KINDS.items():
-            self._bus.subscribe(service, *kinds)
+        for service in config.services:
+            self._bus.subscribe(service, *STANDING_KINDS[service])
 
     def observe(self, timeout_s: float = 1.0) -> Snapshot:
         """Return what was heard until the picture was whole, or ``timeout_s`` passed."""

@@ -159,7 +159,7 @@ def check_endpoint_is_free(name: str, group: Group) -> None:
 def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
     """Start supervisord with all programs, or bring a running one to the present configuration."""
     system = config.system
-    text = supervisor_config(system, config_path.resolve(), Path(sys.executable), ROOT)
+    text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT)
     path = system.run_path / "supervisord.conf"
     marker = system.run_path / "up.digest"
     if is_supervised(system):
@@ -168,7 +168,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
         elif marker.is_file() and marker.read_text(encoding="ascii") == digest:
             return start_stopped(system)
         else:
-            restart_services(system)
+            restart_services(config)
             marker.write_text(digest, encoding="ascii")
             return "restarted with the changed configuration; HAProxy reloaded it"
     path.write_text(text, encoding="utf-8")
@@ -234,16 +234,16 @@ def is_supervised(system: System) -> bool:
     return _supervisord_pid(system) is not None
 
 
-def restart_services(system: System) -> None:
+def restart_services(config: Config) -> None:
     """Give a running installation its changed configuration: HAProxy reloads it, the services start anew.
 
     Raises:
         AutoscalerError: supervisord does not answer.
     """
-    supervisor = _supervisor(system)
+    supervisor = _supervisor(config.system)
     try:
         supervisor.signalProcess("haproxy", "USR2")
-        for name in SERVICES:
+        for name in config.services:
             with contextlib.suppress(xmlrpc.client.Fault):  # it was stopped already
                 supervisor.stopProcess(name)
             supervisor.startProcess(name, False)

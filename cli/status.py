@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.observe import Snapshot
-from common.config import SERVICES, Config, Group
+from common.config import Config, Group
 from common.messages import Member, Membership
 from common.phases import Phase
 
@@ -32,7 +32,7 @@ def status_values(config: Config, snapshot: Snapshot) -> dict[str, Any]:
                 "alive": name in snapshot.services,
                 "pid": snapshot.services[name].pid if name in snapshot.services else None,
             }
-            for name in SERVICES
+            for name in config.services
         ],
     }
 

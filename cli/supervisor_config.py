@@ -6,19 +6,21 @@ same themselves.
 """
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-from common.config import SERVICES, System
+from common.config import System
 
 ENDLESS = 1_000_000_000
 FIRST, LATER = 10, 20  # the recorder starts before those whose first messages it must not miss
 
 
-def supervisor_config(system: System, config_path: Path, python: Path, root: Path) -> str:
+def supervisor_config(system: System, services: Sequence[str], config_path: Path, python: Path, root: Path) -> str:
     """Return the text of ``supervisord.conf``.
 
     Args:
         system: directories of this installation.
+        services: those to run, as ``Config.services``.
         config_path: absolute path of ``autoscaler.toml``.
         python: the interpreter that runs the services.
         root: the directory that holds ``services`` and ``common``.
@@ -42,7 +44,7 @@ def supervisor_config(system: System, config_path: Path, python: Path, root: Pat
         "",
         *_program("haproxy", haproxy_command(system, root), log, stop_wait_s=10, priority=LATER),
     ]
-    for name in SERVICES:
+    for name in services:
         command = [str(python), "-m", f"services.{name}", "--config", str(config_path)]
         parts += _program(name, command, log, stop_wait_s=5, priority=FIRST if name == "recorder" else LATER)
     return "\n".join(parts) + "\n"

@@ -12,6 +12,8 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from common import names
+from common.config_outputs import Metrics as Metrics
+from common.config_outputs import Notification as Notification
 from common.config_policies import Policy as Policy
 from common.config_policies import Predictive as Predictive
 from common.config_policies import Schedule as Schedule
@@ -21,8 +23,10 @@ from common.config_policies import TargetTracking as TargetTracking
 from common.config_policies import Threshold as Threshold
 from common.config_table import Positive, Seconds
 from common.config_table import Table as Table
+from common.services import ALL_SERVICES as ALL_SERVICES
+from common.services import OPTIONAL_SERVICES as OPTIONAL_SERVICES
+from common.services import SERVICES as SERVICES
 
-SERVICES = ("monitor", "decider", "actuator", "balancer", "plotter", "recorder")
 MAX_IPC_PATH_BYTES = 107  # sun_path of a Unix socket, less its final NUL
 FIRST_SLOT = 10
 
@@ -81,8 +85,8 @@ class Bus(Table):
     """How the services reach each other: sockets on this machine, or TCP with CURVE keys.
 
     ``endpoints`` names, for ``tcp``, where each service publishes, as ``tcp://ADDRESS:PORT``; it answers requests at
-    PORT + 1. ``keys_dir`` holds the keys that ``autoscaler keys`` makes; empty means no encryption, allowed on loopback
-    only.
+    PORT + 1. An optional service without an endpoint is heard on its own machine only. ``keys_dir`` holds the keys that
+    ``autoscaler keys`` makes; empty means no encryption, allowed on loopback only.
     """
 
     transport: Literal["ipc", "tcp"] = "ipc"
@@ -91,9 +95,9 @@ class Bus(Table):
 
     @model_validator(mode="after")
     def _tcp_names_every_service(self) -> Self:
-        unknown = sorted(set(self.endpoints) - set(SERVICES))
+        unknown = sorted(set(self.endpoints) - set(ALL_SERVICES))
         if unknown:
-            raise ValueError(f"endpoints names unknown services {unknown}; allowed: {', '.join(SERVICES)}")
+            raise ValueError(f"endpoints names unknown services {unknown}; allowed: {', '.join(ALL_SERVICES)}")
         if self.transport == "tcp":
             missing = [name for name in SERVICES if name not in self.endpoints]
             if missing:
@@ -271,6 +275,14 @@ class Config(Table):
     haproxy: Haproxy = Haproxy()
     hosts: dict[str, Host] = Field(default_factory=lambda: {"local": Host()}, min_length=1)
     groups: dict[str, Group] = Field(min_length=1)
+    metrics: Metrics = Metrics()
+    notifications: tuple[Notification, ...] = Field(default=(), strict=False, max_length=100)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Return the services that run with this configuration, in the order in which they are shown."""
+        is_wanted = {"exporter": bool(self.metrics.listen), "notifier": bool(self.notifications)}
+        return (*SERVICES, *(name for name in OPTIONAL_SERVICES if is_wanted[name]))
 
     @field_validator("groups", "hosts")
     @classmethod

@@ -80,7 +80,7 @@ def main(name: str, build: Callable[[Context], Service], argv: Sequence[str] | N
     """Run the service ``name`` until SIGTERM or SIGINT; return its exit code.
 
     Args:
-        name: one of ``common.config.SERVICES``.
+        name: one of ``common.services.ALL_SERVICES``.
         build: makes the service from its context; it may publish and subscribe.
         argv: the command line without the program's name; by default that of the process.
 

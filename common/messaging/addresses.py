@@ -8,14 +8,14 @@ from common.errors import ConfigError
 
 def publish_address(config: Config, service: str) -> str:
     """Return where ``service`` publishes."""
-    if config.bus.transport == "ipc":
+    if _is_local(config, service):
         return f"ipc://{config.system.run_path}/{service}.sock"
     return config.bus.endpoints[service]
 
 
 def control_address(config: Config, service: str) -> str:
     """Return where ``service`` answers requests: on TCP, one port further."""
-    if config.bus.transport == "ipc":
+    if _is_local(config, service):
         return f"ipc://{config.system.run_path}/control-{service}.sock"
     host, port = split_endpoint(config.bus.endpoints[service].removeprefix("tcp://"))
     return f"tcp://{host}:{port + 1}"
@@ -27,7 +27,7 @@ def check_encrypted(config: Config, service: str) -> None:
     Raises:
         ConfigError: the endpoint is not on loopback, and there is no directory of keys.
     """
-    if config.bus.transport != "tcp" or config.bus.keys_dir:
+    if _is_local(config, service) or config.bus.keys_dir:
         return
     endpoint = config.bus.endpoints[service]
     host, _ = split_endpoint(endpoint.removeprefix("tcp://"))
@@ -36,6 +36,11 @@ def check_encrypted(config: Config, service: str) -> None:
             f"bus.endpoints.{service} = {endpoint!r} is open to other machines and needs keys: "
             "set bus.keys_dir to a directory made by 'autoscaler keys DIR', or use a loopback address"
         )
+
+
+def _is_local(config: Config, service: str) -> bool:
+    """Return whether the service has sockets of this machine: as all have, or as an optional one without endpoint."""
+    return config.bus.transport == "ipc" or service not in config.bus.endpoints
 
 
 def no_answer(config: Config, service: str, timeout_s: float, refusal: str) -> str:

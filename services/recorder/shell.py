@@ -9,7 +9,6 @@ from typing import Final
 
 from common.bus import Inbox
 from common.clock import boot_id
-from common.config import SERVICES
 from common.log import Quiet, logger
 from common.process import Context
 from common.recording import frame_bytes, recording_dir, segment_files
@@ -42,7 +41,7 @@ class RecorderService:
         self._pause = threading.Event()
         self._janitor = Janitor(self._directory, self._clock, system.recording_max_bytes, system.recording_max_age_s)
         self._bus.keep_every_message()
-        for service in SERVICES:
+        for service in context.config.services:
             if service != context.name:
                 self._bus.subscribe(service)
         self._janitor.start()

@@ -22,7 +22,6 @@ import libvirt
 from cli.observe import observe_once
 from cli.status import status_values
 from common.clock import SystemClock
-from common.config import SERVICES
 from common.config_file import load
 from services.balancer.core.answers import Admin, Server
 from services.balancer.core.haproxy_config import EMPTY_ADDRESS, stats_socket
@@ -204,7 +203,7 @@ class Whole:
     # --- what must hold --------------------------------------------------------------------------------------------
 
     def _service_problems(self, services: list[dict[str, Any]]) -> list[str]:
-        expected = Counter(dict.fromkeys(SERVICES, 1)) + Counter({"supervisord": 1, "haproxy": 2})
+        expected = Counter(dict.fromkeys(self.config.services, 1)) + Counter({"supervisord": 1, "haproxy": 2})
         found = self.processes()
         silent = [f"{entry['name']} is silent" for entry in services if not entry["alive"]]
         return silent + ([f"processes: {dict(found)}"] if found != expected else [])

@@ -29,6 +29,9 @@ bridge = "{bridge}"
 subnet = "{subnet}"
 slots = 20
 
+[metrics]
+listen = "{metrics}"
+
 [groups.web]
 prefix = "{name}-"
 min = 1
@@ -79,7 +82,7 @@ class World:
         self.run_dir = directory / "run"
         self.state_dir = directory / "state"
         self.config = directory / "autoscaler.toml"
-        values = {"group_extra": "", "extra": ""} | changes
+        values = {"group_extra": "", "extra": "", "metrics": ""} | changes
         self.config.write_text(
             TEMPLATE.format(
                 run_dir=self.run_dir,

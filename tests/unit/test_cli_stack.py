@@ -14,7 +14,9 @@ SYSTEM = System(run_dir="/run/x", state_dir="/var/lib/x")
 
 
 def parsed() -> configparser.ConfigParser:
-    text = supervisor_config(SYSTEM, Path("/etc/autoscaler.toml"), Path("/venv/bin/python"), Path("/opt/autoscaler"))
+    text = supervisor_config(
+        SYSTEM, SERVICES, Path("/etc/autoscaler.toml"), Path("/venv/bin/python"), Path("/opt/autoscaler")
+    )
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(text)
     return parser
@@ -40,7 +42,7 @@ def test_each_service_runs_alone_with_this_configuration() -> None:
 
 
 def test_a_percent_sign_in_a_path_is_no_expansion() -> None:
-    text = supervisor_config(SYSTEM, Path("/etc/a%b.toml"), Path("/venv/bin/python"), Path("/opt/100%"))
+    text = supervisor_config(SYSTEM, SERVICES, Path("/etc/a%b.toml"), Path("/venv/bin/python"), Path("/opt/100%"))
     assert "/etc/a%%b.toml" in text
     assert '"/opt/100%%"' in text
 

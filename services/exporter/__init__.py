@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: what travels on the bus, as one page to scrape."""

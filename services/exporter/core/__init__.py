@@ -1,0 +1,1 @@
+"""Decides; touches nothing. ``metrics.handle`` and ``render.render`` are the doors."""

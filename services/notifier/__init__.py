@@ -1,0 +1,1 @@
+"""Notifications: events of the bus to webhooks and commands, at least once."""
