@@ -60,6 +60,12 @@ class Domain:
             return Phase.DRAINING if now_s - self.leaving_s < DRAIN_S else Phase.GONE
         return Phase.READY if now_s - self.started_s >= BOOT_S else Phase.BOOTING
 
+    def age_s(self, now_s: float) -> float:
+        """Return how long it has been in its phase."""
+        booted_s = self.started_s + BOOT_S
+        since_s = self.leaving_s if self.leaving_s is not None else booted_s if now_s >= booted_s else self.started_s
+        return max(now_s - since_s, 0.0)
+
 
 @dataclass
 class World:
@@ -194,7 +200,7 @@ class World:
                 host="local",
                 phase=d.phase(self.now_s),
                 since_s=0.0,
-                age_s=0.0,
+                age_s=d.age_s(self.now_s),
                 address="10.0.0.1",
                 port=80,
             )

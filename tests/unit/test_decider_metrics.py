@@ -186,6 +186,12 @@ def test_a_domain_that_is_missing_and_unhealthy_is_sick_once() -> None:
     assert metrics(seen_of.with_drain(found, unhealthy(0), NOW_S)).sick == 1
 
 
+@pytest.mark.parametrize(("age_s", "sick"), [(0.0, 0), (3.0, 0), (4.0, 2)])
+def test_a_domain_just_taken_into_rotation_is_not_sick_for_lack_of_a_first_figure(age_s: float, sick: int) -> None:
+    fresh = tuple(member(index).model_copy(update={"age_s": age_s}) for index in range(2))
+    assert metrics(seen(sample(None, None), members=fresh)).sick == sick
+
+
 def test_the_cause_is_the_newest_sample_else_the_membership() -> None:
     assert metrics(seen(members=(member(0),))).cause == "actuator/1/membership.web/1"
     assert metrics(seen(sample(0.5), members=(member(0),))).cause == "monitor/1/sample/0"

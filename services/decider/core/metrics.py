@@ -33,7 +33,7 @@ class GroupMetrics:
     surplus: int = 0  # capacity beyond the desired: on its way out
     known: int = 0
     unknown: tuple[str, ...] = ()
-    sick: int = 0  # ready, but missing or unhealthy
+    sick: int = 0  # ready, but unhealthy, or for long enough and missing
     unhealthy: int = 0  # ready, but HAProxy's check fails
     mean: float = 0.0
     low: float = 0.0
@@ -97,6 +97,7 @@ def aggregate(
     is_fresh = seen.membership is not None and seen.membership_at_s >= oldest_s
     is_traffic_known = _is_traffic_known(seen, oldest_s)
     unhealthy = _unhealthy(seen, oldest_s)
+    new = _new(seen, now_s - stale_after_s)
     traffic = seen.traffic if is_traffic_known else None
     total, count = sum(known), max(len(ready), 1)
     return GroupMetrics(
@@ -111,7 +112,7 @@ def aggregate(
         surplus=max(members_total - desired, 0),
         known=len(known),
         unknown=unknown,
-        sick=sum(1 for name, uuid, _ in ready if name in unknown or uuid in unhealthy),
+        sick=sum(1 for name, uuid, _ in ready if uuid in unhealthy or (name in unknown and uuid not in new)),
         unhealthy=sum(1 for _, uuid, _ in ready if uuid in unhealthy),
         mean=total / len(known) if known else 0.0,
         low=total / count,
@@ -191,6 +192,13 @@ def _unhealthy(seen: Seen, oldest_s: float) -> frozenset[str]:
     if seen.drain is None or seen.drain_at_s < oldest_s:
         return frozenset()
     return frozenset(backend.uuid for backend in seen.drain.backends if backend.is_healthy is False)
+
+
+def _new(seen: Seen, since_s: float) -> frozenset[str]:
+    """Return who is in rotation only since then: a first figure takes two samples, and its lack is no sickness."""
+    return frozenset(
+        m.uuid for m in members(seen) if m.phase is Phase.READY and seen.membership_at_s - m.age_s > since_s
+    )
 
 
 def _ignorance(ready: int, unknown: tuple[str, ...], is_fresh: bool, is_traffic_known: bool) -> str:
