@@ -83,6 +83,8 @@ class HostSample(Body):
     cpu_ratios: tuple[float | None, ...] = ()
     allotted_cpus: tuple[float | None, ...] = ()
     note: str = ""
+    host_cpus: int | None = Field(default=None, ge=1)
+    host_idle_cpus: float | None = Field(default=None, ge=0)  # CPUs that nobody used, mean over the interval
 
     @property
     def topic(self) -> str:
@@ -145,6 +147,9 @@ class DesiredCapacity(Body):
 
     ``is_scale_in_allowed`` is false while data are missing: then the actuator adds and replaces, and removes nothing.
     In the modes ``off`` and ``observe`` it changes nothing at all: both permissions are false then too.
+
+    ``burst_quota`` is the share of one CPU for each vCPU of every member in rotation, None for the configured one.
+    ``decided_mono_s`` is when ``desired`` took its value, on the monotonic clock of the boot ``boot_id``.
     """
 
     kind: ClassVar[str] = "capacity.desired"
@@ -158,6 +163,9 @@ class DesiredCapacity(Body):
     mode: str = "on"
     reason: str = ""
     decision_id: str = ""
+    burst_quota: float | None = Field(default=None, gt=0, le=1)
+    decided_mono_s: float | None = None
+    boot_id: str = ""
 
     @property
     def topic(self) -> str:
@@ -198,6 +206,19 @@ class Ordered(Frozen):
     now_s: float
 
 
+class Claim(Frozen):
+    """What an overloaded group could use on one host beyond its allotment, and what it uses beyond it already.
+
+    ``wanted_cpus`` is 0 where the group asks for nothing; ``excess_cpus`` still counts as what the host can spare.
+    """
+
+    group: str
+    host: str
+    wanted_cpus: float = Field(ge=0)
+    excess_cpus: float = Field(ge=0, default=0.0)
+    reserve_cpus: float = Field(ge=0, default=0.0)
+
+
 class DecisionRecord(Body):
     """One tick of one group: also when nothing happens.
 
@@ -210,6 +231,9 @@ class DecisionRecord(Body):
     its policies had learned, as ``learned.to_text``) are all that the decision depends on: the same core, fed with
     them, repeats it. ``basis`` (in the first record of a run and now
     and then, as JSON) holds the settings that it ran with, and the stored state after this tick.
+
+    ``burst_quota`` is what was told of it (see ``DesiredCapacity``), ``burst_text`` why, and ``burst_rivals`` what other
+    groups claimed of the same hosts.
     """
 
     kind: ClassVar[str] = "decision"
@@ -235,6 +259,9 @@ class DecisionRecord(Body):
     resumed_from: str = ""
     basis: str = ""
     learned: str = ""
+    burst_quota: float | None = None
+    burst_text: str = ""
+    burst_rivals: tuple[Claim, ...] = ()
 
     @property
     def topic(self) -> str:
@@ -261,6 +288,16 @@ class Member(Frozen):
     note: str = ""
 
 
+class LeadTime(Frozen):
+    """How long it takes from a decision to a domain in rotation, as measured on one host for one tier ("" is cold)."""
+
+    tier: str
+    host: str
+    n: int = Field(ge=1)
+    p50_s: float = Field(ge=0)
+    p95_s: float = Field(ge=0)
+
+
 class Membership(Body):
     """Every owned domain of a group, as libvirt shows it, and what keeps the group from its desired capacity.
 
@@ -281,6 +318,7 @@ class Membership(Body):
     unreachable_hosts: tuple[str, ...] = ()
     boot_p50_s: float | None = None
     boot_p95_s: float | None = None
+    lead_times: tuple[LeadTime, ...] = ()
 
     @property
     def topic(self) -> str:
