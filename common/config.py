@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from common import names
+from common.config_capacity import Burst as Burst
 from common.config_outputs import Metrics as Metrics
 from common.config_outputs import Notification as Notification
 from common.config_policies import Policy as Policy
@@ -217,6 +218,7 @@ class Group(Table):
     keep_failed: bool = False
     image: Image = Image()
     readiness: Readiness = Readiness()
+    burst: Burst = Burst()
     policies: tuple[Policy, ...] = Field(default=(Threshold(),), strict=False, min_length=1)
 
     @model_validator(mode="before")
@@ -251,6 +253,19 @@ class Group(Table):
             raise ValueError("address_source is for groups of kind 'existing'; a template group knows its addresses")
         if self.address_source == "static" and not self.addresses:
             raise ValueError("address_source 'static' needs a table addresses = { NAME = ADDRESS }")
+        return self
+
+    @model_validator(mode="after")
+    def _burst_goes_beyond_the_quota(self) -> Self:
+        if not self.burst.enabled:
+            return self
+        if self.kind == "existing":
+            raise ValueError("burst.enabled is for groups of kind 'template'; the quota of your own domains is yours")
+        if self.burst.max_quota <= self.image.cpu_quota:
+            raise ValueError(
+                f"burst.max_quota must be greater than image.cpu_quota ({self.image.cpu_quota}); "
+                f"got {self.burst.max_quota}"
+            )
         return self
 
     @property

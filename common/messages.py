@@ -232,8 +232,8 @@ class DecisionRecord(Body):
     them, repeats it. ``basis`` (in the first record of a run and now
     and then, as JSON) holds the settings that it ran with, and the stored state after this tick.
 
-    ``burst_quota`` is what was told of it (see ``DesiredCapacity``), ``burst_text`` why, and ``burst_rivals`` what other
-    groups claimed of the same hosts.
+    ``burst_quota`` is what the actuator was told (see ``DesiredCapacity``), ``burst_text`` why, and ``burst_rivals``
+    what other groups claimed of the same hosts.
     """
 
     kind: ClassVar[str] = "decision"

@@ -187,3 +187,17 @@ def test_slots_have_addresses_and_macs_of_their_own() -> None:
 def test_what_is_no_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be ADDRESS:PORT"):
         split_endpoint(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[groups.web.burst]\nenabled = true\n", "burst.max_quota must be greater than image.cpu_quota (1.0); got 1.0"),
+        ("kind = 'existing'\n[groups.web.burst]\nenabled = true\n", "burst.enabled is for groups of kind 'template'"),
+        ("[groups.web.burst]\nmax_quota = 1.5\n", "groups.web.burst.max_quota: "),
+        ("[groups.web.burst]\nreserve_cpus = -1.0\n", "groups.web.burst.reserve_cpus: "),
+    ],
+)
+def test_a_burst_that_cannot_be_is_refused(text: str, told: str) -> None:
+    assert told in refusal(GROUP + text)
+    assert parse(GROUP + "image = { cpu_quota = 0.4 }\nburst = { enabled = true }\n").groups["web"].burst.max_quota == 1
