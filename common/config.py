@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from common import names
 from common.config_capacity import Burst as Burst
+from common.config_capacity import Warm as Warm
 from common.config_outputs import Metrics as Metrics
 from common.config_outputs import Notification as Notification
 from common.config_policies import Policy as Policy
@@ -218,6 +219,7 @@ class Group(Table):
     keep_failed: bool = False
     image: Image = Image()
     readiness: Readiness = Readiness()
+    warm: Warm = Warm()
     burst: Burst = Burst()
     policies: tuple[Policy, ...] = Field(default=(Threshold(),), strict=False, min_length=1)
 
@@ -255,6 +257,23 @@ class Group(Table):
             raise ValueError("address_source 'static' needs a table addresses = { NAME = ADDRESS }")
         return self
 
+    @field_validator("warm", mode="before")
+    @classmethod
+    def _auto_is_short_for_a_table(cls, warm: Any) -> Any:
+        if isinstance(warm, str):
+            if warm != "auto":
+                raise ValueError("must be 'auto' or a table")
+            return {"sizing": "auto"}
+        return warm
+
+    @model_validator(mode="after")
+    def _warm_domains_are_ours_and_fit(self) -> Self:
+        if self.kind == "existing" and self.warm.is_used:
+            raise ValueError("warm is for groups of kind 'template'; your own domains are started as they are")
+        if self.warm.running >= self.maximum:
+            raise ValueError(f"warm.running must be less than max ({self.maximum}); got {self.warm.running}")
+        return self
+
     @model_validator(mode="after")
     def _burst_goes_beyond_the_quota(self) -> Self:
         if not self.burst.enabled:
@@ -277,8 +296,8 @@ class Group(Table):
 
     @property
     def ceiling(self) -> int:
-        """Return the most domains the group may own, in whatever phase."""
-        return self.maximum + self.surge
+        """Return the most domains the group may own, in whatever phase: also those configured to stand by."""
+        return self.maximum + self.surge + self.warm.standby
 
 
 class Config(Table):
@@ -316,6 +335,11 @@ class Config(Table):
             if group.maximum > self.haproxy.slots:
                 raise ValueError(
                     f"groups.{name}.max must be <= haproxy.slots ({self.haproxy.slots}); got {group.maximum}"
+                )
+            if group.warm.is_used and group.ceiling > self.network.slots:
+                raise ValueError(
+                    f"groups.{name}.warm: max + surge + paused + saved must be <= network.slots "
+                    f"({self.network.slots}); got {group.ceiling}"
                 )
             for other, rival in self.groups.items():
                 if other < name and group.prefix == rival.prefix:

@@ -273,7 +273,12 @@ class DecisionRecord(Body):
 
 
 class Member(Frozen):
-    """One owned domain. ``address`` is None until it is known; ``cause`` leads back to the decision."""
+    """One owned domain. ``address`` is None until it is known; ``cause`` leads back to the decision.
+
+    ``tier`` is how it came to service, or in phase standby how it waits for it: ``clone``, ``paused``, ``saved``,
+    ``running`` (in rotation beyond what is desired), or empty: it booted. One on its way to phase standby is there
+    already for everybody else.
+    """
 
     name: str
     uuid: str
@@ -286,6 +291,7 @@ class Member(Frozen):
     is_protected: bool = False
     cause: str = ""
     note: str = ""
+    tier: str = ""
 
 
 class LeadTime(Frozen):
@@ -303,6 +309,7 @@ class Membership(Body):
 
     ``blocked`` says in plain words what the actuator wants but cannot do (breaker open, ceiling, host lost, no room);
     empty when nothing is in the way. ``boot_p50_s`` is the measured time from start to serving, None before the first.
+    ``notes``: what was chosen for the group, and what another way had to be found for, and why.
     """
 
     kind: ClassVar[str] = "membership"
@@ -319,6 +326,7 @@ class Membership(Body):
     boot_p50_s: float | None = None
     boot_p95_s: float | None = None
     lead_times: tuple[LeadTime, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def topic(self) -> str:

@@ -192,6 +192,30 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("warm = 'hot'\n", "groups.web.warm: must be 'auto' or a table; got 'hot'"),
+        ("kind = 'existing'\n[groups.web.warm]\npaused = 1\n", "warm is for groups of kind 'template'"),
+        ("[groups.web.warm]\nrunning = 4\n", "warm.running must be less than max (4); got 4"),
+        ("[groups.web.warm]\nsizing = 'auto'\nsaved = 2\n", "sizing 'auto' chooses paused and saved itself"),
+        ("[groups.web.warm]\nfrozen = 1\n", "groups.web.warm.frozen: unknown key"),
+        ("[groups.web.warm]\nmax_age_s = 0.0\n", "groups.web.warm.max_age_s: "),
+        ("[groups.web.warm]\nsaved = 6\n[network]\nslots = 10\n", "must be <= network.slots (10); got 11"),
+    ],
+)
+def test_warm_domains_that_cannot_be_are_refused(text: str, told: str) -> None:
+    assert told in refusal(GROUP + text)
+
+
+def test_warm_domains_have_room_beyond_the_others_and_auto_is_one_word() -> None:
+    fixed = parse(GROUP + "[groups.web.warm]\npaused = 2\nsaved = 1\n").groups["web"]
+    assert (fixed.warm.standby, fixed.ceiling, fixed.warm.is_used) == (3, 8, True)
+    auto = parse(GROUP + "warm = 'auto'\n").groups["web"]
+    assert (auto.warm.sizing, auto.warm.is_used, auto.ceiling) == ("auto", True, 5)
+    assert not Group(prefix="web-").warm.is_used
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
         ("[groups.web.burst]\nenabled = true\n", "burst.max_quota must be greater than image.cpu_quota (1.0); got 1.0"),
         ("kind = 'existing'\n[groups.web.burst]\nenabled = true\n", "burst.enabled is for groups of kind 'template'"),
         ("[groups.web.burst]\nmax_quota = 1.5\n", "groups.web.burst.max_quota: "),

@@ -20,7 +20,8 @@ class Record:
 
     ``since_mono_s`` compares with this machine's monotonic clock only while ``boot_id`` is the current one.
     ``order`` is what an operator asked for this domain; ``stop_calls`` counts the shutdown requests sent to it;
-    ``is_boosted`` says that it boots without its CPU quota.
+    ``is_boosted`` says that it boots without its CPU quota. ``tier`` is how it came to service or waits for it, see
+    ``messages.Member``; one of ``paused`` or ``saved`` waits in reserve until it is ``is_woken``.
     """
 
     group: str
@@ -40,6 +41,8 @@ class Record:
     stop_calls: int = 0
     is_boosted: bool = False
     note: str = ""
+    tier: str = ""
+    is_woken: bool = False
 
     def to_metadata(self) -> dict[str, str]:
         """Return the attributes to write into the domain."""
@@ -62,6 +65,8 @@ class Record:
             "stop_calls": str(self.stop_calls),
             "boosted": "1" if self.is_boosted else "0",
             "note": self.note,
+            "tier": self.tier,
+            "woken": "1" if self.is_woken else "0",
         }
 
     def enter(self, phase: Phase, now_s: float, epoch_s: float, boot_id: str) -> "Record":
@@ -94,6 +99,8 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
             stop_calls=int(metadata.get("stop_calls", "0")),
             is_boosted=metadata.get("boosted") == "1",
             note=metadata.get("note", ""),
+            tier=metadata.get("tier", ""),
+            is_woken=metadata.get("woken") == "1",
         )
     except (KeyError, ValueError):
         return None
