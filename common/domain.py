@@ -3,6 +3,7 @@
 Nothing here talks to libvirt: ``common.hypervisor`` fills these values in.
 """
 
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class DomainFacts:
 class CpuReading:
     """A domain's CPU counter, read at ``read_at_s`` (monotonic).
 
-    ``allotted_cpus`` is vCPUs x quota; None where a value is unknown.
+    ``allotted_cpus`` is vCPUs x quota; None where a value is unknown. ``is_limited``: a quota is in force.
     """
 
     name: str
@@ -53,6 +54,16 @@ class CpuReading:
     cpu_time_s: float | None
     allotted_cpus: float | None
     read_at_s: float = 0.0
+    is_limited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostCpu:
+    """A host's idle counter, read at ``read_at_s`` (monotonic): seconds that its CPUs were idle, all together."""
+
+    cpus: int
+    idle_s: float
+    read_at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,15 @@ def allotted_cpus(vcpus: int, parameters: Mapping[str, int | float]) -> float:
     """
     each = min(_share(parameters, "vcpu"), 1.0)
     return min(vcpus * each, _share(parameters, "global"))
+
+
+def is_limited(parameters: Mapping[str, int | float]) -> bool:
+    """Return whether a quota is in force, be it one of the full period.
+
+    >>> is_limited({"vcpu_quota": 100000, "vcpu_period": 100000}), is_limited({"vcpu_quota": -1})
+    (True, False)
+    """
+    return any(math.isfinite(_share(parameters, scope)) for scope in ("vcpu", "global"))
 
 
 def domain_types(capabilities: str) -> frozenset[str]:

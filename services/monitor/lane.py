@@ -6,7 +6,7 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from common.domain import CpuReading
+from common.domain import CpuReading, HostCpu
 from common.errors import HypervisorError
 
 _T = TypeVar("_T")
@@ -18,6 +18,7 @@ class Readable(Protocol):
     def refresh(self) -> None: ...
     def known(self) -> dict[str, str]: ...
     def reading(self, uuid: str) -> CpuReading | None: ...
+    def host_cpu(self) -> HostCpu | None: ...
     def ping(self) -> None: ...
 
 

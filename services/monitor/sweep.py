@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from common.clock import Clock
-from common.domain import CpuReading, DomainState
+from common.domain import CpuReading, DomainState, HostCpu
 from services.monitor.lane import Lane, Readable, is_done
 
 MAX_LANES: Final = 4
@@ -45,6 +45,18 @@ class Sweep:
             return None
         readings = (answered[uuid] if uuid in answered else self._unknown(uuid, name) for uuid, name in known.items())
         return tuple(reading for reading in readings if reading is not None)
+
+    def host_cpu(self, patience_s: float) -> HostCpu | None:
+        """Return the host's idle counter; None where it is not known in time.
+
+        Raises:
+            HypervisorError: the connection is lost, or libvirt fails.
+        """
+        lane = self._free_lane()
+        if lane is None:
+            return None
+        answer = lane.submit(lambda connection: connection.host_cpu())
+        return answer.result() if is_done(answer, STUCK_SHARE * patience_s) else None
 
     def close(self) -> None:
         """Let the lanes go; one that hangs ends when its call returns."""

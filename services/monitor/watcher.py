@@ -139,7 +139,10 @@ class _Reader(threading.Thread):
             if sweep is not None:
                 readings = sweep.readings(self._patience_s)
                 self._follow(readings or ())
-                self._report(Silent("libvirt does not answer") if readings is None else Listed(readings))
+                if readings is None:
+                    self._report(Silent("libvirt does not answer"))
+                else:
+                    self._report(Listed(readings, sweep.host_cpu(self._patience_s)))
         except HypervisorError as error:
             self._fail(str(error))
 

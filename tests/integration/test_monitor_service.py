@@ -12,7 +12,7 @@ import pytest
 
 from common.bus import Bus, Inbox, PendingRequest
 from common.config import Config
-from common.domain import CpuReading, DomainState, LifecycleEvent
+from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
 from common.errors import HypervisorLostError
 from common.messages import Body, Event, Failure, HostSample, Reply, Request
 from common.process import Context
@@ -80,6 +80,9 @@ class FakeHost:
             self.hangs[uuid].wait()
         now_s = CLOCK.monotonic_s()
         return CpuReading(self.domains[uuid], uuid, DomainState.RUNNING, now_s / 2, 1.0, now_s)
+
+    def host_cpu(self) -> HostCpu | None:
+        return None
 
     def ping(self) -> None:
         self._answer()

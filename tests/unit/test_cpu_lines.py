@@ -116,3 +116,13 @@ def test_unknown_numbers_are_unknown() -> None:
         "unknown",
         ("unknown", "unknown"),
     )
+
+
+def test_an_answer_that_changed_while_it_was_asked_for_is_not_kept() -> None:
+    memory: Remembered[int] = Remembered(5.0)
+
+    def ask() -> int:
+        memory.forget("u0")
+        return 1
+
+    assert (memory.get("u0", 0.0, ask), memory.get("u0", 0.1, lambda: 2)) == (1, 2)

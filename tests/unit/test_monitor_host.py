@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.domain import CpuReading, DomainState, LifecycleEvent
+from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
 from common.messages import Body, Event, Failure, HostSample
 from services.monitor.core.host import Exited, HostState, Listed, Seen, Silent, coalesce, handle
 
@@ -293,3 +293,10 @@ def test_every_listing_and_every_silence_yields_exactly_one_sample(seen: list[Se
     for one, messages in zip(seen, feed(*seen), strict=True):
         samples = [body for body in messages if isinstance(body, HostSample)]
         assert len(samples) == isinstance(one, (Listed, Silent))
+
+
+def test_a_sample_tells_what_the_host_has_idle() -> None:
+    first, second = Listed((reading(0, 0),), HostCpu(2, 100.0, 0.0)), Listed((reading(0, 1),), HostCpu(2, 101.2, 1.0))
+    assert (sample(first).host_cpus, sample(first).host_idle_cpus) == (2, None)
+    assert sample(first, second).host_idle_cpus == pytest.approx(1.2)
+    assert sample(first, second, listed(reading(0, 2))).host_idle_cpus is None

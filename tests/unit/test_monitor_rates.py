@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.domain import CpuReading, DomainState
-from services.monitor.core.rates import EPSILON, STUCK_TICKS, Counter, counter, cpu_ratio
+from common.domain import CpuReading, DomainState, HostCpu
+from services.monitor.core.rates import EPSILON, STUCK_TICKS, Counter, counter, cpu_ratio, idle_cpus
 
 MAX_GAP_S = 2.5
 
@@ -90,3 +90,47 @@ def test_a_ratio_is_within_0_and_1_plus_epsilon(
 ) -> None:
     found = ratios(read(before, start_s, allotted), read(after, start_s + elapsed_s, allotted))[1]
     assert found is None or 0 <= found <= 1 + EPSILON
+
+
+def limited(cpu_time_s: float, at_s: float, allotted: float) -> CpuReading:
+    return CpuReading("web-0000", "u0", DomainState.RUNNING, cpu_time_s, allotted, at_s, is_limited=True)
+
+
+def test_a_raised_quota_leaves_the_ratio_known() -> None:
+    assert ratios(limited(0.0, 0.0, 0.4), limited(0.7, 1.0, 1.0)) == [None, pytest.approx(0.7)]
+
+
+def test_a_lowered_quota_shows_what_was_used_beyond_it() -> None:
+    found = ratios(limited(0.0, 0.0, 1.0), limited(0.9, 1.0, 0.4), limited(1.3, 2.0, 0.4))
+    assert found == [None, pytest.approx(0.9 / 0.4), pytest.approx(1.0)]
+
+
+def test_the_first_quota_of_a_booted_domain_makes_one_interval_unknown() -> None:
+    assert ratios(read(0.0, 0.0, 1.0), limited(0.9, 1.0, 0.4), limited(1.1, 2.0, 0.4)) == [
+        None,
+        None,
+        pytest.approx(0.5),
+    ]
+
+
+def test_idle_cpus_are_idle_time_over_elapsed_time() -> None:
+    assert idle_cpus(HostCpu(2, 10.0, 0.0), HostCpu(2, 11.5, 1.0), MAX_GAP_S) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (None, HostCpu(2, 1.0, 1.0)),
+        (HostCpu(2, 1.0, 0.0), None),
+        (HostCpu(2, 5.0, 0.0), HostCpu(2, 1.0, 1.0)),
+        (HostCpu(2, 0.0, 0.0), HostCpu(4, 1.0, 1.0)),
+        (HostCpu(2, 0.0, 0.0), HostCpu(2, 1.0, 60.0)),
+        (HostCpu(2, 0.0, 1.0), HostCpu(2, 1.0, 1.0)),
+    ],
+)
+def test_idle_cpus_without_a_fitting_pair_are_unknown(before: HostCpu | None, now: HostCpu | None) -> None:
+    assert idle_cpus(before, now, MAX_GAP_S) is None
+
+
+def test_a_host_is_never_more_idle_than_it_has_cpus() -> None:
+    assert idle_cpus(HostCpu(2, 0.0, 0.0), HostCpu(2, 2.1, 1.0), MAX_GAP_S) == 2.0

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from common.domain import CpuReading, DomainState, LifecycleEvent
+from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
 from common.messages import Body, Event, Failure, HostSample
-from services.monitor.core.rates import Counter, counter, cpu_ratio
+from services.monitor.core.rates import Counter, counter, cpu_ratio, idle_cpus
 
 LOST_TICKS: Final = 3
 MAX_GAP_INTERVALS: Final = 2.5
@@ -59,13 +59,15 @@ class HostState:
     tracks: dict[str, Track] = field(default_factory=dict)
     missed_ticks: int = 0
     is_lost_told: bool = False
+    cpu: HostCpu | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Every domain of the host was read."""
+    """Every domain of the host was read; ``host`` is its own counter, None where that is not known."""
 
     readings: tuple[CpuReading, ...]
+    host: HostCpu | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def handle(state: HostState, seen: Seen) -> tuple[HostState, tuple[Body, ...]]:
     """Return the host's next state and the messages to send, in order: failures before the sample."""
     match seen:
         case Listed():
-            return _on_listed(state, seen.readings)
+            return _on_listed(state, seen.readings, seen.host)
         case Silent():
             return _on_silent(state, seen)
         case Exited():
@@ -115,7 +117,7 @@ def coalesce(burst: list[tuple[str, Seen]], is_ours: Callable[[str], bool]) -> l
         if isinstance(seen, Silent):
             kept[index] = seen
         elif isinstance(seen, Listed):
-            kept[index] = Listed(tuple(reading for reading in seen.readings if is_ours(reading.name)))
+            kept[index] = Listed(tuple(reading for reading in seen.readings if is_ours(reading.name)), seen.host)
         elif is_ours(seen.name) and (_is_down(seen) or _is_up(seen)):
             marks.setdefault((host, seen.uuid, "first"), index)
             marks[host, seen.uuid, "last"] = index
@@ -151,14 +153,16 @@ def _on_down(state: HostState, name: str, uuid: str, reason: str, detail: str) -
     return _with(state, _told(track)), (_failure(state, track, reason, detail),)
 
 
-def _on_listed(state: HostState, readings: tuple[CpuReading, ...]) -> tuple[HostState, tuple[Body, ...]]:
+def _on_listed(
+    state: HostState, readings: tuple[CpuReading, ...], host: HostCpu | None
+) -> tuple[HostState, tuple[Body, ...]]:
     tracks = {reading.uuid: _tracked(state.tracks.get(reading.uuid), reading) for reading in readings}
     failed = [(track, reason) for track in state.tracks.values() if (reason := _unheard(track, tracks.get(track.uuid)))]
     failures = [_failure(state, track, reason, "seen in the listing only") for track, reason in failed]
     back = [Event(name="host-back", host=state.host, text=f"{state.host} answers again")] if state.is_lost_told else []
     down = {track.uuid for track, _ in failed}
     after_tracks = {uuid: _told(track, is_seen_down=True) if uuid in down else track for uuid, track in tracks.items()}
-    after = replace(state, tracks=after_tracks, missed_ticks=0, is_lost_told=False)
+    after = replace(state, tracks=after_tracks, missed_ticks=0, is_lost_told=False, cpu=host)
     return after, (*failures, *back, _sample(state, after, readings))
 
 
@@ -208,6 +212,8 @@ def _sample(before: HostState, after: HostState, readings: tuple[CpuReading, ...
         states=tuple(_shown(after.tracks[reading.uuid]) for reading in readings),
         cpu_ratios=tuple(ratios),
         allotted_cpus=tuple(reading.allotted_cpus for reading in readings),
+        host_cpus=after.cpu.cpus if after.cpu else None,
+        host_idle_cpus=idle_cpus(before.cpu, after.cpu, max_gap_s),
     )
 
 

@@ -2,12 +2,13 @@
 
 A counter says something only together with the one before it. Where the two do not belong together (the first
 reading, a counter that went backwards, another allotment, a gap, a domain that does not run) the ratio is unknown.
+A quota that is raised or lowered for a burst is known all the same: what was used is a share of what is allotted now.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-from common.domain import CpuReading, DomainState
+from common.domain import CpuReading, DomainState, HostCpu
 
 EPSILON: Final = 0.05
 STUCK_TICKS: Final = 3
@@ -21,6 +22,7 @@ class Counter:
     read_at_s: float
     allotted_cpus: float
     still_ticks: int = 0
+    is_limited: bool = False
 
 
 def counter(previous: Counter | None, reading: CpuReading) -> Counter | None:
@@ -29,7 +31,7 @@ def counter(previous: Counter | None, reading: CpuReading) -> Counter | None:
         return None
     is_still = previous is not None and previous.cpu_time_s == reading.cpu_time_s
     still_ticks = previous.still_ticks + 1 if previous is not None and is_still else 0
-    return Counter(reading.cpu_time_s, reading.read_at_s, reading.allotted_cpus, still_ticks)
+    return Counter(reading.cpu_time_s, reading.read_at_s, reading.allotted_cpus, still_ticks, reading.is_limited)
 
 
 def cpu_ratio(previous: Counter | None, current: Counter | None, max_gap_s: float) -> float | None:
@@ -41,14 +43,31 @@ def cpu_ratio(previous: Counter | None, current: Counter | None, max_gap_s: floa
         max_gap_s: Readings further apart than this are not compared.
 
     Returns:
-        A ratio in [0, 1 + EPSILON], or None where it is unknown: no pair, a gap, a counter that went backwards, a
-        change of the allotment in between (quota, hot-plug), or a counter that has not moved for ``STUCK_TICKS``
+        A ratio in [0, 1 + EPSILON], more only where the allotment was lowered in between; or None where it is unknown:
+        no pair, a gap, a counter that went backwards, an allotment that changed otherwise than from one quota to
+        another (a booted domain gets its quota, hot-plug), or a counter that has not moved for ``STUCK_TICKS``
         readings: even an idle guest uses some CPU within a second, a frozen QEMU none.
     """
-    if previous is None or current is None or previous.allotted_cpus != current.allotted_cpus:
+    if previous is None or current is None or not _is_comparable(previous, current):
         return None
     elapsed_s = current.read_at_s - previous.read_at_s
     used_s = current.cpu_time_s - previous.cpu_time_s
     if not 0 < elapsed_s <= max_gap_s or used_s < 0 or current.still_ticks >= STUCK_TICKS:
         return None
-    return min(used_s / (elapsed_s * current.allotted_cpus), 1 + EPSILON)
+    most = (1 + EPSILON) * max(previous.allotted_cpus, current.allotted_cpus) / current.allotted_cpus
+    return min(used_s / (elapsed_s * current.allotted_cpus), most)
+
+
+def idle_cpus(previous: HostCpu | None, current: HostCpu | None, max_gap_s: float) -> float | None:
+    """Return how many CPUs of the host nobody used between two counters, on average; None where it is unknown."""
+    if previous is None or current is None or previous.cpus != current.cpus:
+        return None
+    elapsed_s = current.read_at_s - previous.read_at_s
+    idle_s = current.idle_s - previous.idle_s
+    if not 0 < elapsed_s <= max_gap_s or idle_s < 0:
+        return None
+    return min(idle_s / elapsed_s, float(current.cpus))
+
+
+def _is_comparable(previous: Counter, current: Counter) -> bool:
+    return previous.allotted_cpus == current.allotted_cpus or (previous.is_limited and current.is_limited)
