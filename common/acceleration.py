@@ -100,6 +100,15 @@ def prove(connection: Prober, name: str, host: Host, image_dir: Path, state_dir:
     return accel
 
 
+def remembered(connection: Prober, name: str, host: Host, image_dir: Path, state_dir: Path) -> Accel | None:
+    """Return what was proven under the present circumstances, whatever ``accel`` says; None if nothing was."""
+    try:
+        circumstances = _circumstances(connection.host_facts(), host, image_dir)
+    except FileNotFoundError:
+        return None  # without the image nothing can have been proven with it
+    return _recall(state_dir, name, circumstances)
+
+
 def probe_xml(name: str, accel: str, kernel: Path, initramfs: Path) -> str:
     """Return the definition of the probe guest: no disk, no network, a kernel that is told to power off at once.
 

@@ -235,6 +235,27 @@ class Connection:
                 domain_types=domain_types(capabilities),
             )
 
+    def total_memory_bytes(self) -> int:
+        """Return the memory that the host has."""
+        with self._call(f"ask {self.uri} for its memory") as line:
+            return int(line.raw.getInfo()[1]) * 1024 * 1024
+
+    def definition(self, name: str) -> str:
+        """Return a domain's definition as XML: what runs, or what is defined where nothing does."""
+        with self._call(f"read the definition of {name}") as line:
+            return str(line.raw.lookupByName(name).XMLDesc(0))
+
+    def networks(self) -> list[tuple[str, bool]]:
+        """Return the definition of every network of the host, ours or not, and whether it is active."""
+        with self._call(f"list the networks of {self.uri}") as line:
+            return [(str(net.XMLDesc(0)), bool(net.isActive())) for net in line.raw.listAllNetworks(0)]
+
+    def leases(self, network: str) -> list[tuple[str, str]]:
+        """Return MAC and DHCP client identifier (as hex with colons) of each lease of an active network."""
+        with self._call(f"read the leases of network {network}") as line:
+            found = line.raw.networkLookupByName(network).DHCPLeases()
+            return [(str(lease["mac"]), str(lease.get("clientid") or "")) for lease in found]
+
     # --- changing a domain -----------------------------------------------------------------------------------
 
     def define(self, xml: str) -> str:
