@@ -126,6 +126,8 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
     if not is_supervised(config.system):
         for name, group in config.groups.items():
             check_endpoint_is_free(name, group)
+        if config.metrics.haproxy_listen:
+            check_address_is_free("metrics.haproxy_listen", config.metrics.haproxy_listen)
     command = [sys.executable, "-m", "services.balancer", "--config", str(config_path), "--write-config"]
     written = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if written.returncode != 0:
@@ -143,7 +145,12 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
 
 def check_endpoint_is_free(name: str, group: Group) -> None:
     """Refuse an endpoint that another program holds or that this machine does not have."""
-    host, port = split_endpoint(group.endpoint)
+    check_address_is_free(f"groups.{name}.endpoint", group.endpoint)
+
+
+def check_address_is_free(key: str, address: str) -> None:
+    """Refuse the address that stands under ``key`` if another program holds it or this machine does not have it."""
+    host, port = split_endpoint(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -151,7 +158,7 @@ def check_endpoint_is_free(name: str, group: Group) -> None:
             probe.bind(("" if host == "*" else host.strip("[]"), port))
         except OSError as error:
             raise AutoscalerError(
-                f"groups.{name}.endpoint: {group.endpoint} cannot be used: {error.strerror}; "
+                f"{key}: {address} cannot be used: {error.strerror}; "
                 f"stop what holds it, or choose another ADDRESS:PORT"
             ) from error
 

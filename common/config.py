@@ -318,6 +318,23 @@ class Config(Table):
         is_wanted = {"exporter": bool(self.metrics.listen), "notifier": bool(self.notifications)}
         return (*SERVICES, *(name for name in OPTIONAL_SERVICES if is_wanted[name]))
 
+    @model_validator(mode="after")
+    def _outputs_fit_the_groups(self) -> Self:
+        for key, listen in (("listen", self.metrics.listen), ("haproxy_listen", self.metrics.haproxy_listen)):
+            for name, group in self.groups.items():
+                if listen and _endpoints_clash(listen, group.endpoint):
+                    raise ValueError(f"metrics.{key} clashes with groups.{name}.endpoint: both {listen!r}")
+        for number, told in enumerate(self.notifications):
+            strangers = sorted(set(told.groups) - set(self.groups))
+            if strangers:
+                raise ValueError(
+                    f"notifications.{number}.groups: {strangers} are not defined; defined: {[*self.groups]}"
+                )
+        names_given = [told.name for told in self.notifications if told.name]
+        if len(set(names_given)) != len(names_given):
+            raise ValueError(f"notifications: every name must be given once; got {names_given}")
+        return self
+
     @field_validator("groups", "hosts")
     @classmethod
     def _names_are_plain(cls, tables: _Tables) -> _Tables:

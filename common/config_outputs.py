@@ -1,5 +1,6 @@
 """The tables of ``autoscaler.toml`` about what leaves the system: metrics and notifications."""
 
+import ipaddress
 import re
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
         *("domain-created", "domain-started", "domain-answering", "domain-ready", "domain-adopted"),
         *("domain-replaced", "domain-stopped", "domain-silent"),
     ),
-    "traffic": ("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy"),
+    "traffic": ("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy", "slot-restored"),
     "halt": ("scaling-halted", "scaling-resumed"),
     "operator": ("operator",),
 }
@@ -33,6 +34,20 @@ class Metrics(Table):
 
     listen: str = "127.0.0.1:9464"
     haproxy_listen: str = ""
+
+    @field_validator("listen", "haproxy_listen")
+    @classmethod
+    def _listen_is_an_address(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if listen and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535 and _is_address(host)):
+            raise ValueError('must be ADDRESS:PORT, such as 127.0.0.1:9464, or "" for none')
+        return listen
+
+    @model_validator(mode="after")
+    def _addresses_are_apart(self) -> Self:
+        if self.listen and self.listen == self.haproxy_listen:
+            raise ValueError(f"listen and haproxy_listen must differ; got {self.listen!r} for both")
+        return self
 
 
 class Notification(Table):
@@ -96,3 +111,10 @@ class Notification(Table):
         if self.secret_file and not self.url:
             raise ValueError("secret_file is for a url: what a command gets on its standard input is not signed")
         return self
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return host == "*" or bool(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        return False

@@ -22,6 +22,7 @@ EMPTY_ADDRESS: Final = "127.0.0.1"
 EMPTY_PORT: Final = 1  # no member listens there
 CONNECT_TIMEOUT_MS: Final = 500
 FAST_CHECK_MS: Final = 100
+METRICS_FRONTEND: Final = "_metrics"
 RESERVED_FDS: Final = 300  # listeners, health checks, the runtime API
 NOTHING_UP: Final = "No domain of this group can serve now. Try again in a moment.\\n"
 
@@ -56,6 +57,8 @@ def haproxy_config(config: Config, fd_limit: int, account: str | None) -> str:
     parts = [_global(config, fd_limit, account), _defaults(config.haproxy)]
     for name, group in config.groups.items():
         parts += [_frontend(name, group), _backend(name, group, config.haproxy)]
+    if config.metrics.haproxy_listen:
+        parts.append(_metrics(config.metrics.haproxy_listen))
     return "\n".join("\n".join(part) + "\n" for part in parts)
 
 
@@ -101,6 +104,19 @@ def _frontend(name: str, group: Group) -> list[str]:
             "    option idle-close-on-response",
         ]
     return [*lines, f"    default_backend {name}"]
+
+
+def _metrics(listen: str) -> list[str]:
+    """Return the frontend at which HAProxy's own exporter answers; no group can have its name."""
+    return [
+        f"frontend {METRICS_FRONTEND}",
+        f"    bind {listen}",
+        "    mode http",
+        "    maxconn 16",
+        "    timeout http-request 10s",
+        "    http-request use-service prometheus-exporter if { path /metrics }",
+        '    http-request return status 404 content-type text/plain string "metrics are at /metrics\\n"',
+    ]
 
 
 def _backend(name: str, group: Group, haproxy: Haproxy) -> list[str]:
