@@ -1,0 +1,68 @@
+"""The tables [metrics] and [[notifications]]: every impossible value has its sentence."""
+
+import pytest
+
+from common import config_file
+from common.config import Config
+from common.config_outputs import ALL_EVENTS, EVENT_CLASSES
+from common.errors import ConfigError
+
+GROUP = '[groups.web]\nprefix = "web-"\n'
+
+
+def parse(text: str) -> Config:
+    return config_file.parse((GROUP + text).encode(), "f.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[metrics]\nlisten = "9464"', "metrics.listen: must be ADDRESS:PORT"),
+        ('[metrics]\nlisten = "localhost:9464"', "metrics.listen: must be ADDRESS:PORT"),
+        ('[metrics]\nhaproxy_listen = "127.0.0.1:0"', "metrics.haproxy_listen: must be ADDRESS:PORT"),
+        ('[metrics]\nlisten = "*:8000"', "metrics.listen clashes with groups.web.endpoint"),
+        ('[metrics]\nhaproxy_listen = "127.0.0.1:9464"', "listen and haproxy_listen must differ"),
+        ("[metrics]\nport = 1", "metrics.port: unknown key"),
+        ("[[notifications]]\nretries = 1", "notifications.0: needs either url or command; got neither"),
+        ('[[notifications]]\nurl = "http://x"\ncommand = ["/x"]', "needs either url or command; got both"),
+        ('[[notifications]]\nurl = "ftp://x"', "notifications.0.url: must be http://HOST"),
+        ('[[notifications]]\nurl = "http://"', "notifications.0.url: must be http://HOST"),
+        ('[[notifications]]\nurl = "http://x/ä b"', "notifications.0.url: must be http://HOST"),
+        ('[[notifications]]\nurl = "http://x:99999/"', "notifications.0.url: must be http://HOST"),
+        ('[[notifications]]\nurl = "http://x/\\r\\nHost: y"', "notifications.0.url: must be http://HOST"),
+        ('[[notifications]]\ncommand = ["tell"]', "notifications.0.command: must begin with the absolute path"),
+        ('[[notifications]]\ncommand = ["/x", "a\\u0000b"]', "notifications.0.command: must not contain"),
+        ('[[notifications]]\ncommand = ["/x"]\nsecret_file = "/s"', "secret_file is for a url"),
+        ('[[notifications]]\nurl = "http://x"\nsecret_file = "s"', "secret_file: must be an absolute path"),
+        ('[[notifications]]\nurl = "http://x"\nevents = ["scal"]', "events: unknown scal; allowed: all, scale, "),
+        ('[[notifications]]\nurl = "http://x"\nevents = []', "notifications.0.events: "),
+        ('[[notifications]]\nurl = "http://x"\ntimeout_s = 0', "notifications.0.timeout_s: "),
+        ('[[notifications]]\nurl = "http://x"\nretries = -1', "notifications.0.retries: "),
+        ('[[notifications]]\nurl = "http://x"\ngroups = ["db"]', "['db'] are not defined; defined: ['web']"),
+        ('[[notifications]]\nurl = "http://x"\nname = "A b"', "notifications.0.name: "),
+        ('[[notifications]]\nurl = "http://x"\nurll = ""', "unknown key; did you mean 'url'?"),
+        (2 * '[[notifications]]\nurl = "http://x"\nname = "a"\n', "every name must be given once"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_key(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("f.toml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:9464", "*:9464", "[::1]:9464", "0.0.0.0:1"])
+def test_addresses_as_people_write_them(listen: str) -> None:
+    assert parse(f'[metrics]\nlisten = "{listen}"').metrics.listen == listen
+
+
+def test_defaults_tell_of_scale_failure_and_breaker() -> None:
+    told = parse('[[notifications]]\nurl = "https://example.org:8443/hook?a=1"').notifications[0]
+    assert (told.events, told.retries, told.timeout_s) == (("scale", "failure", "breaker"), 8, 5.0)
+
+
+def test_no_name_of_an_event_is_the_name_of_a_class() -> None:
+    names = [name for names in EVENT_CLASSES.values() for name in names]
+    assert len(set(names)) == len(names)
+    assert not {ALL_EVENTS, *EVENT_CLASSES} - {"operator"} & set(names)
