@@ -2,18 +2,23 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
+from common.config_places import ORDER
 from common.errors import AutoscalerError
 
 app = typer.Typer(
     name="autoscaler",
     help="Auto-scaling groups of virtual machines for plain libvirt.",
     no_args_is_help=True,
+    epilog=f"**Configuration**\n\nwithout --config, the first that is there of: {ORDER}\n\n"
+    "AUTOSCALER_TABLE__KEY=VALUE in the environment sets a key; see: `autoscaler config show`",
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -23,7 +28,7 @@ app.add_typer(config_app, name="config")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 GroupArgument = Annotated[str | None, typer.Argument(help="The group; may be left out where there is only one.")]
-_state = {"config": Path("autoscaler.toml")}
+_state: dict[str, Path | None] = {"config": None}
 ASK_TIMEOUT_S = 3.0
 
 
@@ -42,8 +47,11 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _main(
     config: Annotated[
-        Path, typer.Option("--config", "-c", envvar="AUTOSCALER_CONFIG", help="The configuration file.")
-    ] = Path("autoscaler.toml"),
+        Path | None,
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="The configuration file; where it is looked for, see below."
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -53,9 +61,13 @@ def _main(
 
 
 def main() -> int:
-    """Run the command; return its exit code: 0 ok, 1 error, 2 usage or configuration, 130 on Ctrl-C."""
+    """Run the command; return its exit code.
+
+    0 ok, 1 error, 2 usage or configuration, 75 another copy runs, 130 on Ctrl-C, 143 on SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        app(standalone_mode=True)
+        app(prog_name="autoscaler", standalone_mode=True)
     except AutoscalerError as error:
         print(f"autoscaler: {error}", file=sys.stderr)
         return error.exit_code
@@ -67,6 +79,11 @@ def main() -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     return 0
+
+
+def _on_terminate(_number: int, _frame: FrameType | None) -> None:
+    """End like any program, but through ``finally``: what a command began is put away."""
+    raise SystemExit(143)
 
 
 # --- what is ------------------------------------------------------------------------------------------------------
@@ -125,7 +142,7 @@ def explain(
     from cli.explain import run
 
     name = _group(group)
-    run(_load(), _state["config"], name, _operator(), at=at, since=since, each_tick=each_tick, as_json=as_json)
+    run(_load(), _config_path(), name, _operator(), at=at, since=since, each_tick=each_tick, as_json=as_json)
 
 
 @app.command(epilog=_examples("events", "events --since 15m", "events --follow"))
@@ -236,7 +253,7 @@ def plot(
 
     config = _load()
     if png is None and svg is None:
-        raise typer.Exit(open_window(_state["config"]))
+        raise typer.Exit(open_window(_config_path()))
     draw_files(config, minutes, [path for path in (png, svg) if path is not None])
 
 
@@ -320,10 +337,10 @@ def replay(
 
         if png is not None or lead_time is not None:
             raise typer.BadParameter("--png and --lead-time go with --policy")
-        raise typer.Exit(run(_state["config"], recording, group, as_json=as_json))
+        raise typer.Exit(run(_config_path(), recording, group, as_json=as_json))
     from cli.replay_policy import run as try_policy
 
-    raise typer.Exit(try_policy(_state["config"], recording, policy, group, lead_time, png, as_json=as_json))
+    raise typer.Exit(try_policy(_config_path(), recording, policy, group, lead_time, png, as_json=as_json))
 
 
 # --- the installation ---------------------------------------------------------------------------------------------
@@ -335,7 +352,7 @@ def up() -> None:
     from cli.stack import up as bring_up
     from common.clock import SystemClock
 
-    bring_up(_state["config"], SystemClock())
+    bring_up(_config_path(), SystemClock())
 
 
 @app.command()
@@ -348,7 +365,7 @@ def down(
     from cli.stack import down as bring_down
     from common.clock import SystemClock
 
-    bring_down(_state["config"], SystemClock(), everything=everything)
+    bring_down(_config_path(), SystemClock(), everything=everything)
 
 
 @app.command()
@@ -380,21 +397,43 @@ def keys(
 def config_check(
     file: Annotated[Path | None, typer.Argument(help="The file; by default the one in use.")] = None,
 ) -> None:
-    """Check a configuration file without acting on it."""
-    from common.config_file import load as load_config
+    """Check a configuration file, and the variables that set keys, without acting on it."""
+    from cli.configuration import check
 
-    path = file or _state["config"]
-    config, digest = load_config(path)
-    print(f"{path}: ok; groups {', '.join(config.groups)}; digest {digest}")
+    print(check(file or _config_path()))
+
+
+@config_app.command("show", epilog=_examples("config show", "config show groups.web", "config show --changed --json"))
+def config_show(
+    prefix: Annotated[str, typer.Argument(help="Only keys below this one, such as groups.web.")] = "",
+    changed: Annotated[bool, typer.Option("--changed", help="Leave out what has its default.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print every key with the value in force and where it comes from: a line of the file, a variable, the default."""
+    from cli.configuration import settings, text
+
+    path = _config_path()
+    found = settings(path, prefix, is_default_shown=not changed)
+    if as_json:
+        _print_json([setting.values() for setting in found])
+    else:
+        print(text(found))
 
 
 # --- shared -------------------------------------------------------------------------------------------------------
 
 
+def _config_path() -> Path:
+    """Return the file that ``--config`` names, or the first that is where it is looked for."""
+    from common.config_places import chosen
+
+    return chosen(_state["config"])
+
+
 def _load() -> Any:
     from common.config_file import load as load_config
 
-    return load_config(_state["config"])[0]
+    return load_config(_config_path())[0]
 
 
 def _group(name: str | None) -> str:

@@ -1,57 +1,105 @@
 """Reading ``autoscaler.toml``: the whole file is checked before anything acts on it.
 
-An error is one line: file, line, key, what is allowed, the value that was found.
+A variable of the environment beats the file, the file beats the default (``common.config_environment``). An error is
+one line: file and line, or variable; key, what is allowed, the value that was found.
 """
 
-import difflib
 import hashlib
+import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from common.config import Config, Predictive, Schedule, Step, Table, TargetTracking, Threshold
+from common.config import Config
+from common.config_environment import Override, override, overriding
+from common.config_schema import keys_at, unknown_key, without_tags
 from common.errors import ConfigError
 
-DEFAULT_NAME: Final = "autoscaler.toml"
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The checked configuration, the digest of all it came from, and that itself: the file's text, the variables."""
+
+    config: Config
+    digest: str
+    text: str
+    overrides: tuple[Override, ...]
+
+    def origin(self, path: tuple[int | str, ...], name: str) -> str:
+        """Return where the key at ``path`` gets its value: a variable, ``name`` with a line, or its default."""
+        variable = next((o.variable for o in self.overrides if o.path == path[: len(o.path)]), None)
+        if variable is not None:
+            return variable
+        line = _line_of(path, self.text, is_value=True)
+        return "default" if line is None else f"{name}:{line}"
 
 
-def load(path: Path) -> tuple[Config, str]:
-    """Return the checked configuration and the digest of the file it came from.
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[Config, str]:
+    """Return the checked configuration and the digest of what it came from: the file, and variables that set keys.
 
     Raises:
-        ConfigError: the file cannot be read, is not TOML, has an unknown key, a wrong type or an impossible value.
+        ConfigError: the file cannot be read, is not TOML, has an unknown key, a wrong type or an impossible value; or
+            a variable has.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse(raw, str(path)), hashlib.sha256(raw).hexdigest()[:12]
+    loaded = read(path, environ)
+    return loaded.config, loaded.digest
 
 
-def parse(raw: bytes, name: str) -> Config:
-    """Return the configuration that the bytes of the file ``name`` describe.
+def read(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Return what the file and the environment say, and how they say it.
 
     Raises:
         ConfigError: as ``load``.
     """
     try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    text, values = _tables(raw, str(path))
+    overrides = override(values, environ)
+    config = _checked(values, str(path), text, overrides)
+    return Loaded(config, _digest(raw, overriding(environ)), text, overrides)
+
+
+def parse(raw: bytes, name: str) -> Config:
+    """Return the configuration that the bytes of the file ``name`` describe, whatever the environment sets.
+
+    Raises:
+        ConfigError: as ``load``.
+    """
+    text, values = _tables(raw, name)
+    return _checked(values, name, text, ())
+
+
+def _tables(raw: bytes, name: str) -> tuple[str, dict[str, Any]]:
+    try:
         text = raw.decode()
-        values = tomllib.loads(text)
+        return text, tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: not UTF-8 at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
+
+
+def _checked(values: dict[str, Any], name: str, text: str, overrides: Sequence[Override]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         faults = error.errors()
         own = [fault for fault in faults if not _is_shadow(fault, faults)]
-        raise ConfigError("\n".join(_explain(fault, name, text) for fault in own)) from error
+        raise ConfigError("\n".join(_explain(fault, name, text, overrides) for fault in own)) from error
+
+
+def _digest(raw: bytes, variables: Mapping[str, str]) -> str:
+    """Return what tells one configuration from another; without variables, what ``sha256sum`` says of the file."""
+    told = "".join(f"\0{name}={value}" for name, value in variables.items())
+    return hashlib.sha256(raw + told.encode()).hexdigest()[:12]
 
 
 def _is_shadow(fault: ErrorDetails, faults: list[ErrorDetails]) -> bool:
@@ -62,20 +110,23 @@ def _is_shadow(fault: ErrorDetails, faults: list[ErrorDetails]) -> bool:
     )
 
 
-def _explain(details: ErrorDetails, name: str, text: str) -> str:
-    """Return one line for one fault: file, line, key, what is allowed, what was found."""
-    path = tuple(part for part in details["loc"] if part not in _POLICY_TAGS)
+def _explain(details: ErrorDetails, name: str, text: str, overrides: Sequence[Override]) -> str:
+    """Return one line for one fault: file and line, or variable; key, what is allowed, what was found."""
+    path = without_tags(details["loc"])
     key = ".".join(str(part) for part in path)
     line = _line_of(path, text)
     where = f"{name}:{line}" if line else name
-    return f"{where}: {key + ': ' if key else ''}{_reason(details)}"
+    involved = [o.variable for o in overrides if o.path[: len(path)] == path]
+    setter = next((o.variable for o in overrides if path[: len(o.path)] == o.path), "")
+    note = f" (with {', '.join(involved)} set)" if involved and not setter else ""
+    return f"{setter or where}: {key + ': ' if key else ''}{_reason(details)}{note}"
 
 
 def _reason(details: ErrorDetails) -> str:
     found = details["input"]
     match details["type"]:
         case "extra_forbidden":
-            return _unknown_key(details["loc"])
+            return unknown_key(str(details["loc"][-1]), keys_at(details["loc"][:-1]))
         case "missing":
             return "is required and missing"
         case "value_error":
@@ -85,57 +136,11 @@ def _reason(details: ErrorDetails) -> str:
             return f"{details['msg'][0].lower()}{details['msg'][1:]}; got {found!r}"
 
 
-def _unknown_key(path: tuple[int | str, ...]) -> str:
-    allowed = _keys_at(path[:-1])
-    near = difflib.get_close_matches(str(path[-1]), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown key{hint} Allowed: {', '.join(allowed)}" if allowed else f"unknown key{hint}"
+def _line_of(path: tuple[int | str, ...], text: str, *, is_value: bool = False) -> int | None:
+    """Return the line of the deepest part of ``path`` that the file names, None where it names none.
 
-
-def _keys_at(path: Sequence[int | str]) -> list[str]:
-    """Return the keys that the table at ``path`` may have; a policy's type stands in it where it has decided."""
-    table: type[Table] = Config
-    for part in path:
-        if isinstance(part, int):
-            continue
-        if part in _POLICY_TAGS:
-            table = _POLICY_TAGS[part]
-            continue
-        field = next((f for key, f in _fields(table).items() if key == part), None)
-        if field is None:
-            continue
-        found = _table_in(field.annotation)
-        if found is None:
-            return []
-        table = found
-    return sorted(_fields(table))
-
-
-def _fields(table: type[Table]) -> dict[str, Any]:
-    return {field.alias or key: field for key, field in table.model_fields.items()}
-
-
-def _table_in(annotation: Any) -> type[Table] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Table):
-        return annotation
-    for argument in get_args(annotation):
-        found = _table_in(argument)
-        if found is not None:
-            return found
-    return None
-
-
-_POLICY_TAGS: Final[dict[str, type[Table]]] = {
-    "threshold": Threshold,
-    "target-tracking": TargetTracking,
-    "step": Step,
-    "schedule": Schedule,
-    "predictive": Predictive,
-}
-
-
-def _line_of(path: tuple[int | str, ...], text: str) -> int | None:
-    """Return the line of the deepest part of ``path`` that the file names, None where it names none."""
+    ``is_value``: only a line that sets the key, or a table within a line around it, and not the header of its table.
+    """
     table: tuple[int | str, ...] = ()
     entries: dict[tuple[int | str, ...], int] = {}
     best, best_depth = None, 0
@@ -149,6 +154,8 @@ def _line_of(path: tuple[int | str, ...], text: str) -> int | None:
                 continue
             here = table + tuple(part.strip('"') for part in key[1].split("."))
         depth = len(here)
+        if header and is_value:
+            continue
         if here == path[:depth] and depth > best_depth:
             best, best_depth = number, depth
     return best

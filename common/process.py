@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-from common import __version__, config_file, log
+from common import __version__, config_file, config_places, log
 from common.bus import Bus, Inbox
 from common.clock import Clock, SystemClock
 from common.config import Config
@@ -104,10 +104,8 @@ def main(name: str, build: Callable[[Context], Service], argv: Sequence[str] | N
 
 def _parse(name: str, argv: Sequence[str] | None) -> Path:
     parser = argparse.ArgumentParser(prog=f"python -m services.{name}", description=f"Run the {name}.")
-    default = os.environ.get("AUTOSCALER_CONFIG") or config_file.DEFAULT_NAME
-    parser.add_argument("--config", type=Path, default=Path(default), metavar="FILE", help="default: %(default)s")
-    chosen: Path = parser.parse_args(argv).config
-    return chosen.absolute()
+    parser.add_argument("--config", type=Path, metavar="FILE", help=config_places.HELP)
+    return config_places.chosen(parser.parse_args(argv).config)
 
 
 def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop) -> int:

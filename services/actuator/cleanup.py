@@ -6,7 +6,6 @@ are and lose our record. The network goes with its last domain, for its DHCP ser
 """
 
 import argparse
-import os
 import shutil
 import sys
 import threading
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from common import config_file, names
+from common import config_file, config_places, names
 from common.clock import Clock, SystemClock
 from common.config import Config
 from common.domain import DomainFacts, DomainState
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """Clean up as the command line asks; return 0 when nothing of ours is left, else 1, 2 or 75."""
     options = _parse(argv)
     try:
-        config, _ = config_file.load(options.config.absolute())
+        config, _ = config_file.load(config_places.chosen(options.config))
         ensure_run_dir(config.system.run_path)
         lock = Lock.take(config.system.run_path / "actuator.lock")
         try:
@@ -53,16 +52,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m services.actuator", description="Remove what the actuator made.")
-    parser.add_argument("--config", type=Path, default=_default(), metavar="FILE")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=config_places.HELP)
     parser.add_argument(
         "--remove-domains", action="store_true", help="shut down and undefine our domains; remove the network"
     )
     parser.add_argument("--remove-everything", action="store_true", help="copied images and stores too")
     return parser.parse_args(argv)
-
-
-def _default() -> Path:
-    return Path(os.environ.get("AUTOSCALER_CONFIG") or config_file.DEFAULT_NAME)
 
 
 def _clean(config: Config, is_everything: bool) -> int:

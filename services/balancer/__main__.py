@@ -1,12 +1,11 @@
 """``python -m services.balancer``: the service, or with ``--write-config`` the configuration of its HAProxy."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import config_file, log
+from common import config_file, config_places, log
 from common.errors import AutoscalerError
 from common.process import main
 from services.balancer.files import write_config
@@ -16,14 +15,13 @@ from services.balancer.shell import BalancerService
 def run(argv: Sequence[str]) -> int:
     """Return the exit code of the service, or of writing ``haproxy.cfg``."""
     parser = argparse.ArgumentParser(prog="python -m services.balancer", description="Run the balancer.")
-    default = os.environ.get("AUTOSCALER_CONFIG") or config_file.DEFAULT_NAME
-    parser.add_argument("--config", type=Path, default=Path(default), metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=config_places.HELP)
     parser.add_argument("--write-config", action="store_true", help="write haproxy.cfg into run_dir and exit")
     args = parser.parse_args(argv)
     if not args.write_config:
-        return main("balancer", BalancerService, ["--config", str(args.config)])
+        return main("balancer", BalancerService, [] if args.config is None else ["--config", str(args.config)])
     try:
-        path = write_config(config_file.load(args.config.absolute())[0])
+        path = write_config(config_file.load(config_places.chosen(args.config))[0])
     except AutoscalerError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -1,7 +1,6 @@
 """``python -m services.plotter --config FILE``: the picture in a file; with ``--window``, the live window."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,16 @@ from services.plotter.shell import PlotterService
 
 def open_window(argv: Sequence[str]) -> int:
     """Show the live graph; return the exit code: 0 after it was closed, 1 without a display, 2 on a wrong file."""
-    from common import config_file, log
+    from common import config_file, config_places, log
     from common.clock import SystemClock
 
     parser = argparse.ArgumentParser(prog="python -m services.plotter", description="Show the live graph.")
-    default = os.environ.get("AUTOSCALER_CONFIG") or config_file.DEFAULT_NAME
     parser.add_argument("--window", action="store_true", help="a live window instead of a picture in a file")
-    parser.add_argument("--config", type=Path, default=Path(default), metavar="FILE", help="default: %(default)s")
-    path: Path = parser.parse_args(argv).config
+    parser.add_argument("--config", type=Path, metavar="FILE", help=config_places.HELP)
+    named: Path | None = parser.parse_args(argv).config
     log.configure("graph", "info")
     try:
-        config, _ = config_file.load(path)
+        config, _ = config_file.load(config_places.chosen(named))
         try:
             from services.plotter.window import run
         except ImportError as error:

@@ -1,0 +1,87 @@
+"""``autoscaler config``: what is in force, and where each value comes from."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config_file import Loaded, read
+from common.config_schema import Path_
+from common.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key: its value in force, and where that comes from."""
+
+    path: Path_
+    value: Any
+    origin: str
+
+    @property
+    def key(self) -> str:
+        """Return the key as it is written below the tables of the file."""
+        return ".".join(str(part) for part in self.path)
+
+    def values(self) -> dict[str, Any]:
+        """Return what ``config show --json`` prints of it."""
+        return {"key": self.key, "value": self.value, "from": self.origin}
+
+
+def check(path: Path) -> str:
+    """Return the line that says that all is well.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    loaded = read(path)
+    variables = [override.variable for override in loaded.overrides]
+    note = f"; set by the environment: {', '.join(variables)}" if variables else ""
+    return f"{path}: ok; groups {', '.join(loaded.config.groups)}; digest {loaded.digest}{note}"
+
+
+def settings(path: Path, prefix: str = "", *, is_default_shown: bool = True) -> list[Setting]:
+    """Return every key below ``prefix``, in the order of the classes.
+
+    Raises:
+        ConfigError: the configuration is wrong, or has no such key.
+    """
+    found = [s for s in _settings(read(path), path.name) if f"{s.key}.".startswith(f"{prefix}." if prefix else "")]
+    if not found:
+        raise ConfigError(f"no key begins with {prefix!r}; see them all: autoscaler config show")
+    return [setting for setting in found if is_default_shown or setting.origin != "default"]
+
+
+def text(found: list[Setting]) -> str:
+    """Return the settings as lines of TOML, each with its origin as a comment."""
+    lines = [(f"{setting.key} = {_toml(setting.value)}", setting.origin) for setting in found]
+    width = min(60, max((len(line) for line, _ in lines), default=0))
+    return "\n".join(f"{line:{width}}  # {origin}" for line, origin in lines)
+
+
+def _settings(loaded: Loaded, name: str) -> Iterator[Setting]:
+    values = loaded.config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for path, value in _leaves(values, ()):
+        yield Setting(path, value, loaded.origin(path, name))
+
+
+def _leaves(values: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
+    """Yield what stands at the end of every path; a list is followed where it is one of tables."""
+    if isinstance(values, dict) and values:
+        for key, value in values.items():
+            yield from _leaves(value, (*path, key))
+    elif isinstance(values, list) and values and isinstance(values[0], dict):
+        for number, value in enumerate(values):
+            yield from _leaves(value, (*path, number))
+    else:
+        yield path, values
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML writes it: JSON does it alike, but for tables."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
