@@ -14,6 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from common import names
 from common.config_capacity import Burst as Burst
 from common.config_capacity import Warm as Warm
+from common.config_image import Image as Image
+from common.config_image import Readiness as Readiness
 from common.config_outputs import Metrics as Metrics
 from common.config_outputs import Notification as Notification
 from common.config_policies import Policy as Policy
@@ -167,30 +169,6 @@ class Haproxy(Table):
     request_timeout_s: float = Field(default=30.0, ge=1, le=3600)
 
 
-class Image(Table):
-    """What a template domain boots and how much it may use.
-
-    ``cpu_quota`` is the share of one CPU that each vCPU may use: the allotment is ``vcpus * cpu_quota``.
-    """
-
-    directory: str = ""
-    vcpus: int = Field(default=1, ge=1, le=64)
-    memory_mib: int = Field(default=128, ge=32, le=1024 * 1024)
-    cpu_quota: float = Field(default=1.0, ge=0.01, le=1)
-
-
-class Readiness(Table):
-    """When a domain serves: an HTTP 200 from ``path``, or an open port for ``tcp``.
-
-    ``identity`` asks that the answer names the domain, in ``X-Served-By`` or as the body; without it any 200 counts.
-    """
-
-    protocol: Literal["http", "tcp"] = "http"
-    path: str = Field(default="/healthz", pattern=r"^/[A-Za-z0-9._~/%?=&-]*$", max_length=200)
-    identity: bool | None = None
-    timeout_s: float = Field(default=1.0, gt=0, le=60)
-
-
 class Group(Table):
     """A group of identical domains behind one endpoint."""
 
@@ -253,6 +231,8 @@ class Group(Table):
             raise ValueError(f"min must be <= max ({self.maximum}); got {self.minimum}")
         if self.kind == "template" and self.address_source != "lease":
             raise ValueError("address_source is for groups of kind 'existing'; a template group knows its addresses")
+        if self.kind == "existing" and self.image.disk:
+            raise ValueError("image.disk is for groups of kind 'template'; the domains of this one exist already")
         if self.address_source == "static" and not self.addresses:
             raise ValueError("address_source 'static' needs a table addresses = { NAME = ADDRESS }")
         return self
@@ -289,10 +269,11 @@ class Group(Table):
 
     @property
     def is_identity_checked(self) -> bool:
-        """Return whether a domain must name itself to be ready; by default template domains must."""
+        """Return whether a domain must name itself to be ready; by default those of our own kernel images must."""
         if self.readiness.protocol == "tcp":
             return False
-        return self.kind == "template" if self.readiness.identity is None else self.readiness.identity
+        is_own = self.kind == "template" and not self.image.disk
+        return is_own if self.readiness.identity is None else self.readiness.identity
 
     @property
     def ceiling(self) -> int:
