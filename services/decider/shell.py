@@ -11,7 +11,7 @@ Note [Full collections]
 """
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Final
 
@@ -19,7 +19,7 @@ from common.bus import Inbox, PendingRequest, Received
 from common.clock import boot_id
 from common.config import Config
 from common.log import logger
-from common.messages import Drain, Failure, HostSample, Membership, Reply, Traffic
+from common.messages import Claim, Drain, Failure, HostSample, Membership, Reply, Traffic
 from common.process import Context
 from services.decider.core.events import (
     Action,
@@ -39,7 +39,7 @@ from services.decider.core.events import (
     TrafficSeen,
     Wait,
 )
-from services.decider.core.group import handle
+from services.decider.core.group import claims_of, handle
 from services.decider.core.seen import read_sample
 from services.decider.core.state import GroupState, Settings, begin
 from services.decider.core.stored import Instant
@@ -80,8 +80,9 @@ class DeciderService:
             self._ask(pending, now_s)
         if now_s >= self._next_tick_s:
             epoch_s = self._clock.epoch_s()
-            for name in self._groups:
-                self._pass(name, Tick(epoch_s), now_s)
+            claimed = [claim for state in self._groups.values() for claim in claims_of(state, now_s)]
+            for name, state in self._groups.items():
+                self._pass(name, Tick(epoch_s, rivals_of(state, claimed)), now_s)
             self._next_tick_s = next_beat_s(self._next_tick_s, now_s, self._interval_s)
         return max(self._next_tick_s - now_s, 0.0)
 
@@ -110,7 +111,7 @@ class DeciderService:
             case SaveLearned(group, number, learned, is_base_new):
                 self._library.save(group, number, learned, is_base_new=is_base_new)
             case PublishDesired(body, cause, _):
-                self._bus.publish(body, cause=cause or None)
+                self._bus.publish(body.model_copy(update={"boot_id": self._boot_id}), cause=cause or None)
             case PublishRecord(body, cause):
                 self._bus.publish(body, cause=cause or None)
                 if body.action != "hold":
@@ -175,6 +176,14 @@ def events_of(message: Received, groups: Mapping[str, GroupState], now_s: float)
             yield name, TrafficSeen(traffic, at_s, message.id)
         case Drain(group=name) as drain if name in groups:
             yield name, DrainSeen(drain, at_s, message.id)
+
+
+def rivals_of(state: GroupState, claimed: Sequence[Claim]) -> tuple[Claim, ...]:
+    """Return what others claim of the group's hosts; nothing for a group that may not burst."""
+    settings = state.settings
+    if not settings.group.burst.enabled:
+        return ()
+    return tuple(claim for claim in claimed if claim.group != settings.name and claim.host in settings.group.hosts)
 
 
 def next_beat_s(due_s: float, now_s: float, interval_s: float) -> float:

@@ -298,7 +298,7 @@ def test_a_connection_closed_during_a_call_closes_after_it(daemon: PrivateLibvir
     assert answers == ["pong"]
 
 
-def test_a_host_tells_how_long_its_cpus_were_idle(connection: Connection) -> None:
-    first, second = connection.host_cpu(), connection.host_cpu()
+def test_a_host_tells_how_long_its_cpus_were_idle(host: Connection) -> None:
+    first, second = host.host_cpu(), host.host_cpu()
     assert first is not None and second is not None
     assert first.cpus >= 1 and second.idle_s >= first.idle_s >= 0 and second.read_at_s > first.read_at_s

@@ -83,6 +83,7 @@ class World:
     now_s: float = START_S
     domains: list[Domain] = field(default_factory=list)
     desired: list[tuple[float, int]] = field(default_factory=list)  # changes: (t, to how many)
+    samples: dict[str, HostSample] = field(default_factory=dict)  # by the message's identifier
     actions: list[Action] = field(default_factory=list)
     saved: str = ""
     started: int = 0
@@ -120,7 +121,10 @@ class World:
         self.act()
         for event in self.heard():
             self.pass_on(event)
-        self.pass_on(Tick(EPOCH_S + self.t))
+        self.pass_on(self.tick())
+
+    def tick(self) -> Tick:
+        return Tick(EPOCH_S + self.t)
 
     def act(self) -> None:
         """Do what an actuator does: replace the dead, add what lacks, let the newest of too many leave."""
@@ -185,7 +189,12 @@ class World:
             cpu_ratios=tuple(ratios),
             allotted_cpus=(1.0,) * len(running),
         )
-        return SampleSeen(read_sample(sample, self.now_s, f"monitor/1/sample.local/{self.t:.0f}"))
+        return self.told_sample(sample)
+
+    def told_sample(self, sample: HostSample) -> SampleSeen:
+        id = f"monitor/1/sample.local/{self.t:.0f}"
+        self.samples[id] = sample
+        return SampleSeen(read_sample(sample, self.now_s, id))
 
     def ratio(self, domain: Domain, busy: float) -> float | None:
         if self.missing(self.t, domain.name):

@@ -14,11 +14,9 @@ from services.decider.core.events import (
     PublishDesired,
     PublishRecord,
     SampleSeen,
-    Tick,
     TrafficSeen,
 )
 from services.decider.core.learned import from_text, to_text
-from services.decider.core.seen import Reading
 from services.decider.core.state import begin, learned_of
 from services.recorder.segments import SegmentWriter
 from tests.sim.decider_model import EPOCH_S, START_S, World
@@ -50,7 +48,7 @@ class Tape:
         return self
 
     def _tick(self) -> None:
-        self.world.pass_on(Tick(EPOCH_S + self.world.t))
+        self.world.pass_on(self.world.tick())
 
     def ask(self, verb: str, **args: str | int | bool | None) -> None:
         before = len(self.world.actions)
@@ -65,7 +63,7 @@ class Tape:
         self.world.state = begin(after.settings, after.standing if self.world.saved else None, learned)
 
     def hear(self, event: CoreEvent) -> None:
-        body, id = _body(event)
+        body, id = _body(event, self.world.samples)
         if body is None or id in self.written:
             return
         self.written.add(id)
@@ -100,23 +98,10 @@ def write(directory: Path, frames: list[Recorded]) -> Path:
     return writer.path
 
 
-def _body(event: CoreEvent) -> tuple[Body | None, str]:
+def _body(event: CoreEvent, samples: dict[str, HostSample]) -> tuple[Body | None, str]:
     match event:
         case SampleSeen(reading):
-            return _sample(reading), reading.id
+            return samples[reading.id], reading.id
         case MembershipSeen(body, _, id) | TrafficSeen(body, _, id) | DrainSeen(body, _, id) | FailureSeen(body, _, id):
             return body, id
     return None, ""
-
-
-def _sample(reading: Reading) -> HostSample:
-    return HostSample(
-        host=reading.host,
-        interval_s=1.0,
-        is_reachable=reading.is_reachable,
-        names=tuple(reading.ratios),
-        uuids=tuple(uuid for uuid, _ in reading.ratios.values()),
-        states=("running",) * len(reading.ratios),
-        cpu_ratios=tuple(ratio for _, ratio in reading.ratios.values()),
-        allotted_cpus=(1.0,) * len(reading.ratios),
-    )

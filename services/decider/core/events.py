@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from common.messages import (
+    Claim,
     DecisionRecord,
     DesiredCapacity,
     Drain,
@@ -74,9 +75,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The interval has passed: decide. ``epoch_s`` is for people, and seeds the first generation."""
+    """The interval has passed: decide. ``epoch_s`` is for people, and seeds the first generation.
+
+    ``rivals``: what other groups claim of this group's hosts.
+    """
 
     epoch_s: float
+    rivals: tuple[Claim, ...] = ()
 
 
 CoreEvent = SampleSeen | MembershipSeen | TrafficSeen | DrainSeen | FailureSeen | Asked | Tick

@@ -104,6 +104,7 @@ def page(record: DecisionRecord, last_change: DecisionRecord | None, outlooks: t
     lines.append(f"  figures: {_figures(record)}")
     lines.append(f"  limiter: {record.limiter}; mode {record.mode}")
     lines.append(f"  what would change it: {record.counterfactual}")
+    lines += [f"  burst: {record.burst_text}"] if record.burst_text else []
     lines += [f"  {outlook}" for outlook in outlooks]
     if last_change is not None and last_change.decision_id != record.decision_id:
         ago_s = max(record.now_s - last_change.now_s, 0.0)

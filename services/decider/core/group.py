@@ -6,9 +6,10 @@ recording repeats it exactly.
 
 from typing import Final
 
-from common.messages import Event, Ordered, Taken
+from common.messages import Claim, Event, Ordered, Taken
 from services.decider.core import orders, seen
 from services.decider.core.adopt import adopt
+from services.decider.core.burst import bridge, claims
 from services.decider.core.decide import Decision, after_gap, decide, restarted
 from services.decider.core.events import (
     Action,
@@ -34,7 +35,7 @@ from services.decider.core.learned import Learned
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate
 from services.decider.core.records import desired_capacity, is_same, record, waiting
 from services.decider.core.seen import Seen
-from services.decider.core.state import HISTORY, GroupState, learned_of
+from services.decider.core.state import HISTORY, GroupState, Standing, learned_of
 
 GAP_INTERVALS: Final = 3.0  # a longer pause between two ticks: we were stopped, and know nothing of what was between
 
@@ -48,7 +49,7 @@ def handle(state: GroupState, event: CoreEvent, now_s: float) -> tuple[GroupStat
         now_s: Monotonic seconds; never less than at the event before.
     """
     if isinstance(event, Tick):
-        return _tick(state, now_s, event.epoch_s)
+        return _tick(state, event, now_s)
     if isinstance(event, Asked):
         return _asked(state, event, now_s)
     return _observe(state, event), ()
@@ -66,7 +67,15 @@ def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMe
         standing_stale_after_s=settings.standing_stale_after_s,
         epoch_s=epoch_s,
         chance=settings.chance,
+        base=settings.base,
     )
+
+
+def claims_of(state: GroupState, now_s: float) -> tuple[Claim, ...]:
+    """Return what the group claims of its hosts at a tick at ``now_s``; nothing where it may not burst."""
+    if not state.settings.group.burst.enabled:
+        return ()
+    return claims(state, metrics_of(state, now_s), now_s)
 
 
 # --- what is seen ----------------------------------------------------------------------------------------------------
@@ -103,15 +112,17 @@ def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
 # --- the tick --------------------------------------------------------------------------------------------------------
 
 
-def _tick(state: GroupState, now_s: float, epoch_s: float) -> tuple[GroupState, tuple[Action, ...]]:
+def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tuple[Action, ...]]:
+    epoch_s = tick.epoch_s
     saved, learned = state.standing, learned_of(state)
+    state = _bridged(state, tick.rivals, now_s)
     state = adopt(_after_gap(state, now_s), now_s, epoch_s)
     metrics = metrics_of(state, now_s, epoch_s)
     if state.standing.desired is None:
         decision = waiting()
     else:
         state, decision = decide(state, metrics, now_s)
-    state = evolve(state, tick=state.tick + 1, last_tick_s=now_s)
+    state = evolve(_dated(state, saved, now_s), tick=state.tick + 1, last_tick_s=now_s)
     kept = record(state, metrics, decision, now_s, epoch_s)
     history = (*state.history, kept) if len(state.history) < HISTORY else (*state.history[1:], kept)
     state = evolve(state, history=history, taken=(), ordered=(), resumed_from="", resumed_learned="")
@@ -120,6 +131,18 @@ def _tick(state: GroupState, now_s: float, epoch_s: float) -> tuple[GroupState, 
     state, events = _tell(state, metrics, decision, kept.limiter_text)
     actions = (*save, *_learn(state, learned), *publish, PublishRecord(kept, metrics.cause), *events)
     return state, (*actions, Wait(now_s + state.settings.interval_s))
+
+
+def _bridged(state: GroupState, rivals: tuple[Claim, ...], now_s: float) -> GroupState:
+    """Return the state with the burst for the time until the next tick."""
+    if not state.settings.group.burst.enabled:
+        return state
+    return evolve(state, burst=bridge(state, metrics_of(state, now_s), rivals, now_s), rivals=rivals)
+
+
+def _dated(state: GroupState, before: Standing, now_s: float) -> GroupState:
+    """Return the state with the time of a new desired capacity."""
+    return state if state.standing.desired == before.desired else evolve(state, decided_at_s=now_s)
 
 
 def _learn(state: GroupState, before: dict[int, Learned]) -> tuple[Action, ...]:
@@ -183,7 +206,9 @@ def _asked(state: GroupState, event: Asked, now_s: float) -> tuple[GroupState, t
         return state, (answer,)
     ordered = Ordered(verb=event.request.verb, args=event.request.args, now_s=now_s)
     policy_states = restarted(state.settings, state.policy_states)
+    before = state.standing
     state = evolve(state, standing=outcome.standing, policy_states=policy_states, ordered=(*state.ordered, ordered))
+    state = _dated(state, before, now_s)
     metrics = metrics_of(state, now_s)
     state, publish = _publish(state, metrics, outcome.reply.reason, now_s)
     text = f"{event.request.verb}: {outcome.reply.reason}"

@@ -11,6 +11,7 @@ from typing import Final
 from common.messages import Evidence
 from common.phases import FATES, Phase
 from services.decider.core import trend
+from services.decider.core.burst import Base
 from services.decider.core.seen import Seen, members
 
 HALT_SHARE: Final = 0.45  # more than this share missing or unhealthy: look, do not touch
@@ -20,7 +21,10 @@ WINDOW_SLACK: Final = 0.1  # of an interval: ticks are never exactly on time
 
 @dataclass(frozen=True, slots=True)
 class GroupMetrics:
-    """What policies and limits look at. Ratios are means over ready domains; ``mean`` over the known ones of them."""
+    """What policies and limits look at. Ratios are means over ready domains; ``mean`` over the known ones of them.
+
+    In a group that may burst they are shares of the configured allotment, and exceed 1 during a burst.
+    """
 
     interval_s: float
     desired: int
@@ -76,6 +80,7 @@ def aggregate(
     standing_stale_after_s: float,
     epoch_s: float = 0.0,
     chance: float = 0.0,
+    base: Base | None = None,
 ) -> GroupMetrics:
     """Return the group's metrics at ``now_s``.
 
@@ -88,9 +93,10 @@ def aggregate(
         standing_stale_after_s: So is a message that is repeated less often than samples are.
         epoch_s: The same instant for people.
         chance: The group's own draw in [0, 1).
+        base: What CPU ratios are taken against, None for what was allotted.
     """
     ready, members_total = _count(seen)
-    ratios = [(name, _ratio(seen, name, uuid, host, now_s - stale_after_s)) for name, uuid, host in ready]
+    ratios = [(name, _ratio(seen, name, uuid, host, now_s - stale_after_s, base)) for name, uuid, host in ready]
     known = [ratio for _, ratio in ratios if ratio is not None]
     unknown = tuple(name for name, ratio in ratios if ratio is None)
     oldest_s = now_s - standing_stale_after_s
@@ -168,12 +174,14 @@ def _count(seen: Seen) -> tuple[list[tuple[str, str, str]], int]:
     return ready, count
 
 
-def _ratio(seen: Seen, name: str, uuid: str, host: str, oldest_s: float) -> float | None:
+def _ratio(seen: Seen, name: str, uuid: str, host: str, oldest_s: float, base: Base | None) -> float | None:
     reading = seen.readings.get(host)
     if reading is None or reading.at_s < oldest_s or not reading.is_reachable:
         return None
     found = reading.ratios.get(name)
-    return found[1] if found is not None and found[0] == uuid else None
+    if found is None or found[0] != uuid or found[1] is None:
+        return None
+    return found[1] if base is None else base.ratio(reading, name, found[1])
 
 
 def _age_s(seen: Seen, ready: list[tuple[str, str, str]], now_s: float, stale_after_s: float) -> float:

@@ -42,6 +42,9 @@ def record(
         resumed_from=state.resumed_from,
         learned=state.resumed_learned,
         basis=basis.told(state),
+        burst_quota=state.burst.quota,
+        burst_text=state.burst.text,
+        burst_rivals=state.rivals,
     )
 
 
@@ -53,7 +56,7 @@ def waiting() -> Decision:
 
 def desired_capacity(state: GroupState, metrics: GroupMetrics, reason: str) -> DesiredCapacity:
     """Return what the actuator is to be told now; where the capacity is frozen outside the bounds, they give way."""
-    generation, desired, minimum, maximum, may_remove, may_replace, mode = _terms(state, metrics)
+    generation, desired, minimum, maximum, may_remove, may_replace, mode, burst_quota = _terms(state, metrics)
     return DesiredCapacity(
         group=state.settings.name,
         generation=generation,
@@ -65,6 +68,8 @@ def desired_capacity(state: GroupState, metrics: GroupMetrics, reason: str) -> D
         mode=mode,
         reason=reason,
         decision_id=decision_id(state),
+        burst_quota=burst_quota,
+        decided_mono_s=state.decided_at_s,
     )
 
 
@@ -78,11 +83,12 @@ def is_same(last: DesiredCapacity, state: GroupState, metrics: GroupMetrics) -> 
         last.is_scale_in_allowed,
         last.is_replacement_allowed,
         last.mode,
+        last.burst_quota,
     )
     return told == _terms(state, metrics)
 
 
-def _terms(state: GroupState, metrics: GroupMetrics) -> tuple[int, int, int, int, bool, bool, str]:
+def _terms(state: GroupState, metrics: GroupMetrics) -> tuple[int, int, int, int, bool, bool, str, float | None]:
     desired, mode = state.standing.desired or 0, state.mode
     is_steady = mode in ("on", "out-only") and not metrics.is_halted
     return (
@@ -93,4 +99,5 @@ def _terms(state: GroupState, metrics: GroupMetrics) -> tuple[int, int, int, int
         is_steady and metrics.is_complete,
         is_steady,
         mode,
+        state.burst.quota,
     )

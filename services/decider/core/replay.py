@@ -30,6 +30,7 @@ from common.messages import (
 from common.recording import Recorded
 from common.wire import encode
 from services.decider.core import basis, learned, policies
+from services.decider.core.burst import Burst
 from services.decider.core.decide import after_gap
 from services.decider.core.events import (
     Asked,
@@ -172,6 +173,7 @@ def _rebuilt(settings: Settings, heard: Heard, before: GroupState | None) -> Gro
         taken=(),
         ordered=(),
         resumed_from="",
+        burst=Burst(record.burst_quota, record.burst_text),
     )
 
 
@@ -241,7 +243,7 @@ def _ticked(state: GroupState, heard: Heard) -> GroupState:
         state = _taken_in(state, heard.inputs, taken, record.now_s)
     for ordered in record.ordered:
         state = _ordered_in(state, ordered)
-    return handle(state, Tick(record.at_s), record.now_s)[0]
+    return handle(state, Tick(record.at_s, record.burst_rivals), record.now_s)[0]
 
 
 def _taken_in(state: GroupState, inputs: dict[str, Body], taken: Taken, now_s: float) -> GroupState:
@@ -275,7 +277,8 @@ def _corrected(state: GroupState, heard: Heard) -> GroupState:
     standing = _standing(state, heard)
     if heard.record.basis:
         standing = basis.read(heard.record.basis, heard.record.group, heard.header.run_id).standing
-    return evolve(state, standing=standing)
+    burst = Burst(heard.record.burst_quota, heard.record.burst_text)
+    return evolve(state, standing=standing, burst=burst)
 
 
 # --- comparison ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ class Reading:
     id: str
     is_reachable: bool
     ratios: Mapping[str, tuple[str, float | None]]  # name -> (uuid, CPU ratio; None: unknown)
+    cpus: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # name -> CPUs (used, allotted), where known
+    idle_cpus: float | None = None  # of the host
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def read_sample(sample: HostSample, at_s: float, id: str) -> Reading:
     """
     rows = zip(sample.names, sample.uuids, sample.states, sample.cpu_ratios, strict=True)
     ratios = {name: (uuid, _plausible(ratio) if state == "running" else None) for name, uuid, state, ratio in rows}
-    return Reading(sample.host, at_s, id, sample.is_reachable, ratios)
+    return Reading(sample.host, at_s, id, sample.is_reachable, ratios, _cpus(sample), _plain(sample.host_idle_cpus))
 
 
 def with_reading(seen: Seen, reading: Reading) -> Seen:
@@ -90,6 +92,16 @@ def with_failure(seen: Seen, failure: Failure, at_s: float) -> Seen:
 def members(seen: Seen) -> tuple[Member, ...]:
     """Return the group's members, none where no membership has arrived."""
     return () if seen.membership is None else seen.membership.members
+
+
+def _cpus(sample: HostSample) -> dict[str, tuple[float, float]]:
+    rows = zip(sample.names, sample.states, sample.cpu_ratios, sample.allotted_cpus, strict=True)
+    pairs = ((name, _plain(ratio), _plain(cpus)) for name, state, ratio, cpus in rows if state == "running")
+    return {name: (ratio * cpus, cpus) for name, ratio, cpus in pairs if ratio is not None and cpus is not None}
+
+
+def _plain(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) and value >= 0 else None
 
 
 def _plausible(ratio: float | None) -> float | None:

@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any, Final
 
 from common.config import Group
-from common.messages import DecisionRecord, DesiredCapacity, Ordered, Taken
+from common.messages import Claim, DecisionRecord, DesiredCapacity, Ordered, Taken
 from services.decider.core import policies
+from services.decider.core.burst import NO_BURST, Base, Burst, base_of
 from services.decider.core.learned import Learned, to_text
 from services.decider.core.policies.queue import Queue
 from services.decider.core.seen import Seen
@@ -72,6 +73,11 @@ class Settings:
         return min((point for point in points if point is not None), default=None)
 
     @cached_property
+    def base(self) -> Base | None:
+        """Return what CPU ratios are taken against, None for what was allotted."""
+        return base_of(self.group)
+
+    @cached_property
     def is_blind(self) -> bool:
         """Return whether no policy sees how much could be spared."""
         return not any(policies.of(policy).sees_spare(policy) for policy in self.counting)
@@ -125,6 +131,9 @@ class GroupState:
     ordered: tuple[Ordered, ...] = ()
     resumed_from: str = ""
     resumed_learned: str = ""
+    burst: Burst = NO_BURST
+    rivals: tuple[Claim, ...] = ()  # of the tick that led here
+    decided_at_s: float | None = None  # when the desired capacity took its value
 
     @property
     def minimum(self) -> int:
