@@ -343,6 +343,35 @@ def replay(
     raise typer.Exit(try_policy(_config_path(), recording, policy, group, lead_time, png, as_json=as_json))
 
 
+@app.command(epilog=_examples("doctor", "doctor --group web --json", "doctor --prove"))
+def doctor(
+    group: Annotated[str | None, typer.Option("--group", "-g", help="Only this group, and the hosts it uses.")] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Boot guests of our own: KVM, each group's image, the power button.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what keeps the hosts and groups from working, why it matters, and how to mend it. Changes nothing.
+
+    Exit code 0: nothing to mend; 1: warnings; 3: something does not work; 2: the configuration is wrong.
+    """
+    from cli.doctor.finding import exit_code
+    from cli.doctor.page import page, values
+    from cli.doctor.run import examine
+    from common.clock import SystemClock
+    from common.config_file import load as load_config
+
+    config, digest = load_config(_config_path())
+    if group is not None:
+        _group(group)
+    findings = examine(config, digest, SystemClock(), group, is_proving=prove)
+    if as_json:
+        _print_json(values(findings))
+    else:
+        _rich_print(page(findings), soft_wrap=True)
+    raise typer.Exit(exit_code(findings))
+
+
 # --- the installation ---------------------------------------------------------------------------------------------
 
 
@@ -474,7 +503,7 @@ def _print_json(values: Any) -> None:
     print(json.dumps(values, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
 
 
-def _rich_print(view: Any) -> None:
+def _rich_print(view: Any, *, soft_wrap: bool = False) -> None:
     from rich.console import Console
 
-    Console().print(view)
+    Console().print(view, soft_wrap=soft_wrap)

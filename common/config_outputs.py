@@ -17,7 +17,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "drain": ("drain-started", "drain-forced", "drain-cancelled"),
     "life": (
         *("domain-created", "domain-started", "domain-answering", "domain-ready", "domain-adopted"),
-        *("domain-replaced", "domain-stopped", "domain-silent"),
+        *("domain-replaced", "domain-stopped", "domain-powered-off", "domain-silent"),
     ),
     "traffic": ("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy", "slot-restored"),
     "halt": ("scaling-halted", "scaling-resumed"),

@@ -2,7 +2,10 @@
 
 from common.messages import Event
 from common.phases import Phase
-from services.actuator.core.steps import Define, SetPhase, Start, Step, Undefine
+from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Undefine
+
+NOT_IN_TIME = "it did not shut down in time"
+"""What the step says that cuts the power of a guest which did not obey its power button."""
 
 
 def event_of(step: Step, error: str, now_s: float) -> Event | None:
@@ -20,6 +23,8 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
         return _say(step, "domain-started", step.reason)
     if isinstance(step, Define):
         return _say(step, "domain-replaced" if step.replaces else "domain-created", step.reason)
+    if isinstance(step, Destroy):
+        return _say(step, "domain-powered-off", step.reason)
     if isinstance(step, Undefine):
         return _say(step, "domain-stopped", step.reason)
     return None

@@ -1,0 +1,230 @@
+"""What the gatherers find, as plain values. None means: could not be seen."""
+
+from dataclasses import dataclass, field
+
+from common.acceleration import Accel
+from common.messages import ServiceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFacts:
+    """One of libvirt's sockets: is it there, and may this user write to it (that is: connect)?"""
+
+    path: str
+    exists: bool
+    is_allowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LibvirtFacts:
+    """How libvirt answers this user. An empty error means: it answered."""
+
+    uri: str
+    is_local: bool
+    user: str
+    is_root: bool
+    groups: tuple[str, ...]
+    sockets: tuple[SocketFacts, ...]
+    read_error: str
+    write_error: str
+    release: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccelFacts:
+    """What the configuration asks for, what libvirt offers, and what has been proven on this host."""
+
+    wanted: str
+    is_offered: bool
+    has_device: bool
+    proven: Accel | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One chain of the host's firewall. A rule is (interface in, interface out, verdict or chain jumped to)."""
+
+    table: str
+    name: str
+    hook: str
+    policy: str
+    rules: tuple["Rule", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What of a rule decides whether our bridge passes; ``is_plain``: it matches every packet."""
+
+    came_in: str
+    goes_out: str
+    verdict: str
+    is_plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """An IPv4 network that something on this host already uses: ``owner`` is an interface or a libvirt network."""
+
+    owner: str
+    cidr: str
+    bridge: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeFacts:
+    """The network interface that has our bridge's name; ``has_stp`` as the kernel runs it."""
+
+    is_bridge: bool
+    has_stp: bool | None
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """Our network as libvirt has it, and what is around it."""
+
+    xml: str | None
+    is_active: bool
+    others: tuple[Net, ...]
+    routes: tuple[Net, ...]
+    bridge: BridgeFacts | None
+    is_forwarding: bool | None
+    chains: tuple[Chain, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceFacts:
+    """The file system below a path (or below its nearest directory that exists)."""
+
+    path: str
+    mount: str
+    free_bytes: int
+    free_files: int | None
+    is_writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What a group boots. ``problem`` is empty where every part is there and whole."""
+
+    source: str
+    kind: str  # demo | directory | disk
+    exists: bool
+    problem: str = ""
+    size_bytes: int = 0
+    machine_id: str | None = None
+    is_machine_id_read: bool = False
+    is_bootable: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a guest of the group did when it was booted to be looked at.
+
+    ``ended``: ``shutdown`` where the guest powered itself off when it was asked to, None where it did not in time.
+    """
+
+    answered_s: float | None
+    detail: str
+    ended: str | None
+    ended_s: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFacts:
+    """One domain of a group, as libvirt and the guest itself show it.
+
+    ``identities`` are the machine-ids that could be read, by where they were read from: its disk, its DHCP lease.
+    """
+
+    name: str
+    host: str
+    uuid: str
+    phase: str
+    is_running: bool
+    address: str | None = None
+    is_right: bool | None = None
+    detail: str = ""
+    clock_off_s: float | None = None
+    identities: dict[str, str] = field(default_factory=dict)
+    stop_calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PortFacts:
+    """One address that a process of ours listens at. ``holder`` names who does now, empty where nobody does.
+
+    ``is_expected``: that process runs, so it should be listening.
+    """
+
+    key: str
+    address: str
+    service: str
+    holder: str
+    is_ours: bool
+    bind_error: str = ""
+    is_expected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HaproxyFacts:
+    """HAProxy's own words; ``refusal`` is what it says against our configuration."""
+
+    path: str | None
+    version_text: str
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClockFacts:
+    """The wall clock, and what it may be compared with. ``newest_file_s``: the youngest file of ours."""
+
+    epoch_s: float
+    newest_file_s: float
+    newest_file: str
+    is_synchronised: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFacts:
+    """What one host has, and how many file descriptors a process here may open."""
+
+    cpus: int | None
+    total_memory_bytes: int | None
+    free_memory_bytes: int | None
+    owned: dict[str, int]
+    open_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class StrayFacts:
+    """What carries our mark and belongs to nothing here. ``domains`` and ``others``: their groups by their names.
+
+    ``domains`` stand under names of ours, ``others`` carry our mark under other names.
+    """
+
+    domains: dict[str, str]
+    others: dict[str, str]
+    networks: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFacts:
+    """What was heard on the bus, and the digest of the file that is there now."""
+
+    heard: dict[str, ServiceStatus]
+    expected: tuple[str, ...]
+    digest: str
+    is_supervised: bool
+    owned_running: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopFacts:
+    """How many domains of a group left in the recorded past, and how many of them did not obey the power button."""
+
+    left: int
+    powered_off: int
+    names: tuple[str, ...]

@@ -1,0 +1,222 @@
+"""What libvirt shows of one host: does it answer, what does it offer, which of its domains and networks are ours."""
+
+import grp
+import os
+import pwd
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cli.doctor.facts import AccelFacts, LibvirtFacts, LimitFacts, Net, SocketFacts
+from common.acceleration import remembered
+from common.config import Config, Host
+from common.domain import DomainFacts, DomainState
+from common.errors import HypervisorError
+from common.hypervisor import Connection
+from common.network_xml import NetworkShape, network_uuid, shape
+from services.actuator.access import may_touch
+from services.actuator.core.record import Record, parse
+
+LOCAL_URI: Final = "qemu:///system"
+SOCKETS: Final = ("/run/libvirt/libvirt-sock-ro", "/run/libvirt/libvirt-sock")
+MODULAR: Final = ("/run/libvirt/virtqemud-sock-ro", "/run/libvirt/virtqemud-sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """One domain that is of a group of this file: ``record`` is None for a user's domain that was never adopted."""
+
+    group: str
+    host: str
+    facts: DomainFacts
+    record: Record | None
+    macs: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """All that one connection told; empty where there is none."""
+
+    name: str
+    libvirt: LibvirtFacts
+    accel: AccelFacts | None = None
+    limits: LimitFacts | None = None
+    owned: tuple[Owned, ...] = ()
+    strangers: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    networks: tuple[tuple[str, bool], ...] = ()
+    client_ids: dict[str, str] = field(default_factory=dict)
+
+    def network(self, name: str) -> tuple[str | None, bool]:
+        """Return the definition of a network and whether it is active."""
+        return next(((text, is_on) for text, is_on in self.networks if shape_or_none(text, name)), (None, False))
+
+    def other_networks(self, name: str) -> tuple[Net, ...]:
+        """Return the IPv4 networks of the libvirt networks but ``name``."""
+        shapes = [shape_or_none(text) for text, _ in self.networks]
+        return tuple(Net(s.name, s.address or "0.0.0.0/0", s.bridge) for s in shapes if s and s.name != name)
+
+    def stray_networks(self, configured: str) -> tuple[str, ...]:
+        """Return the names of networks that an installation of ours made, and this configuration does not name."""
+        shapes = [shape_or_none(text) for text, _ in self.networks]
+        return tuple(s.name for s in shapes if s and s.name != configured and s.uuid == network_uuid(s.name))
+
+
+def view(config: Config, name: str) -> HostView:
+    """Return what is to be seen of the host ``name`` of the configuration; never raises for what libvirt does."""
+    host = config.hosts[name]
+    groups = [group for group in config.groups.values() if name in group.hosts]
+    rule = may_touch(groups)
+    try:
+        connection = Connection.open(host.uri, is_read_only=True, may_touch=rule)
+    except HypervisorError as error:
+        return HostView(name, _libvirt_facts(host, str(error), str(error)))
+    try:
+        return _looked_at(config, name, connection, _libvirt_facts(host, "", _write_error(host.uri), connection))
+    except HypervisorError as error:
+        return HostView(name, _libvirt_facts(host, str(error), str(error)))
+    finally:
+        connection.close()
+
+
+def _looked_at(config: Config, name: str, connection: Connection, libvirt: LibvirtFacts) -> HostView:
+    host, system = config.hosts[name], config.system
+    found = [(facts, parse(facts.metadata)) for facts in connection.domains()]
+    pairs = [(facts, record, _group_of(config, facts, record)) for facts, record in found]
+    owned = tuple(_owned(connection, group, name, facts, record) for facts, record, group in pairs if group)
+    unclaimed = {facts.name: record.group if record else "none" for facts, record, group in pairs if group is None}
+    is_ours = may_touch([group for group in config.groups.values() if name in group.hosts])
+    facts = connection.host_facts()
+    images = system.state_path / "images"
+    return HostView(
+        name=name,
+        libvirt=libvirt,
+        accel=AccelFacts(
+            wanted=host.accel,
+            is_offered="kvm" in facts.domain_types,
+            has_device=Path("/dev/kvm").exists(),
+            proven=remembered(connection, name, host, images, system.state_path),
+        ),
+        limits=LimitFacts(
+            cpus=connection.host_cpus(),
+            total_memory_bytes=connection.total_memory_bytes(),
+            free_memory_bytes=connection.free_memory_bytes(),
+            owned=dict(Counter(domain.group for domain in owned if domain.facts.state is DomainState.RUNNING)),
+            open_files=0,
+        ),
+        owned=owned,
+        strangers={name: group for name, group in unclaimed.items() if is_ours(name)},
+        others={name: group for name, group in unclaimed.items() if not is_ours(name)},
+        networks=tuple(connection.networks()),
+        client_ids=_client_ids(connection, config.network.name),
+    )
+
+
+@contextmanager
+def opened(config: Config, name: str) -> Iterator[Connection]:
+    """Give a connection that may boot guests of ours to look at them: nothing else may be touched by it."""
+    connection = Connection.open(config.hosts[name].uri, is_read_only=False, may_touch=lambda _name: False)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def shape_or_none(text: str, name: str | None = None) -> NetworkShape | None:
+    """Return the shape of a network's definition; None where it has no IPv4 we can read, or another name."""
+    try:
+        found = shape(text)
+    except (HypervisorError, ValueError):
+        return None
+    return found if name is None or found.name == name else None
+
+
+def _group_of(config: Config, facts: DomainFacts, record: Record | None) -> str | None:
+    """Return the group of this file that the domain belongs to; None if its record says another."""
+    if record is not None and record.uuid == facts.uuid:
+        return record.group if record.group in config.groups else None
+    for name, group in config.groups.items():
+        if group.kind == "existing" and may_touch([group])(facts.name):
+            return name
+    return None
+
+
+def _owned(connection: Connection, group: str, host: str, facts: DomainFacts, record: Record | None) -> Owned:
+    try:
+        root = ET.fromstring(connection.definition(facts.name))  # noqa: S314 - libvirt's own text
+    except HypervisorError:
+        return Owned(group, host, facts, record)  # it has gone since it was listed
+    macs = tuple(mac.get("address", "") for mac in root.iterfind("./devices/interface/mac"))
+    sources = root.iterfind("./devices/disk[@device='disk']/source")
+    disks = tuple(path for source in sources if (path := source.get("file") or source.get("dev")))
+    return Owned(group, host, facts, record, macs, disks)
+
+
+def _client_ids(connection: Connection, network: str) -> dict[str, str]:
+    """Return DHCP client identifiers by MAC; none where the network is not active."""
+    try:
+        return dict(connection.leases(network))
+    except HypervisorError:
+        return {}
+
+
+def _write_error(uri: str) -> str:
+    """Return why this user may not change domains, empty if it may: a connection is opened and closed, no more."""
+    try:
+        Connection.open(uri, is_read_only=False, may_touch=lambda _name: False).close()
+    except HypervisorError as error:
+        return str(error)
+    return ""
+
+
+def _libvirt_facts(host: Host, read_error: str, write_error: str, connection: Connection | None = None) -> LibvirtFacts:
+    is_local = host.uri == LOCAL_URI
+    return LibvirtFacts(
+        uri=host.uri,
+        is_local=is_local,
+        user=_user(),
+        is_root=os.geteuid() == 0,
+        groups=_groups(),
+        sockets=_sockets() if is_local else (),
+        read_error=read_error,
+        write_error=write_error,
+        release=_release(connection) if connection is not None else "",
+    )
+
+
+def _release(connection: Connection) -> str:
+    facts = connection.host_facts()
+    return f"libvirt {_dotted(facts.libvirt)} with hypervisor {_dotted(facts.hypervisor)}"
+
+
+def _dotted(number: str) -> str:
+    """Return libvirt's version number as people write it.
+
+    >>> _dotted("9000000")
+    '9.0.0'
+    """
+    value = int(number)
+    return f"{value // 1_000_000}.{value // 1000 % 1000}.{value % 1000}"
+
+
+def _sockets() -> tuple[SocketFacts, ...]:
+    paths = SOCKETS if any(Path(path).exists() for path in SOCKETS) else MODULAR
+    paths = paths if any(Path(path).exists() for path in paths) else SOCKETS
+    return tuple(SocketFacts(path, Path(path).exists(), os.access(path, os.W_OK)) for path in paths)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
+
+
+def _groups() -> tuple[str, ...]:
+    known: Mapping[int, str] = {entry.gr_gid: entry.gr_name for entry in grp.getgrall()}
+    return tuple(sorted({known.get(gid, str(gid)) for gid in {*os.getgroups(), os.getegid()}}))

@@ -1,0 +1,186 @@
+"""Whether our network is as it must be, and whether anything around it is in its way."""
+
+import ipaddress
+from collections.abc import Callable
+from typing import Final
+
+from cli.doctor.facts import Net, NetworkFacts
+from cli.doctor.finding import Finding, error, note, ok, skipped, warning
+from cli.doctor.firewall import closed_chains, has_libvirt_rules
+from common.config import Network
+from common.network_xml import NetworkShape, network_uuid, network_xml, shape
+
+STP_WHY: Final = "a new domain's port forwards nothing for seconds, so every scale-out is late by as much"
+
+
+def judge_network(network: Network, facts: NetworkFacts, host: str) -> list[Finding]:
+    """Return the findings about the network of template domains on one host."""
+    about = f"host {host}, network {network.name}"
+    judges: tuple[Callable[[Network, NetworkFacts, str], Finding], ...] = (
+        definition,
+        stp,
+        dhcp,
+        bridge_name,
+        overlap,
+        forwarding,
+        forward_policy,
+    )
+    return [judge(network, facts, about) for judge in judges]
+
+
+def definition(network: Network, facts: NetworkFacts, about: str) -> Finding:
+    """Return whether the network of our name is ours and as configured."""
+    have = _shape(facts)
+    if have is None:
+        return ok("network", about, "not there yet: the actuator makes it before the first domain")
+    if have.uuid != network_uuid(network.name):
+        return error(
+            "network",
+            about,
+            f"a network of this name exists and is not ours (UUID {have.uuid})",
+            "the actuator never touches another's network, so no domain can start",
+            "give [network] in autoscaler.toml another name, bridge and subnet, or remove it: "
+            f"virsh net-destroy {network.name}; virsh net-undefine {network.name}",
+        )
+    want = shape(network_xml(network))
+    differing = [key for key in ("bridge", "address", "forward") if getattr(have, key) != getattr(want, key)]
+    if differing:
+        said = ", ".join(f"{key} is {getattr(have, key)}, should be {getattr(want, key)}" for key in differing)
+        return error(
+            "network",
+            about,
+            said,
+            "domains would get addresses that nobody expects; it cannot be changed while domains use it",
+            "make down && make up",
+        )
+    return ok("network", about, f"{have.bridge} {have.address}{'' if facts.is_active else ', not started yet'}")
+
+
+def stp(network: Network, facts: NetworkFacts, about: str) -> Finding:
+    """Return whether the spanning-tree protocol holds new ports back: in the definition, or in the kernel."""
+    have = _shape(facts)
+    is_ours_now = have is not None and have.bridge == network.bridge and facts.is_active
+    if is_ours_now and facts.bridge is not None and facts.bridge.has_stp:
+        return error(
+            "network-stp",
+            about,
+            f"STP is on at the bridge {network.bridge}",
+            STP_WHY,
+            f"ip link set {network.bridge} type bridge stp_state 0 forward_delay 0",
+        )
+    if have is not None and have.has_stp:
+        return error("network-stp", about, "STP is on in the network's definition", STP_WHY, "make down && make up")
+    return ok("network-stp", about, "off")
+
+
+def dhcp(network: Network, facts: NetworkFacts, about: str) -> Finding:
+    """Return whether every slot has its reservation, and nothing is given out dynamically."""
+    have = _shape(facts)
+    if have is None:
+        return ok("network-dhcp", about, f"{network.slots} reservations will be made")
+    missing = shape(network_xml(network)).hosts - have.hosts
+    if have.has_range:
+        return warning(
+            "network-dhcp",
+            about,
+            "the network has a dynamic DHCP range",
+            "leases outlive domains: the range runs dry, and dnsmasq waits 3 s before it offers an address",
+            "make down && make up",
+        )
+    if missing and facts.is_active:
+        return warning(
+            "network-dhcp",
+            about,
+            f"{len(missing)} of {network.slots} slots have no reservation",
+            "a domain in such a slot that asks for its address gets none",
+            "make up",
+        )
+    return ok("network-dhcp", about, f"{len(have.hosts)} reservations, no dynamic range")
+
+
+def bridge_name(network: Network, facts: NetworkFacts, about: str) -> Finding:
+    """Return whether the bridge's name is free for us, or ours already."""
+    users = [other.owner for other in facts.others if other.bridge == network.bridge]
+    is_taken = facts.bridge is not None and not facts.is_active
+    if users or is_taken:
+        who = f"libvirt's network {users[0]}" if users else "an interface that is there already"
+        return error(
+            "network-bridge",
+            about,
+            f"the bridge's name {network.bridge} is taken by {who}",
+            "libvirt cannot start our network, so no domain can start",
+            f"give [network] bridge another name in autoscaler.toml, or remove that one: ip link show {network.bridge}",
+        )
+    if facts.is_active and facts.bridge is None:
+        return error(
+            "network-bridge",
+            about,
+            f"the network is active and its bridge {network.bridge} is not there",
+            "domains would not reach anybody",
+            f"virsh net-destroy {network.name}; make up",
+        )
+    return ok("network-bridge", about, f"{network.bridge} is {'ours' if facts.is_active else 'free'}")
+
+
+def overlap(network: Network, facts: NetworkFacts, about: str) -> Finding:
+    """Return whether the subnet is used by anything else on the host."""
+    ours = ipaddress.IPv4Network(network.subnet)
+    routed = [net for net in facts.routes if net.owner != network.bridge and _meets(ours, net)]
+    planned = [net for net in facts.others if _meets(ours, net)]
+    if routed or planned:
+        what = [f"{net.owner} ({net.cidr})" for net in routed]
+        what += [f"libvirt's network {net.owner} ({net.cidr})" for net in planned]
+        return error(
+            "network-overlap",
+            about,
+            f"{network.subnet} is also used by {', '.join(what)}",
+            "packets for our domains go elsewhere, or those for others come to us",
+            "give [network] another subnet in autoscaler.toml, such as 192.168.213.0/24; then: make down && make up",
+        )
+    return ok("network-overlap", about, f"{network.subnet} is used by nothing else")
+
+
+def forwarding(_network: Network, facts: NetworkFacts, about: str) -> Finding:
+    """Return whether the kernel forwards packets for guests that want out."""
+    if facts.is_forwarding is None:
+        return skipped("ip-forward", about, "could not be read")
+    if facts.is_forwarding:
+        return ok("ip-forward", about, "on")
+    if not facts.is_active:
+        return ok("ip-forward", about, "off; libvirt switches it on with the network")
+    return warning(
+        "ip-forward",
+        about,
+        "net.ipv4.ip_forward is 0",
+        "guests cannot reach anything outside this host: package mirrors, databases, time servers",
+        "sysctl -w net.ipv4.ip_forward=1   # and in /etc/sysctl.d/ for the next boot",
+    )
+
+
+def forward_policy(network: Network, facts: NetworkFacts, about: str) -> Finding:
+    """Return whether a firewall (Docker's, usually) drops what guests send out."""
+    if facts.chains is None:
+        return skipped("forward-policy", about, "the firewall could not be read: it needs root, and nft or iptables")
+    closed = closed_chains(facts.chains, network.bridge)
+    if not closed:
+        return ok("forward-policy", about, f"what {network.bridge} forwards is not dropped")
+    where = ", ".join(f"chain {chain.name} of table {chain.table}" for chain in closed)
+    if not facts.is_active and has_libvirt_rules(facts.chains):
+        return note("forward-policy", about, f"{where} drops by default; libvirt opens it with the network")
+    return warning(
+        "forward-policy",
+        about,
+        f"{where} has policy DROP and accepts nothing of {network.bridge} (Docker sets this)",
+        "guests cannot reach anything outside this host, nor others them; the endpoint on this host still works",
+        f"iptables -I FORWARD -i {network.bridge} -j ACCEPT && iptables -I FORWARD -o {network.bridge} "
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    )
+
+
+def _shape(facts: NetworkFacts) -> NetworkShape | None:
+    return None if facts.xml is None else shape(facts.xml)
+
+
+def _meets(ours: ipaddress.IPv4Network, net: Net) -> bool:
+    other = ipaddress.ip_network(net.cidr, strict=False)
+    return isinstance(other, ipaddress.IPv4Network) and other.prefixlen > 0 and ours.overlaps(other)

@@ -1,0 +1,128 @@
+"""Whether there is room for what will be written, and whether what the groups boot is there and whole."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from cli.doctor.facts import ImageFacts, Proof, SpaceFacts
+from cli.doctor.finding import Finding, error, ok, size, skipped, warning
+from common.config import Group
+
+MIB: Final = 1024 * 1024
+BUILD_BYTES: Final = 1024 * MIB  # what building the demo guest takes for a while
+START_BYTES: Final = 64 * MIB  # stores, logs, HAProxy's state: below this nothing starts well
+LOG_BYTES: Final = 30 * MIB  # of each service: supervisord keeps three files of 10 MB
+RUN_BYTES: Final = 1 * MIB
+MIN_FREE_FILES: Final = 2000
+
+
+def needed_now_bytes(images: Mapping[str, ImageFacts]) -> int:
+    """Return what the next start writes: building the demo guest if it is missing, copies of what is booted."""
+    distinct = {image.source: image for image in images.values()}.values()
+    build = sum(BUILD_BYTES for image in distinct if image.kind == "demo" and not image.exists)
+    return START_BYTES + build + sum(image.size_bytes for image in distinct if image.kind != "disk")
+
+
+def needed_later_bytes(groups: Mapping[str, Group], recording_left_bytes: int, services: int) -> int:
+    """Return what the state directory may still grow by: the recording, logs, memory of saved domains."""
+    saved = sum(_saved_bytes(group) for group in groups.values())
+    return recording_left_bytes + services * LOG_BYTES + saved
+
+
+def _saved_bytes(group: Group) -> int:
+    warm = getattr(group, "warm", None)
+    return int(getattr(warm, "saved", 0) or 0) * group.image.memory_mib * MIB
+
+
+def judge_space(label: str, facts: SpaceFacts, now_bytes: int, later_bytes: int) -> Finding:
+    """Return whether a directory's file system holds what is written now, and what it may grow by."""
+    why = "starts fail, the recording stops, and a store that cannot be written is forgotten at the next restart"
+    find = f"df -h {facts.mount}   # then free some, or set another {label} in autoscaler.toml"
+    if not facts.is_writable:
+        what = f"{facts.path} cannot be written by this user"
+        return error("space", label, what, "the services keep their state there", f"sudo, or: chown … {facts.path}")
+    free = size(facts.free_bytes)
+    if facts.free_bytes < now_bytes:
+        return error("space", label, f"{free} free at {facts.mount}; {size(now_bytes)} needed at once", why, find)
+    if facts.free_files is not None and facts.free_files < MIN_FREE_FILES:
+        return error("space", label, f"only {facts.free_files} free inodes at {facts.mount}", why, find)
+    wanted = now_bytes + later_bytes
+    if facts.free_bytes < wanted:
+        return warning("space", label, f"{free} free at {facts.mount}; it may grow by {size(wanted)}", why, find)
+    return ok("space", label, f"{free} free at {facts.mount}; at most {size(wanted)} needed")
+
+
+def judge_image(name: str, image: ImageFacts) -> Finding:
+    """Return whether what the group boots is there, whole, and looks like something that boots."""
+    about = f"group {name}"
+    why = "no domain of this group can start"
+    mend = (
+        "make image" if image.kind == "demo" else f"put a whole image at {image.source}, or change groups.{name}.image"
+    )
+    if not image.exists:
+        return error("image", about, f"{image.source} is missing{_because(image)}", why, mend)
+    if image.problem:
+        return error("image", about, f"{image.source} is not whole: {image.problem}", why, mend)
+    if image.is_bootable is False:
+        what = f"{image.source} has no boot sector"
+        return warning("image", about, what, "the firmware finds nothing to boot, unless the kernel is given", mend)
+    return ok("image", about, f"{image.source} is whole ({size(image.size_bytes)})")
+
+
+def judge_image_identity(name: str, group: Group, image: ImageFacts) -> Finding:
+    """Return whether the image carries a machine-id, which all its domains would share."""
+    about = f"group {name}"
+    if image.kind != "disk":
+        return ok("image-machine-id", about, "the image has no disk that could carry one")
+    if not image.is_machine_id_read:
+        return skipped("image-machine-id", about, "the disk could not be read from outside (only raw ext4 disks can)")
+    if not image.machine_id:
+        return ok("image-machine-id", about, "empty: each domain makes its own")
+    if group.maximum <= 1:
+        return ok("image-machine-id", about, "set; the group has one domain only")
+    return warning(
+        "image-machine-id",
+        about,
+        f"{image.source} carries the machine-id {image.machine_id}",
+        "all its domains share it: DHCP servers give them one address, journals and agents take them for one machine",
+        f"virt-sysprep --operations machine-id -a {image.source}",
+    )
+
+
+def judge_proof(name: str, group: Group, proof: Proof | None) -> list[Finding]:
+    """Return what the guest that was booted to be looked at has shown: it boots, answers, obeys the power button."""
+    about = f"group {name}"
+    if proof is None:
+        return [skipped("boots", about, "not tried: autoscaler doctor --prove boots one")]
+    if proof.error:
+        why = "the next scale-out meets the same"
+        return [error("boots", about, f"a guest did not start: {proof.error}", why, f"autoscaler events -g {name}")]
+    if proof.answered_s is None:
+        return [
+            error(
+                "boots",
+                about,
+                f"a guest did not answer rightly within {group.boot_timeout_s:g} s ({proof.detail})",
+                "every domain is replaced before it serves",
+                f"look at its console in <state_dir>/actuator/console; check port and readiness of groups.{name}",
+            )
+        ]
+    return [
+        ok("boots", about, f"a guest answered as itself {proof.answered_s:.1f} s after its start"),
+        _acpi(about, group, proof),
+    ]
+
+
+def _acpi(about: str, group: Group, proof: Proof) -> Finding:
+    if proof.ended == "shutdown" and proof.ended_s is not None:
+        return ok("acpi", about, f"it powered itself off {proof.ended_s:.1f} s after it was asked to")
+    return warning(
+        "acpi",
+        about,
+        f"it did not power itself off within {group.stop_timeout_s:g} s of the ACPI request",
+        "every scale-in waits that long and then cuts the power: what the guest has not written is lost",
+        "install acpid or systemd-logind in the image (HandlePowerKey=poweroff), or raise stop_timeout_s",
+    )
+
+
+def _because(image: ImageFacts) -> str:
+    return f" ({image.problem})" if image.problem else ""

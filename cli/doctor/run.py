@@ -1,0 +1,195 @@
+"""The doctor's round: look at everything once, judge it, say it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from cli.doctor import gather_guests, gather_libvirt, gather_machine
+from cli.doctor.facts import ImageFacts, Proof, ServiceFacts, StopFacts, StrayFacts
+from cli.doctor.finding import Finding, warning
+from cli.doctor.gather_images import image_facts
+from cli.doctor.gather_libvirt import HostView
+from cli.doctor.gather_network import network_facts
+from cli.doctor.gather_strays import is_locked, stray_files
+from cli.doctor.judge_guests import judge_guest_clocks, judge_identities, judge_readiness, judge_stops, judge_strays
+from cli.doctor.judge_host import judge_acceleration, judge_cpus, judge_libvirt, judge_memory
+from cli.doctor.judge_machine import judge_clock, judge_files_open, judge_haproxy, judge_ports, judge_services
+from cli.doctor.judge_network import judge_network
+from cli.doctor.judge_storage import (
+    RUN_BYTES,
+    judge_image,
+    judge_image_identity,
+    judge_proof,
+    judge_space,
+    needed_later_bytes,
+    needed_now_bytes,
+)
+from cli.doctor.prove import prove_group
+from cli.observe import Snapshot, observe_once
+from common.acceleration import choose
+from common.clock import Clock
+from common.config import Config, Group
+from common.errors import AutoscalerError
+
+LISTEN_S: Final = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round of the doctor looks at. ``groups`` are those that were asked about."""
+
+    config: Config
+    digest: str
+    clock: Clock
+    groups: Mapping[str, Group]
+    is_proving: bool
+    images: Mapping[str, ImageFacts]
+    views: Mapping[str, HostView]
+    snapshot: Snapshot
+
+
+def examine(config: Config, digest: str, clock: Clock, only: str | None, *, is_proving: bool) -> list[Finding]:
+    """Return all findings, in the order of the checks; a check that cannot be made is a finding too.
+
+    Args:
+        config: the configuration that is, or will be, in use.
+        digest: of its file.
+        clock: for deadlines and the guests' clocks.
+        only: one group; None for all.
+        is_proving: boot guests of our own where that proves something.
+    """
+    groups = {name: group for name, group in config.groups.items() if only in (None, name)}
+    hosts = [name for name in config.hosts if any(name in group.hosts for group in groups.values())]
+    found: list[Finding] = []
+    if is_proving:
+        for host in hosts:
+            found += _checked("kvm", f"host {host}", partial(_prove_kvm, config, host, clock))
+    this = Round(
+        config=config,
+        digest=digest,
+        clock=clock,
+        groups=groups,
+        is_proving=is_proving,
+        images={name: image_facts(config, g, is_thorough=is_proving) for name, g in groups.items() if _boots(g)},
+        views={name: gather_libvirt.view(config, name) for name in hosts},
+        snapshot=_heard(config, clock),
+    )
+    for host in hosts:
+        found += _checked("host", f"host {host}", partial(_host, this, host))
+    found += _checked("space", "", partial(_spaces, this))
+    found += _checked("ports", "", partial(_ports, this))
+    found += _checked("machine", "", partial(_machine, this))
+    past = gather_guests.stops(config, list(groups), clock)
+    for name in groups:
+        found += _checked("group", f"group {name}", partial(_group, this, name, past[name]))
+    return found
+
+
+def _host(this: Round, host: str) -> list[Finding]:
+    """Return what there is to say about one libvirt host; of one that does not answer, only that."""
+    view, config = this.views[host], this.config
+    found = judge_libvirt(view.libvirt, host)
+    if view.accel is None or view.limits is None:
+        return found
+    found.append(judge_acceleration(view.accel, host))
+    found += [judge_cpus(this.groups, view.limits, host), judge_memory(this.groups, view.limits, host)]
+    if any(_boots(group) and host in group.hosts for group in this.groups.values()):
+        found += judge_network(config.network, network_facts(config.network, view), host)
+    files = stray_files(config, view) if view.libvirt.is_local else ()
+    strays = StrayFacts(view.strangers, view.others, view.stray_networks(config.network.name), files)
+    return found + judge_strays(strays, host)
+
+
+def _spaces(this: Round) -> list[Finding]:
+    system = this.config.system
+    now = needed_now_bytes(this.images)
+    later = needed_later_bytes(this.groups, gather_machine.recording_left_bytes(this.config), len(this.config.services))
+    return [
+        judge_space("system.state_dir", gather_machine.space(system.state_path), now, later),
+        judge_space("system.run_dir", gather_machine.space(system.run_path), RUN_BYTES, 0),
+    ]
+
+
+def _ports(this: Round) -> list[Finding]:
+    running = {name: status.pid for name, status in this.snapshot.services.items()}
+    return judge_ports(gather_machine.ports(this.config, running))
+
+
+def _machine(this: Round) -> list[Finding]:
+    config, clock = this.config, this.clock
+    schedules = [policy for group in this.groups.values() for policy in group.policies if policy.type == "schedule"]
+    services = ServiceFacts(
+        heard=this.snapshot.services,
+        expected=config.services,
+        digest=this.digest,
+        is_supervised=(config.system.run_path / "supervisord.sock").exists(),
+        owned_running=sum(domain.record is not None for view in this.views.values() for domain in view.owned),
+    )
+    return [
+        *judge_haproxy(gather_machine.haproxy(config), bool(config.metrics.haproxy_listen)),
+        judge_files_open(config.haproxy.maxconn, gather_machine.open_files()),
+        judge_clock(gather_machine.clock_facts(config, clock), bool(schedules) or len(config.hosts) > 1),
+        *judge_services(services),
+    ]
+
+
+def _group(this: Round, name: str, past: StopFacts) -> list[Finding]:
+    """Return what there is to say about one group: what it boots, and what its domains show."""
+    config, group = this.config, this.groups[name]
+    views = [view for host, view in this.views.items() if host in group.hosts]
+    members = gather_guests.members(
+        config, name, views, this.snapshot.memberships, this.clock, is_thorough=this.is_proving
+    )
+    found = []
+    if (image := this.images.get(name)) is not None:
+        found += [judge_image(name, image), judge_image_identity(name, group, image)]
+        found += judge_proof(name, group, _proof(this, name, image, views))
+    return [
+        *found,
+        judge_identities(name, members),
+        judge_readiness(name, group, members),
+        judge_guest_clocks(name, members),
+        judge_stops(name, group, past, members),
+    ]
+
+
+def _proof(this: Round, name: str, image: ImageFacts, views: Sequence[HostView]) -> Proof | None:
+    """Return what a guest of the group has shown; None where none was booted, or nothing is there to boot."""
+    reachable = [view for view in views if not view.libvirt.write_error]
+    if not this.is_proving or not reachable or not image.exists or image.problem:
+        return None
+    return prove_group(this.config, name, reachable[0], this.clock)
+
+
+def _prove_kvm(config: Config, host: str, clock: Clock) -> list[Finding]:
+    """Prove the host's acceleration anew where it is not remembered; what came out is judged with the rest."""
+    with gather_libvirt.opened(config, host) as connection:
+        choose(config, host, connection, clock)
+    return []
+
+
+def _boots(group: Group) -> bool:
+    return group.kind == "template"
+
+
+def _heard(config: Config, clock: Clock) -> Snapshot:
+    """Return what the services say; nothing where none runs or this user may not hear them."""
+    locks = [config.system.run_path / f"{service}.lock" for service in config.services]
+    if config.bus.transport == "ipc" and not any(is_locked(lock) for lock in locks):
+        return Snapshot()
+    try:
+        return observe_once(config, clock, LISTEN_S)
+    except AutoscalerError:
+        return Snapshot()
+
+
+def _checked(check: str, about: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return the findings of one part; a part that could not be looked at is one finding, and stops no other."""
+    try:
+        return look()
+    except (AutoscalerError, OSError) as error:
+        what = f"could not be checked: {error}"
+        return [
+            warning(check, about, what, "nothing is known about this part", "run it as root: sudo autoscaler doctor")
+        ]
