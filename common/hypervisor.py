@@ -6,6 +6,7 @@ for events and for keepalive: a host that falls silent is lost after 20 s. Nanos
 here.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,10 +38,12 @@ from common.domain import (
 )
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.network_xml import host_xml, network_uuid, shape
+from common.virt import storage
 from common.virt.arp import TABLE, macs_in_xml, neighbour
 from common.virt.constants import LibvirtNames
 from common.virt.lines import Line, Lines
 from common.virt.remembered import Remembered
+from common.volume import ImageFacts, Pool, SeenVolume, Volume, files_of, reader
 
 __all__ = ["Connection", "CpuReading", "DomainFacts", "DomainState", "HostFacts", "LifecycleEvent"]
 
@@ -383,6 +386,64 @@ class Connection:
                 _refuse_used(line, name)
                 _unless_so_already(network.destroy, lambda: not network.isActive())
                 network.undefine()
+
+    # --- storage ---------------------------------------------------------------------------------------------
+
+    def image(self, pool: Pool, path: str) -> ImageFacts | None:
+        """Return what the host has at ``path``, an absolute one; None if there is nothing. It is only read."""
+        with self._call(f"look at image {path}") as line:
+            try:
+                return storage.image(line.raw, pool, path)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
+                    return None  # it was removed since it was listed
+                raise
+
+    def make_volume(self, pool: Pool, volume: Volume) -> None:
+        """Make a volume in our pool, and the pool if need be; one of the same name is replaced."""
+        with self._call(f"make volume {volume.name}") as line:
+            storage.make(line.raw, pool, volume)
+
+    def volumes(self, pool: Pool) -> list[SeenVolume]:
+        """Return the volumes of our pool, in order of names."""
+        with self._call(f"list the volumes of {pool.name}") as line:
+            return storage.volumes(line.raw, pool)
+
+    def remove_volumes(self, pool: Pool, is_to_go: Callable[[str], bool]) -> None:
+        """Remove the volumes of our pool whose names are to go; none is no error."""
+        with self._call(f"remove volumes of {pool.name}") as line:
+            storage.remove(line.raw, pool, is_to_go)
+
+    def remove_pool(self, pool: Pool) -> bool:
+        """Remove our pool with its directory, unless volumes are left in it; return whether it is gone."""
+        with self._call(f"remove pool {pool.name}") as line:
+            return storage.remove_pool(line.raw, pool)
+
+    def owners(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the UUIDs of all domains of the host, and every file that their disks name: foreign ones' too."""
+        with self._call(f"ask {self.uri} whose its disks are") as line:
+            domains = line.raw.listAllDomains(0)
+            texts = [_unless_gone(partial(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE)) for domain in domains]
+            files = frozenset[str]().union(*(files_of(text) for text in texts if text is not None))
+            return frozenset(domain.UUIDString() for domain in domains), files
+
+    def reader(self) -> tuple[int, int]:
+        """Return user and group that QEMU runs as."""
+        with self._call(f"ask {self.uri} for its capabilities") as line:
+            return reader(line.raw.getCapabilities())
+
+    def agent_host_name(self, name: str, timeout_s: float) -> str | None:
+        """Return the guest's host name as QEMU's guest agent tells it, None while the agent does not answer."""
+        with self._call(f"ask the guest agent of {name}") as line:
+            domain = line.raw.lookupByName(name)
+            try:
+                domain.agentSetResponseTimeout(max(1, math.ceil(timeout_s)), 0)
+                answer = domain.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME, 0)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() in _NO_ADDRESS_YET:
+                    return None
+                raise
+            return str(answer.get("hostname", ""))
 
     # --- below: how ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,162 @@
+"""Volumes on a host, through libvirt's own storage: works for a remote host as for this one, without another tool.
+
+``raw`` is a connection of libvirt's; what it raises is translated by the caller.
+
+# Note [A window on the user's directory]
+libvirt describes a file only where a pool covers its directory. Where the user has one, it is asked; else a transient
+one of ours is opened over the directory. It only reads there. It goes with ``close_windows``, or with libvirtd.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from common.errors import HypervisorError
+from common.volume import (
+    SECTOR_BYTES,
+    Filled,
+    ImageFacts,
+    Pool,
+    SeenVolume,
+    Volume,
+    digest,
+    directory_of,
+    image_facts,
+    pool_path,
+    pool_xml,
+    seen_volume,
+    volume_xml,
+    window_xml,
+)
+
+
+def image(raw: Any, pool: Pool, path: str) -> ImageFacts | None:
+    """Return what there is at ``path``, None if there is nothing; see Note [A window on the user's directory]."""
+    window = _pool_over(raw, directory_of(path)) or raw.storagePoolCreateXML(
+        window_xml(_window_name(pool, directory_of(path)), directory_of(path)), 0
+    )
+    volume = _volume_at(window, path)
+    if volume is None:
+        window.refresh(0)
+        volume = _volume_at(window, path)
+    if volume is None:
+        return None
+    facts = image_facts(volume.XMLDesc(0))
+    if facts.format != "raw":
+        return facts
+    return image_facts(volume.XMLDesc(0), _has_boot_sector(raw, volume, facts.size_bytes))
+
+
+def ensure_pool(raw: Any, pool: Pool) -> Any:
+    """Return our pool, defined and active, with its directory made.
+
+    Raises:
+        HypervisorError: the name is another's.
+    """
+    return _active(_own_pool(raw, pool) or raw.storagePoolDefineXML(pool_xml(pool), 0))
+
+
+def make(raw: Any, pool: Pool, volume: Volume) -> None:
+    """Make the volume; one of the same name is left over from a try that was cut off, and is replaced."""
+    target = ensure_pool(raw, pool)
+    for old in target.listAllVolumes():
+        if old.name() == volume.name:
+            old.delete(0)
+    made = target.createXML(volume_xml(volume), 0)
+    if isinstance(volume, Filled):
+        _send(raw, made, volume.content)
+
+
+def volumes(raw: Any, pool: Pool) -> list[SeenVolume]:
+    """Return what is in our pool, in order of names; nothing where there is no pool."""
+    found = _own_pool(raw, pool)
+    if found is None:
+        return []
+    _active(found).refresh(0)
+    return sorted((seen_volume(each.XMLDesc(0)) for each in found.listAllVolumes()), key=lambda each: each.name)
+
+
+def remove(raw: Any, pool: Pool, is_to_go: Callable[[str], bool]) -> None:
+    """Remove the volumes of our pool whose names are to go; no pool, no volumes."""
+    found = _own_pool(raw, pool)
+    for volume in () if found is None else _active(found).listAllVolumes():
+        if is_to_go(volume.name()):
+            volume.delete(0)
+
+
+def remove_pool(raw: Any, pool: Pool) -> bool:
+    """Remove our pool and its directory if nothing is left in it; return whether it is gone."""
+    close_windows(raw, pool)
+    found = _own_pool(raw, pool)
+    if found is None:
+        return True
+    _active(found).refresh(0)
+    if found.listAllVolumes():
+        return False
+    found.destroy()
+    found.delete(0)
+    found.undefine()
+    return True
+
+
+def close_windows(raw: Any, pool: Pool) -> None:
+    """Close what we opened to look at the directories of base images; nothing in them changes."""
+    for each in raw.listAllStoragePools():
+        if each.name().startswith(_window_name(pool, "")[:-8]) and not each.isPersistent():
+            each.destroy()
+
+
+def _own_pool(raw: Any, pool: Pool) -> Any | None:
+    for found in raw.listAllStoragePools():
+        if found.name() == pool.name:
+            if found.UUIDString() != pool.uuid:
+                raise HypervisorError(
+                    f"storage pool {pool.name!r} is not ours: its UUID is {found.UUIDString()}, ours would be "
+                    f"{pool.uuid}; give [network] another name, or remove that pool"
+                )
+            return found
+    return None
+
+
+def _active(found: Any) -> Any:
+    """Return our pool, active: after a reboot it is not."""
+    if not found.isActive():
+        found.build(0)
+        found.create(0)
+    return found
+
+
+def _pool_over(raw: Any, directory: str) -> Any | None:
+    return next((p for p in raw.listAllStoragePools() if p.isActive() and pool_path(p.XMLDesc(0)) == directory), None)
+
+
+def _window_name(pool: Pool, directory: str) -> str:
+    return f"{pool.name}-base-{digest(directory)}"
+
+
+def _volume_at(pool: Any, path: str) -> Any | None:
+    return next((volume for volume in pool.listAllVolumes() if volume.path() == path), None)
+
+
+def _has_boot_sector(raw: Any, volume: Any, size_bytes: int) -> bool:
+    if size_bytes < SECTOR_BYTES:
+        return False
+    received = bytearray()
+    stream = raw.newStream(0)
+    volume.download(stream, 0, SECTOR_BYTES, 0)
+    stream.recvAll(lambda _stream, data, _opaque: received.extend(data), None)
+    stream.finish()
+    return bytes(received[-2:]) == b"\x55\xaa"
+
+
+def _send(raw: Any, volume: Any, content: bytes) -> None:
+    rest = memoryview(content)
+
+    def more(_stream: Any, count: int, _opaque: None) -> bytes:
+        nonlocal rest
+        part, rest = bytes(rest[:count]), rest[count:]
+        return part
+
+    stream = raw.newStream(0)
+    volume.upload(stream, 0, len(content), 0)
+    stream.sendAll(more, None)
+    stream.finish()
