@@ -49,10 +49,17 @@ fi
 /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 	fail "Python 3.11 or later is needed; /usr/bin/python3 is $(/usr/bin/python3 -V 2>&1)"
 
+fetch_prometheus() {
+	scripts/fetch-prometheus.sh >/dev/null || say "without Prometheus: the tests of metrics skip themselves"
+}
+
 # A profile contains those before it, so an environment made for `dev` serves `run` too.
 stamp=.venv/.installed
 want=$(cat requirements/build.txt "requirements/$profile.txt" pyproject.toml | sha256sum | cut -c1-16)
-grep -qsx "$profile $want" "$stamp" && exit 0
+if grep -qsx "$profile $want" "$stamp"; then
+	[ "$profile" = dev ] && fetch_prometheus
+	exit 0
+fi
 
 if [ ! -x .venv/bin/python ]; then
 	say "making the virtual environment .venv"
@@ -74,3 +81,5 @@ for name in "${done_profiles[@]}"; do
 	printf '%s %s\n' "$name" "$(cat requirements/build.txt "requirements/$name.txt" pyproject.toml | sha256sum | cut -c1-16)" >>"$stamp.new"
 done
 mv "$stamp.new" "$stamp"
+[ "$profile" = dev ] && fetch_prometheus
+exit 0

@@ -246,11 +246,11 @@ def test_a_silent_service_is_down_and_shows_nothing_of_the_past() -> None:
     state = after(ServiceStatus(name="monitor", pid=1, started_at_s=5.0, release="1", counters={"gaps": 2}))
     up = shown(state, 105.0)
     assert (up['service_up{service="monitor"}'], up['service_up{service="exporter"}']) == (1, 0)
-    assert up['service_counter_total{service="monitor",counter="gaps"}'] == 2
+    assert up['service_activity_total{service="monitor",kind="gaps"}'] == 2
     down = shown(state, 107.0)
     assert down['service_up{service="monitor"}'] == 0
     assert down['service_status_age_seconds{service="monitor"}'] == 7
-    assert not [series for series in down if series.startswith(("service_counter", "service_start", "service_info"))]
+    assert not [series for series in down if series.startswith(("service_activity", "service_start", "service_info"))]
 
 
 def test_without_any_sample_its_age_counts_from_the_beginning() -> None:

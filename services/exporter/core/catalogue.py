@@ -89,8 +89,8 @@ METRICS: Final[dict[str, Metric]] = {
     "autoscaler_service_up": _gauge("1 if the service said within three periods that its loop turns", "service"),
     "autoscaler_service_status_age_seconds": _gauge("Age of the newest sign of life", "service"),
     "autoscaler_service_start_time_seconds": _gauge("When the service started, in epoch seconds", "service"),
-    "autoscaler_service_counter_total": _counter(
-        "The service's own counters (messages dropped, gaps …)", "service", "counter"
+    "autoscaler_service_activity_total": _counter(
+        "The service's own counters (messages dropped, gaps …)", "service", "kind"
     ),
     "autoscaler_service_info": _gauge("1, with the release that the service runs", "service", "release"),
     "autoscaler_build_info": _gauge("1, with release and protocol of the exporter", "release", "protocol"),

@@ -201,7 +201,7 @@ def _service_samples(state: State, service: str, now_s: float) -> Iterator[Sampl
     yield Sample("autoscaler_service_info", (service, status.release[:40]), 1.0)
     plain = sorted(name for name in status.counters if bounded(name) == name)
     for name in plain[:MAX_COUNTERS]:
-        yield Sample("autoscaler_service_counter_total", (service, name), float(status.counters[name]))
+        yield Sample("autoscaler_service_activity_total", (service, name), float(status.counters[name]))
 
 
 def _age_s(heard: Heard | None, began_s: float, now_s: float) -> float:
