@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.config import Group, Image, Network
 from common.domain import METADATA_TAG, METADATA_URI
 from common.phases import Phase
-from services.actuator.core.domain_xml import DomainSpec, domain_xml, kernel_command_line
+from services.actuator.core.domain_xml import QEMU_URI, DomainSpec, domain_xml, kernel_command_line
 from services.actuator.core.record import Record, parse
 from services.actuator.core.seen import Template
 
@@ -49,6 +49,11 @@ def test_mac_is_that_of_the_slot() -> None:
 def test_quota_is_set_unless_the_domain_boots_without_it() -> None:
     assert tree().findtext("cputune/quota") == "40000"
     assert tree(replace(SPEC, record=replace(RECORD, is_boosted=True))).find("cputune") is None
+
+
+def test_a_start_is_spared_the_question_for_each_cpu_property() -> None:
+    asked = tree().find(f"{{{QEMU_URI}}}capabilities/{{{QEMU_URI}}}del")
+    assert asked is not None and asked.get("capability") == "cpu-unavailable-features"
 
 
 def test_domain_type_is_the_one_that_was_chosen() -> None:

@@ -17,6 +17,12 @@ from services.actuator.core.seen import Template
 QUOTA_PERIOD_US: Final = 100_000
 TB_CACHE_MIB: Final = 32
 PLAIN_ARGUMENTS: Final = "console=ttyS0 quiet panic=-1"
+QEMU_URI: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
+# Note [Start without asking each CPU property]
+# libvirt asks a new QEMU for every property of its CPU, some 300 questions that QEMU reads byte by byte: 505 ms for a
+# start against 150 ms without them (medians of 8, libvirt 9.0, QEMU 7.2). Without this capability it asks for the
+# feature words, as it did before libvirt 4.4. The domain's log says "tainted: custom-hypervisor-feature".
+ASKED_FOR_EACH_PROPERTY: Final = "cpu-unavailable-features"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ def domain_xml(spec: DomainSpec) -> str:
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "destroy"), ("on_crash", "destroy")):
         _text(root, event, action)
     _devices(root, spec, slot)
+    start_lean(root)
     return ET.tostring(root, encoding="unicode")
 
 
@@ -70,6 +77,13 @@ def kernel_command_line(name: str, group: Group, network: Network, slot: int, ar
         f"autoscaler.port={group.port}",
     ]
     return " ".join(words)
+
+
+def start_lean(root: ET.Element) -> None:
+    """Spare the start most of libvirt's questions to QEMU; see Note [Start without asking each CPU property]."""
+    ET.register_namespace("qemu", QEMU_URI)
+    capabilities = ET.SubElement(root, f"{{{QEMU_URI}}}capabilities")
+    ET.SubElement(capabilities, f"{{{QEMU_URI}}}del", capability=ASKED_FOR_EACH_PROPERTY)
 
 
 def _checked_slot(spec: DomainSpec) -> int:
