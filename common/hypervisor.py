@@ -83,9 +83,12 @@ class Connection:
     carries our metadata.
     """
 
-    def __init__(self, uri: str, is_read_only: bool, may_touch: Callable[[str], bool], clock: Clock) -> None:
+    def __init__(
+        self, uri: str, is_read_only: bool, may_touch: Callable[[str], bool], clock: Clock, pool: Pool | None = None
+    ) -> None:
         """Connect; see ``open``."""
         self.uri = uri
+        self._pool = pool
         self._may_touch = may_touch
         self._clock = clock
         self._lines = Lines(partial(_open, uri, is_read_only), _close, is_shared=uri.startswith("test:"))
@@ -97,14 +100,20 @@ class Connection:
 
     @classmethod
     def open(
-        cls, uri: str, *, is_read_only: bool, may_touch: Callable[[str], bool], clock: Clock | None = None
+        cls,
+        uri: str,
+        *,
+        is_read_only: bool,
+        may_touch: Callable[[str], bool],
+        clock: Clock | None = None,
+        pool: Pool | None = None,
     ) -> "Connection":
-        """Return a new connection.
+        """Return a new connection; ``pool`` is ours on that host, for the volumes of domains.
 
         Raises:
             HypervisorLostError: libvirt cannot be reached, or refuses us.
         """
-        return cls(uri, is_read_only, may_touch, clock or SystemClock())
+        return cls(uri, is_read_only, may_touch, clock or SystemClock(), pool)
 
     def is_alive(self) -> bool:
         """Return whether the connection still stands, without asking the host."""
@@ -389,35 +398,38 @@ class Connection:
 
     # --- storage ---------------------------------------------------------------------------------------------
 
-    def image(self, pool: Pool, path: str) -> ImageFacts | None:
+    def image(self, path: str) -> ImageFacts | None:
         """Return what the host has at ``path``, an absolute one; None if there is nothing. It is only read."""
-        with self._call(f"look at image {path}") as line:
+        with self._call(f"look at disk image {path}") as line:
             try:
-                return storage.image(line.raw, pool, path)
+                return storage.image(line.raw, self._pool, path)
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
                     return None  # it was removed since it was listed
                 raise
 
-    def make_volume(self, pool: Pool, volume: Volume) -> None:
+    def make_volume(self, volume: Volume) -> None:
         """Make a volume in our pool, and the pool if need be; one of the same name is replaced."""
+        if self._pool is None:
+            raise HypervisorError(f"cannot make volume {volume.name}: no pool was named for {self.uri}")
         with self._call(f"make volume {volume.name}") as line:
-            storage.make(line.raw, pool, volume)
+            storage.make(line.raw, self._pool, volume)
 
-    def volumes(self, pool: Pool) -> list[SeenVolume]:
-        """Return the volumes of our pool, in order of names."""
-        with self._call(f"list the volumes of {pool.name}") as line:
-            return storage.volumes(line.raw, pool)
+    def volumes(self) -> list[SeenVolume]:
+        """Return the volumes of our pool, in order of names; nothing where there is no pool."""
+        with self._call(f"list the volumes of {self.uri}") as line:
+            return [] if self._pool is None else storage.volumes(line.raw, self._pool)
 
-    def remove_volumes(self, pool: Pool, is_to_go: Callable[[str], bool]) -> None:
+    def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None:
         """Remove the volumes of our pool whose names are to go; none is no error."""
-        with self._call(f"remove volumes of {pool.name}") as line:
-            storage.remove(line.raw, pool, is_to_go)
+        with self._call(f"remove volumes of {self.uri}") as line:
+            if self._pool is not None:
+                storage.remove(line.raw, self._pool, is_to_go)
 
-    def remove_pool(self, pool: Pool) -> bool:
+    def remove_pool(self) -> bool:
         """Remove our pool with its directory, unless volumes are left in it; return whether it is gone."""
-        with self._call(f"remove pool {pool.name}") as line:
-            return storage.remove_pool(line.raw, pool)
+        with self._call(f"remove the pool of {self.uri}") as line:
+            return self._pool is None or storage.remove_pool(line.raw, self._pool)
 
     def owners(self) -> tuple[frozenset[str], frozenset[str]]:
         """Return the UUIDs of all domains of the host, and every file that their disks name: foreign ones' too."""

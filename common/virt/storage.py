@@ -8,7 +8,7 @@ one of ours is opened over the directory. It only reads there. It goes with ``cl
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from common.errors import HypervisorError
 from common.volume import (
@@ -29,7 +29,10 @@ from common.volume import (
 )
 
 
-def image(raw: Any, pool: Pool, path: str) -> ImageFacts | None:
+_WINDOWS: Final = "autoscaler-look"
+
+
+def image(raw: Any, pool: Pool | None, path: str) -> ImageFacts | None:
     """Return what there is at ``path``, None if there is nothing; see Note [A window on the user's directory]."""
     window = _pool_over(raw, directory_of(path)) or raw.storagePoolCreateXML(
         window_xml(_window_name(pool, directory_of(path)), directory_of(path)), 0
@@ -129,8 +132,8 @@ def _pool_over(raw: Any, directory: str) -> Any | None:
     return next((p for p in raw.listAllStoragePools() if p.isActive() and pool_path(p.XMLDesc(0)) == directory), None)
 
 
-def _window_name(pool: Pool, directory: str) -> str:
-    return f"{pool.name}-base-{digest(directory)}"
+def _window_name(pool: Pool | None, directory: str) -> str:
+    return f"{_WINDOWS if pool is None else pool.name + '-base'}-{digest(directory)}"
 
 
 def _volume_at(pool: Any, path: str) -> Any | None:

@@ -21,7 +21,7 @@ class Record:
     ``since_mono_s`` compares with this machine's monotonic clock only while ``boot_id`` is the current one.
     ``order`` is what an operator asked for this domain; ``stop_calls`` counts the shutdown requests sent to it;
     ``is_boosted`` says that it boots without its CPU quota. ``tier`` is how it came to service or waits for it, see
-    ``messages.Member``; one of ``paused`` or ``saved`` waits in reserve until it is ``is_woken``.
+    ``messages.Member``; ``base`` tells what its overlay stands on (``disks.identity``), empty without one. One of ``paused`` or ``saved`` waits in reserve until it is ``is_woken``.
     """
 
     group: str
@@ -36,6 +36,7 @@ class Record:
     protected: bool = False
     cause: str = ""
     template: str = ""
+    base: str = ""
     generation: int = 0
     order: str = ""
     stop_calls: int = 0
@@ -60,6 +61,7 @@ class Record:
             "cause": self.cause,
             "created_by": CREATED_BY,
             "template": self.template,
+            "base": self.base,
             "generation": str(self.generation),
             "order": self.order,
             "stop_calls": str(self.stop_calls),
@@ -94,6 +96,7 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
             protected=metadata.get("protected") == "1",
             cause=metadata.get("cause", ""),
             template=metadata.get("template", ""),
+            base=metadata.get("base", ""),
             generation=int(metadata.get("generation", "0")),
             order=order if order in ORDERS else "",
             stop_calls=int(metadata.get("stop_calls", "0")),

@@ -7,6 +7,8 @@ from common.config import Group, Network
 from common.domain import DomainState
 from common.messages import DesiredCapacity
 from services.actuator.core.breaker import Breaker
+from services.actuator.core.disks import Base, Disk
+from services.actuator.core.extra_xml import Extra
 from services.actuator.core.record import Record
 from services.actuator.core.steps import Step
 
@@ -31,7 +33,8 @@ class SeenHost:
 
     ``accel`` is the libvirt domain type to use, None until it is known; ``free_memory_bytes`` None where unknown;
     ``unreachable_s`` is how long nothing has been heard; ``is_ever_seen`` is false before the first look; then
-    ``remembered`` says how many domains each group had there when it was last seen. ``note``: why it takes no new ones.
+    ``remembered`` says how many domains each group had there when it was last seen. ``bases`` are the disk images that
+    were looked at there, by path. ``note``: why it takes no new ones.
     """
 
     name: str
@@ -45,6 +48,7 @@ class SeenHost:
     quarantined_slots: frozenset[int] = frozenset()
     note: str = ""
     remembered: Mapping[str, int] = field(default_factory=dict)
+    bases: Mapping[str, Base] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +91,18 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The boot files of template domains and the kernel's arguments; ``digest`` changes whenever they do."""
+    """What template domains boot: files and the kernel's arguments, or a ``disk``; ``digest`` changes whenever they do.
+
+    ``extra`` is the user's own part of the definition.
+    """
 
     kernel: str
     initrd: str
     digest: str
     arguments: str = ""
     console_dir: str = ""
+    disk: Disk | None = None
+    extra: Extra | None = None
 
 
 @dataclass(frozen=True, slots=True)

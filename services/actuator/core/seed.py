@@ -1,0 +1,76 @@
+"""What cloud-init is told in a domain's seed (datasource NoCloud): who it is, where it is, and the user's own data.
+
+The texts follow from the domain's name, UUID and slot alone, so a seed that is made again says the same. JSON is YAML.
+"""
+
+import json
+from typing import Final
+
+from common.config import Network
+
+LABEL: Final = "cidata"
+USER_DATA_STARTS: Final = ("#cloud-config", "#!", "#include", "#cloud-boothook", "#part-handler", "## template:",
+                           "#upstart-job", "#cloud-config-archive", "Content-Type:", "MIME-Version:")  # fmt: skip
+MAX_USER_DATA_BYTES: Final = 1024 * 1024
+NO_USER_DATA: Final = "#cloud-config\n"
+
+
+def seed_files(
+    name: str, uuid: str, network: Network, slot: int, ssh_keys: tuple[str, ...], user_data: str
+) -> dict[str, bytes]:
+    """Return the files of the seed by name.
+
+    The address is static: the one that DHCP would give to the slot's MAC, without asking. The machine-id is the UUID.
+    """
+    texts = {
+        "meta-data": _json({"instance-id": uuid, "local-hostname": name, "public-keys": list(ssh_keys)}),
+        "user-data": user_data or NO_USER_DATA,
+        "vendor-data": _MACHINE_ID.format(machine_id=uuid.replace("-", "")),
+        "network-config": _json(_network_config(network, slot)),
+    }
+    return {file: text.encode() for file, text in texts.items()}
+
+
+def why_no_user_data(text: str) -> str:
+    """Return why cloud-init would not understand the text as user-data; empty if it does."""
+    if len(text.encode()) > MAX_USER_DATA_BYTES:
+        return f"has {len(text.encode())} bytes; at most {MAX_USER_DATA_BYTES} are allowed"
+    first = text.partition("\n")[0]
+    if text and not text.startswith(USER_DATA_STARTS):
+        return f"must begin as user-data of cloud-init does, such as #cloud-config or #!/bin/sh; got {first[:40]!r}"
+    return ""
+
+
+# Note [A machine-id for each]
+# An image that was started once has a machine-id inside, and all its copies would share it. cloud-init leaves it alone.
+# So the seed brings a script that runs before the services do; a user's own user-data does not replace it.
+_MACHINE_ID: Final = """\
+#cloud-boothook
+#!/bin/sh
+id={machine_id}
+[ "$(cat /etc/machine-id 2>/dev/null)" = "$id" ] && exit 0
+umount /etc/machine-id 2>/dev/null
+rm -f /etc/machine-id
+echo "$id" > /etc/machine-id
+chmod 0444 /etc/machine-id
+if [ -f /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then
+    cp /etc/machine-id /var/lib/dbus/machine-id
+fi
+exit 0
+"""
+
+
+def _network_config(network: Network, slot: int) -> dict[str, object]:
+    """Version 1: understood by every cloud-init, whatever configures the guest's network."""
+    subnet = {
+        "type": "static",
+        "address": f"{network.address(slot)}/{network.prefix_length}",
+        "gateway": network.gateway,
+        "dns_nameservers": [network.gateway],
+    }
+    nic = {"type": "physical", "name": "eth0", "mac_address": network.mac(slot), "subnets": [subnet]}
+    return {"version": 1, "config": [nic]}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1) + "\n"
