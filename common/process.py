@@ -2,7 +2,9 @@
 
 ``main`` reads the configuration, takes the lock, opens the bus, and then waits for messages and calls the service's
 ``step`` until it is told to stop. The loop itself publishes ``ServiceStatus``, so that the message proves that the loop
-turns. Anything unexpected ends the process: the supervisor starts it again, and it rebuilds all it needs by looking.
+turns, and tells systemd the same. Anything unexpected ends the process: the supervisor starts it again, and it rebuilds
+all it needs by looking. SIGHUP, and the request ``reload``, have it read its configuration again
+(``common.reloading``).
 """
 
 import argparse
@@ -13,10 +15,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from common import __version__, config_file, config_places, log
 from common.bus import Bus, Inbox
@@ -24,7 +26,9 @@ from common.clock import Clock, SystemClock
 from common.config import Config
 from common.errors import AutoscalerError
 from common.log import logger
-from common.messages import ServiceStatus
+from common.messages import Event, ServiceStatus
+from common.reloading import VERB, Outcome, outcome
+from common.sd_notify import Notifier
 
 LATE_AFTER_S: Final = 1.0
 STUCK_THREADS_S: Final = 2.0
@@ -33,7 +37,10 @@ _PR_SET_PDEATHSIG: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a service is given to work with."""
+    """What a service is given to work with.
+
+    ``notes``, by a key of the service's own, say what an operator should know: ``status`` shows them.
+    """
 
     name: str
     config: Config
@@ -42,6 +49,7 @@ class Context:
     clock: Clock
     bus: Bus
     is_stopping: Callable[[], bool]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Service(Protocol):
@@ -54,16 +62,29 @@ class Service(Protocol):
         """Leave everything such that the next start resumes it, within 2 s."""
 
 
+@runtime_checkable
+class Reloadable(Protocol):
+    """A service that the keys which may change while it runs concern (``common.config_live``)."""
+
+    def reload(self, config: Config, now_s: float) -> None:
+        """Work with ``config`` from now on; it differs from the one before in such keys only."""
+
+
 class _Stop:
-    """Why the loop is to end: a signal, or a thread that died of an error."""
+    """Why the loop is to end or to reload: a signal, or a thread that died of an error."""
 
     def __init__(self) -> None:
         self.is_set = False
+        self.is_reload_asked = False
         self.has_failed = False
         self.wake: Callable[[], None] = lambda: None
 
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.is_set = True
+        self.wake()
+
+    def on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_reload_asked = True
         self.wake()
 
     def on_thread_error(self, args: threading.ExceptHookArgs) -> None:
@@ -112,18 +133,22 @@ def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop
     config, digest = config_file.load(path)
     log.configure(name, config.system.log_level)
     clock = SystemClock()
+    systemd = Notifier.from_environment()
     bus = Bus.open(config, name, clock)
     stop.wake = bus.wake
     signal.signal(signal.SIGTERM, stop.on_signal)
     signal.signal(signal.SIGINT, stop.on_signal)
+    signal.signal(signal.SIGHUP, stop.on_hangup)
     threading.excepthook = stop.on_thread_error
     logger().info("service-started", pid=os.getpid(), run=f"{bus.run_id:x}", config=digest)
     try:
         context = Context(name, config, digest, path, clock, bus, is_stopping=lambda: stop.is_set)
         service = build(context)
+        systemd.ready()
         try:
-            _loop(context, service)
+            _loop(context, service, stop, systemd)
         finally:
+            systemd.stopping()
             service.close()
     finally:
         bus.close()
@@ -131,7 +156,7 @@ def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop
     return 1 if stop.has_failed else 0
 
 
-def _loop(context: Context, service: Service) -> None:
+def _loop(context: Context, service: Service, stop: _Stop, systemd: Notifier) -> None:
     """Wait, step, tell that we live, until told to stop."""
     clock, bus, every_s = context.clock, context.bus, context.config.system.republish_s
     started_at_s = clock.epoch_s()
@@ -139,10 +164,14 @@ def _loop(context: Context, service: Service) -> None:
     told_s -= every_s
     while not context.is_stopping():
         now_s = clock.monotonic_s()
-        inbox = bus.receive(max(0.0, min(due_s, told_s + every_s) - now_s))
+        systemd.turned(now_s)
+        wait_s = max(0.0, min(due_s, told_s + every_s) - now_s)
+        inbox = bus.receive(wait_s if systemd.every_s is None else min(wait_s, systemd.every_s / 2))
         now_s = clock.monotonic_s()
         if now_s - due_s > LATE_AFTER_S:
             bus.counters["late"] += 1
+        before, (context, inbox) = context, _reload(context, service, stop, systemd, inbox, now_s)
+        told_s = told_s if context is before else now_s - every_s
         wait_s = service.step(inbox, now_s)
         if math.isnan(wait_s):
             raise ValueError(f"step must return seconds; got {wait_s}")
@@ -150,6 +179,40 @@ def _loop(context: Context, service: Service) -> None:
         if now_s - told_s >= every_s:
             told_s = now_s
             bus.publish(_status(context, started_at_s))
+
+
+def _reload(
+    context: Context, service: Service, stop: _Stop, systemd: Notifier, inbox: Inbox, now_s: float
+) -> tuple[Context, Inbox]:
+    """Do what a signal or requests ask for; return the context in force after it, and what is left for the service."""
+    asked = [pending for pending in inbox.requests if pending.request.verb == VERB]
+    if stop.is_reload_asked:
+        stop.is_reload_asked = False
+        systemd.reloading(now_s)
+        context = _taken_over(context, service, outcome(context.config, context.config_path), now_s)
+        systemd.ready()
+    for pending in asked:
+        found = outcome(context.config, context.config_path)
+        if not pending.request.args.get("check"):
+            context = _taken_over(context, service, found, now_s)
+        pending.reply(found.reply)
+    left = tuple(pending for pending in inbox.requests if pending not in asked)
+    return context, Inbox(inbox.messages, left) if asked else inbox
+
+
+def _taken_over(context: Context, service: Service, found: Outcome, now_s: float) -> Context:
+    """Return the context with the configuration that was found, or as it was; either is logged and told."""
+    if found.config is None:
+        logger().warning("config-refused", path=str(context.config_path), reason=found.reply.reason)
+        text = f"{context.name}: {found.reply.reason}"
+        context.bus.publish(Event(name="config-refused", text=text, level="warning"))
+        return context
+    log.configure(context.name, found.config.system.log_level)
+    logger().info("config-reloaded", config=found.digest, changes=list(found.changes))
+    if found.changes and isinstance(service, Reloadable):
+        service.reload(found.config, now_s)
+    context.bus.publish(Event(name="config-reloaded", text=f"{context.name}: {found.reply.reason}"))
+    return replace(context, config=found.config, config_digest=found.digest)
 
 
 def _status(context: Context, started_at_s: float) -> ServiceStatus:
@@ -160,6 +223,7 @@ def _status(context: Context, started_at_s: float) -> ServiceStatus:
         release=__version__,
         config_digest=context.config_digest,
         counters=dict(context.bus.counters),
+        note="; ".join(context.notes.values()),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from common.config import Group
+from common.config import Config, Group
 from common.log import Quiet, logger
 from common.messages import BackendState, Drain, Event, Failure, Membership, Reply
 from common.messaging.inbox import Inbox, Received
@@ -109,6 +109,12 @@ class BalancerService:
             self._look(now_s)
         self._tell(now_s)
         return min(NOTICE_S, max(0.0, self._look_at_s - now_s))
+
+    def reload(self, config: Config, now_s: float) -> None:
+        """Know the groups by their new tables; nothing that HAProxy runs with can change in them."""
+        del now_s
+        for name, group in self._groups.items():
+            group.config = config.groups[name]
 
     def close(self) -> None:
         """Leave HAProxy as it is: it serves on without us."""

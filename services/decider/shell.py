@@ -32,6 +32,7 @@ from services.decider.core.events import (
     MembershipSeen,
     PublishDesired,
     PublishRecord,
+    Reconfigured,
     SampleSeen,
     Save,
     SaveLearned,
@@ -85,6 +86,12 @@ class DeciderService:
                 self._pass(name, Tick(epoch_s, rivals_of(state, claimed)), now_s)
             self._next_tick_s = next_beat_s(self._next_tick_s, now_s, self._interval_s)
         return max(self._next_tick_s - now_s, 0.0)
+
+    def reload(self, config: Config, now_s: float) -> None:
+        """Go on under the new settings of every group that has some."""
+        for name, settings in settings_of(config, self._bus.run_id).items():
+            if settings != self._groups[name].settings:
+                self._pass(name, Reconfigured(settings), now_s)
 
     def close(self) -> None:
         """Leave: everything that matters was saved when it changed."""

@@ -5,6 +5,7 @@ An address that is taken does not end the process: it is tried again, now and th
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from common import __version__
@@ -74,6 +75,11 @@ class ExporterService:
         if now_s >= self._retry_at_s:
             self._open(now_s)
         return RETRY_S if self._server is None else IDLE_S
+
+    def reload(self, config: Config, now_s: float) -> None:
+        """Go by the new bounds."""
+        del now_s
+        self._state = replace(self._state, scope=scope_of(config))
 
     def close(self) -> None:
         """Close the page."""

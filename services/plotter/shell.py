@@ -8,6 +8,7 @@ from typing import Final
 
 from common.bus import Inbox
 from common.clock import boot_id
+from common.config import Config
 from common.errors import AutoscalerError, RecordingError
 from common.log import Quiet, logger
 from common.process import Context
@@ -53,6 +54,11 @@ class PlotterService:
             self._due_s = now_s + EVERY_S
             self._draw(now_s)
         return self._due_s - now_s
+
+    def reload(self, config: Config, now_s: float) -> None:
+        """Draw the new thresholds and windows, soon."""
+        self._views = views(config)
+        self._due_s = min(self._due_s, now_s + FIRST_AFTER_S)
 
     def close(self) -> None:
         """Leave the last picture where it is."""

@@ -13,6 +13,9 @@ from common.config import Group
 from services.decider.core.state import GroupState, Settings, Standing
 
 EVERY_TICKS: Final = 600
+RELOAD: Final = (
+    "reload"  # stands among a record's orders where the settings changed; its argument ``settings`` holds them
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +27,25 @@ class Basis:
 
 
 def told(state: GroupState) -> str:
-    """Return the basis as JSON on the first tick and then every ``EVERY_TICKS``; empty on all others."""
-    if state.tick % EVERY_TICKS != 1:
+    """Return the basis as JSON on the first tick, every ``EVERY_TICKS``, and after a reload; empty on all others."""
+    if state.tick % EVERY_TICKS != 1 and not any(ordered.verb == RELOAD for ordered in state.ordered):
         return ""
-    settings = state.settings
-    values = {
+    return json.dumps(_values(state.settings) | {"standing": asdict(state.standing)}, sort_keys=True)
+
+
+def settings_text(settings: Settings) -> str:
+    """Return the settings alone as JSON, for a reload."""
+    return json.dumps(_values(settings), sort_keys=True)
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    return {
         "interval_s": settings.interval_s,
         "stale_after_s": settings.stale_after_s,
         "republish_s": settings.republish_s,
         "slots": settings.slots,
         "group": _plain(settings.group),
-        "standing": asdict(state.standing),
     }
-    return json.dumps(values, sort_keys=True)
 
 
 def _plain(group: Group) -> dict[str, Any]:
@@ -54,8 +63,20 @@ def read(text: str, name: str, run_id: int) -> Basis:
         ValueError: it is something else, or knows what this release does not.
     """
     try:
+        return Basis(read_settings(text, name, run_id), standing(json.loads(text)["standing"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the standing in the recording of group {name} cannot be read: {error}") from error
+
+
+def read_settings(text: str, name: str, run_id: int) -> Settings:
+    """Return the settings that ``told`` or ``settings_text`` wrote about the group ``name`` in the run ``run_id``.
+
+    Raises:
+        ValueError: it is something else, or knows what this release does not.
+    """
+    try:
         values = json.loads(text)
-        settings = Settings(
+        return Settings(
             name=name,
             group=Group.model_validate_json(json.dumps(values["group"])),
             interval_s=float(values["interval_s"]),
@@ -64,7 +85,6 @@ def read(text: str, name: str, run_id: int) -> Basis:
             slots=int(values["slots"]),
             run_id=run_id,
         )
-        return Basis(settings, standing(values["standing"]))
     except (KeyError, TypeError, ValidationError) as error:
         raise ValueError(f"the settings in the recording of group {name} cannot be read: {error}") from error
 

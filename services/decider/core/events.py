@@ -16,7 +16,7 @@ from common.messages import (
 )
 from services.decider.core.learned import Learned
 from services.decider.core.seen import Reading
-from services.decider.core.state import Standing
+from services.decider.core.state import Settings, Standing
 
 # --- events: ``at_s`` is when it was measured, on the decider's monotonic clock ----------------------------------
 
@@ -84,7 +84,14 @@ class Tick:
     rivals: tuple[Claim, ...] = ()
 
 
-CoreEvent = SampleSeen | MembershipSeen | TrafficSeen | DrainSeen | FailureSeen | Asked | Tick
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """The configuration was read again, and says something else about the group."""
+
+    settings: Settings
+
+
+CoreEvent = SampleSeen | MembershipSeen | TrafficSeen | DrainSeen | FailureSeen | Asked | Tick | Reconfigured
 
 # --- actions, in the order in which the shell performs them ------------------------------------------------------
 

@@ -22,6 +22,7 @@ from services.decider.core.events import (
     MembershipSeen,
     PublishDesired,
     PublishRecord,
+    Reconfigured,
     SampleSeen,
     Save,
     SaveLearned,
@@ -33,6 +34,7 @@ from services.decider.core.evolve import evolve
 from services.decider.core.explain import sentence
 from services.decider.core.learned import Learned
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate
+from services.decider.core.reconfigure import reconfigured
 from services.decider.core.records import desired_capacity, is_same, record, waiting
 from services.decider.core.seen import Seen
 from services.decider.core.state import HISTORY, GroupState, Standing, learned_of
@@ -52,6 +54,9 @@ def handle(state: GroupState, event: CoreEvent, now_s: float) -> tuple[GroupStat
         return _tick(state, event, now_s)
     if isinstance(event, Asked):
         return _asked(state, event, now_s)
+    if isinstance(event, Reconfigured):
+        after = reconfigured(state, event.settings, now_s)
+        return after, _learn(after, learned_of(state))
     return _observe(state, event), ()
 
 

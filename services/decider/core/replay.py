@@ -38,6 +38,7 @@ from services.decider.core.events import (
     DrainSeen,
     FailureSeen,
     MembershipSeen,
+    Reconfigured,
     SampleSeen,
     Tick,
     TrafficSeen,
@@ -253,6 +254,9 @@ def _taken_in(state: GroupState, inputs: dict[str, Body], taken: Taken, now_s: f
 
 
 def _ordered_in(state: GroupState, ordered: Ordered) -> GroupState:
+    if ordered.verb == basis.RELOAD:
+        settings = basis.read_settings(str(ordered.args.get("settings")), state.settings.name, state.settings.run_id)
+        return handle(state, Reconfigured(settings), ordered.now_s)[0]
     return handle(state, Asked(Request(verb=ordered.verb, args=ordered.args), 0), ordered.now_s)[0]
 
 

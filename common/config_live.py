@@ -1,0 +1,99 @@
+"""Which keys a running system takes over, and what is said where a changed file asks for more.
+
+A reload is taken over whole or not at all, and every service decides it from the two configurations alone: so they all
+come to the same answer.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from common.config import Config
+
+LIVE_SYSTEM: Final = frozenset({"log_level"})
+LIVE_GROUP: Final = frozenset(
+    {
+        "min",
+        "max",
+        "surge",
+        "mode",
+        "cooldown_out_s",
+        "cooldown_in_s",
+        "max_step_out",
+        "max_step_in",
+        "start_timeout_s",
+        "boot_timeout_s",
+        "drain_timeout_s",
+        "stop_timeout_s",
+        "unhealthy_grace_s",
+        "keep_failed",
+        "warm",
+        "burst",
+        "policies",
+    }
+)
+RESTART: Final = "restart the services for that: make up, or systemctl restart libvirt-autoscaler.target"
+_NAMED: Final = ("groups", "hosts")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key that differs. ``before`` or ``after`` is None where there is no such table, or no value."""
+
+    path: tuple[str, ...]
+    before: Any
+    after: Any
+
+    @property
+    def is_live(self) -> bool:
+        """Return whether a running system can take it over."""
+        if self.path[0] == "system":
+            return self.path[1] in LIVE_SYSTEM
+        return self.path[0] == "groups" and len(self.path) == 3 and self.path[2] in LIVE_GROUP
+
+    @property
+    def text(self) -> str:
+        """Return the change in words.
+
+        >>> Change(("groups", "web", "max"), 4, 6).text
+        'groups.web.max 4 → 6'
+        """
+        key = ".".join(self.path)
+        if isinstance(self.after if self.before is None else self.before, dict | list):
+            what = "is new" if self.before is None else "is gone" if self.after is None else "changed"
+            return f"{key} {what}"
+        return f"{key} {self.before} → {self.after}"
+
+
+def changes(old: Config, new: Config) -> tuple[Change, ...]:
+    """Return every key that differs, in the order of the classes; a list or a table within a table counts as one.
+
+    A host or group that is new or gone is one change, whatever its keys.
+    """
+    before, after = _keys(old), _keys(new)
+    differing = [path for path in dict.fromkeys([*before, *after]) if before.get(path) != after.get(path)]
+    return tuple(
+        Change(path, before.get(path), after.get(path))
+        for path in differing
+        if not (len(path) == 3 and path[:2] in differing)
+    )
+
+
+def refusal(found: tuple[Change, ...]) -> str:
+    """Return why the changes cannot be taken over while the services run, empty if they can."""
+    fixed = [change.text for change in found if not change.is_live]
+    return f"cannot change while the services run: {', '.join(fixed)}; {RESTART}" if fixed else ""
+
+
+def _keys(config: Config) -> dict[tuple[str, ...], Any]:
+    """Return each key of each table with its value; a table that has its own name is a key too, with its keys."""
+    found: dict[tuple[str, ...], Any] = {}
+    for section, tables in config.model_dump(mode="json", by_alias=True).items():
+        if section in _NAMED:
+            for name, table in tables.items():
+                found[(section, name)] = {}
+                found |= {(section, name, key): value for key, value in table.items()}
+        elif isinstance(tables, dict):
+            found |= {(section, key): value for key, value in tables.items()}
+        else:
+            found[(section,)] = tables
+    return found
