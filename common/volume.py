@@ -120,7 +120,7 @@ def volume_xml(volume: Volume) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def image_facts(xml: str, is_bootable: bool = True) -> ImageFacts:
+def image_facts(xml: str) -> ImageFacts:
     """Return what libvirt's description of a volume says of an image."""
     root = ET.fromstring(xml)  # noqa: S314 - libvirt's own text
     found = root.find("target/format")
@@ -134,7 +134,6 @@ def image_facts(xml: str, is_bootable: bool = True) -> ImageFacts:
         mode=int(root.findtext("target/permissions/mode", "0"), 8),
         owner=int(root.findtext("target/permissions/owner", "0")),
         group=int(root.findtext("target/permissions/group", "0")),
-        is_bootable=is_bootable,
     )
 
 

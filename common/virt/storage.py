@@ -8,6 +8,7 @@ one of ours is opened over the directory. It only reads there. It goes with ``cl
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from common.errors import HypervisorError
@@ -28,25 +29,22 @@ from common.volume import (
     window_xml,
 )
 
-
 _WINDOWS: Final = "autoscaler-look"
 
 
 def image(raw: Any, pool: Pool | None, path: str) -> ImageFacts | None:
-    """Return what there is at ``path``, None if there is nothing; see Note [A window on the user's directory]."""
-    window = _pool_over(raw, directory_of(path)) or raw.storagePoolCreateXML(
-        window_xml(_window_name(pool, directory_of(path)), directory_of(path)), 0
-    )
-    volume = _volume_at(window, path)
-    if volume is None:
-        window.refresh(0)
-        volume = _volume_at(window, path)
-    if volume is None:
-        return None
-    facts = image_facts(volume.XMLDesc(0))
-    if facts.format != "raw":
-        return facts
-    return image_facts(volume.XMLDesc(0), _has_boot_sector(raw, volume, facts.size_bytes))
+    """Return what there is at ``path``, None if there is nothing; see Note [A window on the user's directory].
+
+    Without a ``pool`` of ours the window is closed at once.
+    """
+    directory = directory_of(path)
+    known = _pool_over(raw, directory)
+    window = known or raw.storagePoolCreateXML(window_xml(_window_name(pool, directory), directory), 0)
+    try:
+        return _described(raw, window, path)
+    finally:
+        if known is None and pool is None:
+            window.destroy()
 
 
 def ensure_pool(raw: Any, pool: Pool) -> Any:
@@ -126,6 +124,19 @@ def _active(found: Any) -> Any:
         found.build(0)
         found.create(0)
     return found
+
+
+def _described(raw: Any, window: Any, path: str) -> ImageFacts | None:
+    volume = _volume_at(window, path)
+    if volume is None:
+        window.refresh(0)
+        volume = _volume_at(window, path)
+    if volume is None:
+        return None
+    facts = image_facts(volume.XMLDesc(0))
+    if facts.format != "raw":
+        return facts
+    return replace(facts, is_bootable=_has_boot_sector(raw, volume, facts.size_bytes))
 
 
 def _pool_over(raw: Any, directory: str) -> Any | None:

@@ -21,7 +21,8 @@ class Record:
     ``since_mono_s`` compares with this machine's monotonic clock only while ``boot_id`` is the current one.
     ``order`` is what an operator asked for this domain; ``stop_calls`` counts the shutdown requests sent to it;
     ``is_boosted`` says that it boots without its CPU quota. ``tier`` is how it came to service or waits for it, see
-    ``messages.Member``; ``base`` tells what its overlay stands on (``disks.identity``), empty without one. One of ``paused`` or ``saved`` waits in reserve until it is ``is_woken``.
+    ``messages.Member``; one of ``paused`` or ``saved`` waits in reserve until it is ``is_woken``. ``base`` tells what
+    its overlay stands on (``disks.identity``), empty without one.
     """
 
     group: str
