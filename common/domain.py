@@ -31,7 +31,10 @@ class DomainState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DomainFacts:
-    """One domain at one moment; ``metadata`` holds the attributes of our element, nothing if it has none."""
+    """One domain at one moment; ``metadata`` holds the attributes of our element, nothing if it has none.
+
+    ``has_saved_state``: libvirt keeps its memory on disk, and starts it from there; asked of saved tiers only.
+    """
 
     name: str
     uuid: str
@@ -39,6 +42,7 @@ class DomainFacts:
     state_reason: str
     is_persistent: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
+    has_saved_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,6 +312,12 @@ class Connection:
         with self._own(name, "resume") as domain:
             _unless_so_already(domain.resume, lambda: domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
 
+    def save(self, name: str) -> None:
+        """Save the domain's memory to disk and end it; it is next started from there, running. A saved one is fine."""
+        with self._own(name, "save the memory of") as domain:
+            save = partial(domain.managedSave, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            _unless_so_already(save, lambda: bool(domain.hasManagedSaveImage(0)) and not domain.isActive())
+
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
         """Replace our metadata element, in the running domain and in its definition; without attributes, remove it."""
         text = metadata_element(metadata) if metadata else None
@@ -502,8 +508,10 @@ class Connection:
         if not metadata and not self._may_touch(name):
             return None
         state, reason = record.get("state.state", -1), record.get("state.reason", 0)
-        is_persistent = uuid in persistent
-        return DomainFacts(name, uuid, _NAMES.state(state), _NAMES.reason(state, reason), is_persistent, metadata)
+        power, is_persistent = _NAMES.state(state), uuid in persistent
+        may_be_saved = power is DomainState.SHUTOFF and metadata.get("tier") == "saved"
+        is_saved = may_be_saved and bool(domain.hasManagedSaveImage(0))
+        return DomainFacts(name, uuid, power, _NAMES.reason(state, reason), is_persistent, metadata, is_saved)
 
     def _facts_of(self, domain: Any) -> DomainFacts | None:
         state, reason = domain.state()

@@ -117,7 +117,10 @@ def _patience_s(config: Config) -> float:
 
 
 class Removal:
-    """Takes domains from running to gone: all are asked to shut down, those that do not are destroyed, side by side."""
+    """Takes domains from running to gone: all are asked to shut down, those that do not are destroyed, side by side.
+
+    A saved memory goes with its definition.
+    """
 
     def __init__(self, connection: Connection, host: str, clock: Clock, patience_s: float) -> None:
         """``patience_s`` is how long guests may take to shut down."""
@@ -133,16 +136,20 @@ class Removal:
         for facts in domains:
             if facts.state is DomainState.RUNNING:
                 self._try(facts.name, "asked to shut down", self._connection.shutdown)
+        self._end([facts.name for facts in domains if facts.state is DomainState.PAUSED])
         self._wait(mine, self._patience_s)
-        stubborn = [name for name, state in self._states(mine).items() if state not in OFF]
-        threads = [threading.Thread(target=self._destroy, args=(name,), daemon=True) for name in stubborn]
-        for thread in threads:
-            thread.start()
+        self._end([name for name, state in self._states(mine).items() if state not in OFF])
         self._wait(mine, DESTROY_PATIENCE_S)
         left = sorted(self._states(mine))
         if left:
             _say(f"{self._host}: not removed: {', '.join(left)}")
         return left
+
+    def _end(self, names: Sequence[str]) -> None:
+        """Destroy them side by side: those that do not shut down, and those that cannot, for they are paused."""
+        threads = [threading.Thread(target=self._destroy, args=(name,), daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
 
     def _wait(self, mine: dict[str, str], patience_s: float) -> None:
         """Undefine each as soon as it is off, until none is left or the time is over."""

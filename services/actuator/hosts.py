@@ -10,6 +10,7 @@ from typing import Final
 
 from common.domain import DomainFacts
 from common.phases import Phase
+from services.actuator.core.members import Member
 from services.actuator.core.record import Record, parse
 from services.actuator.core.seen import SeenDomain, SeenHost
 from services.actuator.core.steps import Step, Undefine
@@ -48,6 +49,7 @@ class HostState:
     cpus: int = 1
     freed: dict[int, float] = field(default_factory=dict)
     owned: dict[str, int] = field(default_factory=dict)
+    looks: dict[str, tuple[float, SeenDomain | None]] = field(default_factory=dict)
 
 
 class Hosts:
@@ -65,7 +67,8 @@ class Hosts:
         """Take in a look; return whether the host was lost before."""
         host = self._hosts[report.host]
         was_lost, host.is_lost = host.is_lost, False
-        host.domains = tuple(_seen(report, facts) for facts in report.domains)
+        host.looks = {name: look for name, look in host.looks.items() if look[0] > report.started_s}
+        host.domains = _with_looks(tuple(_seen(report, facts) for facts in report.domains), host.looks)
         host.observed_s = report.started_s
         host.owned = dict(Counter(d.record.group for d in host.domains if d.record and _counts(d, d.record)))
         host.free_memory_bytes, host.cpus = report.free_memory_bytes, report.cpus
@@ -94,13 +97,30 @@ class Hosts:
         flight = self._flights.get((outcome.step.host, outcome.step.domain))
         if flight is not None and flight.step is outcome.step:
             flight.over_s = outcome.finished_s + (0.0 if outcome.result is Result.DONE else RETRY_S)
+            if outcome.result is Result.DONE and outcome.looked_s is not None:
+                self._looked(outcome, outcome.looked_s)
+                del self._flights[(outcome.step.host, outcome.step.domain)]
         step = outcome.step
         if isinstance(step, Undefine) and outcome.result is Result.DONE and step.slot is not None:
             self._hosts[step.host].freed[step.slot] = outcome.finished_s
 
+    def _looked(self, outcome: Outcome, looked_s: float) -> None:
+        """Take in how the step's domain looks after it, so that nobody waits for the next listing."""
+        host, step = self._hosts[outcome.step.host], outcome.step
+        known = next((d for d in host.domains if d.name == step.domain), None)
+        address = known.address if known is not None and known.uuid == step.uuid else None
+        domain = None if outcome.facts is None else _seen_domain(host.name, outcome.facts, address)
+        host.looks[step.domain] = looked_s, domain
+        host.domains = _with_looks(host.domains, {step.domain: (looked_s, domain)})
+
     def is_busy(self, host: str, domain: str) -> bool:
         """Return whether a step for this domain is in flight."""
         return (host, domain) in self._flights
+
+    def is_standing_by(self, host: str, uuid: str) -> bool:
+        """Return whether the domain stands by, or boots to stand by."""
+        found = (d for d in self._hosts[host].domains if d.uuid == uuid) if host in self._hosts else ()
+        return any(Member(domain, domain.record).is_reserve for domain in found if domain.record is not None)
 
     def overdue(self, now_s: float) -> list[Step]:
         """Return and forget the steps that have been under way for so long that their thread must be lost."""
@@ -145,14 +165,29 @@ def _counts(domain: SeenDomain, record: Record) -> bool:
     return record.uuid == domain.uuid and record.phase is not Phase.GONE
 
 
+def _with_looks(
+    domains: tuple[SeenDomain, ...], looks: Mapping[str, tuple[float, SeenDomain | None]]
+) -> tuple[SeenDomain, ...]:
+    """Return the domains as they were seen last: those in ``looks`` were looked at one by one since."""
+    if not looks:
+        return domains
+    found = {domain.name: domain for domain in domains} | {name: domain for name, (_, domain) in looks.items()}
+    return tuple(domain for domain in found.values() if domain is not None)
+
+
 def _seen(report: Observation, facts: DomainFacts) -> SeenDomain:
+    return _seen_domain(report.host, facts, report.addresses.get(facts.name))
+
+
+def _seen_domain(host: str, facts: DomainFacts, address: str | None) -> SeenDomain:
     return SeenDomain(
-        host=report.host,
+        host=host,
         name=facts.name,
         uuid=facts.uuid,
         power=facts.state,
         record=parse(facts.metadata) if facts.metadata else None,
         power_reason=facts.state_reason,
         is_persistent=facts.is_persistent,
-        address=report.addresses.get(facts.name),
+        address=address,
+        has_saved_state=facts.has_saved_state,
     )

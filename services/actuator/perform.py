@@ -5,15 +5,16 @@ another under its name; so every step checks that the UUID is the one it was pla
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from common.domain import DomainFacts
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from services.actuator.core.steps import (
     Define,
     Destroy,
+    Save,
     SetPhase,
     SetQuota,
     Shutdown,
@@ -21,7 +22,10 @@ from services.actuator.core.steps import (
     Step,
     Suspend,
     Undefine,
+    Wake,
 )
+
+NOTE_LENGTH: Final = 200
 
 
 class Host(Protocol):
@@ -35,6 +39,8 @@ class Host(Protocol):
     def destroy(self, name: str) -> None: ...
     def undefine(self, name: str) -> None: ...
     def suspend(self, name: str) -> None: ...
+    def resume(self, name: str) -> None: ...
+    def save(self, name: str) -> None: ...
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None: ...
     def set_quota(self, name: str, cpu_quota: float | None) -> None: ...
     def address(self, name: str, source: str) -> str | None: ...
@@ -54,12 +60,18 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a step."""
+    """What became of a step.
+
+    ``facts`` are what its domain was like at ``looked_s``, after the step; None where it is gone. ``looked_s`` is None
+    where nobody looked.
+    """
 
     step: Step
     result: Result
     error: str
     finished_s: float
+    facts: DomainFacts | None = None
+    looked_s: float | None = None
 
 
 def attempt(host: Host, step: Step, xml: str | None) -> tuple[Result, str]:
@@ -75,6 +87,8 @@ def attempt(host: Host, step: Step, xml: str | None) -> tuple[Result, str]:
     except (HypervisorBusyError, HypervisorLostError) as error:
         return Result.UNKNOWN, str(error)
     except HypervisorError as error:
+        if isinstance(step, Save | Wake):
+            _give_up(host, step, error)
         return Result.FAILED, str(error)
     return Result.DONE, ""
 
@@ -103,8 +117,31 @@ def perform(host: Host, step: Step, xml: str | None) -> None:
             host.destroy(step.domain)
         case Suspend():
             host.suspend(step.domain)
+        case Save():
+            host.save(step.domain)
+        case Wake():
+            (host.start if step.tier == "saved" else host.resume)(step.domain)
+            host.set_metadata(step.domain, step.record.to_metadata())
         case Undefine():
             host.undefine(step.domain)
+
+
+def _give_up(host: Host, step: Save | Wake, error: HypervisorError) -> None:
+    """Write that the domain has failed, and why: it would be tried again for ever. The next look tells if that fails.
+
+    Its saved memory, if any, goes with its definition.
+    """
+    try:
+        _check_is_ours(host, step)
+        note = f"{step.otherwise.note}: {_plain(str(error))}"
+        host.set_metadata(step.domain, replace(step.otherwise, note=note[:NOTE_LENGTH]).to_metadata())
+    except HypervisorError:
+        return  # it stands by as before, and is planned for anew
+
+
+def _plain(text: str) -> str:
+    """Return the text in one line, without what cannot stand in XML."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _check_is_ours(host: Host, step: Step) -> None:

@@ -46,6 +46,7 @@ class Prober:
         self._results: dict[Identity, Probe] = {}
         self._asking: set[Identity] = set()
         self._has_targets = threading.Event()
+        self._has_new = threading.Event()
         self._stopping = threading.Event()
         self._work: SimpleQueue[Identity | None] = SimpleQueue()
         for number in range(threads):
@@ -58,9 +59,12 @@ class Prober:
         with self._lock:
             if self._targets == targets:
                 return
+            is_new = not targets.keys() <= self._targets.keys()
             self._results = {key: self._results[key] for key in targets if self._is_same(key, targets)}
             self._targets = dict(targets)
         (self._has_targets.set if targets else self._has_targets.clear)()
+        if is_new:
+            self._has_new.set()  # ask at once: a resumed guest answers within milliseconds
 
     def results(self) -> dict[Identity, Probe]:
         """Return the newest answer of each."""
@@ -70,6 +74,7 @@ class Prober:
     def stop(self) -> None:
         """Tell the threads to end."""
         self._stopping.set()
+        self._has_new.set()
         self._has_targets.set()
         for _ in range(self._threads):
             self._work.put(None)
@@ -80,12 +85,13 @@ class Prober:
     def _tick(self) -> None:
         while not self._stopping.is_set():
             self._has_targets.wait()
+            self._has_new.clear()
             with self._lock:
                 due = [key for key in self._targets if key not in self._asking]
                 self._asking.update(due)
             for key in due:
                 self._work.put(key)
-            self._stopping.wait(PERIOD_S)
+            self._has_new.wait(PERIOD_S)
 
     def _ask(self) -> None:
         while (key := self._work.get()) is not None:

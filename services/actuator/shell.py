@@ -5,15 +5,15 @@ queue and wake the loop.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from common.bus import Inbox, PendingRequest, Received
+from common.bus import Inbox, Received
 from common.clock import boot_id
 from common.config import Config
 from common.log import logger
-from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership, Reply
+from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership
 from common.phases import Phase
 from common.process import Context as ProcessContext
 from services.actuator.access import access
@@ -23,44 +23,26 @@ from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.events import boot_time_s, event_of
 from services.actuator.core.members import Member
 from services.actuator.core.membership import address, membership
-from services.actuator.core.orders import Already, Order, Refusal, fulfil, order_of
 from services.actuator.core.placement import COMING
-from services.actuator.core.plan import Plan, context_of, plan
+from services.actuator.core.plan import plan
 from services.actuator.core.seen import Seen, Template, Wanted
-from services.actuator.core.steps import Define, Step
+from services.actuator.core.sizing import choose, with_demand
+from services.actuator.core.steps import Define, Save, SetPhase, Step, Wake
 from services.actuator.hosts import Hosts
 from services.actuator.images import ImageError, Images
 from services.actuator.ledger import Ledger
+from services.actuator.orders_desk import OrdersDesk, View
 from services.actuator.perform import Outcome, Result
 from services.actuator.prober import Identity, Prober, Target
+from services.actuator.remarks import Remarks
 from services.actuator.starts import count_start
 from services.actuator.store import read, write
 from services.actuator.worker import Access, HostWorker, Lost, Observation, Prepared, Report
 
-ORDER_PATIENCE_S: Final = 8.0
 IMAGE_RECHECK_S: Final = 5.0
 MAX_FAILURE_CAUSES: Final = 256
 
 log = logger()
-
-
-@dataclass(slots=True)
-class Asked:
-    """An operator's request that has not been answered yet; ``step`` is the one that will fulfil it."""
-
-    pending: PendingRequest
-    order: Order
-    until_s: float
-    step: Step | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """One group in one turn of the loop: what is wanted, what is seen, what follows."""
-
-    wanted: Wanted
-    seen: Seen
-    planned: Plan
 
 
 class ActuatorService:
@@ -81,7 +63,8 @@ class ActuatorService:
         self._images = Images(self._config.system.state_path)
         self._templates: dict[str, tuple[float, Template | None, str]] = {}
         self._failure_causes: dict[str, str] = {}
-        self._asked: list[Asked] = []
+        self._orders = OrdersDesk(self._submit, self._say)
+        self._remarks = Remarks()
         self._errors: dict[tuple[str, str], str] = {}
         self._published: dict[str, tuple[Membership, float]] = {}
         self._prober = Prober(context.bus.wake)
@@ -101,11 +84,11 @@ class ActuatorService:
         for message in inbox.messages:
             self._hear(message, now_s)
         for pending in inbox.requests:
-            self._ask(pending, now_s)
+            self._orders.take(pending, now_s)
         self._take_reports(now_s)
         self._remember_owned()
         views = {name: self._look(name, now_s) for name in self._config.groups}
-        self._serve_orders(views, now_s)
+        self._orders.serve(views.values(), now_s)
         for view in views.values():
             for step in view.planned.steps:
                 self._submit(view.wanted, step, now_s)
@@ -140,26 +123,33 @@ class ActuatorService:
             case DesiredCapacity() as body if body.group in self._ledgers:
                 before = self._ledgers[body.group].refusal
                 refusal = self._ledgers[body.group].hear_desired(body, message.id, heard_s)
-                if refusal and refusal != before:
+                if not refusal:
+                    self._remember_demand(body)
+                elif refusal != before:
                     log.warning("desired-refused", group=body.group, reason=refusal, cause=message.id)
             case Drain() as body if body.group in self._ledgers:
                 self._ledgers[body.group].hear_drain(body, heard_s)
             case Failure() as body:
                 self._remember_failure(body, message.id)
 
+    def _remember_demand(self, body: DesiredCapacity) -> None:
+        """Keep what was desired when, where the size of the reserve follows from it."""
+        if self._config.groups[body.group].warm.sizing == "fixed":
+            return
+        known = self._stored.demand.get(body.group, ())
+        demand = with_demand(known, self._clock.epoch_s(), body.desired)
+        if demand != known:
+            self._stored.demand[body.group] = demand
+            write(self._state_file, self._stored, self._boot_id)
+
     def _remember_failure(self, body: Failure, identifier: str) -> None:
+        if self._hosts.is_standing_by(body.host, body.uuid):
+            return  # we paused or saved it ourselves
         self._failure_causes[body.uuid] = identifier
         while len(self._failure_causes) > MAX_FAILURE_CAUSES:
             del self._failure_causes[next(iter(self._failure_causes))]
         if body.host in self._workers:
             self._workers[body.host].look()
-
-    def _ask(self, pending: PendingRequest, now_s: float) -> None:
-        order = order_of(pending.request)
-        if isinstance(order, str):
-            pending.reply(Reply(status="error", reason=order))
-            return
-        self._asked.append(Asked(pending, order, now_s + ORDER_PATIENCE_S))
 
     def _take_reports(self, now_s: float) -> None:
         while True:
@@ -207,9 +197,9 @@ class ActuatorService:
         if boot_s is not None:
             self._stored.boot_times_s[step.group] = added(self._stored.boot_times_s.get(step.group, ()), boot_s)
             write(self._state_file, self._stored, self._boot_id)
-        for asked in [asked for asked in self._asked if asked.step is step]:
-            is_done = outcome.result is Result.DONE
-            self._answer(asked, "applied" if is_done else "refused", step.reason if is_done else outcome.error)
+        self._orders.finished(outcome)
+        if isinstance(step, Save | Wake | SetPhase):
+            self._remarks.note(outcome, now_s)
 
     def _count_start(self, outcome: Outcome, now_s: float) -> None:
         """Tell the breaker about a start that failed, or that led to a right answer, and keep what it says."""
@@ -231,7 +221,7 @@ class ActuatorService:
     def _wanted(self, name: str, now_s: float) -> Wanted:
         group, ledger = self._config.groups[name], self._ledgers[name]
         template, note = self._template(group.image.directory, now_s) if group.kind == "template" else (None, "")
-        return Wanted(
+        wanted = Wanted(
             name=name,
             group=group,
             network=self._config.network,
@@ -242,6 +232,8 @@ class ActuatorService:
             template_note=note,
             slots=self._config.haproxy.slots,
         )
+        demand = self._stored.demand.get(name, ())
+        return replace(wanted, standby=choose(group, wanted.maximum, demand, self._clock.epoch_s()))
 
     def _template(self, directory: str, now_s: float) -> tuple[Template | None, str]:
         checked_s, template, note = self._templates.get(directory, (float("-inf"), None, ""))
@@ -293,7 +285,8 @@ class ActuatorService:
 
     def _publish_membership(self, view: View, now_s: float) -> None:
         name = view.wanted.name
-        body = membership(view.wanted, view.seen, view.planned, self._stored.boot_times_s.get(name, ()), now_s)
+        planned = replace(view.planned, notes=view.planned.notes + self._remarks.of(name, now_s))
+        body = membership(view.wanted, view.seen, planned, self._stored.boot_times_s.get(name, ()), now_s)
         last = self._published.get(name)
         if last is not None and still(last[0]) == still(body) and now_s - last[1] < self._config.system.republish_s:
             return
@@ -303,46 +296,6 @@ class ActuatorService:
     def _say(self, body: Body, cause: str = "") -> None:
         self._context.bus.publish(body, cause=cause or None)
 
-    # --- what operators ask ------------------------------------------------------------------------------------
-
-    def _serve_orders(self, views: dict[str, View], now_s: float) -> None:
-        for asked in list(self._asked):
-            if asked.step is None:
-                self._serve(asked, views, now_s)
-            if asked in self._asked and now_s >= asked.until_s:
-                self._answer(asked, "refused", f"{asked.order.domain} is busy with another step; try again")
-
-    def _serve(self, asked: Asked, views: dict[str, View], now_s: float) -> None:
-        members = {m.name: (view, m) for view in views.values() for m in view.planned.view.members}
-        found = members.get(asked.order.domain)
-        if found is None:
-            known = ", ".join(sorted(members)) or "none"
-            self._answer(asked, "refused", f"no domain {asked.order.domain!r} is ours; ours are: {known}")
-            return
-        view, member = found
-        if not member.is_reachable:
-            self._answer(asked, "refused", f"its host {member.domain.host} is not reachable")
-            return
-        if member.is_busy:
-            return
-        context = context_of(view.wanted, view.seen, now_s)
-        answer = fulfil(asked.order, context, member)
-        if isinstance(answer, Refusal):
-            self._answer(asked, "refused", answer.reason)
-        elif isinstance(answer, Already):
-            self._answer(asked, "applied", answer.reason)
-        else:
-            asked.step = answer
-            self._submit(view.wanted, answer, now_s)
-
-    def _answer(self, asked: Asked, status: str, reason: str) -> None:
-        self._asked.remove(asked)
-        asked.pending.reply(Reply(status=status, reason=reason))
-        if status == "applied":
-            order = asked.order
-            text = f"{order.verb}{' by ' + order.by if order.by else ''}: {reason}"
-            self._say(Event(name="operator", domain=order.domain, text=text))
-
 
 def still(body: Membership) -> Membership:
     """Return the message without what changes by itself, to tell news from the passing of time."""
@@ -351,11 +304,12 @@ def still(body: Membership) -> Membership:
 
 
 def targets(view: View) -> dict[Identity, Target]:
-    """Return whom to probe: every member that is on its way and has an address."""
+    """Return whom to probe: every member that is on its way and has an address, also while it is being resumed."""
     found: dict[Identity, Target] = {}
     for member in view.planned.view.members:
         at = address(view.wanted, member)
-        if member.phase in COMING | {Phase.STANDBY} and member.is_reachable and not member.is_off and at is not None:
+        is_coming = member.phase in COMING or (member.phase is Phase.STANDBY and not member.is_reserve)
+        if is_coming and member.is_reachable and not member.is_off and at is not None:
             found[(member.name, member.domain.uuid)] = _target(view.wanted, member, at)
     return found
 

@@ -12,17 +12,22 @@ from typing import Any
 
 from common.log import logger
 from services.actuator.core.breaker import Breaker, restored
+from services.actuator.core.sizing import Demand
 
 log = logger()
 
 
 @dataclass(slots=True)
 class Stored:
-    """What is kept: breakers by group and host, boot times in seconds by group, domains owned by host and group."""
+    """What is kept: breakers by group and host, boot times in seconds by group, domains owned by host and group.
+
+    ``demand``: by group when the desired capacity changed, and to what, where the size of its reserve follows from it.
+    """
 
     breakers: dict[str, Breaker] = field(default_factory=dict)
     boot_times_s: dict[str, tuple[float, ...]] = field(default_factory=dict)
     owned: dict[str, dict[str, int]] = field(default_factory=dict)
+    demand: dict[str, Demand] = field(default_factory=dict)
 
 
 def read(path: Path, now_s: float, boot_id: str) -> Stored:
@@ -34,6 +39,7 @@ def read(path: Path, now_s: float, boot_id: str) -> Stored:
             {key: restored(_breaker(value), now_s, is_same_boot) for key, value in values["breakers"].items()},
             {group: tuple(float(s) for s in times) for group, times in values["boot_times_s"].items()},
             {host: {group: int(n) for group, n in owned.items()} for host, owned in values["owned"].items()},
+            {group: tuple((float(s), int(n)) for s, n in told) for group, told in values.get("demand", {}).items()},
         )
     except FileNotFoundError:
         return Stored()
@@ -48,6 +54,7 @@ def write(path: Path, stored: Stored, boot_id: str) -> None:
         "boot_id": boot_id,
         "breakers": {key: asdict(breaker) for key, breaker in sorted(stored.breakers.items())},
         "boot_times_s": {group: list(times) for group, times in sorted(stored.boot_times_s.items())},
+        "demand": {group: list(demand) for group, demand in sorted(stored.demand.items())},
         "owned": {host: dict(sorted(owned.items())) for host, owned in sorted(stored.owned.items())},
     }
     aside = path.with_suffix(".new")

@@ -20,7 +20,7 @@ from common.clock import Clock
 from common.domain import DomainFacts, DomainState
 from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
-from services.actuator.core.steps import Define, Destroy, Start, Step
+from services.actuator.core.steps import Define, Destroy, Save, Start, Step
 from services.actuator.perform import Host, Outcome, Result, attempt
 
 LOOK_GAP_S: Final = 0.03
@@ -116,8 +116,8 @@ class HostWorker:
             self._spawn(f"slow-{number}", lambda: self._work(self._slow))
 
     def submit(self, step: Step, xml: str | None = None) -> None:
-        """Hand over a step; its ``Outcome`` is reported, whatever happens."""
-        (self._slow if isinstance(step, Destroy) else self._hands).put((step, xml))
+        """Hand over a step; its ``Outcome`` is reported, whatever happens. Saving a memory takes seconds too."""
+        (self._slow if isinstance(step, Destroy | Save) else self._hands).put((step, xml))
 
     def look(self) -> None:
         """Ask for a look as soon as possible; safe from every thread."""
@@ -238,8 +238,18 @@ class HostWorker:
             result, error = self._attempt(step, xml)
             if isinstance(step, Start) and result is Result.FAILED:
                 self._to_prepare.set()  # the network may have been removed by hand
-            self._report(Outcome(step, result, error, self._clock.monotonic_s()))
+            self._report(self._outcome(step, result, error))
             self.look()
+
+    def _outcome(self, step: Step, result: Result, error: str) -> Outcome:
+        """Return the outcome with a look at its domain; the ends are left to the listing, see ``_domains``."""
+        over_s, connection = self._clock.monotonic_s(), self._connection
+        if result is not Result.DONE or connection is None or isinstance(step, Destroy):
+            return Outcome(step, result, error, over_s)
+        try:
+            return Outcome(step, result, error, over_s, connection.facts(step.domain), over_s)
+        except HypervisorError:
+            return Outcome(step, result, error, over_s)  # the next look tells
 
     def _attempt(self, step: Step, xml: str | None) -> tuple[Result, str]:
         connection = self._connection

@@ -14,7 +14,7 @@ from services.actuator.core.boot_times import KEPT, added, quantile
 from services.actuator.core.breaker import CLOSED, Breaker
 from services.actuator.core.desired import refuse
 from services.actuator.core.events import boot_time_s, event_of
-from services.actuator.core.life import Context
+from services.actuator.core.context import Context
 from services.actuator.core.members import Member, View
 from services.actuator.core.orders import Already, Order, Refusal, fulfil, order_of
 from services.actuator.core.record import Record, parse

@@ -1,4 +1,4 @@
-"""The breaker on failed starts: one for each group and host.
+"""The breaker on failed starts: one for each group and host, and one more for each tier of warm domains there.
 
 Closed: starts go ahead, with a pause that grows with the failures in a row. After ``LIMIT`` of them it opens for 60 s,
 doubling to 30 min. Then one trial goes through (half open): success closes it, failure
@@ -27,9 +27,9 @@ class Breaker:
 CLOSED: Final = Breaker()
 
 
-def key(group: str, host: str) -> str:
+def key(group: str, host: str, tier: str = "") -> str:
     """Return the name under which a breaker is kept."""
-    return f"{group}@{host}"
+    return f"{group}@{host}/{tier}" if tier else f"{group}@{host}"
 
 
 def is_open(breaker: Breaker, now_s: float) -> bool:

@@ -1,7 +1,7 @@
 """Towards the desired capacity: what is added, what is taken back from a drain, and who leaves."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from common import names
@@ -9,11 +9,12 @@ from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core import victims
-from services.actuator.core.life import Context, adopt, enter, leave
-from services.actuator.core.members import SERVING, Member
+from services.actuator.core.context import Context, adopt, enter, leave
+from services.actuator.core.members import SERVING, Member, is_overdue
 from services.actuator.core.placement import COMING, Place, place
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenDomain
+from services.actuator.core.standby import TO_STAND_BY, count, recyclable, wake, wakeable
 from services.actuator.core.steps import Define, SetPhase, Step
 from services.actuator.core.uuids import domain_uuid
 
@@ -36,7 +37,7 @@ def target(context: Context) -> int | None:
     desired = context.wanted.desired
     if desired is None or desired.generation < context.view.generation:
         return None
-    return min(desired.desired, context.wanted.maximum)
+    return min(desired.desired + context.wanted.group.warm.running, context.wanted.maximum)
 
 
 def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]) -> Balance:
@@ -50,7 +51,7 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
     if goal is None:
         return Balance(blocked=(_why_no_target(context),))
     adopted = sum(1 for step in planned if isinstance(step, SetPhase) and step.was is None)
-    reachable = adopted + sum(1 for m in members if m.is_capacity and m.is_reachable)
+    reachable = adopted + sum(1 for m in members if m.is_capacity and m.is_reachable and not _is_stuck(context, m))
     missing = goal - reachable - _counted_unreachable(context, members)
     if missing > 0:
         balance = _grow(context, members, planned, missing)
@@ -59,6 +60,11 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
     else:
         balance = Balance()
     return Balance((*balance.steps, *_replace_ordered(context, members, goal)), balance.blocked)
+
+
+def _is_stuck(context: Context, member: Member) -> bool:
+    """Return whether it was to be woken and the call does not end: a frozen QEMU holds it up, so others serve."""
+    return member.is_busy and member.record.is_woken and is_overdue(context.wanted, member, context.now_s)
 
 
 def _why_no_target(context: Context) -> str:
@@ -78,7 +84,7 @@ def _counted_unreachable(context: Context, members: tuple[Member, ...]) -> int:
 
 
 def _grow(context: Context, members: tuple[Member, ...], planned: list[Step], missing: int) -> Balance:
-    """Take back from drains first: those domains are warm. Then add."""
+    """Take back from drains first: those domains are warm. Then wake who stands by, then add."""
     unseen = sorted(
         host.name
         for host in context.seen.hosts
@@ -88,11 +94,15 @@ def _grow(context: Context, members: tuple[Member, ...], planned: list[Step], mi
         return Balance(blocked=(f"waiting for a first look at {', '.join(unseen)}",))
     steps: list[Step] = [_cancel(context, m) for m in _cancellable(members)[:missing]]
     missing -= len(steps)
+    room = max(context.wanted.room - context.view.owned_besides_reserve, 0)
+    woken = [wake(context, m, context.wanted.cause) for m in wakeable(context, members)[: min(missing, room)]]
+    steps += woken
+    missing -= len(woken)
     if missing <= 0:
         return Balance(tuple(steps))
     planned = [*planned, *steps]
     more = (
-        _define_more(context, members, planned, missing)
+        _define_more(context, members, planned, missing, len(woken))
         if context.is_template
         else _start_more(context, planned, missing)
     )
@@ -115,22 +125,26 @@ def _cancel(context: Context, member: Member) -> Step:
     """Back to ready where the balancer still knows it, else through warming, where the balancer takes it in anew."""
     is_known = member.backend is not None and member.backend.state in ("draining", "ready")
     phase = Phase.READY if is_known else Phase.WARMING
-    return enter(context, member, phase, "wanted again: its drain is cancelled", cause=context.wanted.cause)
+    note = "" if member.record.note == TO_STAND_BY else member.record.note
+    return enter(context, member, phase, "wanted again: its drain is cancelled", cause=context.wanted.cause, note=note)
 
 
-def _define_more(context: Context, members: tuple[Member, ...], planned: list[Step], missing: int) -> Balance:
-    wanted = context.wanted
+def _define_more(
+    context: Context, members: tuple[Member, ...], planned: list[Step], missing: int, woken: int
+) -> Balance:
+    wanted, found = context.wanted, context.view
     if wanted.template is None:
         return Balance(blocked=(wanted.template_note or "the guest image is missing",))
     steps: list[Step] = []
     lost = [m for m in members if _is_just_lost(context, m)]
     for _ in range(missing):
-        if context.view.owned_total + len(steps) >= wanted.ceiling:
-            return Balance(tuple(steps), (_at_ceiling(context, context.view.owned_total + len(steps)),))
-        found = place(wanted, context.seen, context.view, [*planned, *steps], context.now_s)
-        if isinstance(found, str):
-            return Balance(tuple(steps), (found,))
-        steps.append(_define(context, found, lost[len(steps)] if len(steps) < len(lost) else None))
+        is_full = found.owned_besides_reserve + woken + len(steps) >= wanted.room
+        if is_full or found.owned_total + len(steps) >= wanted.ceiling:
+            return Balance(tuple(steps), (_at_ceiling(context, found.owned_total + len(steps)),))
+        where = place(wanted, context.seen, found, [*planned, *steps], context.now_s)
+        if isinstance(where, str):
+            return Balance(tuple(steps), (where,))
+        steps.append(define(context, where, lost[len(steps)] if len(steps) < len(lost) else None))
     return Balance(tuple(steps))
 
 
@@ -141,11 +155,17 @@ def _is_just_lost(context: Context, member: Member) -> bool:
 
 
 def _at_ceiling(context: Context, owned: int) -> str:
-    return f"{owned} domains are owned in all; the ceiling is {context.wanted.ceiling} (max + surge)"
+    what = "max + surge + standby" if context.wanted.standby.total else "max + surge"
+    return f"{owned} domains are owned in all; the ceiling is {context.wanted.ceiling} ({what})"
 
 
-def _define(context: Context, found: Place, lost: Member | None) -> Define:
-    """Return the definition of a new domain; ``lost`` is the one that it replaces, whose cause is then its own."""
+def define(context: Context, found: Place, lost: Member | None, tier: str = "") -> Define:
+    """Return the definition of a new domain.
+
+    Args:
+        lost: The one that it replaces, whose cause is then its own.
+        tier: How it is to stand by; empty where it is to serve. In reserve it boots within its quota: nobody waits.
+    """
     wanted = context.wanted
     name = names.domain_name(wanted.group.prefix, found.index)
     cause = wanted.cause if lost is None else lost.record.cause or wanted.cause
@@ -160,20 +180,23 @@ def _define(context: Context, found: Place, lost: Member | None) -> Define:
         boot_id=context.seen.boot_id,
         slot=found.slot,
         cause=cause,
-        is_boosted=wanted.group.image.cpu_quota < 1,
+        is_boosted=wanted.group.image.cpu_quota < 1 and not tier,
         template=wanted.template.digest if wanted.template else "",
         generation=wanted.desired.generation if wanted.desired else 0,
+        tier=tier,
     )
+    reason = f"fewer {tier} domains stand by than wanted" if tier else "fewer domains than desired"
     return Define(
         group=wanted.name,
         host=found.host,
         domain=name,
         uuid=uuid,
-        reason="fewer domains than desired" if lost is None else f"replaces {lost.name}",
+        reason=reason if lost is None else f"replaces {lost.name}",
         cause=cause,
         record=record,
         replaces="" if lost is None else lost.name,
         accel=found.accel,
+        tier=tier,
     )
 
 
@@ -223,10 +246,21 @@ def _shrink(context: Context, members: tuple[Member, ...], surplus: int) -> Bala
     capacity = sum(1 for m in members if m.is_capacity)
     allowed = max(context.wanted.group.max_step_in, math.ceil(LEAVING_RATIO * capacity)) - leaving
     chosen = victims.pick(members, min(surplus, allowed))
-    steps = tuple(leave(context, m, "more domains than desired", context.wanted.cause) for m in chosen)
+    steps = tuple(_let_go(context, members, m, turn) for turn, m in enumerate(chosen))
     if allowed > 0 and not steps and all(m.record.protected for m in members if m.is_capacity and not m.is_busy):
         return Balance(blocked=(f"{surplus} more than desired, but all are protected",))
     return Balance(steps)
+
+
+def _let_go(context: Context, members: tuple[Member, ...], member: Member, turn: int) -> SetPhase:
+    """Return the step by which the victim leaves; where fewer than wanted stand by, it will, instead of shutting down.
+
+    ``turn`` counts the victims of this plan.
+    """
+    step = leave(context, member, "more domains than desired", context.wanted.cause)
+    if count(members, "paused") + turn < context.wanted.standby.paused and recyclable(context, member):
+        return replace(step, record=replace(step.record, note=TO_STAND_BY))
+    return step
 
 
 def _why_no_scale_in(context: Context) -> str:
@@ -248,8 +282,10 @@ def _replace_ordered(context: Context, members: tuple[Member, ...], goal: int) -
     if not waiting:
         return ()
     ready = sum(1 for m in members if m.phase is Phase.READY)
-    is_moving = any(m.phase in COMING | LEAVING or (m.phase is Phase.WARMING and not m.record.order) for m in members)
-    has_room = context.view.owned_total < context.wanted.ceiling and (context.is_template or bool(context.view.pool))
+    served = [m for m in members if not m.is_reserve]
+    is_moving = any(m.phase in COMING | LEAVING or (m.phase is Phase.WARMING and not m.record.order) for m in served)
+    is_full = context.view.owned_besides_reserve >= context.wanted.room
+    has_room = not is_full and (context.is_template or bool(context.view.pool))
     if ready > goal or (not has_room and not is_moving):
         return (leave(context, waiting[0], "replaced on an operator's order"),)
     return ()

@@ -2,7 +2,7 @@
 
 from common.messages import Event
 from common.phases import Phase
-from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Undefine
+from services.actuator.core.steps import Define, Destroy, Save, SetPhase, Start, Step, Suspend, Undefine, Wake
 
 NOT_IN_TIME = "it did not shut down in time"
 """What the step says that cuts the power of a guest which did not obey its power button."""
@@ -15,6 +15,8 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
         error: Empty where the step succeeded.
         now_s: When it finished, for the measured boot time.
     """
+    if error and isinstance(step, Save | Wake):
+        return _say(step, "tier-failed", f"{step.tier}: {error}; another way is found", "warning")
     if error:
         return _say(step, "step-failed", f"{type(step).__name__.lower()}: {error}", "warning")
     if isinstance(step, SetPhase):
@@ -23,6 +25,10 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
         return _say(step, "domain-started", step.reason)
     if isinstance(step, Define):
         return _say(step, "domain-replaced" if step.replaces else "domain-created", step.reason)
+    if isinstance(step, Wake):
+        return _say(step, "domain-woken", step.reason)
+    if isinstance(step, Save) or (isinstance(step, Suspend) and step.is_standby):
+        return _say(step, "domain-standby", f"it stands by, {step.tier}")
     if isinstance(step, Destroy):
         return _say(step, "domain-powered-off", step.reason)
     if isinstance(step, Undefine):
@@ -34,7 +40,9 @@ def boot_time_s(step: Step, now_s: float) -> float | None:
     """Return how long the domain took from its start to serving, where the step is the one that makes it ready."""
     if not isinstance(step, SetPhase) or step.was is not Phase.WARMING or step.record.phase is not Phase.READY:
         return None
-    return None if step.record.started_mono_s is None else max(0.0, now_s - step.record.started_mono_s)
+    if step.record.is_woken or step.record.started_mono_s is None:
+        return None
+    return max(0.0, now_s - step.record.started_mono_s)
 
 
 def _phase_event(step: SetPhase, now_s: float) -> Event | None:
@@ -60,6 +68,8 @@ def _phase_event(step: SetPhase, now_s: float) -> Event | None:
             return _say(step, "drain-forced", step.reason, "warning")
         case Phase.FAILED:
             return _say(step, "domain-failed", step.reason, "warning")
+        case Phase.STANDBY if step.record.tier:
+            return None  # it is told when it is at rest
         case Phase.STANDBY:
             return _say(step, "domain-silent", step.reason, "warning")
         case Phase.GONE:

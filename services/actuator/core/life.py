@@ -1,44 +1,28 @@
 """The life of one domain: from what its record says and what libvirt shows, the one next step, or none.
 
 ``ADVANCE`` is total over the phases (a test walks the enum). A domain is never resumed: what paused it may have hurt
-it. An *existing* domain belongs to the user: it is asked to shut down, and its power is cut only where it has failed.
+it. Only one that we paused ourselves, to stand by, is (``standby``). An *existing* domain belongs to the user: it is
+asked to shut down, and its power is cut only where it has failed.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
-from services.actuator.core.members import SERVING, Member, View, is_overdue
+from services.actuator.core.context import NEVER_SERVED, Context, about, enter
+from services.actuator.core.members import SERVING, Member, is_overdue
 from services.actuator.core.placement import COMING
-from services.actuator.core.record import Record
-from services.actuator.core.seen import Seen, SeenDomain, Wanted
-from services.actuator.core.steps import Destroy, SetPhase, SetQuota, Shutdown, Start, Step, Suspend, Undefine
+from services.actuator.core.standby import TO_STAND_BY, stand_by
+from services.actuator.core.steps import Destroy, SetQuota, Shutdown, Start, Step, Suspend, Undefine
 
 HALT_RATIO: Final = 0.45
 ABSENT_GRACE_S: Final = 5.0
 UNHEALTHY: Final = "its health checks fail"
 STARTING_UP: Final = "starting-up"
-NEVER_SERVED: Final = "left before it served"
 SILENT: Final = "it runs and does not answer; it was running before us, so it is left as it is"
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What one advance looks at besides the member."""
-
-    wanted: Wanted
-    seen: Seen
-    view: View
-    now_s: float
-    is_halted: bool
-
-    @property
-    def is_template(self) -> bool:
-        """Return whether the group's domains are ours to define and undefine."""
-        return self.wanted.group.kind == "template"
 
 
 def advance(context: Context, member: Member) -> Step | None:
@@ -48,49 +32,6 @@ def advance(context: Context, member: Member) -> Step | None:
     if member.record.boot_id != context.seen.boot_id or member.record.since_mono_s > context.now_s:
         return enter(context, member, member.phase, "the machine has rebooted since; its clock starts again")
     return ADVANCE[member.phase](context, member)
-
-
-def enter(context: Context, member: Member, phase: Phase, reason: str, **changes: object) -> SetPhase:
-    """Return the step that takes the member into ``phase`` now, with other fields of its record changed."""
-    record = member.record.enter(phase, context.now_s, context.seen.epoch_s, context.seen.boot_id)
-    cause = context.seen.failure_causes.get(member.domain.uuid, "") if phase is Phase.FAILED else ""
-    record = replace(record, cause=cause or record.cause, note=reason if phase is Phase.FAILED else record.note)
-    return _set(member, replace(record, **changes), reason)  # type: ignore[arg-type] # checked by Record itself
-
-
-def adopt(context: Context, domain: SeenDomain, phase: Phase, reason: str, cause: str) -> SetPhase:
-    """Return the step that takes a user's domain into an existing group, in ``phase``."""
-    old = domain.record
-    record = Record(
-        group=context.wanted.name,
-        uuid=domain.uuid,
-        host=domain.host,
-        phase=phase,
-        since_mono_s=context.now_s,
-        since_s=context.seen.epoch_s,
-        boot_id=context.seen.boot_id,
-        protected=old is not None and old.uuid == domain.uuid and old.protected,
-        cause=cause,
-        generation=context.wanted.desired.generation if context.wanted.desired else 0,
-    )
-    return SetPhase(
-        group=context.wanted.name,
-        host=domain.host,
-        domain=domain.name,
-        uuid=domain.uuid,
-        reason=reason,
-        cause=cause,
-        record=record,
-        was=None,
-    )
-
-
-def leave(context: Context, member: Member, reason: str, cause: str = "", order: str = "") -> SetPhase:
-    """Return the step by which a member begins to leave: through a drain where it may carry traffic, else at once."""
-    changes = {"cause": cause or member.record.cause, "order": order or member.record.order}
-    if member.phase in SERVING:
-        return enter(context, member, Phase.DRAINING, reason, **changes)
-    return enter(context, member, Phase.STOPPING, reason, note=NEVER_SERVED, **changes)
 
 
 def unhealthy(context: Context, member: Member) -> bool:
@@ -133,15 +74,17 @@ def _creating(context: Context, member: Member) -> Step | None:
         return None
     if breakers.is_half_open(breaker, context.now_s) and not _is_the_trial(context, member):
         return None
-    return Start(**_about(member), reason="defined and not started", cause=member.record.cause)
+    return Start(**about(member), reason="defined and not started", cause=member.record.cause)
 
 
 def _booting(context: Context, member: Member) -> Step | None:
     if member.domain.power is not DomainState.RUNNING:
         return enter(context, member, Phase.FAILED, f"{_why_down(member)} while it booted")
     if member.probe is not None and member.probe.is_right:
-        return enter(context, member, Phase.WARMING, "it answers as itself")
+        return enter(context, member, Phase.STANDBY if member.is_reserve else Phase.WARMING, "it answers as itself")
     if is_overdue(context.wanted, member, context.now_s):
+        if member.record.is_woken:
+            return enter(context, member, Phase.FAILED, f"woken from {member.record.tier}, it does not answer")
         if not context.is_template and member.record.started_mono_s is None:
             return enter(context, member, Phase.STANDBY, SILENT)
         detail = f" ({member.probe.detail})" if member.probe is not None and member.probe.detail else ""
@@ -159,7 +102,7 @@ def _serving(context: Context, member: Member) -> Step | None:
         quota = context.wanted.group.image.cpu_quota
         record = replace(member.record, is_boosted=False)
         return SetQuota(
-            **_about(member), reason="it has booted", cause=member.record.cause, record=record, cpu_quota=quota
+            **about(member), reason="it has booted", cause=member.record.cause, record=record, cpu_quota=quota
         )
     if member.phase is Phase.WARMING and member.backend is not None and member.backend.state == "ready":
         return enter(context, member, Phase.READY, "it is in rotation")
@@ -179,13 +122,19 @@ def _draining(context: Context, member: Member) -> Step | None:
     if backend is None:
         if member.age_s(context.now_s) < ABSENT_GRACE_S:
             return None
-        return enter(context, member, Phase.STOPPING, "not in rotation")
+        return _drained(context, member, "not in rotation")
     if backend.state == "left" or (backend.state == "draining" and backend.in_flight == 0):
-        return enter(context, member, Phase.STOPPING, "drained: nothing in flight")
+        return _drained(context, member, "drained: nothing in flight")
     if is_overdue(context.wanted, member, context.now_s):
         reason = f"drain deadline of {context.wanted.group.drain_timeout_s:g} s, {backend.in_flight} in flight"
         return enter(context, member, Phase.STOPPING, reason)
     return None
+
+
+def _drained(context: Context, member: Member, reason: str) -> Step:
+    if member.record.note == TO_STAND_BY and context.wanted.standby.paused:
+        return enter(context, member, Phase.STANDBY, reason, tier="paused", is_woken=False, note="")
+    return enter(context, member, Phase.STOPPING, reason)
 
 
 def _stopping(context: Context, member: Member) -> Step | None:
@@ -194,8 +143,8 @@ def _stopping(context: Context, member: Member) -> Step | None:
     if not context.is_template and member.domain.power is DomainState.PAUSED:
         return None  # a user's paused domain cannot shut down, and is not ours to power off
     if context.is_template and (is_overdue(context.wanted, member, context.now_s) or _never_served(member)):
-        reason = "it had not booted yet" if _never_served(member) else "it did not shut down in time"
-        return Destroy(**_about(member), reason=reason, cause=member.record.cause)
+        reason = "it did not serve" if _never_served(member) else "it did not shut down in time"
+        return Destroy(**about(member), reason=reason, cause=member.record.cause)
     return _ask_to_shut_down(context, member)
 
 
@@ -205,11 +154,12 @@ def _failed(context: Context, member: Member) -> Step | None:
         return _failed_existing(context, member, keep)
     if keep:
         if member.domain.power is DomainState.RUNNING:
-            return Suspend(**_about(member), reason="failed domains are kept for a look", cause=member.record.cause)
+            reason = "failed domains are kept for a look"
+            return Suspend(**about(member), reason=reason, cause=member.record.cause, is_standby=False)
         return None
     if member.is_off:
         return _remove(context, member)
-    return Destroy(**_about(member), reason=member.record.note or "it has failed", cause=member.record.cause)
+    return Destroy(**about(member), reason=member.record.note or "it has failed", cause=member.record.cause)
 
 
 def _failed_existing(context: Context, member: Member, keep: bool) -> Step | None:
@@ -219,7 +169,7 @@ def _failed_existing(context: Context, member: Member, keep: bool) -> Step | Non
     if keep or member.domain.power is DomainState.PAUSED:
         return None
     if member.age_s(context.now_s) >= context.wanted.group.stop_timeout_s:
-        return Destroy(**_about(member), reason="failed, and did not shut down", cause=member.record.cause)
+        return Destroy(**about(member), reason="failed, and did not shut down", cause=member.record.cause)
     return _ask_to_shut_down(context, member)
 
 
@@ -230,6 +180,8 @@ def _gone(context: Context, member: Member) -> Step | None:
 
 def _standby(context: Context, member: Member) -> Step | None:
     """A user's domain that ran before us and does not answer: it is no capacity, and not ours to power off."""
+    if member.is_standing_by:
+        return stand_by(context, member)
     if context.is_template:
         return None
     if member.is_off:
@@ -259,7 +211,7 @@ def _ask_to_shut_down(context: Context, member: Member) -> Step | None:
         return None
     record = replace(member.record, stop_calls=member.record.stop_calls + 1)
     return Shutdown(
-        **_about(member), reason=f"shutdown request {record.stop_calls}", cause=member.record.cause, record=record
+        **about(member), reason=f"shutdown request {record.stop_calls}", cause=member.record.cause, record=record
     )
 
 
@@ -267,13 +219,13 @@ def _remove(context: Context, member: Member) -> Step:
     """What is left to do about a domain that is off: its definition goes, or the user's domain returns to the pool."""
     if context.is_template:
         reason = f"off after {member.phase}"
-        return Undefine(**_about(member), reason=reason, cause=member.record.cause, slot=member.record.slot)
+        return Undefine(**about(member), reason=reason, cause=member.record.cause, slot=member.record.slot)
     return enter(context, member, Phase.GONE, f"off after {member.phase}", order="")
 
 
 def _give_up(context: Context, member: Member, reason: str) -> Step:
     if context.is_template:
-        return Undefine(**_about(member), reason=reason, cause=member.record.cause, slot=member.record.slot)
+        return Undefine(**about(member), reason=reason, cause=member.record.cause, slot=member.record.slot)
     return enter(context, member, Phase.GONE, reason)
 
 
@@ -287,22 +239,10 @@ def _is_the_trial(context: Context, member: Member) -> bool:
 
 
 def _breaker(context: Context, member: Member) -> breakers.Breaker:
-    return context.seen.breakers.get(breakers.key(context.wanted.name, member.domain.host), breakers.CLOSED)
+    tier = member.record.tier if member.is_reserve else ""
+    return context.seen.breakers.get(breakers.key(context.wanted.name, member.domain.host, tier), breakers.CLOSED)
 
 
 def _why_down(member: Member) -> str:
     reason = f" ({member.domain.power_reason})" if member.domain.power_reason else ""
     return f"libvirt shows it {member.domain.power}{reason}"
-
-
-def _set(member: Member, record: Record, reason: str) -> SetPhase:
-    return SetPhase(**_about(member), reason=reason, cause=record.cause, record=record, was=member.phase)
-
-
-def _about(member: Member) -> dict[str, str]:  # the fields every step shares
-    return {
-        "group": member.record.group,
-        "host": member.domain.host,
-        "domain": member.name,
-        "uuid": member.domain.uuid,
-    }

@@ -14,10 +14,12 @@ from common.domain import DomainState
 from common.phases import FATES, OnDeadline, Phase
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Probe, Seen, SeenDomain, Wanted
-from services.actuator.core.steps import Define, SetPhase, SetQuota, Shutdown, Step
+from services.actuator.core.steps import Define, SetPhase, SetQuota, Shutdown, Step, Wake
 
 SERVING: Final = frozenset({Phase.WARMING, Phase.READY})
 OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
+RESERVE: Final = frozenset({Phase.CREATING, Phase.BOOTING, Phase.STANDBY})
+WAKE_TIMEOUT_S: Final = {"paused": 5.0, "saved": 20.0}  # the tiers of a reserve, the fastest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,19 @@ class Member:
         return self.is_reachable and not self.is_busy
 
     @property
+    def is_reserve(self) -> bool:
+        """Return whether it stands by, or is on its way there, and has not been woken."""
+        return self.phase in RESERVE and self.record.tier in WAKE_TIMEOUT_S and not self.record.is_woken
+
+    @property
+    def is_standing_by(self) -> bool:
+        """Return whether it is in reserve and has answered once."""
+        return self.is_reserve and self.phase is Phase.STANDBY
+
+    @property
     def is_capacity(self) -> bool:
-        """Return whether it counts as capacity, now or soon; one that an operator wants away does not."""
-        return FATES[self.phase].is_capacity and not self.record.order
+        """Return whether it counts as capacity, now or soon: not one in reserve, or that an operator wants away."""
+        return FATES[self.phase].is_capacity and not self.record.order and not self.is_reserve
 
     def age_s(self, now_s: float) -> float:
         """Return seconds since it entered its phase, >= 0."""
@@ -86,6 +98,11 @@ class View:
     def owned_total(self) -> int:
         """Return how many domains count against the ceiling: every member in whatever phase."""
         return len(self.members) + self.unseen
+
+    @property
+    def owned_besides_reserve(self) -> int:
+        """Return how many domains are owned that are not in reserve."""
+        return self.owned_total - sum(1 for member in self.members if member.is_reserve)
 
     @property
     def generation(self) -> int:
@@ -149,8 +166,13 @@ def deadline_s(wanted: Wanted, phase: Phase) -> float | None:
 
 
 def is_overdue(wanted: Wanted, member: Member, now_s: float) -> bool:
-    """Return whether the member has been in its phase for longer than the group allows."""
+    """Return whether the member has been in its phase for longer than the group allows.
+
+    A woken one has little time to answer: it did before.
+    """
     limit_s = deadline_s(wanted, member.phase)
+    if limit_s is not None and member.record.is_woken and member.phase is Phase.BOOTING:
+        limit_s = min(limit_s, WAKE_TIMEOUT_S.get(member.record.tier, limit_s))
     return (
         limit_s is not None
         and FATES[member.phase].on_deadline is not OnDeadline.STAY
@@ -180,4 +202,4 @@ def _ghosts(wanted: Wanted, seen: Seen, shown: set[tuple[str, str]]) -> list[Mem
 
 
 def _record(step: Step | None) -> Record | None:
-    return step.record if isinstance(step, Define | SetPhase | SetQuota | Shutdown) else None
+    return step.record if isinstance(step, Define | SetPhase | SetQuota | Shutdown | Wake) else None

@@ -1,6 +1,7 @@
 """The ``Membership`` message: who lives, in which phase, and what keeps the group from its goal."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from common.domain import DomainState
 from common.messages import Member as MemberMessage
@@ -9,6 +10,7 @@ from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.boot_times import quantile
 from services.actuator.core.members import Member
+from services.actuator.core.placement import COMING
 from services.actuator.core.plan import Plan
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Seen, Wanted
@@ -20,11 +22,12 @@ def membership(wanted: Wanted, seen: Seen, planned: Plan, boot_times_s: Sequence
     """Return the message for one group; a domain that should serve but has no power is ``failed`` at once."""
     group = wanted.group
     worst = _worst_breaker(wanted, seen, now_s)
+    extra = _beyond_desired(wanted, planned.view.members)
     return Membership(
         group=wanted.name,
         generation_seen=max(wanted.desired.generation if wanted.desired else 0, planned.view.generation),
         desired_seen=wanted.desired.desired if wanted.desired else None,
-        members=tuple(_message(wanted, member, now_s) for member in planned.view.members),
+        members=tuple(_message(wanted, member, now_s, extra) for member in planned.view.members),
         owned_total=planned.view.owned_total,
         ceiling=wanted.ceiling,
         breaker=breakers.describe(worst, now_s),
@@ -35,12 +38,18 @@ def membership(wanted: Wanted, seen: Seen, planned: Plan, boot_times_s: Sequence
         ),
         boot_p50_s=quantile(boot_times_s, 0.5),
         boot_p95_s=quantile(boot_times_s, 0.95),
+        notes=planned.notes,
     )
 
 
 def shown_phase(member: Member) -> Phase:
-    """Return the phase to tell others: what libvirt shows overrules a record that is not written yet."""
+    """Return the phase to tell others: what libvirt shows overrules a record that is not written yet.
+
+    One that boots in order to stand by is on standby for everybody else: it is no capacity that comes.
+    """
     phase = shown_record(member).phase
+    if replace(member, record=shown_record(member)).is_reserve:
+        return Phase.STANDBY
     is_serving = FATES[phase].takes_traffic
     return Phase.FAILED if is_serving and member.is_reachable and member.domain.power in _DEAD else phase
 
@@ -61,9 +70,20 @@ def address(wanted: Wanted, member: Member) -> str | None:
     return wanted.network.address(slot) if slot is not None and 0 <= slot < wanted.network.slots else None
 
 
-def _message(wanted: Wanted, member: Member, now_s: float) -> MemberMessage:
+def _beyond_desired(wanted: Wanted, members: tuple[Member, ...]) -> frozenset[str]:
+    """Return the UUIDs of those in rotation as reserve: the newest ready ones beyond what is desired."""
+    ready = [m for m in members if m.is_capacity and m.phase is Phase.READY]
+    desired = wanted.desired.desired if wanted.desired else len(ready)
+    count = max(min(len(ready) - desired, wanted.group.warm.running), 0)
+    newest = sorted(ready, key=lambda m: (m.record.since_mono_s, m.key))[len(ready) - count :]
+    return frozenset(m.domain.uuid for m in newest)
+
+
+def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]) -> MemberMessage:
     record = shown_record(member)
     note = record.note if member.is_reachable else "its host is not reachable"
+    if not note and record.tier and record.phase in COMING and shown_phase(member) is Phase.STANDBY:
+        note = "it boots, to stand by"
     return MemberMessage(
         name=member.name,
         uuid=member.domain.uuid,
@@ -76,6 +96,7 @@ def _message(wanted: Wanted, member: Member, now_s: float) -> MemberMessage:
         is_protected=record.protected,
         cause=record.cause,
         note=note,
+        tier="running" if member.domain.uuid in extra else record.tier,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from common.messages import Request
 from common.phases import Phase
-from services.actuator.core.life import Context, enter, leave
+from services.actuator.core.context import Context, enter, leave
 from services.actuator.core.members import SERVING, Member
 from services.actuator.core.placement import COMING
 from services.actuator.core.steps import SetPhase

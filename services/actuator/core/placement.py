@@ -1,6 +1,6 @@
 """Where a new domain goes: host, index and network slot, each the first that is free."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from common import names
@@ -25,17 +25,25 @@ class Place:
     slot: int
 
 
-def place(wanted: Wanted, seen: Seen, view: View, planned: Iterable[Step], now_s: float) -> Place | str:
+def place(
+    wanted: Wanted,
+    seen: Seen,
+    view: View,
+    planned: Iterable[Step],
+    now_s: float,
+    hosts: Collection[str] | None = None,
+) -> Place | str:
     """Return a place for one more domain, or in plain words why there is none.
 
     Args:
         planned: The steps of this plan so far; what they define counts already.
+        hosts: Where it may go; None for all hosts of the group.
     """
     new = [step for step in (*seen.in_flight, *planned) if isinstance(step, Define)]
     refusals: list[str] = []
     fit: list[SeenHost] = []
     for host in sorted(seen.hosts, key=lambda host: host.name):
-        if host.name not in wanted.group.hosts:
+        if host.name not in (wanted.group.hosts if hosts is None else hosts):
             continue
         refusal = refuse(wanted, seen, host, view, new, now_s)
         if refusal:
@@ -90,6 +98,14 @@ def free_slot(wanted: Wanted, host: SeenHost, new: Iterable[Define]) -> int | No
     held |= {step.record.slot for step in new if step.host == host.name}
     free = [slot for slot in range(wanted.network.slots) if slot not in held]
     return next((slot for slot in free if slot not in host.quarantined_slots), free[0] if free else None)
+
+
+def spare_bytes(wanted: Wanted, seen: Seen, host: str, planned: Iterable[Step]) -> int | None:
+    """Return the memory that the host keeps free after two more domains; None where unknown."""
+    new = [step for step in (*seen.in_flight, *planned) if isinstance(step, Define)]
+    found = next(each for each in seen.hosts if each.name == host)
+    room = _room_bytes(wanted, found, new)
+    return None if room is None else room - wanted.group.image.memory_mib * MIB - OVERHEAD_BYTES
 
 
 def _owned_on(host: SeenHost, view: View, new: list[Define], wanted: Wanted) -> int:

@@ -10,8 +10,10 @@ from typing import Final
 from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core.capacity import rebalance
-from services.actuator.core.life import Context, adopt, advance, is_halted
+from services.actuator.core.context import Context, adopt
+from services.actuator.core.life import advance, is_halted
 from services.actuator.core.members import View, after, view
+from services.actuator.core.reserve import tend
 from services.actuator.core.seen import Seen, Wanted
 from services.actuator.core.steps import SetPhase, SetQuota, Step
 
@@ -21,18 +23,23 @@ NOTED: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY})
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps that may be taken now, at most one for each domain, and what stands in the way of more."""
+    """The steps that may be taken now, at most one for each domain, and what stands in the way of more.
+
+    ``notes`` say what else an operator may want to know: they keep nobody from what is desired.
+    """
 
     steps: tuple[Step, ...]
     blocked: tuple[str, ...]
     view: View
+    notes: tuple[str, ...] = ()
 
 
 def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     """Return the steps that bring the group nearer to what is wanted; none where it is there."""
     context = context_of(wanted, seen, now_s)
     found = context.view
-    steps = [step for member in found.members if (step := advance(context, member)) is not None]
+    moving = [member for member in found.members if not member.is_standing_by]
+    steps = [step for member in moving if (step := advance(context, member)) is not None]
     steps += [
         adopt(context, domain, Phase.BOOTING, "it runs under the group's prefix", wanted.cause)
         for domain in found.adoptable
@@ -43,7 +50,12 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
         passive = f"mode {mode}: nothing is started, stopped or removed"
         return Plan(tuple(step for step in steps if _only_notes(step)), (*_notes(context), passive), found)
     balance = rebalance(context, after(found.members, steps), steps)
-    return Plan((*steps, *balance.steps), tuple(_notes(context)) + balance.blocked, found)
+    steps += balance.steps
+    at_hand = [member for member in after(found.members, steps) if member.is_standing_by]
+    steps += [step for member in at_hand if (step := advance(context, member)) is not None]
+    tended = tend(context, after(found.members, steps), steps)
+    notes = tuple(why for why in (wanted.standby.why,) if why) + tended.notes
+    return Plan((*steps, *tended.steps), tuple(_notes(context)) + balance.blocked, found, notes)
 
 
 def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
@@ -71,7 +83,7 @@ def _notes(context: Context) -> list[str]:
     if context.view.strangers:
         strangers = ", ".join(domain.name for domain in context.view.strangers[:3])
         notes.append(f"domains under our prefix that are not ours are left alone: {strangers}")
-    silent = [m.name for m in context.view.members if m.phase is Phase.STANDBY]
+    silent = [m.name for m in context.view.members if m.phase is Phase.STANDBY and not m.is_reserve]
     if silent:
         notes.append(f"running and not answering, left as they are: {', '.join(silent)}")
     lost = sorted(h.name for h in context.seen.hosts if not h.is_reachable and h.name in context.wanted.group.hosts)

@@ -25,6 +25,7 @@ class SeenDomain:
     power_reason: str = ""
     is_persistent: bool = True
     address: str | None = None
+    has_saved_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,24 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Standby:
+    """How many domains are to stand by, paused in memory and saved to disk; ``why`` where that was chosen here."""
+
+    paused: int = 0
+    saved: int = 0
+    why: str = ""
+
+    @property
+    def total(self) -> int:
+        """Return how many stand by in all."""
+        return self.paused + self.saved
+
+    def of(self, tier: str) -> int:
+        """Return how many of the tier ``paused`` or ``saved`` stand by."""
+        return {"paused": self.paused, "saved": self.saved}[tier]
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What is wanted of one group.
 
@@ -123,6 +142,7 @@ class Wanted:
     template: Template | None = None
     template_note: str = ""
     slots: int = 64
+    standby: Standby = Standby()
 
     @property
     def maximum(self) -> int:
@@ -130,6 +150,11 @@ class Wanted:
         return self.group.maximum if self.desired is None else min(self.desired.maximum, self.slots)
 
     @property
-    def ceiling(self) -> int:
-        """Return the most domains to own, in whatever phase: ``maximum`` and, for replacements, ``surge``."""
+    def room(self) -> int:
+        """Return the most domains to own besides those in reserve: ``maximum`` and, for replacements, ``surge``."""
         return self.maximum + self.group.surge
+
+    @property
+    def ceiling(self) -> int:
+        """Return the most domains to own, in whatever phase: ``room``, and those that are to stand by."""
+        return self.room + self.standby.total

@@ -8,7 +8,7 @@ from services.actuator.core.record import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing to do to one domain. ``cause`` is the identifier of what led here."""
+    """One thing to do to one domain. ``cause`` is the identifier of what led here, ``tier`` that of its record."""
 
     group: str
     host: str
@@ -16,6 +16,7 @@ class Step:
     uuid: str
     reason: str
     cause: str = ""
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,27 @@ class Destroy(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspend(Step):
-    """Pause a failed domain that is kept for a look."""
+    """Pause the domain in memory: a failed one that is kept for a look, or one that stands by."""
+
+    is_standby: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Save(Step):
+    """Save the domain's memory to disk and end its process; where that fails, ``otherwise`` is written."""
+
+    otherwise: Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wake(Step):
+    """Resume a domain that stands by, or start it from its saved memory, then write ``record``.
+
+    Where that fails, ``otherwise`` is written.
+    """
+
+    record: Record
+    otherwise: Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

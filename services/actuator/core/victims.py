@@ -11,7 +11,8 @@ _UNKNOWN_IN_FLIGHT = 1_000_000
 
 def may_leave(member: Member) -> bool:
     """Return whether the member may be taken away to shrink the group."""
-    return FATES[member.phase].may_be_victim and not member.record.protected and not member.record.order
+    is_taken = member.record.protected or member.record.order or member.is_reserve
+    return FATES[member.phase].may_be_victim and not is_taken
 
 
 def pick(members: Iterable[Member], count: int) -> list[Member]:

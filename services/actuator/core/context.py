@@ -1,0 +1,86 @@
+"""What one plan looks at, and the steps by which a domain enters a phase: each writes its record."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from common.phases import Phase
+from services.actuator.core.members import SERVING, Member, View
+from services.actuator.core.record import Record
+from services.actuator.core.seen import Seen, SeenDomain, Wanted
+from services.actuator.core.steps import SetPhase
+
+NEVER_SERVED: Final = "left before it served"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What one advance looks at besides the member."""
+
+    wanted: Wanted
+    seen: Seen
+    view: View
+    now_s: float
+    is_halted: bool
+
+    @property
+    def is_template(self) -> bool:
+        """Return whether the group's domains are ours to define and undefine."""
+        return self.wanted.group.kind == "template"
+
+
+def enter(context: Context, member: Member, phase: Phase, reason: str, **changes: object) -> SetPhase:
+    """Return the step that takes the member into ``phase`` now, with other fields of its record changed."""
+    record = member.record.enter(phase, context.now_s, context.seen.epoch_s, context.seen.boot_id)
+    cause = context.seen.failure_causes.get(member.domain.uuid, "") if phase is Phase.FAILED else ""
+    record = replace(record, cause=cause or record.cause, note=reason if phase is Phase.FAILED else record.note)
+    return _set(member, replace(record, **changes), reason)  # type: ignore[arg-type] # checked by Record itself
+
+
+def adopt(context: Context, domain: SeenDomain, phase: Phase, reason: str, cause: str) -> SetPhase:
+    """Return the step that takes a user's domain into an existing group, in ``phase``."""
+    old = domain.record
+    record = Record(
+        group=context.wanted.name,
+        uuid=domain.uuid,
+        host=domain.host,
+        phase=phase,
+        since_mono_s=context.now_s,
+        since_s=context.seen.epoch_s,
+        boot_id=context.seen.boot_id,
+        protected=old is not None and old.uuid == domain.uuid and old.protected,
+        cause=cause,
+        generation=context.wanted.desired.generation if context.wanted.desired else 0,
+    )
+    return SetPhase(
+        group=context.wanted.name,
+        host=domain.host,
+        domain=domain.name,
+        uuid=domain.uuid,
+        reason=reason,
+        cause=cause,
+        record=record,
+        was=None,
+    )
+
+
+def leave(context: Context, member: Member, reason: str, cause: str = "", order: str = "") -> SetPhase:
+    """Return the step by which a member begins to leave: through a drain where it may carry traffic, else at once."""
+    changes = {"cause": cause or member.record.cause, "order": order or member.record.order}
+    if member.phase in SERVING:
+        return enter(context, member, Phase.DRAINING, reason, **changes)
+    return enter(context, member, Phase.STOPPING, reason, note=NEVER_SERVED, **changes)
+
+
+def about(member: Member) -> dict[str, str]:
+    """Return the fields that every step about the member shares."""
+    return {
+        "group": member.record.group,
+        "host": member.domain.host,
+        "domain": member.name,
+        "uuid": member.domain.uuid,
+        "tier": member.record.tier,
+    }
+
+
+def _set(member: Member, record: Record, reason: str) -> SetPhase:
+    return SetPhase(**about(member), reason=reason, cause=record.cause, record=record, was=member.phase)

@@ -1,0 +1,79 @@
+"""How many domains stand by: as configured, or with ``sizing = "auto"`` as many as demand lately asked for at once.
+
+The largest rise of the desired capacity within the time that a boot takes is what nobody could have booted for: so many
+stand by, paused as far as their memory budget goes, the others saved. A short memory would forget the morning's rush
+by noon, so ``HISTORY_S`` counts.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from common.config import Group
+from services.actuator.core.placement import MIB, OVERHEAD_BYTES
+from services.actuator.core.seen import Standby
+
+HISTORY_S: Final = 6 * 3600.0
+WINDOW_S: Final = 60.0
+KEPT: Final = 500
+NOBODY_KNOWS: Final = 1  # before any rise has been seen
+
+Demand = tuple[tuple[float, int], ...]
+"""When the desired capacity changed, in epoch seconds, and what it has been since; oldest first."""
+
+
+def choose(group: Group, maximum: int, demand: Demand, epoch_s: float) -> Standby:
+    """Return how many domains of the group are to stand by.
+
+    Args:
+        maximum: the most domains that may be in service now: more can never be woken.
+        demand: when the desired capacity changed, and to what.
+        epoch_s: now.
+    """
+    warm = group.warm
+    if warm.sizing == "fixed":
+        return Standby(warm.paused, warm.saved)
+    rise = largest_rise(demand, epoch_s)
+    needed = min(rise or NOBODY_KNOWS, max(maximum - group.minimum, 0))
+    fit = warm.memory_mib * MIB // (group.image.memory_mib * MIB + OVERHEAD_BYTES)
+    paused = min(needed, fit)
+    seen = f"the largest rise in {HISTORY_S / 3600:.0f} h was {rise} within {WINDOW_S:.0f} s" if rise else "no rise yet"
+    why = f"warm auto: {paused} paused, {needed - paused} saved: {seen}; {warm.memory_mib} MiB hold {fit} paused"
+    return Standby(paused, needed - paused, why)
+
+
+def largest_rise(demand: Demand, epoch_s: float) -> int:
+    """Return by how many domains the desired capacity rose at most within a boot's time; 0 where it did not rise.
+
+    >>> largest_rise(((0.0, 1), (10.0, 2), (20.0, 4), (500.0, 1), (700.0, 2)), 700.0)
+    3
+    """
+    rises = [
+        later - before
+        for at, (since_s, before) in enumerate(demand)
+        for rose_s, later in demand[at + 1 :]
+        if epoch_s - rose_s <= HISTORY_S and rose_s - _end_s(demand, at, since_s) <= WINDOW_S
+    ]
+    return max(rises, default=0)
+
+
+def with_demand(demand: Sequence[tuple[float, int]], epoch_s: float, desired: int) -> Demand:
+    """Return the history with what is desired now; the same history where that is no change.
+
+    >>> with_demand(((0.0, 1),), 5.0, 1), with_demand(((0.0, 1),), 5.0, 3)
+    (((0.0, 1),), ((0.0, 1), (5.0, 3)))
+    """
+    known = tuple((at_s, count) for at_s, count in demand if at_s <= epoch_s)
+    if known and known[-1][1] == desired:
+        return known
+    return _recent((*known, (epoch_s, desired)), epoch_s)
+
+
+def _recent(demand: Demand, epoch_s: float) -> Demand:
+    """Drop what is over; the last value before the history begins still says from where the first rise was."""
+    old = sum(1 for at_s, _ in demand if epoch_s - at_s > HISTORY_S)
+    return demand[max(old - 1, 0) :][-KEPT:]
+
+
+def _end_s(demand: Demand, at: int, since_s: float) -> float:
+    """Return when the capacity that began at ``since_s`` ended: until then it was enough."""
+    return demand[at + 1][0] if at + 1 < len(demand) else since_s

@@ -1,0 +1,132 @@
+"""Domains that stand by: how one comes to rest, and how it is woken.
+
+A *paused* one holds its memory and serves milliseconds after it is resumed; a *saved* one holds disk, and is started
+from its saved memory. Both have booted and answered as themselves before; both are asked again before they serve. Only
+a pause of our own is ended: what else paused a domain may have hurt it.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from common.domain import DomainState
+from common.phases import Phase
+from services.actuator.core.context import Context, about, enter
+from services.actuator.core.members import WAKE_TIMEOUT_S, Member
+from services.actuator.core.placement import MIB, OVERHEAD_BYTES
+from services.actuator.core.steps import Save, SetPhase, SetQuota, Step, Suspend, Undefine, Wake
+
+TIERS: Final = tuple(WAKE_TIMEOUT_S)
+TO_STAND_BY: Final = "it will stand by again"
+AT_WORK: Final = frozenset({"save", "starting-up", "migration"})  # libvirt pauses and goes on by itself
+OURS: Final = frozenset({"", "user"})
+
+
+def stand_by(context: Context, member: Member) -> Step | None:
+    """Return what brings a domain in phase standby to rest, or away where it cannot serve any more."""
+    domain, is_saved = member.domain, member.record.tier == "saved"
+    if member.is_off:
+        if is_saved and domain.has_saved_state:
+            return None
+        return Undefine(**about(member), reason="off while it stood by", slot=member.record.slot)
+    if domain.power is DomainState.PAUSED and domain.power_reason in AT_WORK:
+        return None
+    if domain.power is DomainState.PAUSED and domain.power_reason not in OURS:
+        return enter(context, member, Phase.FAILED, f"paused by {domain.power_reason} while it stood by")
+    if domain.power not in (DomainState.RUNNING, DomainState.PAUSED):
+        return enter(context, member, Phase.FAILED, f"{domain.power} while it stood by")
+    if member.record.is_boosted:
+        return _with_quota(context, member)
+    if is_saved:
+        otherwise = enter(context, member, Phase.FAILED, "its memory could not be saved").record
+        return Save(**about(member), reason="it answers: its memory is saved", otherwise=otherwise)
+    if domain.power is DomainState.RUNNING:
+        return Suspend(**about(member), reason="it answers: it is paused", is_standby=True)
+    return None
+
+
+def is_at_rest(member: Member) -> bool:
+    """Return whether the member is as its tier says: paused, or off with its memory saved."""
+    if not member.is_standing_by or member.is_busy:
+        return False
+    if member.record.tier == "saved":
+        return member.is_off and member.domain.has_saved_state
+    return member.domain.power is DomainState.PAUSED and member.domain.power_reason in OURS
+
+
+def wakeable(context: Context, members: tuple[Member, ...]) -> list[Member]:
+    """Return who may serve instead of a new domain: the fastest first, of these the newest image, the longest there.
+
+    One on its way to stand by comes last: it goes on booting, to serve.
+    """
+    able = [m for m in members if m.is_reserve and m.is_free and not m.record.protected and _may_serve(m)]
+    return _that_fit(context, sorted(able, key=lambda member: _rank(context, member)))
+
+
+def wake(context: Context, member: Member, cause: str) -> Step:
+    """Return the step by which the member serves: it is woken, or where it still boots, it no longer stands by."""
+    if member.phase is not Phase.STANDBY:
+        # It enters nothing anew: the time it has booted for counts.
+        record = replace(member.record, tier="", cause=cause)
+        reason = "wanted before it stood by"
+        return SetPhase(**about(member), reason=reason, cause=cause, record=record, was=member.phase)
+    awake = {"is_woken": True, "started_mono_s": context.now_s, "cause": cause, "note": ""}
+    how = "resumed" if member.record.tier == "paused" else "started from its saved memory"
+    return Wake(
+        **about(member),
+        reason=f"fewer domains than desired: {how}",
+        cause=cause,
+        record=enter(context, member, Phase.BOOTING, "", **awake).record,
+        otherwise=enter(context, member, Phase.FAILED, "it could not be woken", is_woken=True).record,
+    )
+
+
+def recyclable(context: Context, member: Member) -> bool:
+    """Return whether a domain that leaves may stand by: it serves well, from the image that is wanted."""
+    template, backend = context.wanted.template, member.backend
+    return (
+        member.phase is Phase.READY
+        and template is not None
+        and member.record.template == template.digest
+        and backend is not None
+        and backend.is_healthy is not False
+    )
+
+
+def count(members: tuple[Member, ...], tier: str) -> int:
+    """Return how many are in reserve or will be; who leaves to stand by is paused then."""
+    coming = sum(1 for m in members if m.phase is Phase.DRAINING and m.record.note == TO_STAND_BY)
+    return sum(1 for m in members if m.is_reserve and m.record.tier == tier) + (coming if tier == "paused" else 0)
+
+
+def _may_serve(member: Member) -> bool:
+    if member.phase is not Phase.STANDBY:
+        return True
+    return member.domain.power is DomainState.RUNNING or is_at_rest(member)
+
+
+def _rank(context: Context, member: Member) -> tuple[bool, int, bool, float, tuple[str, str]]:
+    template = context.wanted.template
+    is_old = template is not None and member.record.template != template.digest
+    tier = TIERS.index(member.record.tier)
+    return member.phase is not Phase.STANDBY, tier, is_old, member.record.since_mono_s, member.key
+
+
+def _that_fit(context: Context, members: list[Member]) -> list[Member]:
+    """Leave out the saved ones that their host has no memory for: a start would fail, and spend the saved state."""
+    room = {host.name: host.free_memory_bytes for host in context.seen.hosts}
+    each = context.wanted.group.image.memory_mib * MIB + OVERHEAD_BYTES
+    fit = []
+    for member in members:
+        left = room.get(member.domain.host)
+        if member.is_off and member.phase is Phase.STANDBY and left is not None:
+            if left < each:
+                continue
+            room[member.domain.host] = left - each
+        fit.append(member)
+    return fit
+
+
+def _with_quota(context: Context, member: Member) -> SetQuota:
+    record = replace(member.record, is_boosted=False)
+    quota = context.wanted.group.image.cpu_quota
+    return SetQuota(**about(member), reason="it has booted", cause=record.cause, record=record, cpu_quota=quota)

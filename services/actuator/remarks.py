@@ -1,0 +1,36 @@
+"""What went another way than wanted, and why: told with the membership for a while, when the domain is long gone."""
+
+from typing import Final
+
+from common.phases import Phase
+from services.actuator.core.steps import Save, SetPhase, Wake
+from services.actuator.perform import Outcome, Result
+
+TOLD_S: Final = 600.0
+KEPT: Final = 4
+
+
+class Remarks:
+    """The last remarks of each group."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._said: dict[str, list[tuple[float, str]]] = {}
+
+    def note(self, outcome: Outcome, now_s: float) -> None:
+        """Keep why a domain of a warm tier failed, if this outcome says so."""
+        step = outcome.step
+        if isinstance(step, Save | Wake) and outcome.result is Result.FAILED:
+            self.add(step.group, f"{step.domain} ({step.tier}): {outcome.error}", now_s)
+        is_failure = isinstance(step, SetPhase) and step.record.phase is Phase.FAILED and step.was is not Phase.READY
+        if is_failure and step.tier and outcome.result is Result.DONE:
+            self.add(step.group, f"{step.domain} ({step.tier}): {step.reason}", now_s)
+
+    def add(self, group: str, text: str, now_s: float) -> None:
+        """Keep a remark; the same one again only counts anew."""
+        others = [said for said in self._said.get(group, []) if said[1] != text]
+        self._said[group] = [*others, (now_s, text)][-KEPT:]
+
+    def of(self, group: str, now_s: float) -> tuple[str, ...]:
+        """Return the remarks that are not too old, in order."""
+        return tuple(text for at_s, text in self._said.get(group, []) if now_s - at_s < TOLD_S)
