@@ -1,7 +1,8 @@
 """The XML of a template domain, built as a tree: no value can break out of its place.
 
 It boots a kernel and an initramfs directly, has no disk, and learns name, address and port from the kernel's command
-line. The record is inside from the first moment, so that a domain of ours is never without its mark.
+line; or it boots from its own overlay over a disk image, and learns them from a seed. The record is inside from the
+first moment, so that a domain of ours is never without its mark.
 """
 
 import xml.etree.ElementTree as ET
@@ -11,12 +12,17 @@ from typing import Final
 from common import names
 from common.config import Group, Network
 from common.domain import METADATA_PREFIX, METADATA_TAG, METADATA_URI
+from services.actuator.core import extra_xml
+from services.actuator.core.disks import DomainDisks
+from services.actuator.core.extra_xml import AGENT_CHANNEL
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Template
 
 QUOTA_PERIOD_US: Final = 100_000
 TB_CACHE_MIB: Final = 32
+DISK_TB_CACHE_MIB: Final = 128  # a whole distribution
 PLAIN_ARGUMENTS: Final = "console=ttyS0 quiet panic=-1"
+OWN_DISKS: Final = ("vda", "vdb")
 QEMU_URI: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 # Note [Start without asking each CPU property]
 # libvirt asks a new QEMU for every property of its CPU, some 300 questions that QEMU reads byte by byte: 505 ms for a
@@ -27,7 +33,7 @@ ASKED_FOR_EACH_PROPERTY: Final = "cpu-unavailable-features"
 
 @dataclass(frozen=True, slots=True)
 class DomainSpec:
-    """All that one template domain is made from."""
+    """All that one template domain is made from; ``disks`` where it boots from an image."""
 
     name: str
     uuid: str
@@ -36,6 +42,7 @@ class DomainSpec:
     group: Group
     network: Network
     template: Template
+    disks: DomainDisks | None = None
 
 
 def domain_xml(spec: DomainSpec) -> str:
@@ -59,11 +66,15 @@ def domain_xml(spec: DomainSpec) -> str:
     if spec.accel == "kvm":
         ET.SubElement(root, "cpu", mode="host-passthrough")
     else:
-        _text(ET.SubElement(features, "tcg"), "tb-cache", str(TB_CACHE_MIB), unit="MiB")
-    for event, action in (("on_poweroff", "destroy"), ("on_reboot", "destroy"), ("on_crash", "destroy")):
+        cache_mib = TB_CACHE_MIB if spec.disks is None else DISK_TB_CACHE_MIB
+        _text(ET.SubElement(features, "tcg"), "tb-cache", str(cache_mib), unit="MiB")
+    on_reboot = "destroy" if spec.disks is None else "restart"  # an image's first boot may end in a second one
+    for event, action in (("on_poweroff", "destroy"), ("on_reboot", on_reboot), ("on_crash", "destroy")):
         _text(root, event, action)
     _devices(root, spec, slot)
     start_lean(root)
+    if spec.template.extra is not None:
+        extra_xml.merge(root, spec.template.extra)
     return ET.tostring(root, encoding="unicode")
 
 
@@ -119,7 +130,10 @@ def _quota(root: ET.Element, cpu_quota: float) -> None:
 
 def _boot(root: ET.Element, spec: DomainSpec, slot: int) -> None:
     boot = ET.SubElement(root, "os")
-    _text(boot, "type", "hvm", arch="x86_64", machine="pc")
+    _text(boot, "type", "hvm", arch="x86_64", machine=spec.group.image.machine)
+    if spec.disks is not None:
+        ET.SubElement(boot, "boot", dev="hd")
+        return
     _text(boot, "kernel", spec.template.kernel)
     _text(boot, "initrd", spec.template.initrd)
     _text(boot, "cmdline", kernel_command_line(spec.name, spec.group, spec.network, slot, spec.template.arguments))
@@ -127,6 +141,11 @@ def _boot(root: ET.Element, spec: DomainSpec, slot: int) -> None:
 
 def _devices(root: ET.Element, spec: DomainSpec, slot: int) -> None:
     devices = ET.SubElement(root, "devices")
+    if spec.disks is not None:
+        _disks(devices, spec.disks)
+    if spec.disks is not None or spec.group.readiness.protocol == "agent":
+        channel = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(channel, "target", type="virtio", name=AGENT_CHANNEL)
     nic = ET.SubElement(devices, "interface", type="network")
     ET.SubElement(nic, "mac", address=spec.network.mac(slot))
     ET.SubElement(nic, "source", network=spec.network.name)
@@ -140,6 +159,26 @@ def _devices(root: ET.Element, spec: DomainSpec, slot: int) -> None:
     # Without these libvirt adds a USB controller and a memory balloon that a guest of this kind only pays for.
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
+
+
+def _disks(devices: ET.Element, disks: DomainDisks) -> None:
+    """Add the overlay and, read-only, the seed. libvirt would change the owner of the base: it is told not to."""
+    overlay = _disk(devices, OWN_DISKS[0], "qcow2", disks.overlay)
+    backing = ET.SubElement(overlay, "backingStore", type="file")
+    ET.SubElement(backing, "format", type=disks.base_format)
+    source = ET.SubElement(backing, "source", file=disks.base)
+    ET.SubElement(source, "seclabel", model="dac", relabel="no")
+    ET.SubElement(backing, "backingStore")
+    seed = _disk(devices, OWN_DISKS[1], "raw", disks.seed)
+    ET.SubElement(seed, "readonly")
+
+
+def _disk(devices: ET.Element, target: str, kind: str, path: str) -> ET.Element:
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(disk, "driver", name="qemu", type=kind, discard="unmap")
+    ET.SubElement(disk, "source", file=path)
+    ET.SubElement(disk, "target", dev=target, bus="virtio")
+    return disk
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
