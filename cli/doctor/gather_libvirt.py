@@ -92,7 +92,7 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
     unclaimed = {facts.name: record.group if record else "none" for facts, record, group in pairs if group is None}
     is_ours = may_touch([group for group in config.groups.values() if name in group.hosts])
     facts = connection.host_facts()
-    images = system.state_path / "images"
+    images = probe_images(config)
     return HostView(
         name=name,
         libvirt=libvirt,
@@ -117,6 +117,13 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
     )
 
 
+def probe_images(config: Config) -> Path:
+    """Return the directory of the kernel that proves acceleration: the demo guest's, else that of a group."""
+    demo = config.system.state_path / "images"
+    given = [Path(group.image.directory) for group in config.groups.values() if group.image.directory]
+    return next((path for path in (demo, *given) if (path / "manifest.json").is_file()), demo)
+
+
 @contextmanager
 def opened(config: Config, name: str) -> Iterator[Connection]:
     """Give a connection that may boot guests of ours to look at them: nothing else may be touched by it."""
@@ -137,12 +144,16 @@ def shape_or_none(text: str, name: str | None = None) -> NetworkShape | None:
 
 
 def _group_of(config: Config, facts: DomainFacts, record: Record | None) -> str | None:
-    """Return the group of this file that the domain belongs to; None if its record says another."""
-    if record is not None and record.uuid == facts.uuid:
-        return record.group if record.group in config.groups else None
+    """Return the group of this file that the domain belongs to: by its name and, where it has one, by its record.
+
+    Another installation on the host may have a group of the same name, with another prefix.
+    """
     for name, group in config.groups.items():
-        if group.kind == "existing" and may_touch([group])(facts.name):
-            return name
+        if not may_touch([group])(facts.name):
+            continue
+        if record is not None and record.uuid == facts.uuid:
+            return name if record.group == name else None
+        return name if group.kind == "existing" else None
     return None
 
 

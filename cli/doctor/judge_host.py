@@ -66,7 +66,7 @@ def judge_acceleration(facts: AccelFacts, host: str) -> Finding:
     if not facts.is_offered:
         return _emulated(facts, about, _not_offered(facts))
     what = "offered, and not proven: a host may offer KVM and hang every guest under it"
-    return note("kvm", about, what, "a scale-out that never answers", "autoscaler doctor --prove")
+    return note("kvm", about, what, "a scale-out that never answers", "make image && autoscaler doctor --prove")
 
 
 def _not_offered(facts: AccelFacts) -> str:

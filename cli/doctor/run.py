@@ -7,7 +7,7 @@ from typing import Final
 
 from cli.doctor import gather_guests, gather_libvirt, gather_machine
 from cli.doctor.facts import ImageFacts, Proof, ServiceFacts, StopFacts, StrayFacts
-from cli.doctor.finding import Finding, warning
+from cli.doctor.finding import Finding, Level, warning
 from cli.doctor.gather_images import image_facts
 from cli.doctor.gather_libvirt import HostView
 from cli.doctor.gather_network import network_facts
@@ -27,7 +27,7 @@ from cli.doctor.judge_storage import (
 )
 from cli.doctor.prove import prove_group
 from cli.observe import Snapshot, observe_once
-from common.acceleration import choose
+from common.acceleration import prove
 from common.clock import Clock
 from common.config import Config, Group
 from common.errors import AutoscalerError
@@ -145,12 +145,14 @@ def _group(this: Round, name: str, past: StopFacts) -> list[Finding]:
     if (image := this.images.get(name)) is not None:
         found += [judge_image(name, image), judge_image_identity(name, group, image)]
         found += judge_proof(name, group, _proof(this, name, image, views))
+    obeyed = judge_stops(name, group, past, members)
+    is_proven = any(finding.check == obeyed.check for finding in found) and obeyed.level is Level.SKIPPED
     return [
         *found,
         judge_identities(name, members),
         judge_readiness(name, group, members),
         judge_guest_clocks(name, members),
-        judge_stops(name, group, past, members),
+        *([] if is_proven else [obeyed]),
     ]
 
 
@@ -163,9 +165,10 @@ def _proof(this: Round, name: str, image: ImageFacts, views: Sequence[HostView])
 
 
 def _prove_kvm(config: Config, host: str, clock: Clock) -> list[Finding]:
-    """Prove the host's acceleration anew where it is not remembered; what came out is judged with the rest."""
+    """Prove the host's acceleration where it is not remembered; what came out is judged with the rest."""
+    state = config.system.state_path
     with gather_libvirt.opened(config, host) as connection:
-        choose(config, host, connection, clock)
+        prove(connection, host, config.hosts[host], gather_libvirt.probe_images(config), state, clock)
     return []
 
 

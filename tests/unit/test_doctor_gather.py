@@ -1,0 +1,152 @@
+"""What the doctor's gatherers read from this machine, and whose domains are whose."""
+
+import os
+import socket
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.doctor.gather_images import _partitions, disk_facts, image_facts
+from cli.doctor.gather_libvirt import _group_of
+from cli.doctor.gather_machine import is_synchronised, listeners, ports, space
+from cli.doctor.gather_strays import is_locked
+from common.config import Config
+from common.domain import DomainFacts, DomainState
+from common.phases import Phase
+from common.run_dir import Lock
+from services.actuator.core.record import Record
+
+
+def config(**changes: Any) -> Config:
+    values: dict[str, Any] = {"groups": {"web": {"prefix": "web-", "endpoint": "127.0.0.1:1"}}}
+    return Config.model_validate(values | changes)
+
+
+def record(group: str, uuid: str) -> Record:
+    return Record(group=group, uuid=uuid, host="local", phase=Phase.READY, since_mono_s=0, since_s=0, boot_id="")
+
+
+def domain(name: str) -> DomainFacts:
+    return DomainFacts(name, "u1", DomainState.RUNNING, "", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "group"),
+    [
+        ("web-0000", record("web", "u1"), "web"),
+        ("other-0000", record("web", "u1"), None),  # another installation's group of the same name
+        ("web-0000", record("shop", "u1"), None),
+        ("web-0000", record("web", "u2"), None),  # a copy made with other tools carries our element
+        ("web-0000", None, None),
+        ("old-0000", None, "old"),
+        ("old-0000", record("web", "u2"), "old"),
+    ],
+)
+def test_a_domain_belongs_to_a_group_by_name_and_record(name: str, found: Record | None, group: str | None) -> None:
+    groups = {
+        "web": {"prefix": "web-"},
+        "old": {"prefix": "old-", "kind": "existing", "endpoint": "127.0.0.1:2"},
+    }
+    assert _group_of(config(groups=groups), domain(name), found) == group
+
+
+def test_a_listener_is_found_with_its_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert ("127.0.0.1", port) in [(found.address, found.port) for found in listeners()]
+        values = {"groups": {"web": {"prefix": "web-", "endpoint": f"127.0.0.1:{port}"}}, "metrics": {"listen": ""}}
+        (found,) = ports(config(**values), {})
+    assert f"process {os.getpid()}" in found.holder
+    assert not found.is_ours
+
+
+def test_the_port_of_a_service_that_answers_is_ours() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        values = {"groups": {"web": {"prefix": "web-", "endpoint": "127.0.0.1:1"}}, "metrics": {"listen": address}}
+        found = {port.key: port for port in ports(config(**values), {"exporter": os.getpid()})}
+    assert found["metrics.listen"].is_ours
+
+
+def test_a_foreign_address_cannot_be_used() -> None:
+    groups = {"web": {"prefix": "web-", "endpoint": "203.0.113.7:9"}}
+    (found,) = ports(config(groups=groups, metrics={"listen": ""}), {})
+    assert found.bind_error
+
+
+def test_space_is_that_of_the_nearest_directory(tmp_path: Path) -> None:
+    found = space(tmp_path / "not" / "there")
+    assert found.path == str(tmp_path)
+    assert found.free_bytes > 0
+    assert found.is_writable
+
+
+def test_a_lock_is_seen_while_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "monitor.lock"
+    assert not is_locked(path)
+    lock = Lock.take(path)
+    assert is_locked(path)
+    lock.release()
+    assert not is_locked(path)
+
+
+def test_the_kernel_tells_whether_its_clock_is_kept_right() -> None:
+    assert is_synchronised() in (True, False, None)
+
+
+def image(directory: Path) -> tuple[bool, str]:
+    group = config(groups={"web": {"prefix": "web-", "image": {"directory": str(directory)}}}).groups["web"]
+    found = image_facts(config(), group, is_thorough=False)
+    return found.exists, found.problem
+
+
+def test_a_missing_and_a_damaged_manifest_are_told_apart(tmp_path: Path) -> None:
+    assert image(tmp_path) == (False, "no manifest.json")
+    for text in ("{", "[]", '{"kernel": {"file": "k"}}'):
+        (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
+        exists, problem = image(tmp_path)
+        assert exists
+        assert "cannot be understood" in problem
+    part = '{"file": "%s", "sha256": "00"}'
+    (tmp_path / "manifest.json").write_text(f'{{"kernel": {part % "k"}, "initramfs": {part % "i"}}}', encoding="utf-8")
+    (tmp_path / "k").write_bytes(b"kernel")
+    assert image(tmp_path)[1].startswith("k has sha256")
+    assert "i is missing" in image(tmp_path)[1]
+
+
+def test_a_disk_that_is_not_there_or_empty_is_not_whole(tmp_path: Path) -> None:
+    assert not disk_facts(tmp_path / "none.raw", is_thorough=False).exists
+
+
+def test_partitions_are_found_in_both_kinds_of_tables() -> None:
+    mbr = bytearray(512 * 64)
+    mbr[510:512] = b"\x55\xaa"
+    struct.pack_into("<I", mbr, 446 + 8, 2048)
+    assert list(_partitions(bytes(mbr))) == [0, 2048 * 512]
+    gpt = bytearray(512 * 64)
+    gpt[512:520] = b"EFI PART"
+    struct.pack_into("<QII", gpt, 512 + 72, 2, 128, 128)
+    gpt[1024] = 1
+    struct.pack_into("<Q", gpt, 1024 + 32, 4096)
+    assert list(_partitions(bytes(gpt))) == [0, 4096 * 512]
+
+
+def test_a_machine_id_is_read_from_a_raw_disk(tmp_path: Path) -> None:
+    root, disk = tmp_path / "root", tmp_path / "disk.raw"
+    (root / "etc").mkdir(parents=True)
+    command = ["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), "4m"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("no mke2fs here")
+    if disk_facts(disk, is_thorough=False).problem:
+        pytest.skip("no qemu-img here")
+    bare = disk_facts(disk, is_thorough=False)
+    assert (bare.machine_id, bare.is_machine_id_read, bare.is_bootable) == ("", True, False)
+    (root / "etc" / "machine-id").write_text("0123456789abcdef0123456789abcdef\n", encoding="ascii")
+    disk.unlink()
+    subprocess.run(command, check=True, capture_output=True)
+    assert disk_facts(disk, is_thorough=False).machine_id == "0123456789abcdef0123456789abcdef"

@@ -1,0 +1,429 @@
+"""Each judge of ``autoscaler doctor``: quiet about what is well, and clear about what is not."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cli.doctor import judge_guests, judge_host, judge_machine, judge_storage
+from cli.doctor.facts import (
+    AccelFacts,
+    ClockFacts,
+    HaproxyFacts,
+    ImageFacts,
+    LibvirtFacts,
+    LimitFacts,
+    MemberFacts,
+    PortFacts,
+    Proof,
+    ServiceFacts,
+    SocketFacts,
+    SpaceFacts,
+    StopFacts,
+    StrayFacts,
+)
+from cli.doctor.finding import Finding, Level, error, exit_code, note, ok, skipped, warning, worst
+from cli.doctor.page import page, summary, values
+from common.acceleration import Accel
+from common.config import Group
+from common.messages import ServiceStatus
+
+GIB = 1024**3
+GROUP = Group(prefix="web-")
+WELL = (Level.OK, Level.SKIPPED, Level.NOTE)
+
+
+def levels(findings: list[Finding]) -> dict[str, Level]:
+    """Return the worst level of each check."""
+    return {name: worst(f for f in findings if f.check == name) for name in {f.check for f in findings}}
+
+
+def must_mend(finding: Finding, level: Level, *words: str) -> None:
+    """Check that a finding is as bad as this, and says what, why and how to mend it."""
+    assert finding.level is level
+    assert finding.why and finding.mend
+    for word in words:
+        assert word in f"{finding.about} {finding.what} {finding.why} {finding.mend}"
+
+
+# --- libvirt -------------------------------------------------------------------------------------------------------
+
+LIBVIRT = LibvirtFacts(
+    uri="qemu:///system",
+    is_local=True,
+    user="ann",
+    is_root=False,
+    groups=("ann", "libvirt"),
+    sockets=(SocketFacts("/s-ro", True, True), SocketFacts("/s", True, True)),
+    read_error="",
+    write_error="",
+    release="libvirt 9.0.0",
+)
+
+
+def test_libvirt_that_answers_is_well() -> None:
+    assert [f.level for f in judge_host.judge_libvirt(LIBVIRT, "local")] == [Level.OK, Level.OK]
+
+
+def test_libvirt_that_does_not_run_is_started() -> None:
+    sockets = (SocketFacts("/s-ro", False, False),)
+    (found,) = judge_host.judge_libvirt(replace(LIBVIRT, sockets=sockets, read_error="no", write_error="no"), "local")
+    must_mend(found, Level.ERROR, "/s-ro", "systemctl enable --now libvirtd", "libvirtd -d")
+
+
+def test_a_user_outside_the_group_is_told_to_join_it() -> None:
+    facts = replace(LIBVIRT, groups=("ann",), write_error="denied")
+    found = judge_host.judge_libvirt(facts, "local")
+    assert found[0].level is Level.OK
+    must_mend(found[1], Level.ERROR, "ann", "usermod -aG libvirt ann")
+
+
+def test_a_member_of_the_group_who_is_refused_is_told_about_polkit() -> None:
+    must_mend(judge_host.judge_libvirt(replace(LIBVIRT, write_error="no"), "h")[1], Level.ERROR, "auth_unix_rw")
+
+
+def test_no_right_to_the_reading_socket_is_a_question_of_rights() -> None:
+    sockets = (SocketFacts("/s-ro", True, False),)
+    facts = replace(LIBVIRT, groups=("ann",), sockets=sockets, read_error="denied", write_error="denied")
+    (found,) = judge_host.judge_libvirt(facts, "local")
+    must_mend(found, Level.ERROR, "usermod")
+    assert found.check == "libvirt-rights"
+
+
+def test_a_remote_host_that_does_not_answer_is_named() -> None:
+    facts = replace(LIBVIRT, uri="qemu+ssh://b/system", is_local=False, sockets=(), read_error="timed out")
+    (found,) = judge_host.judge_libvirt(facts, "b")
+    must_mend(found, Level.ERROR, "qemu+ssh://b/system", "timed out")
+
+
+# --- acceleration --------------------------------------------------------------------------------------------------
+
+KVM, TCG = Accel("kvm", "a probe guest ran under KVM in 1.0 s"), Accel("qemu", "the probe guest hung for 10 s")
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "word"),
+    [
+        (AccelFacts("tcg", True, True, None), Level.OK, "not wanted"),
+        (AccelFacts("auto", True, True, KVM), Level.OK, "ran under KVM"),
+        (AccelFacts("auto", True, True, None), Level.NOTE, "--prove"),
+        (AccelFacts("auto", True, True, TCG), Level.NOTE, "hung"),
+        (AccelFacts("auto", False, False, None), Level.NOTE, "no /dev/kvm"),
+        (AccelFacts("auto", False, True, None), Level.NOTE, "libvirt offers no KVM"),
+        (AccelFacts("kvm", True, True, TCG), Level.ERROR, "accel = 'kvm'"),
+        (AccelFacts("kvm", False, False, None), Level.ERROR, "no /dev/kvm"),
+    ],
+)
+def test_kvm_counts_only_when_it_is_proven(facts: AccelFacts, level: Level, word: str) -> None:
+    found = judge_host.judge_acceleration(facts, "local")
+    assert found.level is level
+    assert word in f"{found.what} {found.why} {found.mend}"
+
+
+# --- CPUs and memory -----------------------------------------------------------------------------------------------
+
+LIMITS = LimitFacts(cpus=4, total_memory_bytes=8 * GIB, free_memory_bytes=6 * GIB, owned={}, open_files=20000)
+
+
+def test_a_host_with_enough_of_both_is_well() -> None:
+    assert judge_host.judge_cpus({"web": GROUP}, LIMITS, "local").level is Level.OK
+    assert judge_host.judge_memory({"web": GROUP}, LIMITS, "local").level is Level.OK
+
+
+def test_more_allotted_cpus_than_the_host_has_is_a_warning() -> None:
+    found = judge_host.judge_cpus({"web": GROUP}, replace(LIMITS, cpus=3), "local")
+    must_mend(found, Level.WARNING, "4 of 3 CPUs", "cpu_quota")
+
+
+def test_domains_on_several_hosts_are_shared_out() -> None:
+    group = GROUP.model_copy(update={"hosts": ("local", "b")})
+    assert judge_host.judge_cpus({"web": group}, replace(LIMITS, cpus=2), "b").level is Level.OK
+
+
+def test_memory_for_the_lower_bound_only_is_a_warning_and_for_less_an_error() -> None:
+    group = Group.model_validate({"prefix": "w-", "min": 2, "max": 4, "image": {"memory_mib": 1024}})
+    tight, none = replace(LIMITS, free_memory_bytes=3 * GIB), replace(LIMITS, free_memory_bytes=GIB)
+    must_mend(judge_host.judge_memory({"w": group}, tight, "local"), Level.WARNING, "memory_mib")
+    must_mend(judge_host.judge_memory({"w": group}, none, "local"), Level.ERROR, "not even the lower bounds")
+
+
+def test_what_our_domains_use_already_counts_as_available() -> None:
+    group = Group.model_validate({"prefix": "w-", "min": 2, "max": 4, "surge": 0, "image": {"memory_mib": 1024}})
+    full = replace(LIMITS, free_memory_bytes=GIB, owned={"w": 4})
+    assert judge_host.judge_memory({"w": group}, full, "local").level is Level.OK
+
+
+def test_a_host_without_template_groups_is_not_measured() -> None:
+    group = Group(prefix="w-", kind="existing")
+    assert judge_host.judge_cpus({"w": group}, LIMITS, "local").level is Level.SKIPPED
+    assert judge_host.judge_memory({"w": group}, LIMITS, "local").level is Level.SKIPPED
+
+
+# --- ports, HAProxy, files, clock, services ---------------------------------------------------------------------------
+
+PORT = PortFacts("groups.web.endpoint", "127.0.0.1:8000", "haproxy", "", False)
+
+
+@pytest.mark.parametrize(
+    ("port", "level", "word"),
+    [
+        (PORT, Level.OK, "free"),
+        (replace(PORT, holder="haproxy (process 7)", is_ours=True), Level.OK, "as it should be"),
+        (replace(PORT, holder="nginx (process 7)"), Level.ERROR, "nginx (process 7)"),
+        (replace(PORT, bind_error="Cannot assign requested address"), Level.ERROR, "Cannot assign"),
+        (replace(PORT, is_expected=True), Level.ERROR, "nobody listens"),
+    ],
+)
+def test_a_port_is_free_or_ours(port: PortFacts, level: Level, word: str) -> None:
+    (found,) = judge_machine.judge_ports([port])
+    assert found.level is level
+    assert word in f"{found.what} {found.mend}"
+
+
+HAPROXY = HaproxyFacts("/usr/sbin/haproxy", "HAProxy version 2.6.12-1+deb12u4\nFeature list : +PROMEX", "")
+
+
+def test_haproxy_as_debian_ships_it_is_well() -> None:
+    found = judge_machine.judge_haproxy(HAPROXY, wants_metrics=True)
+    assert levels(found) == {"haproxy": Level.OK, "haproxy-config": Level.OK, "haproxy-metrics": Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "level"),
+    [
+        ({"path": None}, "haproxy", Level.ERROR),
+        ({"version_text": "HAProxy version 2.2.9 +PROMEX"}, "haproxy", Level.ERROR),
+        ({"version_text": "HAProxy version 2.4.1 +PROMEX"}, "haproxy", Level.WARNING),
+        ({"version_text": "what?"}, "haproxy", Level.WARNING),
+        ({"version_text": "HAProxy version 2.8.0"}, "haproxy-metrics", Level.WARNING),
+        ({"refusal": "[ALERT] unknown keyword 'x'"}, "haproxy-config", Level.ERROR),
+    ],
+)
+def test_what_is_wrong_with_haproxy_is_said(changes: dict[str, Any], check: str, level: Level) -> None:
+    found = judge_machine.judge_haproxy(replace(HAPROXY, **changes), wants_metrics=True)
+    bad = [finding for finding in found if finding.level not in WELL]
+    assert [finding.check for finding in bad] == [check]
+    must_mend(bad[0], level)
+
+
+def test_too_few_open_files_say_how_many_connections_are_left() -> None:
+    assert judge_machine.judge_files_open(4000, 20000).level is Level.OK
+    must_mend(judge_machine.judge_files_open(4000, 1024), Level.WARNING, "accepts 362 connections", "8300")
+
+
+CLOCK = ClockFacts(
+    epoch_s=1_800_000_000.0, newest_file_s=1_799_999_999.0, newest_file="/s/x.json", is_synchronised=True
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_wall_needed", "level", "word"),
+    [
+        ({}, True, Level.OK, "time server"),
+        ({"is_synchronised": None}, True, Level.OK, "2027"),
+        ({"is_synchronised": False}, False, Level.NOTE, "no time server"),
+        ({"is_synchronised": False}, True, Level.WARNING, "schedule"),
+        ({"newest_file_s": 1_800_003_600.0}, False, Level.WARNING, "3600 s later"),
+        ({"epoch_s": 1000.0, "newest_file_s": 0.0}, False, Level.ERROR, "1970"),
+    ],
+)
+def test_a_wall_clock_is_sane_and_kept_right(
+    changes: dict[str, Any], is_wall_needed: bool, level: Level, word: str
+) -> None:
+    found = judge_machine.judge_clock(replace(CLOCK, **changes), is_wall_needed)
+    assert found.level is level
+    assert word in f"{found.what} {found.why}"
+
+
+def status(name: str, digest: str = "abc") -> ServiceStatus:
+    return ServiceStatus(name=name, pid=1, started_at_s=0, release="0", config_digest=digest)
+
+
+ALL = {name: status(name) for name in ("monitor", "decider")}
+SERVICES = ServiceFacts(heard=ALL, expected=("monitor", "decider"), digest="abc", is_supervised=True, owned_running=1)
+
+
+def test_services_that_run_with_the_present_file_are_well() -> None:
+    assert levels(judge_machine.judge_services(SERVICES)) == {"services": Level.OK, "services-config": Level.OK}
+
+
+def test_a_silent_service_is_an_error_and_an_older_file_a_warning() -> None:
+    facts = replace(SERVICES, heard={"monitor": status("monitor", "old")})
+    silent, old = judge_machine.judge_services(facts)
+    must_mend(silent, Level.ERROR, "decider", "make up")
+    must_mend(old, Level.WARNING, "monitor", "make up")
+
+
+def test_nothing_running_is_no_fault_unless_our_domains_do() -> None:
+    nothing = replace(SERVICES, heard={}, is_supervised=False, owned_running=0)
+    assert judge_machine.judge_services(nothing)[0].level is Level.SKIPPED
+    must_mend(judge_machine.judge_services(replace(nothing, owned_running=2))[0], Level.WARNING, "make up", "make down")
+
+
+# --- storage and images ---------------------------------------------------------------------------------------------
+
+SPACE = SpaceFacts("/var/lib/x", "/", free_bytes=10 * GIB, free_files=1_000_000, is_writable=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "word"),
+    [
+        ({}, Level.OK, "10.0 GiB"),
+        ({"free_files": None}, Level.OK, ""),
+        ({"free_bytes": GIB // 2}, Level.ERROR, "needed at once"),
+        ({"free_bytes": 2 * GIB}, Level.WARNING, "may grow"),
+        ({"free_files": 3}, Level.ERROR, "3 free inodes"),
+        ({"is_writable": False}, Level.ERROR, "cannot be written"),
+    ],
+)
+def test_room_is_judged_by_what_is_written_now_and_later(changes: dict[str, Any], level: Level, word: str) -> None:
+    found = judge_storage.judge_space("state_dir", replace(SPACE, **changes), GIB, 2 * GIB)
+    assert found.level is level
+    assert word in found.what
+
+
+def test_a_demo_image_that_must_be_built_needs_more_room() -> None:
+    whole = ImageFacts("/i", "demo", exists=True, size_bytes=50_000_000)
+    missing = ImageFacts("/i", "demo", exists=False)
+    both = {"a": whole, "b": whole}
+    assert judge_storage.needed_now_bytes(both) == judge_storage.START_BYTES + 50_000_000
+    assert judge_storage.needed_now_bytes({"a": missing}) == judge_storage.START_BYTES + judge_storage.BUILD_BYTES
+
+
+def test_what_may_still_be_written_counts_recording_logs_and_saved_memory() -> None:
+    assert judge_storage.needed_later_bytes({"w": GROUP}, 1000, 2) == 1000 + 2 * judge_storage.LOG_BYTES
+
+
+DISK = ImageFacts("/d.raw", "disk", exists=True, size_bytes=GIB, machine_id="", is_machine_id_read=True)
+
+
+@pytest.mark.parametrize(
+    ("image", "level", "word"),
+    [
+        (ImageFacts("/i", "demo", exists=True, size_bytes=5), Level.OK, "whole"),
+        (ImageFacts("/i", "demo", exists=False, problem="no manifest.json"), Level.ERROR, "make image"),
+        (ImageFacts("/i", "directory", exists=False), Level.ERROR, "missing"),
+        (ImageFacts("/i", "directory", exists=True, problem="vmlinuz is missing"), Level.ERROR, "vmlinuz"),
+        (DISK, Level.OK, "whole"),
+        (replace(DISK, is_bootable=False), Level.WARNING, "boot sector"),
+    ],
+)
+def test_an_image_is_there_and_whole(image: ImageFacts, level: Level, word: str) -> None:
+    found = judge_storage.judge_image("web", image)
+    assert found.level is level
+    assert word in f"{found.what} {found.mend}"
+
+
+def test_a_machine_id_in_an_image_is_shared_by_all_its_domains() -> None:
+    carries = replace(DISK, machine_id="0123456789abcdef0123456789abcdef")
+    must_mend(judge_storage.judge_image_identity("web", GROUP, carries), Level.WARNING, "virt-sysprep", "0123456789")
+    assert judge_storage.judge_image_identity("web", GROUP, DISK).level is Level.OK
+    unread = replace(DISK, is_machine_id_read=False, machine_id=None)
+    assert judge_storage.judge_image_identity("web", GROUP, unread).level is Level.SKIPPED
+    alone = Group.model_validate({"prefix": "w-", "max": 1})
+    assert judge_storage.judge_image_identity("web", alone, carries).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("proof", "expected"),
+    [
+        (None, {"boots": Level.SKIPPED}),
+        (Proof(3.0, "it answers", "shutdown", 1.0), {"boots": Level.OK, "acpi": Level.OK}),
+        (Proof(3.0, "it answers", None, 10.0), {"boots": Level.OK, "acpi": Level.WARNING}),
+        (Proof(3.0, "it answers", "destroyed", 1.0), {"boots": Level.OK, "acpi": Level.WARNING}),
+        (Proof(None, "no answer", None), {"boots": Level.ERROR}),
+        (Proof(None, "", None, error="no memory"), {"boots": Level.ERROR}),
+    ],
+)
+def test_what_a_guest_that_was_booted_has_shown(proof: Proof | None, expected: dict[str, Level]) -> None:
+    assert levels(judge_storage.judge_proof("web", GROUP, proof)) == expected
+
+
+# --- guests and leftovers -------------------------------------------------------------------------------------------
+
+
+def member(name: str, **changes: Any) -> MemberFacts:
+    values: dict[str, Any] = {"phase": "ready", "is_running": True, "address": "10.0.0.5", "is_right": True} | changes
+    return MemberFacts(name=name, host="local", uuid=f"u-{name}", **values)
+
+
+def test_two_domains_with_one_machine_id_are_an_error() -> None:
+    twins = [member("w-0000", identities={"disk": "aa"}), member("w-0001", identities={"disk": "aa", "lease": "bb"})]
+    must_mend(judge_guests.judge_identities("w", twins), Level.ERROR, "w-0000, w-0001", "systemd-machine-id-setup")
+
+
+def test_different_machine_ids_are_well_and_unknown_ones_are_not_judged() -> None:
+    apart = [member("w-0000", identities={"disk": "aa"}), member("w-0001", identities={"disk": "bb"})]
+    assert judge_guests.judge_identities("w", apart).level is Level.OK
+    assert judge_guests.judge_identities("w", [member("w-0000")]).level is Level.SKIPPED
+
+
+def test_a_domain_that_serves_must_answer_and_one_that_boots_may_wait() -> None:
+    silent = member("w-0001", is_right=False, detail="status 404")
+    found = judge_guests.judge_readiness("w", GROUP, [member("w-0000"), silent])
+    must_mend(found, Level.ERROR, "w-0001 (status 404)", "curl -si http://10.0.0.5:8080/healthz")
+    booting = member("w-0001", is_right=False, phase="booting")
+    assert judge_guests.judge_readiness("w", GROUP, [booting]).level is Level.NOTE
+    assert judge_guests.judge_readiness("w", GROUP, [member("w-0000")]).level is Level.OK
+    off = member("w-0000", is_running=False, is_right=None)
+    assert judge_guests.judge_readiness("w", GROUP, [off]).level is Level.SKIPPED
+
+
+def test_guests_clocks_are_compared_with_ours() -> None:
+    assert judge_guests.judge_guest_clocks("w", [member("w-0000", clock_off_s=1.0)]).level is Level.OK
+    assert judge_guests.judge_guest_clocks("w", [member("w-0000")]).level is Level.SKIPPED
+    must_mend(judge_guests.judge_guest_clocks("w", [member("w-0000", clock_off_s=-90)]), Level.WARNING, "w-0000 -90 s")
+
+
+def test_guests_that_had_to_be_powered_off_are_named() -> None:
+    assert judge_guests.judge_stops("w", GROUP, StopFacts(0, 0, ()), []).level is Level.SKIPPED
+    assert judge_guests.judge_stops("w", GROUP, StopFacts(3, 0, ()), []).level is Level.OK
+    must_mend(judge_guests.judge_stops("w", GROUP, StopFacts(3, 1, ("w-0002",)), []), Level.WARNING, "w-0002")
+    deaf = member("w-0003", phase="stopping", stop_calls=2)
+    must_mend(judge_guests.judge_stops("w", GROUP, StopFacts(0, 0, ()), [deaf]), Level.WARNING, "w-0003", "acpid")
+
+
+def test_leftovers_are_named_and_those_of_others_only_noted() -> None:
+    assert judge_guests.judge_strays(StrayFacts({}, {}, (), ()), "local")[0].level is Level.OK
+    found = judge_guests.judge_strays(StrayFacts({"web-0007": "old"}, {"db-0000": "db"}, ("net2",), ("/f",)), "local")
+    by_check = levels(found)
+    assert by_check == {
+        "stale-domains": Level.WARNING,
+        "other-domains": Level.NOTE,
+        "stale-networks": Level.NOTE,
+        "stale-files": Level.NOTE,
+    }
+    must_mend(found[0], Level.WARNING, "web-0007 (group old)", "virsh")
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+ALL_LEVELS = [
+    ok("a", "", "fine"),
+    skipped("b", "", "not seen"),
+    note("c", "x", "slow"),
+    warning("d", "x", "what", "why", "mend"),
+    error("e", "x", "what", "why", "mend"),
+]
+
+
+@pytest.mark.parametrize(("count", "code"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 1), (5, 3)])
+def test_the_worst_finding_decides_the_exit_code(count: int, code: int) -> None:
+    assert exit_code(ALL_LEVELS[:count]) == code
+
+
+def test_json_holds_every_finding_and_the_counts() -> None:
+    told = json.loads(json.dumps(values(ALL_LEVELS)))
+    assert (told["schema"], told["worst"], told["exit_code"]) == (1, "error", 3)
+    assert told["counts"] == {"ok": 1, "skipped": 1, "note": 1, "warning": 1, "error": 1}
+    assert told["findings"][4] == {
+        "level": "error", "check": "e", "about": "x", "what": "what", "why": "why", "mend": "mend",
+    }  # fmt: skip
+
+
+def test_the_page_says_why_and_how_to_mend() -> None:
+    text = page(ALL_LEVELS).plain
+    assert "error    e                x: what\n         why  why\n         mend mend\n" in text
+    assert text.endswith(summary(ALL_LEVELS))
+    assert summary(ALL_LEVELS) == "worst: error: 1 ok, 1 skipped, 1 note, 1 warning, 1 error"
