@@ -1,18 +1,26 @@
-"""The actuator's own copy of the guest image, checked against its manifest.
+"""What template groups boot: our own copies of kernel and initramfs, or a disk image and what goes into its seed.
 
-libvirt changes the owner of the files it boots from, so it gets copies of its own, one directory for each image by its
-digest. A new image is a new directory: domains that run keep the files they were started from.
+libvirt changes the owner of the files it boots from, so it gets copies of its own, checked against their manifest, one
+directory for each image by its digest. A new image is a new directory: domains that run keep the files they were
+started from. Disk images are not copied, see ``keeper``; user-data and XML are read here, and again when they change.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from common.config import Image, Network
 from common.errors import AutoscalerError
+from common.volume import digest
+from services.actuator.core import extra_xml
+from services.actuator.core.disks import GIB, Disk
+from services.actuator.core.domain_xml import OWN_DISKS
+from services.actuator.core.extra_xml import Extra
+from services.actuator.core.seed import MAX_USER_DATA_BYTES, why_no_user_data
 from services.actuator.core.seen import Template
 
 COPIES: Final = "actuator/boot"
@@ -38,6 +46,24 @@ class Images:
         self._state_path = state_path
         self._known: dict[Path, tuple[int, int, Template]] = {}
 
+    def of(self, image: Image, network: Network) -> Template:
+        """Return what a group with this image boots now.
+
+        Raises:
+            ImageError: a file is missing or cannot be used; a disk image itself is looked at by ``keeper``.
+        """
+        extra = _extra(image, network)
+        parts = [extra.text] if extra is not None else []
+        if not image.disk:
+            template = self.template(image.directory)
+            name = template.digest if extra is None else f"{template.digest}-{digest(*parts)}"
+            return replace(template, digest=name, extra=extra)
+        consoles = self._state_path / CONSOLES
+        self._make_reachable(consoles)
+        disk = Disk(image.disk, round((image.disk_gib or 0) * GIB), _user_data(image.user_data), image.ssh_keys)
+        name = digest(disk.digest, image.machine, *parts)
+        return Template("", "", name, console_dir=str(consoles), disk=disk, extra=extra)
+
     def template(self, directory: str) -> Template:
         """Return the template for the image in ``directory``, empty for the demo guest's.
 
@@ -57,7 +83,8 @@ class Images:
 
     def sweep(self, digests_in_use: set[str]) -> None:
         """Remove the copies that no domain and no group uses any more."""
-        keep = digests_in_use | {template.digest for _, _, template in self._known.values()}
+        used = digests_in_use | {template.digest for _, _, template in self._known.values()}
+        keep = {digest.partition("-")[0] for digest in used}
         parent = self._state_path / COPIES
         for copy in sorted(parent.iterdir()) if parent.is_dir() else ():
             if copy.name not in keep:
@@ -88,6 +115,34 @@ class Images:
             raise ImageError(f"the guest image in {source} is not usable: {error}") from error
         paths = str(target / kernel.file), str(target / initramfs.file)
         return Template(*paths, digest, arguments, console_dir=str(consoles))
+
+
+def _extra(image: Image, network: Network) -> Extra | None:
+    if not image.xml:
+        return None
+    text = _text(image.xml, "xml")
+    try:
+        return extra_xml.check(text, image.xml, network, OWN_DISKS if image.disk else ())
+    except extra_xml.ExtraXmlError as error:
+        raise ImageError(f"the extra domain XML cannot be used: {error}") from error
+
+
+def _user_data(file: str) -> str:
+    text = _text(file, "user_data") if file else ""
+    why = why_no_user_data(text)
+    if why:
+        raise ImageError(f"user_data: {file} {why}")
+    return text
+
+
+def _text(file: str, key: str) -> str:
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(MAX_USER_DATA_BYTES + 1).decode()
+    except OSError as error:
+        raise ImageError(f"{key}: {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{key}: {file} is not UTF-8 at byte {error.start}") from error
 
 
 def _part(manifest: dict[str, Any], name: str) -> _Part:
