@@ -41,6 +41,7 @@ from services.decider.core.events import (
     Wait,
 )
 from services.decider.core.group import claims_of, handle
+from services.decider.core.orders import QUESTIONS
 from services.decider.core.seen import read_sample
 from services.decider.core.state import GroupState, Settings, begin
 from services.decider.core.stored import Instant
@@ -59,7 +60,7 @@ class DeciderService:
     def __init__(self, context: Context) -> None:
         """Subscribe, and take up what was stored."""
         gc.set_threshold(*COLLECT)
-        self._bus, self._clock = context.bus, context.clock
+        self._bus, self._clock, self._notes = context.bus, context.clock, context.notes
         self._interval_s = context.config.system.interval_s
         self._boot_id = boot_id()
         self._store = Store(context.config.system.state_path / NAME)
@@ -80,6 +81,7 @@ class DeciderService:
         for pending in inbox.requests:
             self._ask(pending, now_s)
         if now_s >= self._next_tick_s:
+            self._retry_store()
             epoch_s = self._clock.epoch_s()
             claimed = [claim for state in self._groups.values() for claim in claims_of(state, now_s)]
             for name, state in self._groups.items():
@@ -106,6 +108,15 @@ class DeciderService:
     def _instant(self) -> Instant:
         return Instant(self._boot_id, self._clock.monotonic_s(), self._clock.epoch_s())
 
+    def _retry_store(self) -> None:
+        """Write what the disk refused before, and have the status say what it refuses."""
+        if self._store.trouble:
+            self._store.write()
+        if self._store.trouble:
+            self._notes[NAME] = f"{self._store.trouble}; a restart forgets the newest orders and decisions"
+        else:
+            self._notes.pop(NAME, None)
+
     def _pass(self, name: str, event: CoreEvent, now_s: float) -> None:
         self._groups[name], actions = handle(self._groups[name], event, now_s)
         for action in actions:
@@ -129,9 +140,18 @@ class DeciderService:
                     level = log.warning if body.level == "warning" else log.info
                     level(body.name, group=body.group, text=body.text)
             case Answer(token, reply):
-                self._waiting.pop(token).reply(reply)
+                pending = self._waiting.pop(token)
+                pending.reply(reply if pending.request.verb in QUESTIONS else self._honest(reply))
             case Wait():
                 pass  # every group beats with the loop
+
+    def _honest(self, reply: Reply) -> Reply:
+        """Return the reply, with what it must not conceal: that an order is in memory only."""
+        trouble = self._store.trouble
+        if reply.status != "applied" or not trouble:
+            return reply
+        reason = f"{reply.reason}; but it is not stored, so a restart forgets it: {trouble}"
+        return reply.model_copy(update={"reason": reason, "data": {**reply.data, "stored": False}})
 
     def _ask(self, pending: PendingRequest, now_s: float) -> None:
         request = pending.request

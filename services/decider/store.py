@@ -2,6 +2,9 @@
 
 It is written beside the old one, synced, and renamed, so that a crash leaves one or the other. What cannot be read is
 logged and counts as not there: the group then derives its desired capacity from its members.
+
+A disk that refuses costs no decision: what is in force stays in memory, whoever gave an order is told, and the file is
+tried again until it is written.
 """
 
 import json
@@ -24,6 +27,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Read the file at ``path``; an unreadable one counts as empty."""
+        self.trouble = ""
         self._path = path
         self._values = _read(path)
 
@@ -38,13 +42,23 @@ class Store:
             log.warning("stored-state-ignored", path=str(self._path), group=group, reason=str(error))
             return None
 
-    def save(self, group: str, standing: Standing, at: Instant) -> None:
-        """Keep a standing; it is on disk when this returns, unless the disk refuses, which is logged."""
+    def save(self, group: str, standing: Standing, at: Instant) -> str:
+        """Keep a standing; return why it is not on disk now, empty if it is."""
         self._values[group] = to_values(standing, at)
+        return self.write()
+
+    def write(self) -> str:
+        """Write what is kept; return why that failed, empty if it did not. ``trouble`` says the same until it works."""
+        before, self.trouble = self.trouble, ""
         try:
             _write(self._path, self._values)
         except OSError as error:
-            log.error("state-not-written", path=str(self._path), group=group, reason=str(error))
+            self.trouble = f"{self._path} cannot be written: {error.strerror or error}"
+        if self.trouble and self.trouble != before:
+            log.error("state-not-written", path=str(self._path), reason=self.trouble)
+        elif before and not self.trouble:
+            log.info("state-written-again", path=str(self._path))
+        return self.trouble
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -219,3 +219,9 @@ def test_request_is_answered_that_the_balancer_has_no_verbs(bench: Bench) -> Non
     request = PendingRequest(Request(verb="dance"), lambda frame: answers.append(decode_reply(frame)))
     bench.service.step(Inbox((), (request,)), bench.clock.now_s)
     assert [(reply.status, reply.reason) for reply in answers] == [("error", "the balancer does not know 'dance'")]
+
+
+def test_a_reload_gives_the_groups_their_new_tables(bench: Bench) -> None:
+    text = '[groups.web]\nprefix = "web-"\nmax = 9\n'
+    bench.service.reload(config_file.parse(text.encode(), "t"), bench.clock.now_s)
+    assert bench.service._groups["web"].config.maximum == 9

@@ -64,6 +64,7 @@ class Rig:
 
     def start(self) -> None:
         context = Context("decider", self.config, "x", Path("x"), self.clock, self.bus, lambda: False)  # type: ignore[arg-type]
+        self.notes = context.notes
         self.service = DeciderService(context)
 
     def step(self, *bodies: Body, ask: tuple[PendingRequest, ...] = (), after_s: float = 1.0) -> float:
@@ -203,3 +204,57 @@ def test_close_leaves_nothing_to_do(tmp_path: Path) -> None:
     rig = Rig(tmp_path, "web")
     rig.service.close()
     assert rig.said("capacity.desired") == []
+
+
+# --- a disk that refuses, a configuration that changes ---------------------------------------------------------------
+
+
+def refuse(rig: Rig) -> None:
+    """Make the store's place one where no file can be written."""
+    rig.service._store._path = Path("/dev/null/x/decider.json")
+
+
+def test_an_order_that_could_not_be_stored_is_answered_with_that_fact(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "web")
+    refuse(rig)
+    order, question = Asked("pause"), Asked("history")
+    rig.step(ask=(order, question))
+    assert order.answers[0].status == "applied"
+    assert order.answers[0].data == {"stored": False}
+    assert order.answers[0].reason.endswith(
+        "; but it is not stored, so a restart forgets it: /dev/null/x/decider.json cannot be written: Not a directory"
+    )
+    assert "stored" not in question.answers[0].reason
+
+
+def test_a_state_that_is_not_stored_stands_in_the_status_until_it_is_and_is_logged_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "web")
+    path = rig.service._store._path
+    refuse(rig)
+    with capture_logs() as lines:
+        rig.step(ask=(Asked("pause"),))
+        for _ in range(3):
+            rig.step()
+        (note,) = rig.notes.values()
+        assert note.startswith("/dev/null/x/decider.json cannot be written: Not a directory; a restart forgets")
+        rig.service._store._path = path
+        rig.step()
+    assert rig.notes == {}
+    assert [line["event"] for line in lines if "state-" in line["event"]] == [
+        "state-not-written",
+        "state-written-again",
+    ]
+    rig.start()
+    assert rig.service._groups["web"].standing.is_paused
+
+
+def test_a_reload_reaches_the_groups_that_it_changes_and_no_others(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "api", "web")
+    before = rig.service._groups["api"]
+    tables = rig.config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    tables["groups"]["web"] |= {"max": 9}
+    rig.service.reload(Config.model_validate(tables), rig.clock.now_s)
+    assert rig.service._groups["web"].maximum == 9
+    assert rig.service._groups["api"] is before
+    rig.step()
+    assert [[order.verb for order in body.ordered] for body in rig.said("decision")] == [[], ["reload"]]
