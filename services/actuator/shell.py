@@ -109,7 +109,15 @@ class ActuatorService:
         for worker in self._workers.values():
             worker.stop()
         self._prober.stop()
-        write(self._state_file, self._stored, self._boot_id)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Store what stands nowhere else; have the status say so while the disk refuses it."""
+        trouble = write(self._state_file, self._stored, self._boot_id)
+        if trouble:
+            self._context.notes[self._state_file.name] = f"{trouble}; a restart forgets breakers and boot times"
+        else:
+            self._context.notes.pop(self._state_file.name, None)
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
@@ -140,7 +148,7 @@ class ActuatorService:
         demand = with_demand(known, self._clock.epoch_s(), body.desired)
         if demand != known:
             self._stored.demand[body.group] = demand
-            write(self._state_file, self._stored, self._boot_id)
+            self._keep()
 
     def _remember_failure(self, body: Failure, identifier: str) -> None:
         if self._hosts.is_standing_by(body.host, body.uuid):
@@ -174,7 +182,7 @@ class ActuatorService:
         owned = self._hosts.owned()
         if owned != self._stored.owned:
             self._stored.owned = owned
-            write(self._state_file, self._stored, self._boot_id)
+            self._keep()
 
     def _note_lost(self, report: Lost) -> None:
         if self._hosts.lost(report):
@@ -196,7 +204,7 @@ class ActuatorService:
         boot_s = boot_time_s(step, outcome.finished_s) if outcome.result is Result.DONE else None
         if boot_s is not None:
             self._stored.boot_times_s[step.group] = added(self._stored.boot_times_s.get(step.group, ()), boot_s)
-            write(self._state_file, self._stored, self._boot_id)
+            self._keep()
         self._orders.finished(outcome)
         if isinstance(step, Save | Wake | SetPhase):
             self._remarks.note(outcome, now_s)
@@ -207,7 +215,7 @@ class ActuatorService:
         for key, new in count_start(self._stored.breakers, outcome, now_s).items():
             old = self._stored.breakers.get(key, breakers.CLOSED)
             self._stored.breakers[key] = new
-            write(self._state_file, self._stored, self._boot_id)
+            self._keep()
             before, after = breakers.describe(old, now_s), breakers.describe(new, now_s)
             if after == "open" and before != "open":
                 text = f"{new.failures} starts in a row failed on {step.host}; the last: {outcome.error or step.reason}"

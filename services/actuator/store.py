@@ -48,8 +48,8 @@ def read(path: Path, now_s: float, boot_id: str) -> Stored:
         return Stored()
 
 
-def write(path: Path, stored: Stored, boot_id: str) -> None:
-    """Replace the file in one step; a full disk is logged and costs nothing but this memory."""
+def write(path: Path, stored: Stored, boot_id: str) -> str:
+    """Replace the file in one step; return why that failed, empty if it did not: it costs nothing but this memory."""
     values = {
         "boot_id": boot_id,
         "breakers": {key: asdict(breaker) for key, breaker in sorted(stored.breakers.items())},
@@ -67,6 +67,8 @@ def write(path: Path, stored: Stored, boot_id: str) -> None:
         aside.replace(path)
     except OSError as error:
         log.warning("state-not-written", path=str(path), error=str(error))
+        return f"{path} cannot be written: {error.strerror or error}"
+    return ""
 
 
 def _breaker(values: dict[str, Any]) -> Breaker:
