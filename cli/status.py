@@ -22,15 +22,18 @@ _PHASE_STYLES = {
 }
 
 
-def status_values(config: Config, snapshot: Snapshot) -> dict[str, Any]:
-    """Return the status in the form that ``status --json`` prints: see DESIGN.md, "What a user touches"."""
+def status_values(config: Config, snapshot: Snapshot, digest: str = "") -> dict[str, Any]:
+    """Return the status in the form that ``status --json`` prints; ``digest`` is that of the file as it is now."""
     return {
+        "config_digest": digest,
         "groups": [_group_values(name, group, snapshot) for name, group in config.groups.items()],
         "services": [
             {
                 "name": name,
                 "alive": name in snapshot.services,
                 "pid": snapshot.services[name].pid if name in snapshot.services else None,
+                "config_digest": snapshot.services[name].config_digest if name in snapshot.services else None,
+                "note": snapshot.services[name].note if name in snapshot.services else "",
             }
             for name in config.services
         ],
@@ -102,13 +105,14 @@ def _in_flight(member: Member, snapshot: Snapshot, group: str) -> int | None:
     return next((backend.in_flight for backend in drain.backends if backend.uuid == member.uuid), None)
 
 
-def status_view(config: Config, snapshot: Snapshot) -> RichGroup:
+def status_view(config: Config, snapshot: Snapshot, digest: str = "") -> RichGroup:
     """Return the status for a terminal."""
-    values = status_values(config, snapshot)
+    values = status_values(config, snapshot, digest)
     tables: list[Table | Text] = []
     for group in values["groups"]:
         tables += _group_view(group, snapshot.memberships.get(group["name"]))
     tables.append(_services_view(values["services"]))
+    tables += [Text(line, style="yellow") for line in _remarks(values["services"], digest)]
     return RichGroup(*tables)
 
 
@@ -148,6 +152,17 @@ def _services_view(services: list[dict[str, Any]]) -> Text:
         alive = service["alive"]
         text.append(f"{service['name']} {service['pid'] if alive else 'no answer'}  ", "green" if alive else "bold red")
     return text
+
+
+def _remarks(services: list[dict[str, Any]], digest: str) -> list[str]:
+    """Return what an operator should know of the services: what they note, and who runs with another configuration."""
+    lines = [f"{service['name']}: {service['note']}" for service in services if service["note"]]
+    others = [service["name"] for service in services if service["config_digest"] not in (None, "", digest)]
+    if others and digest:
+        lines.append(
+            f"the configuration has changed (digest {digest}) since {', '.join(others)} read it: autoscaler reload"
+        )
+    return lines
 
 
 def _show(value: object) -> str:
