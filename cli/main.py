@@ -99,15 +99,15 @@ def status(
     from cli.status import status_values, status_view
     from common.clock import SystemClock
 
-    config = _load()
+    config, digest = _loaded()
     if watch:
         _watch(config)
         return
     snapshot = observe_once(config, SystemClock())
     if as_json:
-        _print_json(status_values(config, snapshot))
+        _print_json(status_values(config, snapshot, digest))
         return
-    _rich_print(status_view(config, snapshot))
+    _rich_print(status_view(config, snapshot, digest))
 
 
 def _watch(config: Any) -> None:
@@ -121,7 +121,7 @@ def _watch(config: Any) -> None:
     try:
         with Live(auto_refresh=False, screen=sys.stdout.isatty()) as live:
             for snapshot in observer.follow():
-                live.update(status_view(config, snapshot), refresh=True)
+                live.update(status_view(config, snapshot, _digest()), refresh=True)
     except KeyboardInterrupt:
         pass
     finally:
@@ -237,6 +237,20 @@ def replace(
 ) -> None:
     """Replace a domain as if it had failed: a new one first where the ceiling allows it."""
     _order("actuator", "replace", as_json, domain=domain)
+
+
+@app.command("reload", epilog=_examples("reload", "reload --json"))
+def reload_(as_json: JsonFlag = False) -> None:
+    """Have every service take over changed bounds, policies and timeouts, without a restart; by all or by none."""
+    from cli.reload import reload
+
+    found = reload(_config_path(), _operator())
+    if as_json:
+        _print_json(found.values())
+    else:
+        print(found.text())
+    if not found.is_applied:
+        raise typer.Exit(1)
 
 
 # --- pictures and trials ------------------------------------------------------------------------------------------
@@ -459,10 +473,23 @@ def _config_path() -> Path:
     return chosen(_state["config"])
 
 
-def _load() -> Any:
+def _loaded() -> tuple[Any, str]:
+    """Return the configuration and its digest."""
     from common.config_file import load as load_config
 
-    return load_config(_config_path())[0]
+    return load_config(_config_path())
+
+
+def _load() -> Any:
+    return _loaded()[0]
+
+
+def _digest() -> str:
+    """Return the digest of the configuration as it is now, empty while it is wrong."""
+    try:
+        return _loaded()[1]
+    except AutoscalerError:
+        return ""
 
 
 def _group(name: str | None) -> str:

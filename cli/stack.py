@@ -20,6 +20,7 @@ from typing import Any
 from cli.console import Steps
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.observe import Snapshot, observe_once
+from cli.reload import MARKER
 from cli.status import endpoint_url
 from cli.supervisor_config import control_socket, supervisor_config
 from common.clock import Clock
@@ -168,7 +169,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     system = config.system
     text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT)
     path = system.run_path / "supervisord.conf"
-    marker = system.run_path / "up.digest"
+    marker = system.run_path / MARKER
     if is_supervised(system):
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stop_services(system, clock)
