@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 CONFIG ?= autoscaler.toml
 LEVEL ?= mid
+RUNTIME ?= native
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -9,14 +10,14 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean image plot load bench bench-policies test test-fast check format lock
+.PHONY: help up down clean image image-wheels plot load bench bench-capacity bench-policies test test-fast check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up:  ## install what is missing, start everything, end when the endpoint answers
-	@scripts/bootstrap.sh run
-	@scripts/with-root.sh $(BIN)/autoscaler up
+up:  ## install what is missing, start everything, end when the endpoint answers; RUNTIME=compose: in containers
+	@RUNTIME=$(RUNTIME) scripts/bootstrap.sh run
+	@scripts/with-root.sh $(BIN)/autoscaler up --runtime $(RUNTIME)
 
 down:  ## stop the services and the domains they created
 	@scripts/with-root.sh $(BIN)/autoscaler down
@@ -28,6 +29,10 @@ image:  ## build the demo guest's image
 	@scripts/bootstrap.sh run
 	@scripts/with-root.sh $(BIN)/autoscaler image
 
+image-wheels:  ## fetch the container image's Python packages here: it is then built without a package index
+	@scripts/bootstrap.sh run
+	@scripts/image-wheels.sh
+
 plot:  ## the live graph in a window
 	@$(BIN)/autoscaler plot
 
@@ -38,6 +43,10 @@ load:  ## drive the endpoint: LEVEL=low|mid|high, or PERIOD=0.3 (seconds between
 bench: ## the benchmarks, with side-by-side ratios
 	@scripts/bootstrap.sh dev
 	@$(PY) -m bench
+
+bench-capacity:  ## from a decision to the first request served, every tier: JSON=FILE (minutes)
+	@scripts/bootstrap.sh dev
+	@scripts/with-root.sh $(PY) -m bench.capacity $(if $(JSON),--json $(JSON))
 
 bench-policies:  ## the forecast against the published autoscalers, on real traces (minutes)
 	@scripts/bootstrap.sh dev
