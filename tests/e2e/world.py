@@ -31,6 +31,7 @@ slots = 20
 
 [metrics]
 listen = "{metrics}"
+haproxy_listen = "{haproxy_metrics}"
 
 [groups.web]
 prefix = "{name}-"
@@ -82,7 +83,7 @@ class World:
         self.run_dir = directory / "run"
         self.state_dir = directory / "state"
         self.config = directory / "autoscaler.toml"
-        values = {"group_extra": "", "extra": "", "metrics": ""} | changes
+        values = {"group_extra": "", "extra": "", "metrics": "", "haproxy_metrics": ""} | changes
         self.config.write_text(
             TEMPLATE.format(
                 run_dir=self.run_dir,

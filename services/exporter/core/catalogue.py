@@ -76,7 +76,7 @@ METRICS: Final[dict[str, Metric]] = {
     "autoscaler_decisions_total": _counter("Ticks of the decider", "group", "action", "limiter"),
     "autoscaler_scale_events_total": _counter("Changes of the desired capacity", "group", "direction"),
     "autoscaler_domain_failures_total": _counter("Domains given up as failed, by the actuator", "group"),
-    "autoscaler_domain_ends_total": _counter("Domains that stopped serving, wanted or not", "group", "host", "reason"),
+    "autoscaler_domain_ends_total": _counter("Domains that stopped serving, wanted or not", "group", "reason"),
     "autoscaler_drains_forced_total": _counter("Drains that ended at their deadline with requests in flight", "group"),
     "autoscaler_breaker_openings_total": _counter("Times that the breaker on starts opened", "group"),
     "autoscaler_events_total": _counter("Events, as 'autoscaler events' lists them", "name"),

@@ -17,6 +17,7 @@ Labels = tuple[str, ...]
 Counts = Mapping[tuple[str, Labels], float]
 
 OTHER: Final = "other"
+ENDS: Final = ("crashed", "stopped", "paused", "panicked")
 MAX_SETS: Final = 256  # label sets of one counter, for each group and once more
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -61,6 +62,8 @@ def begin(scope: Scope, now_s: float) -> State:
     for group in scope.ceilings:
         for direction in ("out", "in"):
             counts["autoscaler_scale_events_total", (group, direction)] = 0.0
+        for reason in ENDS:
+            counts["autoscaler_domain_ends_total", (group, reason)] = 0.0
         for name in _BY_GROUP:
             counts[name, (group,)] = 0.0
     return State(scope, now_s, counts=counts)
@@ -125,7 +128,7 @@ def _counted(state: State, message: Received) -> Counts:
             labels = (body.group, bounded(body.action), bounded(body.limiter))
             return _added(state, "autoscaler_decisions_total", labels)
         case Failure() as body:
-            labels = (group_of(state.scope, body.domain), body.host, bounded(body.reason))
+            labels = (group_of(state.scope, body.domain), bounded(body.reason))
             return _added(state, "autoscaler_domain_ends_total", labels)
         case Event() as body:
             return _event_counted(state, body, message.header.source)
