@@ -112,11 +112,11 @@ def judge_strays(strays: StrayFacts, host: str) -> list[Finding]:
     if strays.others:
         said = ", ".join(f"{name} (group {group})" for name, group in sorted(strays.others.items())[:MAX_NAMED])
         why = "made by another installation, or for a group that has left this file; they are left alone"
-        found.append(note("other-domains", about, said, why, "virsh destroy NAME; virsh undefine NAME"))
+        found.append(note("other-domains", about, said, why, "virsh dumpxml NAME   # tells whose it is"))
     if strays.networks:
         said = ", ".join(strays.networks)
         why = "made by another installation, which may use it; or left behind by one"
-        found.append(note("stale-networks", about, said, why, "virsh net-destroy NAME; virsh net-undefine NAME"))
+        found.append(note("stale-networks", about, said, why, "virsh net-dumpxml NAME   # tells whose it is"))
     if strays.files:
         said = f"{len(strays.files)} that belong to no domain and no process: {_some(list(strays.files))}"
         why = "they take space; the next start clears most of them away"

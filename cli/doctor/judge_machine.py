@@ -27,13 +27,13 @@ def _judge_port(port: PortFacts) -> Finding:
     mend = f"stop what holds it (ss -ltnp 'sport = :{port.address.rpartition(':')[2]}'), or set {port.key} to another"
     if port.holder:
         what = f"{port.address} is taken by {port.holder}"
-        return error("ports", port.key, what, f"the {port.service} cannot listen there", mend)
+        return error("ports", port.key, what, f"{port.service} cannot listen there", mend)
     if port.is_expected:
-        what = f"nobody listens at {port.address}, although the {port.service} runs"
+        what = f"nobody listens at {port.address}, although {port.service} runs"
         return error("ports", port.key, what, "clients get 'connection refused'", "make up   # and look into its log")
     if port.bind_error:
         what = f"{port.address} cannot be used: {port.bind_error}"
-        return error("ports", port.key, what, f"the {port.service} cannot listen there", mend)
+        return error("ports", port.key, what, f"{port.service} cannot listen there", mend)
     return ok("ports", port.key, f"{port.address} is free")
 
 

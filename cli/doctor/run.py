@@ -9,7 +9,7 @@ from cli.doctor import gather_guests, gather_libvirt, gather_machine
 from cli.doctor.facts import ImageFacts, Proof, ServiceFacts, StopFacts, StrayFacts
 from cli.doctor.finding import Finding, Level, warning
 from cli.doctor.gather_images import image_facts
-from cli.doctor.gather_libvirt import HostView
+from cli.doctor.gather_libvirt import HostView, Owned
 from cli.doctor.gather_network import network_facts
 from cli.doctor.gather_strays import is_locked, stray_files
 from cli.doctor.judge_guests import judge_guest_clocks, judge_identities, judge_readiness, judge_stops, judge_strays
@@ -30,6 +30,7 @@ from cli.observe import Snapshot, observe_once
 from common.acceleration import prove
 from common.clock import Clock
 from common.config import Config, Group
+from common.domain import DomainState
 from common.errors import AutoscalerError
 
 LISTEN_S: Final = 1.5
@@ -124,7 +125,7 @@ def _machine(this: Round) -> list[Finding]:
         expected=config.services,
         digest=this.digest,
         is_supervised=(config.system.run_path / "supervisord.sock").exists(),
-        owned_running=sum(domain.record is not None for view in this.views.values() for domain in view.owned),
+        owned_running=sum(_is_at_work(domain) for view in this.views.values() for domain in view.owned),
     )
     return [
         *judge_haproxy(gather_machine.haproxy(config), bool(config.metrics.haproxy_listen)),
@@ -170,6 +171,10 @@ def _prove_kvm(config: Config, host: str, clock: Clock) -> list[Finding]:
     with gather_libvirt.opened(config, host) as connection:
         prove(connection, host, config.hosts[host], gather_libvirt.probe_images(config), state, clock)
     return []
+
+
+def _is_at_work(domain: Owned) -> bool:
+    return domain.record is not None and domain.facts.state is DomainState.RUNNING
 
 
 def _boots(group: Group) -> bool:

@@ -71,6 +71,15 @@ def test_up_ends_with_an_endpoint_that_answers(world: World) -> None:
     assert world.get("/healthz")[:2] == (200, "ase1-0000")
 
 
+def test_the_doctor_finds_nothing_to_mend_while_all_runs(world: World) -> None:
+    told = json.loads(world.autoscaler("doctor", "--json", check=False).stdout)
+    of_the_machine = {"forward-policy", "cpus", "memory"}
+    bad = [entry for entry in told["findings"] if entry["level"] == "error" and entry["check"] not in of_the_machine]
+    assert bad == []
+    looked_at = {entry["check"] for entry in told["findings"] if entry["level"] == "ok"}
+    assert {"services", "services-config", "ports", "network-stp", "readiness", "image"} <= looked_at
+
+
 def test_status_has_the_promised_form(world: World) -> None:
     status = world.status()
     group = status["groups"][0]
