@@ -4,8 +4,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/input.h>
+#include <linux/sockios.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <net/route.h>
 #include <poll.h>
 #include <signal.h>
@@ -141,6 +144,66 @@ void guest_configure_network(struct settings *settings)
     if (settings->name[0] == '\0')
         strcpy(settings->name, "unnamed");
     sethostname(settings->name, strlen(settings->name));
+}
+
+static bool ask_interface(unsigned long what, struct ifreq *request)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    strcpy(request->ifr_name, INTERFACE);
+    bool is_answered = ioctl(fd, what, request) == 0;
+    close(fd);
+    return is_answered;
+}
+
+bool guest_has_link(void)
+{
+    /* The flag IFF_RUNNING follows the carrier up to a second later. */
+    struct ethtool_value carrier = {.cmd = ETHTOOL_GLINK};
+    struct ifreq request = {.ifr_data = (char *)&carrier};
+    return ask_interface(SIOCETHTOOL, &request) && carrier.data != 0;
+}
+
+void guest_forget_address(const struct settings *settings)
+{
+    struct ifreq request = {0};
+    request.ifr_addr.sa_family = AF_INET; /* 0.0.0.0: removes the address and the routes through it */
+    if (settings->address[0] != '\0' && !ask_interface(SIOCSIFADDR, &request))
+        log_line("address %s stays: %s", settings->address, strerror(errno));
+}
+
+static void use_mac(const char *text)
+{
+    struct ifreq request = {.ifr_hwaddr.sa_family = ARPHRD_ETHER};
+    unsigned char *mac = (unsigned char *)request.ifr_hwaddr.sa_data;
+    if (sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4],
+               &mac[5]) != 6 ||
+        !ask_interface(SIOCSIFHWADDR, &request))
+        log_line("MAC %s: %s", text, strerror(errno));
+}
+
+void guest_use_address(const struct settings *settings)
+{
+    if (settings->mac[0] != '\0')
+        use_mac(settings->mac);
+    if (settings->address[0] != '\0') {
+        int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        use_static_address(fd, settings);
+        close(fd);
+    }
+    sethostname(settings->name, strlen(settings->name));
+}
+
+void guest_describe_interface(char *mac, size_t mac_size, char *address, size_t address_size)
+{
+    struct ifreq request = {0};
+    mac[0] = address[0] = '\0';
+    if (ask_interface(SIOCGIFHWADDR, &request)) {
+        const unsigned char *found = (const unsigned char *)request.ifr_hwaddr.sa_data;
+        snprintf(mac, mac_size, "%02x:%02x:%02x:%02x:%02x:%02x", found[0], found[1], found[2], found[3], found[4],
+                 found[5]);
+    }
+    if (ask_interface(SIOCGIFADDR, &request))
+        inet_ntop(AF_INET, &((struct sockaddr_in *)&request.ifr_addr)->sin_addr, address, (socklen_t)address_size);
 }
 
 void guest_watch_power_button(void)

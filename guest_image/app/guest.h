@@ -16,6 +16,18 @@ void guest_load_modules(const char *stage);
 /* Bring the network up: the address of the settings, or DHCP, which may also give the name. */
 void guest_configure_network(struct settings *settings);
 
+/* Whether the network interface has a carrier. */
+bool guest_has_link(void);
+
+/* Give up a static address, so that nothing is sent under it. */
+void guest_forget_address(const struct settings *settings);
+
+/* Take the name, the static address and the MAC of the settings. */
+void guest_use_address(const struct settings *settings);
+
+/* Write the MAC and the address of the interface, "" where it has none. */
+void guest_describe_interface(char *mac, size_t mac_size, char *address, size_t address_size);
+
 /* From now on a press of the ACPI power button is kept until it is asked for. */
 void guest_watch_power_button(void);
 

@@ -8,7 +8,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "guest.h"
+#include "identity.h"
 #include "log.h"
 #include "server.h"
 #include "settings.h"
@@ -87,6 +89,7 @@ static void prepare(struct settings *settings, int count, char **words)
     guest_load_modules("early");
     guest_watch_power_button();
     guest_configure_network(settings);
+    identity_begin();
 }
 
 int main(int count, char **words)
@@ -100,8 +103,11 @@ int main(int count, char **words)
         end(1);
     }
     log_line("serving as %s on port %d", settings.name, port);
-    if (is_guest)
+    if (is_guest) {
         guest_load_modules("late");
+        clock_set(settings.gateway, 0);
+        identity_follow_link(&settings);
+    }
     while (!shutdown_asked(-1))
         continue;
     drain(settings.linger_ms);

@@ -1,5 +1,7 @@
 #include "routes.h"
 
+#include "identity.h"
+
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -99,6 +101,14 @@ static void stats(const struct http_request *request, const struct service *serv
              service->is_draining ? "true" : "false");
 }
 
+static void identity(const struct http_request *request, const struct service *service,
+                     struct http_response *response)
+{
+    (void)request;
+    response->type = "application/json";
+    identity_describe(service->name, response->body, sizeof response->body);
+}
+
 static void welcome(const struct http_request *request, const struct service *service,
                     struct http_response *response)
 {
@@ -113,8 +123,14 @@ static const struct {
     void (*answer)(const struct http_request *, const struct service *, struct http_response *);
 } routes[] = {
     {"/", false, welcome},     {"/compute", true, compute}, {"/healthz", false, healthz},
-    {"/slow", true, slow},     {"/stats", false, stats},
+    {"/identity", false, identity}, {"/slow", true, slow}, {"/stats", false, stats},
 };
+
+void routes_forget(void)
+{
+    atomic_store(&gets, 0);
+    atomic_store(&posts, 0);
+}
 
 void route(const struct http_request *request, const struct service *service, struct http_response *response)
 {
@@ -132,5 +148,5 @@ void route(const struct http_request *request, const struct service *service, st
         return;
     }
     response->status = 404;
-    snprintf(response->body, sizeof response->body, "no such path; known: / /compute /healthz /slow /stats\n");
+    snprintf(response->body, sizeof response->body, "no such path; known: / /compute /healthz /identity /slow /stats\n");
 }

@@ -15,6 +15,9 @@ struct service {
     int client; /* the connection that waits for the answer */
 };
 
+/* Count from zero again. */
+void routes_forget(void);
+
 /* Fill in the response; returns after the work is done. */
 void route(const struct http_request *request, const struct service *service, struct http_response *response);
 

@@ -30,7 +30,9 @@ struct connection {
     char data[HTTP_MAX_HEAD_BYTES];
 };
 
-static const char *server_name;
+static _Atomic(const char *) server_name;
+static atomic_bool is_closed;
+static atomic_int sockets[MAX_CONNECTIONS]; /* descriptor + 1 of each connection, 0: free */
 static atomic_bool is_draining;
 static atomic_int in_flight, connections;
 static atomic_llong last_work_ms = INT32_MIN; /* never */
@@ -78,7 +80,7 @@ static bool send_all(int fd, const char *data, size_t length)
 static bool respond(int fd, const struct http_response *response, bool keep_alive, bool is_head)
 {
     char out[2048];
-    return send_all(fd, out, http_write(out, sizeof out, response, server_name, keep_alive, is_head));
+    return send_all(fd, out, http_write(out, sizeof out, response, atomic_load(&server_name), keep_alive, is_head));
 }
 
 static void refuse(int fd, int status, const char *reason)
@@ -140,9 +142,16 @@ static bool serve_request(struct connection *connection)
         return false;
     if (!skip_body(connection, request.content_length, deadline_ms))
         return false;
-    struct service service = {server_name, atomic_load(&is_draining), atomic_load(&in_flight), connection->fd};
+    if (atomic_load(&is_closed)) {
+        refuse(connection->fd, 503, "this guest waits for its identity");
+        return false;
+    }
+    struct service service = {atomic_load(&server_name), atomic_load(&is_draining), atomic_load(&in_flight),
+                              connection->fd};
     struct http_response response = {0};
     route(&request, &service, &response);
+    if (service.name != atomic_load(&server_name))
+        return false; /* the guest became another meanwhile: this answer is nobody's */
     if (strcmp(request.path, "/healthz") != 0)
         atomic_store(&last_work_ms, now_ms());
     bool keep_alive = request.keep_alive && !atomic_load(&is_draining);
@@ -159,9 +168,20 @@ static void say_farewell(struct connection *connection)
     close(connection->fd);
 }
 
+static atomic_int *note_socket(int fd)
+{
+    for (size_t i = 0; i < MAX_CONNECTIONS; i++) {
+        int none = 0;
+        if (atomic_compare_exchange_strong(&sockets[i], &none, fd + 1))
+            return &sockets[i];
+    }
+    return NULL; /* never: there are as many places as connections */
+}
+
 static void *serve_connection(void *argument)
 {
     struct connection connection = {.fd = (int)(intptr_t)argument};
+    atomic_int *noted = note_socket(connection.fd);
     bool goes_on = true;
     while (goes_on) {
         if (connection.used == 0 && receive(&connection, now_ms() + IDLE_TIMEOUT_MS) <= 0)
@@ -170,6 +190,8 @@ static void *serve_connection(void *argument)
         goes_on = serve_request(&connection);
         atomic_fetch_sub(&in_flight, 1);
     }
+    if (noted != NULL)
+        atomic_store(noted, 0);
     say_farewell(&connection);
     atomic_fetch_sub(&connections, 1);
     return NULL;
@@ -225,7 +247,7 @@ int server_start(const char *name, int port)
 {
     int listener;
     pthread_t thread;
-    server_name = name;
+    atomic_store(&server_name, name);
     port = listen_on(port, &listener);
     if (port < 0 || pthread_create(&thread, NULL, accept_connections, (void *)(intptr_t)listener) != 0)
         return -1;
@@ -235,6 +257,29 @@ int server_start(const char *name, int port)
 void server_drain(void)
 {
     atomic_store(&is_draining, true);
+}
+
+void server_close_to(const char *name)
+{
+    atomic_store(&is_closed, true);
+    atomic_store(&server_name, name);
+    for (size_t i = 0; i < MAX_CONNECTIONS; i++) {
+        int noted = atomic_load(&sockets[i]);
+        if (noted != 0)
+            shutdown(noted - 1, SHUT_RDWR);
+    }
+}
+
+void server_open_as(const char *name)
+{
+    atomic_store(&server_name, name);
+    atomic_store(&is_closed, false);
+}
+
+void server_forget(void)
+{
+    routes_forget();
+    atomic_store(&last_work_ms, INT32_MIN);
 }
 
 int64_t server_quiet_ms(void)

@@ -11,6 +11,15 @@ int server_start(const char *name, int port);
 /* From now on /healthz answers 503 and every response ends its connection. */
 void server_drain(void);
 
+/* Answer 503 to everything from now on, under another name, and end the connections that stand. */
+void server_close_to(const char *name);
+
+/* Serve again, as `name`. */
+void server_open_as(const char *name);
+
+/* Begin the counters anew: what was counted is another's. */
+void server_forget(void);
+
 /* Milliseconds since the last request that was no health check. */
 int64_t server_quiet_ms(void);
 

@@ -56,6 +56,12 @@ const char *settings_read_word(struct settings *settings, const char *word)
         return copy_text(settings->address, sizeof settings->address, value);
     if (IS("gateway"))
         return copy_text(settings->gateway, sizeof settings->gateway, value);
+    if (IS("mac"))
+        return copy_text(settings->mac, sizeof settings->mac, value);
+    if (IS("epoch_ms"))
+        settings->epoch_ms = strtoll(value, NULL, 10);
+    if (IS("template"))
+        settings->is_template = strcmp(value, "1") == 0;
     if (IS("port"))
         return read_number(&settings->port, value, 65535);
     if (IS("linger_ms"))

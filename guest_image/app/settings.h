@@ -11,6 +11,9 @@ struct settings {
     char gateway[16]; /* empty: no default route */
     int port;         /* 0: any free port, printed at start */
     int linger_ms;    /* after a shutdown request: how long /healthz says 503 if there is traffic */
+    char mac[18];     /* of the interface, for a clone; empty: as it is */
+    long long epoch_ms; /* the host's clock when a clone was made; 0: unknown */
+    bool is_template; /* to be saved as a snapshot: keep the memory small */
     bool probe;       /* say that the guest boots, power off, nothing else */
 };
 

@@ -113,7 +113,15 @@ def test_healthz_answers_the_domain_name(app: App) -> None:
     assert app.get("/healthz") == (200, f"{NAME}\n")
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/compute?n=3", "/compute?n=x", "/nowhere", "/stats", "/slow?ms=0"])
+def test_identity_tells_the_name_the_clock_and_new_random_bytes_each_time(app: App) -> None:
+    first, second = (json.loads(app.get("/identity")[1]) for _ in range(2))
+    assert first["name"] == NAME and abs(first["epoch_s"] - SystemClock().epoch_s()) < DEADLINE_S
+    assert len(first["random"]) == 32 and first["random"] != second["random"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/healthz", "/identity", "/compute?n=3", "/compute?n=x", "/nowhere", "/stats", "/slow?ms=0"]
+)
 def test_every_response_says_who_served_it(app: App, path: str) -> None:
     connection = app.connect()
     connection.request("GET", path)
