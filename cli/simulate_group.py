@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from cli.simulate import Run, played
@@ -18,6 +19,7 @@ from common.config_file import load
 from common.errors import ConfigError
 from services.decider.core.decide import decide
 from services.decider.core.demand import domains_for
+from services.decider.core.evolve import evolve
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState, Settings, Standing, begin
 
@@ -87,6 +89,7 @@ def _figures(requests: float, requests_per_domain: float, supply: int, step_s: f
         error_rate=0.0,
     )
 
+    @cache
     def at(desired: int) -> GroupMetrics:
         return replace(base, desired=desired, coming=max(0, desired - supply), surplus=max(0, supply - desired))
 
@@ -96,4 +99,4 @@ def _figures(requests: float, requests_per_domain: float, supply: int, step_s: f
 def _ticked(state: GroupState, figures: Figures, now_s: float) -> GroupState:
     metrics = figures(state.standing.desired or 0)
     decided, _ = decide(state, metrics, now_s)
-    return replace(decided, last_tick_s=now_s, tick=state.tick + 1)
+    return evolve(decided, last_tick_s=now_s, tick=state.tick + 1)
