@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 CONFIG ?= autoscaler.toml
 LEVEL ?= mid
+PREFIX ?= /usr/local
+DESTDIR ?=
 RUNTIME ?= native
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean image image-wheels plot load bench bench-capacity bench-policies test test-fast check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-policies test test-fast check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +73,13 @@ check:  ## format, lint, types, import contracts
 format:  ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+install:  ## put it where the system keeps programs, with systemd units: PREFIX=/usr/local, DESTDIR=
+	@scripts/bootstrap.sh run
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/with-root.sh $(PY) packaging/install.py install
+
+uninstall:  ## take away what install put there; configuration, state and domains stay
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/with-root.sh $(PY) packaging/install.py uninstall
 
 lock:  ## resolve the packages again and pin them by hash
 	@scripts/lock.sh

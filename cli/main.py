@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -390,11 +390,19 @@ def doctor(
 
 
 @app.command()
-def up() -> None:
+def up(
+    runtime: Annotated[
+        Literal["native", "compose"],
+        typer.Option(help="native: under supervisord; compose: in containers (docker-compose.yml)."),
+    ] = "native",
+) -> None:
     """Start everything; end when the endpoint answers (what `make up` does after installing packages)."""
-    from cli.stack import up as bring_up
     from common.clock import SystemClock
 
+    if runtime == "compose":
+        from cli.compose import up as bring_up
+    else:
+        from cli.stack import up as bring_up
     bring_up(_config_path(), SystemClock())
 
 
@@ -404,10 +412,14 @@ def down(
         bool, typer.Option("--everything", help="Images, network, recordings and sockets too.")
     ] = False,
 ) -> None:
-    """Stop the services and the domains that they created."""
-    from cli.stack import down as bring_down
+    """Stop the services and the domains that they created, as they were started: natively or in containers."""
+    from cli.shared_dirs import are_shared
     from common.clock import SystemClock
 
+    if are_shared(_load().system):
+        from cli.compose import down as bring_down
+    else:
+        from cli.stack import down as bring_down
     bring_down(_config_path(), SystemClock(), everything=everything)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from cli import shared_dirs
 from cli.console import Steps
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.observe import Snapshot, observe_once
@@ -47,6 +48,8 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step(f"configuration {config_path}"):
         config, digest = load(config_path)
         require_root()
+        if shared_dirs.are_shared(config.system):
+            raise AutoscalerError("it runs in containers; first: make down")
         prepare_directories(config.system)
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with steps.step("libvirt"):
@@ -61,7 +64,7 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(start_services(config, config_path, digest, clock))
     with steps.step("first domains"):
         wait_for_endpoints(config, clock, steps)
-    _print_what_next(config)
+    print_what_next(config)
 
 
 def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
@@ -159,8 +162,7 @@ def check_address_is_free(key: str, address: str) -> None:
             probe.bind(("" if host == "*" else host.strip("[]"), port))
         except OSError as error:
             raise AutoscalerError(
-                f"{key}: {address} cannot be used: {error.strerror}; "
-                f"stop what holds it, or choose another ADDRESS:PORT"
+                f"{key}: {address} cannot be used: {error.strerror}; stop what holds it, or choose another ADDRESS:PORT"
             ) from error
 
 
@@ -324,14 +326,15 @@ def _what_is_missing(waiting: dict[str, Group], snapshot: Snapshot) -> str:
     return "; ".join(texts)
 
 
-def _print_what_next(config: Config) -> None:
+def print_what_next(config: Config, stop: str = "make down") -> None:
+    """Print the endpoints, and what an operator does from here."""
     print()
     for name, group in config.groups.items():
         print(f"  endpoint  {endpoint_url(group)}   (group {name})")
     print("  status    .venv/bin/autoscaler status --watch")
     print("  graph     make plot")
     print("  load      make load LEVEL=low|mid|high")
-    print("  stop      make down")
+    print(f"  stop      {stop}")
 
 
 def _supervisor(system: System) -> Any:

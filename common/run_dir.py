@@ -1,5 +1,8 @@
 """The run directory: sockets, locks and run counters, readable by their owner alone.
 
+Containers run the services as several users, who share it as a group: then it is root's, with the sticky bit, so that
+nobody removes what another user made. ``cli.shared_dirs`` makes it so; the bit is how it is known here.
+
 The lock comes first: ZeroMQ lets a second process bind the same ``ipc://`` path silently, so only the holder of the
 lock binds, and only the holder removes a socket that an earlier process left behind.
 """
@@ -17,7 +20,7 @@ from common.messaging.sequence import next_run_id
 
 
 def ensure_run_dir(path: Path) -> None:
-    """Make the run directory, mode 0700, ours.
+    """Make the run directory, mode 0700, ours; one that root shares with our group stays as it is.
 
     Raises:
         BusError: it cannot be made, is not a directory, or belongs to someone else.
@@ -29,10 +32,19 @@ def ensure_run_dir(path: Path) -> None:
         raise BusError(f"run_dir {path} cannot be made: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode):
         raise BusError(f"run_dir {path} must be a directory, and not a link to one")
+    if is_shared(found):
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise BusError(f"run_dir {path} is shared by group {found.st_gid}; user {os.geteuid()} is not in it")
+        return
     if found.st_uid != os.geteuid():
         raise BusError(f"run_dir {path} belongs to user {found.st_uid}; it must belong to user {os.geteuid()}")
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o700)
+
+
+def is_shared(found: os.stat_result) -> bool:
+    """Return whether a directory is root's, shared with its group and closed to all others."""
+    return found.st_uid == 0 and found.st_mode & (stat.S_ISVTX | stat.S_IRWXO) == stat.S_ISVTX
 
 
 def check_reachable(path: Path) -> None:

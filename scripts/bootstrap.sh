@@ -18,6 +18,16 @@ packages=(libvirt-daemon-system libvirt-clients libvirt-dev qemu-system-x86 hapr
 	python3 python3-dev python3-venv python3-tk)
 [ "$profile" = dev ] && packages+=(xvfb xdotool imagemagick curl cpio)
 
+# Containers: what is there is taken, Debian's own packages otherwise. The tests need an engine to start themselves.
+has_compose() { command -v docker-compose || docker compose version; }
+if [ "$profile" = dev ]; then
+	command -v dockerd >/dev/null || packages+=(docker.io)
+fi
+if [ "$profile" = dev ] || [ "${RUNTIME:-native}" = compose ]; then
+	command -v docker >/dev/null || packages+=(docker.io)
+	has_compose >/dev/null 2>&1 || packages+=(docker-compose)
+fi
+
 missing=()
 for package in "${packages[@]}"; do
 	[ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")

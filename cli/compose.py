@@ -1,0 +1,165 @@
+"""``up`` and ``down`` with the services in containers: the host is prepared as natively, the rest is compose's.
+
+libvirt, the guest image and the proof of acceleration are the host's business here as there; the steps are those of
+``cli.stack``. Compose is whichever the machine has: ``docker compose`` (v2) or ``docker-compose`` (1.29).
+"""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from cli import shared_dirs, stack
+from cli.compose_limits import check_configuration
+from cli.console import Steps
+from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from common.clock import Clock
+from common.config import Config, System
+from common.config_file import load
+from common.errors import AutoscalerError
+
+DEFAULT_ID = "10001"  # of the containers' user and group; no account needs to have it
+MARKER = "up.compose"  # in the run directory: the digest of the configuration that the containers have
+WANTS_DOCKER = "install Docker's compose (Debian: apt-get install docker.io docker-compose)"
+EXPLANATION_LINES = 15
+
+
+def up(config_path: Path, clock: Clock) -> None:
+    """Start everything in containers; return when every endpoint with a lower bound above zero answers.
+
+    Raises:
+        AutoscalerError: a step failed; the message says which, and what to do.
+    """
+    steps = Steps(clock, 7)
+    with steps.step(f"configuration {config_path}"):
+        config, digest = load(config_path)
+        stack.require_root()
+        if stack.is_supervised(config.system):
+            raise AutoscalerError("it runs without containers; first: make down")
+        check_configuration(config, config_path, stack.ROOT, os.environ)
+        compose = Compose.found(config, config_path, digest, os.environ)
+        steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
+    with steps.step("libvirt"):
+        if not shared_dirs.are_shared(config.system):
+            stack.prepare_directories(config.system)
+        steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
+    with steps.step("guest image"):
+        steps.say(stack.build_image(config))
+    with steps.step("acceleration"):
+        steps.say(stack.prove_acceleration(config, clock))
+    with steps.step("container image"):
+        steps.say(compose.build())
+    with steps.step("containers"):
+        steps.say(_start(config, compose, digest))
+    with steps.step("first domains"):
+        stack.wait_for_endpoints(config, clock, steps)
+    stack.print_what_next(config, stop="make down RUNTIME=compose")
+
+
+def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
+    """Stop the containers and remove the domains; with ``everything`` the container image and our files too."""
+    steps = Steps(clock, 4 if everything else 3)
+    config, digest = load(config_path)
+    stack.require_root()
+    with steps.step("containers"):
+        compose = Compose.found(config, config_path, digest, os.environ)
+        compose.run("--profile", "window", "down", *(("--rmi", "all") if everything else ()))
+        shared_dirs.take_back(config.system)
+        (config.system.run_path / MARKER).unlink(missing_ok=True)
+        steps.say("stopped and removed")
+    with steps.step("domains"):
+        steps.say(stack.remove_domains(config_path, everything=everything))
+    with steps.step("libvirt"):
+        steps.say(stop_libvirt(config.system))
+    if everything:
+        with steps.step("files"):
+            stack.remove_files(config.system)
+
+
+class Compose:
+    """Compose with this installation's variables."""
+
+    def __init__(self, command: list[str], environ: Mapping[str, str]) -> None:
+        """Use ``Compose.found``."""
+        self._command = command
+        self._environ = dict(environ)
+
+    @classmethod
+    def found(cls, config: Config, config_path: Path, digest: str, environ: Mapping[str, str]) -> "Compose":
+        """Return the compose of this machine.
+
+        Raises:
+            AutoscalerError: there is none, or no Docker engine answers.
+        """
+        run = partial(subprocess.run, check=False, capture_output=True, text=True)
+        try:
+            engine = run(["docker", "version", "--format", "{{.Server.Version}}"])
+            if engine.returncode != 0:
+                raise AutoscalerError(f"the Docker engine does not answer: {engine.stderr.strip()}")
+            is_v2 = run(["docker", "compose", "version"]).returncode == 0
+            command = ["docker", "compose"] if is_v2 else ["docker-compose"]
+            run([*command, "version"]).check_returncode()
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            raise AutoscalerError(f"{error}; {WANTS_DOCKER}") from error
+        return cls(command, {**environ, **variables(config.system, config_path, digest)})
+
+    @property
+    def ids(self) -> tuple[int, int]:
+        """Return user and group of the containers that are not root's."""
+        names = "LIBVIRT_AUTOSCALER_UID", "LIBVIRT_AUTOSCALER_GID"
+        uid, gid = (int(self._environ.get(name, DEFAULT_ID)) for name in names)
+        return uid, gid
+
+    def build(self) -> str:
+        """Build the image, unless the operator names one that is built already; return what was done."""
+        image = self._environ.get("LIBVIRT_AUTOSCALER_IMAGE")
+        if image and self._succeeds("docker", "image", "inspect", image):
+            return f"{image} as it is"
+        self.run("build", "actuator")
+        return "built"
+
+    def run(self, *words: str) -> str:
+        """Run a command of compose in the project's directory; return its output.
+
+        Raises:
+            AutoscalerError: it failed; with the end of what it said.
+        """
+        done = subprocess.run(
+            [*self._command, *words], check=False, capture_output=True, text=True, cwd=stack.ROOT, env=self._environ
+        )
+        if done.returncode != 0:
+            said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-EXPLANATION_LINES:])
+            raise AutoscalerError(f"{' '.join([*self._command, *words])} failed:\n{said}")
+        return done.stdout
+
+    def _succeeds(self, *command: str) -> bool:
+        return subprocess.run(command, check=False, capture_output=True, env=self._environ).returncode == 0
+
+
+def variables(system: System, config_path: Path, digest: str) -> dict[str, str]:
+    """Return what docker-compose.yml is to be told of this configuration."""
+    return {
+        "AUTOSCALER_CONFIG": str(config_path.resolve()),
+        "LIBVIRT_AUTOSCALER_RUN_DIR": system.run_dir,
+        "LIBVIRT_AUTOSCALER_STATE_DIR": system.state_dir,
+        "LIBVIRT_AUTOSCALER_CONFIG_DIGEST": digest,
+    }
+
+
+def _start(config: Config, compose: Compose, digest: str) -> str:
+    """Start or renew the containers; a changed configuration is given to a running HAProxy without a new container."""
+    marker = config.system.run_path / MARKER
+    is_running = shared_dirs.are_shared(config.system)
+    has_changed = is_running and not (marker.is_file() and marker.read_text(encoding="ascii") == digest)
+    if not is_running:
+        for name, group in config.groups.items():
+            stack.check_endpoint_is_free(name, group)
+    shared_dirs.hand_over(config.system, *compose.ids)
+    compose.run("up", "-d", "--remove-orphans")
+    marker.write_text(digest, encoding="ascii")
+    if has_changed:
+        compose.run("exec", "-T", "balancer", "python3", "-m", "services.balancer", "--write-config")
+        compose.run("kill", "-s", "USR2", "haproxy")
+        return "renewed with the changed configuration; HAProxy reloaded it"
+    return "running already" if is_running else "started"

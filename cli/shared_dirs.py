@@ -1,0 +1,107 @@
+"""The run and state directories as containers need them: root's, and open to the group that the containers share.
+
+# Note [Several users, two directories]
+libvirt's read-write socket is root's, so the actuator is root, without capabilities; the others are one unprivileged
+user. All have one group in common. The directories belong to root and that group, with the sticky bit: each makes its
+own sockets and stores there, and none removes or replaces what the other user made: not the actuator's socket, not the
+images that libvirt boots. In the run directory new files take its group, and the containers' umask (007) lets the group
+use the sockets.
+
+The actuator's container opens the directories at each start (it owns them, which takes no capability), so they are
+right again after the machine's boot emptied ``/run``. What an earlier native run left belongs to root alone;
+``hand_over`` gives it away, and ``take_back`` returns everything to the native form. Both need a real root.
+"""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.config import System
+from common.config_file import load
+from common.errors import AutoscalerError
+from common.run_dir import is_shared
+
+SHARED_RUN, SHARED_STATE = 0o3770, 0o1771  # QEMU's own user passes through the state directory to the images
+PRIVATE_RUN, PRIVATE_STATE = 0o700, 0o711
+ROOTS_OWN = (
+    "actuator",
+    "control-actuator",
+    "acceleration",
+    "images",
+    "console",
+    "log",
+    "supervisord",
+    "up.",
+    "started.",
+)
+
+
+def share(system: System, gid: int) -> None:
+    """Open both directories to the group.
+
+    Raises:
+        AutoscalerError: they are not ours, or cannot be made.
+    """
+    for path, mode in ((system.run_path, SHARED_RUN), (system.state_path, SHARED_STATE)):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            os.chown(path, -1, gid, follow_symlinks=False)
+            path.chmod(mode)
+        except OSError as error:
+            raise AutoscalerError(f"{path} cannot be shared with group {gid}: {error.strerror}") from error
+
+
+def hand_over(system: System, uid: int, gid: int) -> None:
+    """Share the directories, and give the unprivileged user what its services left when they were root's."""
+    share(system, gid)
+    for top in (system.run_path, system.state_path):
+        for entry in sorted(top.iterdir()):
+            if not entry.name.startswith(ROOTS_OWN):
+                _give(entry, uid, gid)
+
+
+def are_shared(system: System) -> bool:
+    """Return whether containers use the directories: since they were opened, nobody has taken them back."""
+    return system.run_path.is_dir() and is_shared(system.run_path.lstat())
+
+
+def take_back(system: System) -> None:
+    """Make everything root's own again, if it was shared."""
+    if not are_shared(system):
+        return
+    for top, mode in ((system.run_path, PRIVATE_RUN), (system.state_path, PRIVATE_STATE)):
+        top.chmod(mode)  # first: from here on nobody else changes what is in it
+        os.chown(top, 0, 0, follow_symlinks=False)
+        for entry in sorted(top.iterdir()):
+            if not entry.name.startswith(ROOTS_OWN):
+                _give(entry, 0, 0)
+
+
+def _give(entry: Path, uid: int, gid: int) -> None:
+    """Give away a file, or a directory with all that is in it."""
+    for path in (entry, *_below(entry)):
+        os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    if not stat.S_ISDIR(directory.lstat().st_mode):
+        return
+    for parent, directories, files in os.walk(directory, followlinks=False):
+        yield from (Path(parent) / name for name in (*directories, *files))
+
+
+def main() -> int:
+    """Share the directories with the containers' group; what the actuator's container does first."""
+    try:
+        config, _digest = load(Path(os.environ["AUTOSCALER_CONFIG"]))
+        share(config.system, int(os.environ["LIBVIRT_AUTOSCALER_GID"]))
+    except AutoscalerError as error:
+        print(f"autoscaler: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

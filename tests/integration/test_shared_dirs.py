@@ -1,0 +1,110 @@
+"""The directories that containers share: real files, real owners."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli import shared_dirs
+from common.config import System
+from common.errors import AutoscalerError, BusError
+from common.run_dir import ensure_run_dir, is_shared
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to other users needs root")
+UID, GID = 10001, 10002
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    """Return directories that other users can reach; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="ase-", dir="/var/tmp") as home:
+        Path(home).chmod(0o711)
+        yield System(run_dir=f"{home}/run", state_dir=f"{home}/state")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_a_native_run_left_is_given_to_the_unprivileged_user_but_not_the_actuators_own(system: System) -> None:
+    for path in (system.run_path, system.state_path / "recording", system.state_path / "actuator"):
+        path.mkdir(parents=True)
+    decider, segment = system.run_path / "decider.lock", system.state_path / "recording" / "1.seg"
+    actuator, copy = system.run_path / "actuator.lock", system.state_path / "actuator" / "vmlinuz"
+    for file in (decider, segment, actuator, copy):
+        file.touch(0o600)
+    shared_dirs.hand_over(system, UID, GID)
+    assert (decider.stat().st_uid, segment.stat().st_uid) == (UID, UID)
+    assert (actuator.stat().st_uid, copy.stat().st_uid) == (0, 0)
+    assert (mode(system.run_path), mode(system.state_path)) == (0o3770, 0o1771)
+    assert shared_dirs.are_shared(system)
+
+
+def test_a_link_in_a_shared_directory_gives_away_nothing_else(system: System, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").touch(0o600)
+    system.run_path.mkdir()
+    (system.run_path / "x").symlink_to(outside / "secret")
+    (system.run_path / "y").symlink_to(outside)
+    shared_dirs.hand_over(system, UID, GID)
+    assert (outside / "secret").stat().st_uid == outside.stat().st_uid == 0
+
+
+def test_taken_back_everything_is_roots_and_closed(system: System) -> None:
+    shared_dirs.share(system, GID)
+    left = system.run_path / "decider.sock"
+    left.touch()
+    os.chown(left, UID, GID)
+    shared_dirs.take_back(system)
+    assert not shared_dirs.are_shared(system)
+    assert (mode(system.run_path), mode(system.state_path), left.stat().st_uid) == (0o700, 0o711, 0)
+
+
+def test_taking_back_what_is_not_shared_changes_nothing(system: System) -> None:
+    system.run_path.mkdir(mode=0o700)
+    shared_dirs.take_back(system)
+    assert mode(system.run_path) == 0o700
+    assert not system.state_path.exists()
+
+
+def test_a_path_that_is_a_file_cannot_be_shared(system: System) -> None:
+    system.run_path.touch()
+    with pytest.raises(AutoscalerError, match=f"{system.run_path} cannot be shared with group {GID}: File exists"):
+        shared_dirs.share(system, GID)
+
+
+def as_user(uid: int, gid: int, path: Path) -> str:
+    """Return what ``ensure_run_dir`` says to another user, in a process of its own."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+        try:
+            ensure_run_dir(path)
+            said = "ok"
+        except BusError as error:
+            said = str(error)
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(pid, 0)
+    with os.fdopen(reader) as pipe:
+        return pipe.read()
+
+
+def test_a_shared_run_directory_serves_its_group_and_nobody_else(system: System) -> None:
+    shared_dirs.share(system, GID)
+    assert as_user(UID, GID, system.run_path) == "ok"
+    assert f"is shared by group {GID}; user {UID} is not in it" in as_user(UID, GID + 1, system.run_path)
+    assert is_shared(system.run_path.stat())
+
+
+def test_without_sharing_the_run_directory_is_its_owners_alone(system: System) -> None:
+    system.run_path.mkdir(mode=0o700)
+    assert f"belongs to user 0; it must belong to user {UID}" in as_user(UID, GID, system.run_path)

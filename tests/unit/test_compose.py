@@ -1,0 +1,105 @@
+"""The pure parts of ``RUNTIME=compose``: what it refuses, what compose is told, which containers there are."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from cli import compose_limits
+from cli.compose import variables
+from common.config import Config, System
+from common.errors import ConfigError
+from common.run_dir import is_shared
+from common.services import ALL_SERVICES
+
+ROOT = Path(__file__).resolve().parents[2]
+BESIDE = {"haproxy", "libvirt-reader", "window"}
+
+
+def config(**changes: object) -> Config:
+    group = {"prefix": "web-", "endpoint": "127.0.0.1:8000", **changes.pop("group", {})}  # type: ignore[dict-item]
+    return Config.model_validate({"groups": {"web": group}, **changes})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "autoscaler.toml"
+    path.touch(0o644)
+    return path
+
+
+def refusal(checked: Config, file: Path, environ: dict[str, str] | None = None, mode: int = 0o644) -> str:
+    file.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        compose_limits.check_configuration(checked, file, file.parent, environ or {})
+    return str(caught.value)
+
+
+def test_every_service_has_a_container() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8").partition("\nservices:\n")[2]
+    services = re.findall(r"^  ([a-z-]+):", text.partition("\nvolumes:\n")[0], re.MULTILINE)
+    assert set(services) == {*ALL_SERVICES, *BESIDE}
+
+
+def test_no_container_is_told_where_libvirts_read_write_socket_is_but_those_of_root() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8").partition("\nservices:\n")[2]
+    users = [part.splitlines()[0] for part in re.split(r"\n(?=  [a-z])", "\n" + text) if "*libvirt" in part]
+    assert [name.strip(" :") for name in users] == ["actuator", "libvirt-reader"]
+
+
+def test_the_demo_configuration_is_fit_for_containers(file: Path) -> None:
+    compose_limits.check_configuration(config(), file, file.parent, {"AUTOSCALER_CONFIG": "x"})
+
+
+def test_a_file_that_the_containers_cannot_read_is_refused(file: Path) -> None:
+    assert "chmod o+r" in refusal(config(), file, mode=0o600)
+
+
+def test_a_key_set_by_the_environment_is_refused(file: Path) -> None:
+    assert "AUTOSCALER_GROUPS__WEB__MAX" in refusal(config(), file, {"AUTOSCALER_GROUPS__WEB__MAX": "6"})
+
+
+def test_a_host_over_ssh_is_refused(file: Path) -> None:
+    remote = config(hosts={"local": {"uri": "qemu+ssh://other/system"}})
+    assert "hosts.local.uri = 'qemu+ssh://other/system'" in refusal(remote, file)
+
+
+def test_a_port_that_only_root_may_use_is_refused_with_the_way_out(file: Path) -> None:
+    low = config(group={"endpoint": "*:80"})
+    first = int(compose_limits.FIRST_PORT.read_text(encoding="ascii"))
+    if first <= 80:
+        pytest.skip(f"on this machine everybody may use ports from {first} on")
+    assert "sysctl net.ipv4.ip_unprivileged_port_start=80" in refusal(low, file)
+
+
+def test_an_image_outside_of_the_state_directory_is_refused_unless_the_operator_mounts_it(file: Path) -> None:
+    elsewhere = config(group={"image": {"directory": "/srv/image"}})
+    assert "groups.web.image.directory = '/srv/image'" in refusal(elsewhere, file)
+    (file.parent / compose_limits.OVERRIDE).touch()
+    compose_limits.check_configuration(elsewhere, file, file.parent, {})
+
+
+def test_an_image_in_the_state_directory_is_seen_by_the_containers(file: Path) -> None:
+    inside = config(group={"image": {"directory": "/var/lib/libvirt-autoscaler/mine"}})
+    compose_limits.check_configuration(inside, file, file.parent, {})
+
+
+def test_compose_is_told_the_directories_and_the_digest(tmp_path: Path) -> None:
+    told = variables(System(run_dir="/run/x", state_dir="/var/x"), tmp_path / "a.toml", "d1")
+    assert told == {
+        "AUTOSCALER_CONFIG": str(tmp_path / "a.toml"),
+        "LIBVIRT_AUTOSCALER_RUN_DIR": "/run/x",
+        "LIBVIRT_AUTOSCALER_STATE_DIR": "/var/x",
+        "LIBVIRT_AUTOSCALER_CONFIG_DIGEST": "d1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "shared"),
+    [(0o3770, 0, True), (0o1770, 0, True), (0o700, 0, False), (0o1777, 0, False), (0o3770, 1000, False)],
+)
+def test_a_directory_is_shared_if_it_is_roots_sticky_and_closed_to_others(mode: int, uid: int, shared: bool) -> None:
+    found = os.stat_result((stat.S_IFDIR | mode, 0, 0, 1, uid, 10001, 0, 0, 0, 0))
+    assert is_shared(found) is shared
