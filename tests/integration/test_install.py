@@ -1,0 +1,163 @@
+"""``make install`` into a directory: what it installs runs without the source tree; systemd, man and bash accept it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.services import ALL_SERVICES
+
+ROOT = Path(__file__).parents[2]
+LIB = Path("/usr/local/lib/libvirt-autoscaler")
+UNITS = Path("/usr/local/lib/systemd/system")
+WORST_SCORE = 2.0  # of 10; systemd's word for it is "OK"
+
+
+def make(target: str, destdir: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    words = [f"{name}={value}" for name, value in variables.items()]
+    command = ["make", "-s", target, f"DESTDIR={destdir}", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def destdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the root of an installation; all tests of this module look at the same one."""
+    path = tmp_path_factory.mktemp("installed")
+    done = make("install", path)
+    assert done.returncode == 0, done.stderr
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def run(destdir: Path, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """Run the installed command; it finds its own parts below DESTDIR by what its launcher would not need."""
+    lib = destdir / LIB.relative_to("/")
+    command = [str(lib / "bin" / "python3"), "-P", "-m", "cli", *arguments]
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(lib), **environ}
+    return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+
+
+def files(destdir: Path) -> set[str]:
+    """Return every file but the packages."""
+    found = (path for path in destdir.rglob("*") if path.is_file() or path.is_symlink())
+    return {f"/{path.relative_to(destdir)}" for path in found if "libvirt-autoscaler/" not in str(path)}
+
+
+def test_everything_is_where_the_system_looks_for_it(destdir: Path) -> None:
+    assert files(destdir) >= {
+        "/usr/local/bin/autoscaler",
+        "/usr/local/share/man/man1/autoscaler.1",
+        "/usr/local/share/bash-completion/completions/autoscaler",
+        "/usr/local/share/zsh/site-functions/_autoscaler",
+        "/usr/local/share/fish/vendor_completions.d/autoscaler.fish",
+        "/usr/local/lib/systemd/system/libvirt-autoscaler.target",
+        "/usr/local/lib/sysusers.d/libvirt-autoscaler.conf",
+    }
+    launcher = destdir / "usr/local/bin/autoscaler"
+    assert launcher.stat().st_mode & 0o777 == 0o755
+    assert f"exec {LIB}/bin/python3 -P -m cli" in launcher.read_text()
+    shipped = (ROOT / "autoscaler.toml").read_text()
+    assert (destdir / "etc/libvirt-autoscaler/autoscaler.toml").read_text() == shipped
+
+
+def test_what_is_installed_runs_without_the_source_tree_and_knows_nothing_of_destdir(destdir: Path) -> None:
+    done = run(destdir, "--version")
+    assert (done.returncode, done.stdout.startswith("autoscaler ")) == (0, True), done.stderr
+    lib = destdir / LIB.relative_to("/")
+    code = "import common, cli.main, libvirt, zmq, matplotlib, sys; print(common.__file__, zmq.__file__, sys.prefix)"
+    where = subprocess.run(
+        [str(lib / "bin" / "python3"), "-P", "-c", code],
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(lib), "MPLCONFIGDIR": str(destdir)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert all(path.startswith(str(lib)) for path in where)
+    texts = [lib / "pyvenv.cfg", lib / "installed-files", *lib.glob("lib/*/*/*.pth")]
+    assert len(texts) >= 3
+    assert not any(str(destdir) in path.read_text() or str(ROOT) in path.read_text() for path in texts)
+
+
+def test_the_units_are_what_systemd_accepts(destdir: Path, tmp_path: Path) -> None:
+    units = here(destdir, tmp_path)
+    services = [f"libvirt-autoscaler@{name}.service" for name in ALL_SERVICES]
+    names = ["libvirt-autoscaler.target", *services, "libvirt-autoscaler-haproxy.service"]
+    done = verified(units, *names, "libvirt-autoscaler-remove-domains.service")
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+    target = (units / "libvirt-autoscaler.target").read_text()
+    assert all(f"Wants={name}\n" in target for name in names[1:])
+    wrong = units / "libvirt-autoscaler@.service"
+    wrong.write_text(wrong.read_text().replace("PrivateTmp=", "PrivateTemp="))
+    assert "Unknown key 'PrivateTemp'" in verified(units, services[0]).stderr
+
+
+@pytest.mark.parametrize(
+    "unit", ["libvirt-autoscaler@actuator", "libvirt-autoscaler@monitor", "libvirt-autoscaler-haproxy"]
+)
+def test_a_unit_gives_away_little(destdir: Path, tmp_path: Path, unit: str) -> None:
+    environ = os.environ | {"SYSTEMD_UNIT_PATH": f"{here(destdir, tmp_path)}:"}
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", f"{unit}.service"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    score = float(done.stdout.rpartition("exposure level for")[2].split(":")[1].split()[0])
+    assert score <= WORST_SCORE, done.stdout
+
+
+def test_the_page_renders_without_a_warning_and_has_every_command(destdir: Path) -> None:
+    page = destdir / "usr/local/share/man/man1/autoscaler.1"
+    command = ["groff", "-man", "-Tutf8", "-ww", "-rLL=200n", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    for word in ("config show", "reload", "--sweep", "AUTOSCALER_GROUPS__WEB__MAX=6", "75", "/etc/libvirt-autoscaler/"):
+        assert word in done.stdout
+
+
+def test_bash_completes_commands_and_options_with_the_installed_script(destdir: Path, tmp_path: Path) -> None:
+    lib = destdir / LIB.relative_to("/")
+    command = tmp_path / "autoscaler"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={lib} exec {lib}/bin/python3 -P -m cli "$@"\n')
+    command.chmod(0o755)
+    script = destdir / "usr/local/share/bash-completion/completions/autoscaler"
+    words = "COMP_WORDS=(autoscaler re); COMP_CWORD=1"
+    line = f'source {script}; {words}; _autoscaler_completion autoscaler re; echo "${{COMPREPLY[@]}}"'
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": "/nonexistent"}
+    done = subprocess.run(["bash", "-c", line], env=environ, cwd="/", capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) >= {"reload", "replace", "replay", "resume"}
+    assert "status" not in done.stdout
+
+
+def test_an_edited_configuration_outlives_a_new_installation_and_an_uninstallation(tmp_path: Path) -> None:
+    config = tmp_path / "etc/libvirt-autoscaler/autoscaler.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("# mine\n")
+    assert make("install", tmp_path, PREFIX="/opt/x").returncode == 0
+    assert (tmp_path / "opt/x/bin/autoscaler").is_file()
+    assert make("uninstall", tmp_path, PREFIX="/opt/x").returncode == 0
+    assert config.read_text() == "# mine\n"
+    left = [path for path in (tmp_path / "opt").rglob("*") if not path.is_dir()]
+    assert left == []
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    again = make("uninstall", tmp_path)
+    assert again.returncode != 0
+    assert "nothing is installed here" in again.stderr
+    assert "PREFIX and DESTDIR must be absolute" in make("install", tmp_path, PREFIX="opt").stderr
+
+
+def here(destdir: Path, tmp_path: Path) -> Path:
+    """Return copies of the units whose commands are found without DESTDIR being the root."""
+    units = tmp_path / "units"
+    shutil.copytree(destdir / UNITS.relative_to("/"), units)
+    for unit in units.glob("*.service"):
+        unit.write_text(unit.read_text().replace(str(LIB), str(destdir / LIB.relative_to("/"))))
+    return units
+
+
+def verified(units: Path, *names: str) -> "subprocess.CompletedProcess[str]":
+    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=one", *names]
+    environ = os.environ | {"SYSTEMD_UNIT_PATH": f"{units}:"}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
