@@ -6,6 +6,7 @@ from common import acceleration, names
 from common.config import Config, Group
 from common.hypervisor import Connection
 from common.network_xml import network_xml
+from common.volume import Pool
 from services.actuator.perform import Host
 from services.actuator.worker import Access
 
@@ -13,12 +14,24 @@ from services.actuator.worker import Access
 def access(config: Config, host: str) -> Access:
     """Return how ``host`` of the configuration is reached."""
     groups = [group for group in config.groups.values() if host in group.hosts]
+    pool = disk_pool(config)
+
+    def connect() -> Connection:
+        return Connection.open(config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups), pool=pool)
+
     return Access(
-        open=lambda: Connection.open(config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups)),
+        open=connect,
+        storage=connect,
+        pool=pool,
         watch=_watch,
         prepare=lambda connection: _prepare(config, host, groups, connection),
         sources=lambda name: _source(groups, name),
     )
+
+
+def disk_pool(config: Config) -> Pool:
+    """Return our pool of disks, the same on every host; like the network it belongs to one installation."""
+    return Pool(f"{config.network.name}-disks", f"{config.system.state_dir}/disks")
 
 
 def may_touch(groups: list[Group]) -> Callable[[str], bool]:

@@ -10,12 +10,13 @@ from typing import Final
 
 from common.domain import DomainFacts
 from common.phases import Phase
+from services.actuator.core.disks import Base
 from services.actuator.core.members import Member
 from services.actuator.core.record import Record, parse
 from services.actuator.core.seen import SeenDomain, SeenHost
 from services.actuator.core.steps import Step, Undefine
 from services.actuator.perform import Outcome, Result
-from services.actuator.worker import Lost, Observation, Prepared
+from services.actuator.worker import Bases, Lost, Observation, Prepared
 
 QUARANTINE_S: Final = 10.0
 FORGET_S: Final = 120.0
@@ -50,6 +51,7 @@ class HostState:
     freed: dict[int, float] = field(default_factory=dict)
     owned: dict[str, int] = field(default_factory=dict)
     looks: dict[str, tuple[float, SeenDomain | None]] = field(default_factory=dict)
+    bases: Mapping[str, Base] = field(default_factory=dict)
 
 
 class Hosts:
@@ -87,6 +89,14 @@ class Hosts:
         """Note the host's acceleration, or why it is not known."""
         host = self._hosts[report.host]
         host.accel, host.note = report.accel, report.error
+
+    def stored(self, report: Bases) -> None:
+        """Note what the host's disk images are good for."""
+        self._hosts[report.host].bases = report.bases
+
+    def base(self, host: str, path: str) -> Base | None:
+        """Return what is known of a disk image on a host, None where it has not been looked at."""
+        return self._hosts[host].bases.get(path)
 
     def begun(self, step: Step, now_s: float) -> None:
         """Note that the step is in flight."""
@@ -158,6 +168,7 @@ class Hosts:
             quarantined_slots=frozenset(host.freed),
             note=host.note,
             remembered=host.owned,
+            bases=host.bases,
         )
 
 

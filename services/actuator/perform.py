@@ -4,13 +4,16 @@ libvirt addresses domains by name. Between the plan and the call an operator may
 another under its name; so every step checks that the UUID is the one it was planned for, and that our record is there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Protocol
 
 from common.domain import DomainFacts
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
+from common.log import logger
+from common.volume import Volume
+from services.actuator.core.disks import owner_of
 from services.actuator.core.steps import (
     Define,
     Destroy,
@@ -24,8 +27,11 @@ from services.actuator.core.steps import (
     Undefine,
     Wake,
 )
+from services.actuator.drafts import Draft
 
 NOTE_LENGTH: Final = 200
+
+log = logger()
 
 
 class Host(Protocol):
@@ -44,6 +50,9 @@ class Host(Protocol):
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None: ...
     def set_quota(self, name: str, cpu_quota: float | None) -> None: ...
     def address(self, name: str, source: str) -> str | None: ...
+    def agent_host_name(self, name: str, timeout_s: float) -> str | None: ...
+    def make_volume(self, volume: Volume) -> None: ...
+    def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None: ...
     def free_memory_bytes(self) -> int: ...
     def host_cpus(self) -> int: ...
     def is_alive(self) -> bool: ...
@@ -74,11 +83,11 @@ class Outcome:
     looked_s: float | None = None
 
 
-def attempt(host: Host, step: Step, xml: str | None) -> tuple[Result, str]:
+def attempt(host: Host, step: Step, xml: str | Draft | None) -> tuple[Result, str]:
     """Perform the step and return how it ended; a domain that is gone means: done.
 
     Args:
-        xml: The definition, for ``Define`` only.
+        xml: The definition, for ``Define`` only; with the volumes that go before it.
     """
     try:
         perform(host, step, xml)
@@ -93,7 +102,7 @@ def attempt(host: Host, step: Step, xml: str | None) -> tuple[Result, str]:
     return Result.DONE, ""
 
 
-def perform(host: Host, step: Step, xml: str | None) -> None:
+def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
     """Carry out the step.
 
     Raises:
@@ -102,7 +111,7 @@ def perform(host: Host, step: Step, xml: str | None) -> None:
     _check_is_ours(host, step)
     match step:
         case Define():
-            host.define(_required(xml))
+            _define(host, step, _required(xml))
         case Start():
             host.start(step.domain)
         case SetPhase():
@@ -123,7 +132,32 @@ def perform(host: Host, step: Step, xml: str | None) -> None:
             (host.start if step.tier == "saved" else host.resume)(step.domain)
             host.set_metadata(step.domain, step.record.to_metadata())
         case Undefine():
+            _remove_volumes(host, step)
             host.undefine(step.domain)
+
+
+def _define(host: Host, step: Define, draft: Draft) -> None:
+    """Make the volumes, then the definition that names them; where that fails, the volumes go too."""
+    try:
+        for volume in draft.volumes:
+            host.make_volume(volume)
+        host.define(draft.xml)
+    except (HypervisorBusyError, HypervisorLostError):
+        raise  # it may have been defined: the keeper removes them if not
+    except HypervisorError:
+        if draft.volumes:
+            _remove_volumes(host, step)
+        raise
+
+
+def _remove_volumes(host: Host, step: Step) -> None:
+    """Remove the domain's volumes before its definition goes; what cannot be removed is left to the keeper."""
+    try:
+        host.remove_volumes(lambda volume: owner_of(volume) == step.uuid)
+    except (HypervisorBusyError, HypervisorLostError):
+        raise
+    except HypervisorError as error:
+        log.warning("volumes-left", host=step.host, domain=step.domain, error=str(error))
 
 
 def _give_up(host: Host, step: Save | Wake, error: HypervisorError) -> None:
@@ -158,7 +192,7 @@ def _check_is_ours(host: Host, step: Step) -> None:
         raise HypervisorError(f"{step.domain} on {step.host} does not carry our record any more; it is left alone")
 
 
-def _required(xml: str | None) -> str:
+def _required(xml: str | Draft | None) -> Draft:
     if xml is None:
         raise ValueError("a Define step needs its XML")
-    return xml
+    return Draft(xml) if isinstance(xml, str) else xml

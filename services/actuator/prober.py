@@ -1,4 +1,4 @@
-"""Asks booting domains whether they serve: an HTTP 200, from the right one.
+"""Asks booting domains whether they serve: an HTTP 200, from the right one; an open port; or the guest's agent.
 
 Short connection attempts many times a second, because a guest that has just configured its network drops the first
 packets. A domain that answers under another name is not ready: the address may still be somebody else's.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
+from common.errors import HypervisorError
 from services.actuator.core.seen import Probe
 
 PERIOD_S: Final = 0.12
@@ -33,14 +34,22 @@ class Target:
     path: str = "/healthz"
     is_identity_checked: bool = True
     timeout_s: float = 1.0
+    host: str = ""
+
+
+AskAgent = Callable[[str, str, float], str | None]
+"""Asks, on a host, a domain's guest agent, so many seconds at most, for the guest's name; None where nobody answers."""
 
 
 class Prober:
     """A clockwork thread and a few that ask. Results are pushed: ``on_change`` is called when an answer differs."""
 
-    def __init__(self, on_change: Callable[[], None], threads: int = THREADS) -> None:
+    def __init__(
+        self, on_change: Callable[[], None], ask_agent: AskAgent | None = None, threads: int = THREADS
+    ) -> None:
         """Start the threads; they sleep while there is nobody to ask."""
         self._on_change = on_change
+        self._ask_agent = ask_agent or (lambda _host, _domain, _timeout_s: None)
         self._lock = threading.Lock()
         self._targets: dict[Identity, Target] = {}
         self._results: dict[Identity, Probe] = {}
@@ -97,7 +106,7 @@ class Prober:
         while (key := self._work.get()) is not None:
             with self._lock:
                 target = self._targets.get(key)
-            result = probe(target) if target is not None else None
+            result = probe(target, self._ask_agent) if target is not None else None
             with self._lock:
                 self._asking.discard(key)
                 is_news = result is not None and self._targets.get(key) == target and self._results.get(key) != result
@@ -107,8 +116,10 @@ class Prober:
                 self._on_change()
 
 
-def probe(target: Target) -> Probe:
-    """Return whether the right one answers at the target's address; never raises for what a network can do."""
+def probe(target: Target, ask_agent: AskAgent = lambda _host, _domain, _timeout_s: None) -> Probe:
+    """Return whether the right one answers; never raises for what a network, or a guest, can do."""
+    if target.protocol == "agent":
+        return _probe_agent(target, ask_agent)
     try:
         if target.protocol == "tcp":
             socket.create_connection((target.address, target.port), CONNECT_TIMEOUT_S).close()
@@ -129,6 +140,18 @@ def _ask_http(target: Target) -> Probe:
         return judge(target, response.status, response.getheader("X-Served-By"), body)
     finally:
         connection.close()
+
+
+def _probe_agent(target: Target, ask_agent: AskAgent) -> Probe:
+    try:
+        name = ask_agent(target.host, target.name, target.timeout_s)
+    except HypervisorError as error:
+        return Probe(False, detail=str(error))
+    if name is None:
+        return Probe(False, detail="no answer from the guest agent")
+    if target.is_identity_checked and name.partition(".")[0] != target.name.partition(".")[0]:
+        return Probe(False, name, f"the guest is named {name or 'nothing'}")
+    return Probe(True, name, "its guest agent answers")
 
 
 def judge(target: Target, status: int, served_by: str | None, body: bytes) -> Probe:

@@ -6,12 +6,13 @@ queue and wake the loop.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from common.bus import Inbox, Received
 from common.clock import boot_id
-from common.config import Config
+from common.config import Config, Image
 from common.log import logger
 from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership
 from common.phases import Phase
@@ -19,7 +20,7 @@ from common.process import Context as ProcessContext
 from services.actuator.access import access
 from services.actuator.core import breaker as breakers
 from services.actuator.core.boot_times import added
-from services.actuator.core.domain_xml import DomainSpec, domain_xml
+from services.actuator.core.disks import Base
 from services.actuator.core.events import boot_time_s, event_of
 from services.actuator.core.members import Member
 from services.actuator.core.membership import address, membership
@@ -28,8 +29,10 @@ from services.actuator.core.plan import plan
 from services.actuator.core.seen import Seen, Template, Wanted
 from services.actuator.core.sizing import choose, with_demand
 from services.actuator.core.steps import Define, Save, SetPhase, Step, Wake
+from services.actuator.drafts import Draft, draft
 from services.actuator.hosts import Hosts
 from services.actuator.images import ImageError, Images
+from services.actuator.keeper import Keeper
 from services.actuator.ledger import Ledger
 from services.actuator.orders_desk import OrdersDesk, View
 from services.actuator.perform import Outcome, Result
@@ -37,7 +40,7 @@ from services.actuator.prober import Identity, Prober, Target
 from services.actuator.remarks import Remarks
 from services.actuator.starts import count_start
 from services.actuator.store import read, write
-from services.actuator.worker import Access, HostWorker, Lost, Observation, Prepared, Report
+from services.actuator.worker import Access, Bases, HostWorker, Lost, Observation, Prepared, Report
 
 IMAGE_RECHECK_S: Final = 5.0
 MAX_FAILURE_CAUSES: Final = 256
@@ -61,23 +64,32 @@ class ActuatorService:
         self._hosts = Hosts(self._config.hosts, now_s, self._config.system.stale_after_s, self._stored.owned)
         self._ledgers = {name: Ledger() for name in self._config.groups}
         self._images = Images(self._config.system.state_path)
-        self._templates: dict[str, tuple[float, Template | None, str]] = {}
+        self._templates: dict[Image, tuple[float, Template | None, str]] = {}
         self._failure_causes: dict[str, str] = {}
         self._orders = OrdersDesk(self._submit, self._say)
         self._remarks = Remarks()
         self._errors: dict[tuple[str, str], str] = {}
         self._published: dict[str, tuple[Membership, float]] = {}
-        self._prober = Prober(context.bus.wake)
+        self._prober = Prober(context.bus.wake, self._ask_agent)
         context.bus.subscribe("decider", "capacity.desired")
         context.bus.subscribe("balancer", "drain")
         context.bus.subscribe("monitor", "failure")
         make = make_access or (lambda host: access(self._config, host))
         tick_s = self._config.system.interval_s
+        accesses = {host: make(host) for host in self._config.hosts}
+        self._pools = {host: access.pool for host, access in accesses.items()}
         self._workers = {
-            host: HostWorker(host, make(host), self._clock, tick_s, self._report) for host in self._config.hosts
+            host: HostWorker(host, access, self._clock, tick_s, self._report) for host, access in accesses.items()
         }
+        self._keepers = [
+            Keeper(host, access.storage, self._clock, partial(self._report_bases, host))
+            for host, access in accesses.items()
+            if access.storage is not None
+        ]
         for worker in self._workers.values():
             worker.start()
+        for keeper in self._keepers:
+            keeper.start()
 
     def step(self, inbox: Inbox, now_s: float) -> float:
         """Take in what arrived, plan, hand out, publish; return the seconds until the next look at the clock."""
@@ -95,6 +107,8 @@ class ActuatorService:
         self._prober.aim({key: target for view in views.values() for key, target in targets(view).items()})
         for view in views.values():
             self._publish_membership(view, now_s)
+        for keeper in self._keepers:
+            keeper.aim({g.image.disk for g in self._config.groups.values() if g.image.disk and keeper.host in g.hosts})
         for step in self._hosts.overdue(now_s):
             log.error("step-lost", step=type(step).__name__, domain=step.domain, host=step.host)
         return self._config.system.interval_s / 2
@@ -108,6 +122,8 @@ class ActuatorService:
         """Stop asking and acting; whatever is half done is seen again at the next start."""
         for worker in self._workers.values():
             worker.stop()
+        for keeper in self._keepers:
+            keeper.stop()
         self._prober.stop()
         self._keep()
 
@@ -124,6 +140,12 @@ class ActuatorService:
     def _report(self, report: Report) -> None:
         self._reports.put(report)
         self._context.bus.wake()
+
+    def _report_bases(self, host: str, bases: dict[str, Base]) -> None:
+        self._report(Bases(host, bases))
+
+    def _ask_agent(self, host: str, domain: str, timeout_s: float) -> str | None:
+        return self._workers[host].ask_agent(domain, timeout_s)
 
     def _hear(self, message: Received, now_s: float) -> None:
         heard_s = now_s - message.age_s
@@ -169,6 +191,8 @@ class ActuatorService:
                 case Observation():
                     if self._hosts.observed(report):
                         self._say(Event(name="host-back", host=report.host, text="the host answers again"))
+                case Bases():
+                    self._hosts.stored(report)
                 case Lost():
                     self._note_lost(report)
                 case Prepared():
@@ -228,7 +252,7 @@ class ActuatorService:
 
     def _wanted(self, name: str, now_s: float) -> Wanted:
         group, ledger = self._config.groups[name], self._ledgers[name]
-        template, note = self._template(group.image.directory, now_s) if group.kind == "template" else (None, "")
+        template, note = self._template(group.image, now_s) if group.kind == "template" else (None, "")
         wanted = Wanted(
             name=name,
             group=group,
@@ -243,16 +267,16 @@ class ActuatorService:
         demand = self._stored.demand.get(name, ())
         return replace(wanted, standby=choose(group, wanted.maximum, demand, self._clock.epoch_s()))
 
-    def _template(self, directory: str, now_s: float) -> tuple[Template | None, str]:
-        checked_s, template, note = self._templates.get(directory, (float("-inf"), None, ""))
+    def _template(self, image: Image, now_s: float) -> tuple[Template | None, str]:
+        checked_s, template, note = self._templates.get(image, (float("-inf"), None, ""))
         if now_s - checked_s < IMAGE_RECHECK_S:
             return template, note
         try:
-            template, note = self._images.template(directory), ""
+            template, note = self._images.of(image, self._config.network), ""
             self._sweep_images(now_s)
         except ImageError as error:
             template, note = None, str(error)
-        self._templates[directory] = now_s, template, note
+        self._templates[image] = now_s, template, note
         return template, note
 
     def _sweep_images(self, now_s: float) -> None:
@@ -283,13 +307,20 @@ class ActuatorService:
         """Hand a step to its host's worker, unless one for the same domain is under way."""
         if self._hosts.is_busy(step.host, step.domain):
             return
-        xml = None
+        made = None
         if isinstance(step, Define):
-            if wanted.template is None:
+            made = self._draft(wanted, step)
+            if made is None:
                 return
-            xml = domain_xml(spec_of(wanted, step, wanted.template))
         self._hosts.begun(step, now_s)
-        self._workers[step.host].submit(step, xml)
+        self._workers[step.host].submit(step, made)
+
+    def _draft(self, wanted: Wanted, step: Define) -> Draft | None:
+        template = wanted.template
+        if template is None:
+            return None
+        base = None if template.disk is None else self._hosts.base(step.host, template.disk.path)
+        return draft(wanted, step, template, base, self._pools[step.host])
 
     def _publish_membership(self, view: View, now_s: float) -> None:
         name = view.wanted.name
@@ -322,15 +353,11 @@ def targets(view: View) -> dict[Identity, Target]:
     return found
 
 
-def spec_of(wanted: Wanted, step: Define, template: Template) -> DomainSpec:
-    """Return what the domain of a ``Define`` is made from."""
-    return DomainSpec(step.domain, step.uuid, step.record, step.accel, wanted.group, wanted.network, template)
-
-
 def _target(wanted: Wanted, member: Member, at: str) -> Target:
     readiness = wanted.group.readiness
     return Target(
         name=member.name,
+        host=member.domain.host,
         address=at,
         port=wanted.group.port,
         protocol=readiness.protocol,

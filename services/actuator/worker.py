@@ -20,7 +20,11 @@ from common.clock import Clock
 from common.domain import DomainFacts, DomainState
 from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
+from common.volume import Pool
+from services.actuator.core.disks import Base
 from services.actuator.core.steps import Define, Destroy, Save, Start, Step
+from services.actuator.drafts import Draft
+from services.actuator.keeper import Storage
 from services.actuator.perform import Host, Outcome, Result, attempt
 
 LOOK_GAP_S: Final = 0.03
@@ -63,7 +67,15 @@ class Prepared:
     error: str = ""
 
 
-Report = Observation | Lost | Prepared | Outcome
+@dataclass(frozen=True, slots=True)
+class Bases:
+    """What the disk images on a host are good for, by path."""
+
+    host: str
+    bases: Mapping[str, Base]
+
+
+Report = Observation | Lost | Prepared | Outcome | Bases
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +84,16 @@ class Access:
 
     ``open`` connects; ``watch`` registers a callback for lifecycle events and one for the loss of the connection;
     ``prepare`` makes the network and returns the libvirt domain type. ``sources`` tells where the address of an
-    existing group's domain is found, None for other names.
+    existing group's domain is found, None for other names. ``storage`` connects for the keeper of the host's disks,
+    which are in ``pool``; None where there is none.
     """
 
     open: Callable[[], Host]
     watch: Callable[[Host, Callable[[], None]], None]
     prepare: Callable[[Host], str]
     sources: Callable[[str], str | None] = lambda _name: None
+    storage: Callable[[], Storage] | None = None
+    pool: Pool | None = None
 
 
 class HostWorker:
@@ -97,8 +112,8 @@ class HostWorker:
         self._stopping = threading.Event()
         self._connection: Host | None = None
         self._to_prepare = threading.Event()
-        self._hands: SimpleQueue[tuple[Step, str | None]] = SimpleQueue()
-        self._slow: SimpleQueue[tuple[Step, str | None]] = SimpleQueue()
+        self._hands: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
+        self._slow: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
         self._addresses: dict[str, tuple[str, str]] = {}
         self._asked_s: dict[str, float] = {}
         self._listing = threading.Lock()
@@ -115,9 +130,14 @@ class HostWorker:
         for number in range(SLOW_HANDS):
             self._spawn(f"slow-{number}", lambda: self._work(self._slow))
 
-    def submit(self, step: Step, xml: str | None = None) -> None:
+    def submit(self, step: Step, xml: str | Draft | None = None) -> None:
         """Hand over a step; its ``Outcome`` is reported, whatever happens. Saving a memory takes seconds too."""
         (self._slow if isinstance(step, Destroy | Save) else self._hands).put((step, xml))
+
+    def ask_agent(self, domain: str, timeout_s: float) -> str | None:
+        """Return the host name that the domain's guest agent tells, None while nobody answers."""
+        connection = self._connection
+        return None if connection is None else connection.agent_host_name(domain, timeout_s)
 
     def look(self) -> None:
         """Ask for a look as soon as possible; safe from every thread."""
@@ -230,7 +250,7 @@ class HostWorker:
                 self._to_prepare.set()
             self._stopping.wait(PREPARE_RETRY_S)
 
-    def _work(self, lane: SimpleQueue[tuple[Step, str | None]]) -> None:
+    def _work(self, lane: SimpleQueue[tuple[Step, str | Draft | None]]) -> None:
         while True:
             step, xml = lane.get()
             if self._stopping.is_set():
@@ -251,7 +271,7 @@ class HostWorker:
         except HypervisorError:
             return Outcome(step, result, error, over_s)  # the next look tells
 
-    def _attempt(self, step: Step, xml: str | None) -> tuple[Result, str]:
+    def _attempt(self, step: Step, xml: str | Draft | None) -> tuple[Result, str]:
         connection = self._connection
         if connection is None:
             return Result.UNKNOWN, "no connection"

@@ -12,14 +12,17 @@ from common.config import Group, Image, Network
 from common.domain import METADATA_TAG, METADATA_URI, DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorError, HypervisorLostError
 from common.messages import DesiredCapacity, Membership
+from common.volume import Volume
 from services.actuator.core import breaker as breakers
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.membership import membership
 from services.actuator.core.plan import Plan, plan
 from services.actuator.core.seen import Backend, Probe, Seen, Template, Wanted
+from services.actuator.core.sizing import Demand, choose
 from services.actuator.core.steps import Define, SetPhase, Step
 from services.actuator.hosts import Hosts
 from services.actuator.perform import Outcome, attempt
+from services.actuator.remarks import Remarks
 from services.actuator.starts import count_start
 from services.actuator.worker import Lost, Observation
 
@@ -45,6 +48,9 @@ class FakeDomain:
     never_boots: bool = False
     is_unhealthy_since_s: float | None = None
     in_flight: int = 0
+    has_saved: bool = False
+    is_saved_badly: bool = False  # its saved memory cannot be restored
+    is_silent: bool = False  # runs, and answers nobody
 
 
 class FakeHost:
@@ -54,15 +60,20 @@ class FakeHost:
         self.world = world
         self.name = name
         self.by_name: dict[str, FakeDomain] = {}
+        self.volumes: dict[str, Volume] = {}
         self.is_lost = False
         self.calls: list[tuple[str, str]] = []
         self.fail: Callable[[str, str], HypervisorError | None] = lambda _call, _name: None
         self.never_boots = False
+        self.free_memory = 16 * 1024**3
 
     def domains(self) -> list[DomainFacts]:
         if self.is_lost:
             raise HypervisorLostError(f"{self.name} is gone")
-        return [DomainFacts(d.name, d.uuid, d.state, d.reason, True, dict(d.metadata)) for d in self.by_name.values()]
+        return [
+            DomainFacts(d.name, d.uuid, d.state, d.reason, True, dict(d.metadata), d.has_saved)
+            for d in self.by_name.values()
+        ]
 
     def facts(self, name: str) -> DomainFacts | None:
         return next((facts for facts in self.domains() if facts.name == name), None)
@@ -100,7 +111,10 @@ class FakeHost:
         domain = self._change("start", name)
         if domain.state is not DomainState.SHUTOFF and domain.state is not DomainState.CRASHED:
             raise HypervisorError(f"{name} is {domain.state}")
-        domain.state, domain.started_s = DomainState.RUNNING, self.world.now_s
+        if domain.is_saved_badly:
+            raise HypervisorError("unable to restore from managed state; maybe the file is corrupted?")
+        started_s = domain.started_s if domain.has_saved else self.world.now_s
+        domain.state, domain.started_s, domain.has_saved = DomainState.RUNNING, started_s, False
         self.world.after("start", self.name, name)
 
     def shutdown(self, name: str) -> None:
@@ -115,6 +129,20 @@ class FakeHost:
         self._change("destroy", name).state = DomainState.SHUTOFF
         self.world.after("destroy", self.name, name)
 
+    def make_volume(self, volume: Volume) -> None:
+        self.world.before("make_volume", self.name, volume.name)
+        self.volumes[volume.name] = volume
+        self.world.after("make_volume", self.name, volume.name)
+
+    def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None:
+        for name in [name for name in self.volumes if is_to_go(name)]:
+            self.world.before("remove_volumes", self.name, name)
+            del self.volumes[name]
+            self.world.after("remove_volumes", self.name, name)
+
+    def agent_host_name(self, name: str, timeout_s: float) -> str | None:
+        return None
+
     def undefine(self, name: str) -> None:
         self.world.before("undefine", self.name, name)
         assert self._change("undefine", name).state is not DomainState.RUNNING, f"{name} undefined while it runs"
@@ -125,6 +153,17 @@ class FakeHost:
         self.world.before("suspend", self.name, name)
         self._change("suspend", name).state = DomainState.PAUSED
         self.world.after("suspend", self.name, name)
+
+    def resume(self, name: str) -> None:
+        self.world.before("resume", self.name, name)
+        self._change("resume", name).state = DomainState.RUNNING
+        self.world.after("resume", self.name, name)
+
+    def save(self, name: str) -> None:
+        self.world.before("save", self.name, name)
+        domain = self._change("save", name)
+        domain.state, domain.has_saved = DomainState.SHUTOFF, True
+        self.world.after("save", self.name, name)
 
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
         self.world.before("set_metadata", self.name, name)
@@ -140,7 +179,7 @@ class FakeHost:
         return "10.0.0.9"
 
     def free_memory_bytes(self) -> int:
-        return 16 * 1024**3
+        return self.free_memory
 
     def host_cpus(self) -> int:
         return 4
@@ -174,6 +213,8 @@ class World:
         self.kills = 0
         self.log: list[tuple[float, str, str]] = []
         self.steps: list[Step] = []
+        self.demand: Demand = ()
+        self.remarks = Remarks()
         self.backend_ready_s: dict[tuple[str, str], float] = {}
         self.most_owned = 0
         self.last_plan: Plan | None = None
@@ -206,9 +247,10 @@ class World:
 
     def wanted(self) -> Wanted:
         cause = self.desired.decision_id if self.desired else ""
-        return Wanted(
+        wanted = Wanted(
             self.name, self.group, self.network, self.desired, cause, self.is_decider_fresh, self.template, "no image"
         )
+        return replace(wanted, standby=choose(self.group, wanted.maximum, self.demand, self.now_s))
 
     def seen(self) -> Seen:
         return Seen(
@@ -227,6 +269,7 @@ class World:
             for d in self.everything()
             if d.state is DomainState.RUNNING
             and not d.never_boots
+            and not d.is_silent
             and d.started_s is not None
             and self.now_s - d.started_s >= self.boot_s
         }
@@ -293,6 +336,7 @@ class World:
         result, error = attempt(self.hosts[step.host], step, xml)
         outcome = Outcome(step, result, error, self.now_s)
         self.memory.finished(outcome)
+        self.remarks.note(outcome, self.now_s)
         self.breakers.update(count_start(self.breakers, outcome, self.now_s))
 
     def run(self, seconds: float) -> None:
@@ -324,8 +368,9 @@ class World:
     def is_settled(self) -> bool:
         return (
             self.desired is not None
-            and self.ready() == self.desired.desired
-            and len(self.phases()) == self.desired.desired
+            and self.ready() == self.desired.desired + self.group.warm.running
+            and len(self.phases()) == self.ready() + self.wanted().standby.total
+            and not any(d.metadata.get("phase") in ("creating", "booting", "draining") for d in self.everything())
             and self.last_plan is not None
             and not self.last_plan.steps
         )

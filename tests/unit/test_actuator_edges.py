@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from common.domain import DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.messages import BackendState, DesiredCapacity, Drain
 from common.phases import Phase
+from common.volume import Volume
 from services.actuator.access import may_touch
 from services.actuator.cleanup import is_asked_for, own_domains
 from services.actuator.core.breaker import Breaker
@@ -26,11 +27,13 @@ from services.actuator.prober import Target, judge
 from services.actuator.store import Stored, read, write
 from services.actuator.worker import Lost, Observation
 
+UUID, OTHER = "7b1f2f10-1111-5222-8333-1234567890ab", "7b1f2f10-1111-5222-8333-1234567890ac"
 RECORD = Record(
     group="web", uuid="u", host="local", phase=Phase.READY, since_mono_s=1.0, since_s=1.0, boot_id="b", slot=2,
     template="d1",
 )  # fmt: skip
 ABOUT = {"group": "web", "host": "local", "domain": "web-0000", "uuid": "u", "reason": "because"}
+VOLUMES = (f"web-0000.{UUID}.qcow2", f"web-0000.{UUID}.seed", f"web-0001.{OTHER}.qcow2", "debian.qcow2")
 OURS = DomainFacts("web-0000", "u", DomainState.RUNNING, "", True, RECORD.to_metadata())
 
 
@@ -41,6 +44,7 @@ class FakeHost:
         self.shown = list(domains)
         self.error = error
         self.calls: list[str] = []
+        self.removed: list[str] = []
 
     def domains(self) -> list[DomainFacts]:
         return self.shown
@@ -62,6 +66,15 @@ class FakeHost:
 
     def destroy(self, name: str) -> None:
         self._call("destroy")
+
+    def make_volume(self, volume: Volume) -> None:
+        self._call("make_volume")
+
+    def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None:
+        self.removed = [name for name in VOLUMES if is_to_go(name)]
+
+    def agent_host_name(self, name: str, timeout_s: float) -> str | None:
+        return None
 
     def undefine(self, name: str) -> None:
         self._call("undefine")

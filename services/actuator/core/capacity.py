@@ -182,6 +182,7 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
         cause=cause,
         is_boosted=wanted.group.image.cpu_quota < 1 and not tier,
         template=wanted.template.digest if wanted.template else "",
+        base=found.base,
         generation=wanted.desired.generation if wanted.desired else 0,
         tier=tier,
     )

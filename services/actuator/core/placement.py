@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common import names
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
+from services.actuator.core.disks import Base, changed
 from services.actuator.core.members import View
 from services.actuator.core.seen import Seen, SeenHost, Wanted
 from services.actuator.core.steps import Define, Step
@@ -17,12 +18,13 @@ COMING = frozenset({Phase.CREATING, Phase.BOOTING})
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one new domain goes."""
+    """Where one new domain goes; ``base`` is what its disk stands on there."""
 
     host: str
     accel: str
     index: int
     slot: int
+    base: str = ""
 
 
 def place(
@@ -57,7 +59,8 @@ def place(
     index = free_index(wanted, seen, new)
     if slot is None or index is None:
         return f"{host.name}: no free name under {wanted.group.prefix}"
-    return Place(host.name, host.accel or "", index, slot)
+    base = _base(wanted, host)
+    return Place(host.name, host.accel or "", index, slot, base.identity if base is not None else "")
 
 
 def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[Define], now_s: float) -> str:
@@ -66,6 +69,9 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[Def
         return "not reachable"
     if host.accel is None:
         return host.note or "its acceleration is not known yet"
+    unusable = _why_no_disk(wanted, host)
+    if unusable:
+        return unusable
     coming = sum(1 for member in view.members if member.domain.host == host.name and member.phase in COMING)
     coming += sum(1 for step in new if step.host == host.name and step not in seen.in_flight)
     breaker = seen.breakers.get(breakers.key(wanted.name, host.name), breakers.CLOSED)
@@ -106,6 +112,18 @@ def spare_bytes(wanted: Wanted, seen: Seen, host: str, planned: Iterable[Step]) 
     found = next(each for each in seen.hosts if each.name == host)
     room = _room_bytes(wanted, found, new)
     return None if room is None else room - wanted.group.image.memory_mib * MIB - OVERHEAD_BYTES
+
+
+def _base(wanted: Wanted, host: SeenHost) -> Base | None:
+    disk = wanted.template.disk if wanted.template is not None else None
+    return None if disk is None else host.bases.get(disk.path, Base(disk.path, note=f"looking at {disk.path}"))
+
+
+def _why_no_disk(wanted: Wanted, host: SeenHost) -> str:
+    base = _base(wanted, host)
+    if base is None:
+        return ""
+    return base.note or changed(base, {d.name: d.record for d in host.domains if d.record is not None})
 
 
 def _owned_on(host: SeenHost, view: View, new: list[Define], wanted: Wanted) -> int:
