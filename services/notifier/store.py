@@ -1,0 +1,102 @@
+"""The notifier's small file: what waits for whom, and until when events were heard. Replaced whole and durably.
+
+What cannot be read is logged and counts as not there. A disk that refuses delays nobody: what waits stays in memory.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from common.log import Quiet, logger
+from services.notifier.core.deliver import Item
+from services.notifier.core.notice import Notice
+
+NAME: Final = "notifier.json"
+MAX_BYTES: Final = 64 * 1024 * 1024
+SAY_AGAIN_S: Final = 300.0
+
+Stored = dict[str, tuple[tuple[Notice, int], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an earlier process left. ``heard_at_s``: when it last kept anything, in epoch seconds; None if never."""
+
+    queues: Stored = field(default_factory=dict)
+    heard_at_s: float | None = None
+    recent: tuple[str, ...] = ()
+
+
+class Store:
+    """The file, and whether it can be written."""
+
+    def __init__(self, path: Path) -> None:
+        """Use the file at ``path``."""
+        self._path = path
+        self._quiet = Quiet(SAY_AGAIN_S)
+
+    def read(self) -> Past:
+        """Return what an earlier process left."""
+        try:
+            with self._path.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+            if len(raw) > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES} bytes")
+            return _past(json.loads(raw))
+        except FileNotFoundError:
+            return Past()
+        except (OSError, ValueError, RecursionError) as error:
+            logger().warning("stored-state-unreadable", path=str(self._path), reason=str(error))
+            return Past()
+
+    def write(
+        self, queues: Mapping[str, tuple[Item, ...]], heard_at_s: float, recent: Sequence[str], now_s: float
+    ) -> None:
+        """Keep what waits, and the identifiers that were heard last."""
+        values = {
+            "heard_at_s": heard_at_s,
+            "recent": list(recent),
+            "queues": {
+                key: [[item.notice.id, item.notice.type, item.notice.body, item.attempts] for item in items]
+                for key, items in queues.items()
+            },
+        }
+        try:
+            _replace(self._path, json.dumps(values).encode())
+        except OSError as error:
+            if self._quiet.may_say(error.errno, now_s):
+                logger().error("state-not-written", path=str(self._path), reason=error.strerror or str(error))
+
+
+def _past(values: Any) -> Past:
+    """Return what the file's values say.
+
+    Raises:
+        ValueError: they are not what ``Store.write`` wrote.
+    """
+    try:
+        queues = {str(key): tuple(_kept(entry) for entry in items) for key, items in values["queues"].items()}
+        return Past(queues, float(values["heard_at_s"]), tuple(str(id) for id in values["recent"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not what a notifier keeps: {type(error).__name__} {error}") from error
+
+
+def _kept(entry: Any) -> tuple[Notice, int]:
+    id, type, body, attempts = entry
+    if not isinstance(json.loads(body)["data"], dict):
+        raise ValueError("a notice without data")
+    return Notice(str(id), str(type), str(body)), max(0, int(attempts))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".new")
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
