@@ -12,7 +12,7 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-policies test test-fast check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-policies dashboard-picture test test-fast check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ bench-capacity:  ## from a decision to the first request served, every tier: JSO
 bench-policies:  ## the forecast against the published autoscalers, on real traces (minutes)
 	@scripts/bootstrap.sh dev
 	@$(PY) -m bench.policies
+
+dashboard-picture:  ## docs/dashboard.png: the Grafana dashboard of the running installation, under load (minutes)
+	@scripts/bootstrap.sh dev
+	@$(PY) -m bench.dashboard_picture $(if $(SECONDS_TO_RUN),--seconds $(SECONDS_TO_RUN))
 
 test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev

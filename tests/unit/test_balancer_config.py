@@ -117,3 +117,13 @@ def test_directory_that_cannot_be_written_is_named(short_path: Path) -> None:
     text = f'[system]\nrun_dir = "{short_path}/r"\nstate_dir = "{short_path}/file/s"\n[groups.web]\nprefix = "web-"\n'
     with pytest.raises(AutoscalerError, match="cannot be written"):
         write_config(config(text.encode()))
+
+
+def test_haproxy_shows_its_own_metrics_only_where_it_is_told_to() -> None:
+    assert "prometheus-exporter" not in haproxy_config(config(), 20000, None)
+    text = haproxy_config(config(TWO_GROUPS + b'[metrics]\nhaproxy_listen = "127.0.0.1:8405"\n'), 20000, None)
+    lines = section(text, "frontend _metrics")
+    assert lines[:2] == ["bind 127.0.0.1:8405", "mode http"]
+    assert "http-request use-service prometheus-exporter if { path /metrics }" in lines
+    with pytest.raises(ConfigError, match="must match"):  # no group can have this frontend's name
+        config(b'[groups._metrics]\nprefix = "web-"\n')
