@@ -56,6 +56,7 @@ class Keeper:
         self._connection: Storage | None = None
         self._paths: frozenset[str] = frozenset()
         self._since_s: dict[str, float] = {}
+        self._is_allowed = True
         self._due = threading.Event()
         self._stopping = threading.Event()
 
@@ -68,6 +69,10 @@ class Keeper:
         if self._paths != frozenset(paths):
             self._paths = frozenset(paths)
             self._due.set()
+
+    def allow(self, is_allowed: bool) -> None:
+        """Look and sweep, or leave the storage alone: where every group only observes."""
+        self._is_allowed = is_allowed
 
     def stop(self) -> None:
         """Tell the thread to end."""
@@ -86,7 +91,8 @@ class Keeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._due.clear()
-            self.turn()
+            if self._is_allowed:
+                self.turn()
             self._due.wait(LOOK_S)
         if self._connection is not None:
             self._connection.close()

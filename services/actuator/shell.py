@@ -25,7 +25,7 @@ from services.actuator.core.events import boot_time_s, event_of
 from services.actuator.core.members import Member
 from services.actuator.core.membership import address, membership
 from services.actuator.core.placement import COMING
-from services.actuator.core.plan import plan
+from services.actuator.core.plan import is_observing, plan
 from services.actuator.core.seen import Seen, Template, Wanted
 from services.actuator.core.sizing import choose, with_demand
 from services.actuator.core.steps import Define, Save, SetPhase, Step, Wake
@@ -86,6 +86,7 @@ class ActuatorService:
             for host, access in accesses.items()
             if access.storage is not None
         ]
+        self._hold_back()
         for worker in self._workers.values():
             worker.start()
         for keeper in self._keepers:
@@ -99,6 +100,7 @@ class ActuatorService:
             self._orders.take(pending, now_s)
         self._take_reports(now_s)
         self._remember_owned()
+        self._hold_back()
         views = {name: self._look(name, now_s) for name in self._config.groups}
         self._orders.serve(views.values(), now_s)
         for view in views.values():
@@ -331,6 +333,16 @@ class ActuatorService:
             return
         self._context.bus.publish(body, cause=view.wanted.cause or None)
         self._published[name] = body, now_s
+
+    def _hold_back(self) -> None:
+        """Leave alone the hosts all of whose groups only observe: no network, no storage, no probe guest."""
+        ledgers, groups = self._ledgers, self._config.groups
+        active = {name for name, group in groups.items() if not is_observing(group, ledgers[name].desired)}
+        hosts = {host for name in active for host in groups[name].hosts}
+        for host, worker in self._workers.items():
+            worker.allow(host in hosts)
+        for keeper in self._keepers:
+            keeper.allow(keeper.host in hosts)
 
     def _say(self, body: Body, cause: str = "") -> None:
         self._context.bus.publish(body, cause=cause or None)

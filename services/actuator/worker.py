@@ -112,6 +112,8 @@ class HostWorker:
         self._stopping = threading.Event()
         self._connection: Host | None = None
         self._to_prepare = threading.Event()
+        self._may_change = threading.Event()
+        self._may_change.set()
         self._hands: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
         self._slow: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
         self._addresses: dict[str, tuple[str, str]] = {}
@@ -139,6 +141,10 @@ class HostWorker:
         connection = self._connection
         return None if connection is None else connection.agent_host_name(domain, timeout_s)
 
+    def allow(self, is_allowed: bool) -> None:
+        """Let the host be made ready for new domains, or leave it as it is: where every group only observes."""
+        (self._may_change.set if is_allowed else self._may_change.clear)()
+
     def look(self) -> None:
         """Ask for a look as soon as possible; safe from every thread."""
         self._look.set()
@@ -148,6 +154,7 @@ class HostWorker:
         self._stopping.set()
         self._look.set()
         self._to_prepare.set()
+        self._may_change.set()
 
     def _spawn(self, role: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=f"{self.name}-{role}", daemon=True).start()
@@ -237,6 +244,7 @@ class HostWorker:
         """Make the host ready for new domains: at each new connection, and again after a start that failed."""
         while True:
             self._to_prepare.wait()
+            self._may_change.wait()
             if self._stopping.is_set():
                 return
             self._to_prepare.clear()

@@ -12,7 +12,7 @@ from services.actuator.core import breaker as breakers
 from services.actuator.core.life import ADVANCE
 from services.actuator.core.members import deadline_s, view
 from services.actuator.core.membership import membership
-from services.actuator.core.plan import plan
+from services.actuator.core.plan import Plan, plan
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Probe, Seen, SeenDomain, SeenHost, Template, Wanted
 from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Suspend
@@ -188,7 +188,7 @@ def test_definition_carries_the_whole_record_and_its_cause() -> None:
     assert isinstance(step, Define)
     assert step.record == Record(
         group="web", uuid=step.uuid, host="local", phase=Phase.CREATING, since_mono_s=NOW_S, since_s=1e9, boot_id="b",
-        slot=0, cause="decision-1", template="d1", generation=1, is_boosted=True,
+        slot=0, cause="decision-1", template="d1", generation=1, is_boosted=True, decided_mono_s=NOW_S,
     )  # fmt: skip
 
 
@@ -307,18 +307,33 @@ def test_unreachable_host_is_neither_touched_nor_counted_for_scale_in() -> None:
     assert steps(wanted(1, hosts=("local", "far")), see) == ()
 
 
-@pytest.mark.parametrize("mode", ["off", "observe"])
-def test_passive_modes_only_write_down_what_is(mode: str) -> None:
-    want = wanted(4)
+def passive(mode: str, heard: str | None) -> Plan:
+    """Return the plan of a group whose file says ``mode`` and whose decider, where it has spoken, says ``heard``."""
+    want = wanted(4, mode=mode)
     assert want.desired is not None
-    want = replace(want, desired=want.desired.model_copy(update={"mode": mode}))
+    want = replace(want, desired=want.desired.model_copy(update={"mode": heard}) if heard else None)
     see = seen(
         domain("web-0000", power=CRASHED), domain("web-0001", Phase.WARMING), domain("web-0002", Phase.STOPPING),
         domain("web-0003", Phase.CREATING, SHUTOFF, age_s=1),
     )  # fmt: skip
-    found = plan(want, see, NOW_S)
+    return plan(want, see, NOW_S)
+
+
+def test_a_group_that_is_off_only_writes_down_what_is() -> None:
+    found = passive("on", "off")
     assert brief(found.steps) == ["SetPhase web-0001 ready"]
-    assert f"mode {mode}: nothing is started, stopped or removed" in found.blocked
+    assert "mode off: nothing is started, stopped or removed" in found.blocked
+
+
+@pytest.mark.parametrize(("mode", "heard"), [("on", "observe"), ("observe", "observe"), ("observe", None)])
+def test_a_group_that_only_observes_writes_nothing_at_all(mode: str, heard: str | None) -> None:
+    found = passive(mode, heard)
+    assert found.steps == ()
+    assert "mode observe: nothing is changed, and nothing written down" in found.blocked
+
+
+def test_the_decider_s_mode_counts_more_than_the_file_s() -> None:
+    assert passive("observe", "on").steps != ()
 
 
 def test_missing_image_is_reported_and_creates_nothing() -> None:

@@ -7,7 +7,9 @@ anywhere goes on from where things stand.
 from dataclasses import dataclass, replace
 from typing import Final
 
+from common.config import Group
 from common.domain import DomainState
+from common.messages import DesiredCapacity
 from common.phases import Phase
 from services.actuator.core.capacity import rebalance
 from services.actuator.core.context import Context, adopt
@@ -17,7 +19,8 @@ from services.actuator.core.reserve import tend
 from services.actuator.core.seen import Seen, Wanted
 from services.actuator.core.steps import SetPhase, SetQuota, Step
 
-PASSIVE_MODES: Final = frozenset({"off", "observe"})
+OFF: Final = "off"
+OBSERVE: Final = "observe"
 NOTED: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY})
 
 
@@ -38,6 +41,8 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     """Return the steps that bring the group nearer to what is wanted; none where it is there."""
     context = context_of(wanted, seen, now_s)
     found = context.view
+    if is_observing(wanted.group, wanted.desired):
+        return Plan((), (*_notes(context), "mode observe: nothing is changed, and nothing written down"), found)
     moving = [member for member in found.members if not member.is_standing_by]
     steps = [step for member in moving if (step := advance(context, member)) is not None]
     steps += [
@@ -46,8 +51,7 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
         if domain.power is DomainState.RUNNING
     ]
     if _is_passive(wanted):
-        mode = wanted.desired.mode if wanted.desired else ""
-        passive = f"mode {mode}: nothing is started, stopped or removed"
+        passive = "mode off: nothing is started, stopped or removed"
         return Plan(tuple(step for step in steps if _only_notes(step)), (*_notes(context), passive), found)
     balance = rebalance(context, after(found.members, steps), steps)
     steps += balance.steps
@@ -66,8 +70,13 @@ def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
     return replace(context, is_halted=is_halted(context, found.members) or not may_replace)
 
 
+def is_observing(group: Group, desired: DesiredCapacity | None) -> bool:
+    """Return whether no call may be made that changes anything; the file decides until the decider has spoken."""
+    return (desired.mode if desired is not None else group.mode) == OBSERVE
+
+
 def _is_passive(wanted: Wanted) -> bool:
-    return wanted.desired is not None and wanted.desired.mode in PASSIVE_MODES
+    return wanted.desired is not None and wanted.desired.mode == OFF
 
 
 def _only_notes(step: Step) -> bool:
