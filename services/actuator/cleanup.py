@@ -1,7 +1,8 @@
 """The end of what the actuator made: ``python -m services.actuator --remove-domains`` or ``--remove-everything``.
 
 For when the services are stopped. Domains that we made are shut down and undefined; a user's own domains stay as they
-are and lose our record. The network goes with its last domain, for its DHCP server is a process too.
+are and lose our record. The network goes with its last domain, for its DHCP server is a process too, and so does the
+pool of disks.
 ``--remove-everything`` also removes the copies of the images. Every part has a deadline.
 """
 
@@ -10,6 +11,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +22,8 @@ from common.domain import DomainFacts, DomainState
 from common.errors import AutoscalerError, DomainGoneError, HypervisorError
 from common.hypervisor import Connection
 from common.run_dir import Lock, ensure_run_dir
-from services.actuator.access import may_touch
+from services.actuator.access import disk_pool, may_touch
+from services.actuator.core.disks import leaked, owner_of
 from services.actuator.core.record import Record, parse
 
 FLAGS: Final = ("--remove-domains", "--remove-everything")
@@ -76,7 +79,9 @@ def _clean(config: Config, is_everything: bool) -> int:
 
 def _clean_host(config: Config, host: str) -> bool:
     groups = [group for group in config.groups.values() if host in group.hosts]
-    connection = Connection.open(config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups))
+    connection = Connection.open(
+        config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups), pool=disk_pool(config)
+    )
     try:
         ours = own_domains(config, connection.domains())
         for facts, _ in [pair for pair in ours if not is_template(pair[1])]:
@@ -85,6 +90,7 @@ def _clean_host(config: Config, host: str) -> bool:
         left = Removal(connection, host, SystemClock(), _patience_s(config)).run(
             [facts for facts, record in ours if is_template(record)]
         )
+        _remove_disks(connection, host)
         has_made_network = any(group.kind == "template" for group in groups)
         if not left and has_made_network and connection.has_network(config.network.name):
             connection.remove_network(config.network.name)
@@ -92,6 +98,16 @@ def _clean_host(config: Config, host: str) -> bool:
         return not left
     finally:
         connection.close()
+
+
+def _remove_disks(connection: Connection, host: str) -> None:
+    """Remove what is left of our volumes, and the pool with the last of them; a domain that is still there keeps its."""
+    names = leaked(connection.volumes(), *connection.owners())
+    if names:
+        connection.remove_volumes(names.__contains__)
+        _say(f"{host}: removed {len(names)} volumes that no domain owned")
+    if not connection.remove_pool():
+        _say(f"{host}: the pool of disks stays: volumes are left in it")
 
 
 def own_domains(config: Config, found: Sequence[DomainFacts]) -> list[tuple[DomainFacts, Record]]:
@@ -157,7 +173,7 @@ class Removal:
         while states := self._states(mine):
             for name, state in states.items():
                 if state in OFF:
-                    self._try(name, "removed", self._connection.undefine)
+                    self._try(name, "removed", partial(self._undefine, mine[name]))
             if self._clock.monotonic_s() >= until_s:
                 return
             self._pause.wait(LOOK_S)
@@ -167,6 +183,10 @@ class Removal:
 
     def _destroy(self, name: str) -> None:
         self._try(name, "powered off", self._connection.destroy)
+
+    def _undefine(self, uuid: str, name: str) -> None:
+        self._connection.remove_volumes(lambda volume: owner_of(volume) == uuid)
+        self._connection.undefine(name)
 
     def _try(self, name: str, done: str, call: Callable[[str], None]) -> None:
         try:
