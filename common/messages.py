@@ -277,7 +277,7 @@ class Member(Frozen):
 
     ``tier`` is how it came to service, or in phase standby how it waits for it: ``clone``, ``paused``, ``saved``,
     ``running`` (in rotation beyond what is desired), or empty: it booted. One on its way to phase standby is there
-    already for everybody else.
+    already for everybody else. ``is_probed``: it answered as itself a moment ago, and may serve without another check.
     """
 
     name: str
@@ -292,6 +292,7 @@ class Member(Frozen):
     cause: str = ""
     note: str = ""
     tier: str = ""
+    is_probed: bool = False
 
 
 class LeadTime(Frozen):

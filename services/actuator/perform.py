@@ -7,7 +7,7 @@ another under its name; so every step checks that the UUID is the one it was pla
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from common.domain import DomainFacts
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
@@ -127,6 +127,9 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
         case Suspend():
             host.suspend(step.domain)
         case Save():
+        case SetQuota(is_raised=True):
+            host.set_metadata(step.domain, step.record.to_metadata())
+            host.set_quota(step.domain, step.cpu_quota)
             host.save(step.domain)
         case Wake():
             (host.start if step.tier == "saved" else host.resume)(step.domain)

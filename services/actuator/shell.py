@@ -19,6 +19,7 @@ from common.phases import Phase
 from common.process import Context as ProcessContext
 from services.actuator.access import access
 from services.actuator.core import breaker as breakers
+from services.actuator.core import lead_times
 from services.actuator.core.boot_times import added
 from services.actuator.core.disks import Base
 from services.actuator.core.events import boot_time_s, event_of
@@ -234,6 +235,10 @@ class ActuatorService:
         self._orders.finished(outcome)
         if isinstance(step, Save | Wake | SetPhase):
             self._remarks.note(outcome, now_s)
+        lead = lead_times.measured(step) if outcome.result is Result.DONE else None
+        if lead is not None:
+            self._stored.lead_times_s[lead[0]] = added(self._stored.lead_times_s.get(lead[0], ()), lead[1])
+            self._keep()
 
     def _count_start(self, outcome: Outcome, now_s: float) -> None:
         """Tell the breaker about a start that failed, or that led to a right answer, and keep what it says."""
@@ -327,7 +332,8 @@ class ActuatorService:
     def _publish_membership(self, view: View, now_s: float) -> None:
         name = view.wanted.name
         planned = replace(view.planned, notes=view.planned.notes + self._remarks.of(name, now_s))
-        body = membership(view.wanted, view.seen, planned, self._stored.boot_times_s.get(name, ()), now_s)
+        leads = lead_times.told(name, self._stored.lead_times_s)
+        body = membership(view.wanted, view.seen, planned, self._stored.boot_times_s.get(name, ()), now_s, leads)
         last = self._published.get(name)
         if last is not None and still(last[0]) == still(body) and now_s - last[1] < self._config.system.republish_s:
             return

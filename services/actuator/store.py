@@ -28,6 +28,7 @@ class Stored:
     boot_times_s: dict[str, tuple[float, ...]] = field(default_factory=dict)
     owned: dict[str, dict[str, int]] = field(default_factory=dict)
     demand: dict[str, Demand] = field(default_factory=dict)
+    lead_times_s: dict[str, tuple[float, ...]] = field(default_factory=dict)  # see core.lead_times
 
 
 def read(path: Path, now_s: float, boot_id: str) -> Stored:
@@ -40,6 +41,7 @@ def read(path: Path, now_s: float, boot_id: str) -> Stored:
             {group: tuple(float(s) for s in times) for group, times in values["boot_times_s"].items()},
             {host: {group: int(n) for group, n in owned.items()} for host, owned in values["owned"].items()},
             {group: tuple((float(s), int(n)) for s, n in told) for group, told in values.get("demand", {}).items()},
+            {key: tuple(float(s) for s in times) for key, times in values.get("lead_times_s", {}).items()},
         )
     except FileNotFoundError:
         return Stored()
@@ -54,6 +56,7 @@ def write(path: Path, stored: Stored, boot_id: str) -> str:
         "boot_id": boot_id,
         "breakers": {key: asdict(breaker) for key, breaker in sorted(stored.breakers.items())},
         "boot_times_s": {group: list(times) for group, times in sorted(stored.boot_times_s.items())},
+        "lead_times_s": {key: list(times) for key, times in sorted(stored.lead_times_s.items())},
         "demand": {group: list(demand) for group, demand in sorted(stored.demand.items())},
         "owned": {host: dict(sorted(owned.items())) for host, owned in sorted(stored.owned.items())},
     }

@@ -323,7 +323,7 @@ class BalancerService:
 
 def _places(membership: Membership) -> tuple[object, ...]:
     """Return what of a membership decides about slots."""
-    members = tuple((m.name, m.uuid, m.phase, m.address, m.port) for m in membership.members)
+    members = tuple((m.name, m.uuid, m.phase, m.address, m.port, m.is_probed) for m in membership.members)
     return members, membership.unreachable_hosts
 
 

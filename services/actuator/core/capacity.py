@@ -10,7 +10,8 @@ from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core import victims
 from services.actuator.core.context import Context, adopt, enter, leave
-from services.actuator.core.members import SERVING, Member, is_overdue
+from services.actuator.core.lead_times import decided_s
+from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_overdue
 from services.actuator.core.placement import COMING, Place, place
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenDomain
@@ -187,6 +188,7 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
         tier=tier,
     )
     reason = f"fewer {tier} domains stand by than wanted" if tier else "fewer domains than desired"
+        decided_mono_s=None if tier in WAKE_TIMEOUT_S else context.now_s if lost else decided_s(context),
     return Define(
         group=wanted.name,
         host=found.host,
@@ -216,7 +218,8 @@ def _start_more(context: Context, planned: list[Step], missing: int) -> Balance:
 
 
 def _wake(context: Context, domain: SeenDomain) -> Step:
-    return adopt(context, domain, Phase.CREATING, "fewer domains than desired", context.wanted.cause)
+    step = adopt(context, domain, Phase.CREATING, "fewer domains than desired", context.wanted.cause)
+    return replace(step, record=replace(step.record, decided_mono_s=decided_s(context)))
 
 
 def _refusal(context: Context, host: str) -> str:

@@ -1,7 +1,7 @@
 """What one plan looks at, and the steps by which a domain enters a phase: each writes its record."""
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from common.phases import Phase
 from services.actuator.core.members import SERVING, Member, View
@@ -71,7 +71,7 @@ def leave(context: Context, member: Member, reason: str, cause: str = "", order:
     return enter(context, member, Phase.STOPPING, reason, note=NEVER_SERVED, **changes)
 
 
-def about(member: Member) -> dict[str, str]:
+def about(member: Member) -> dict[str, Any]:
     """Return the fields that every step about the member shares."""
     return {
         "group": member.record.group,

@@ -21,6 +21,7 @@ from services.actuator.core.steps import Destroy, SetQuota, Shutdown, Start, Ste
 HALT_RATIO: Final = 0.45
 ABSENT_GRACE_S: Final = 5.0
 UNHEALTHY: Final = "its health checks fail"
+QUOTA_GRAIN: Final = 0.005
 STARTING_UP: Final = "starting-up"
 SILENT: Final = "it runs and does not answer; it was running before us, so it is left as it is"
 
@@ -30,7 +31,9 @@ def advance(context: Context, member: Member) -> Step | None:
     if not member.is_free or member.domain.power is DomainState.UNKNOWN:
         return None
     if member.record.boot_id != context.seen.boot_id or member.record.since_mono_s > context.now_s:
-        return enter(context, member, member.phase, "the machine has rebooted since; its clock starts again")
+        return enter(
+            context, member, member.phase, "the machine has rebooted since; its clock starts again", decided_mono_s=None
+        )
     return ADVANCE[member.phase](context, member)
 
 
@@ -81,7 +84,8 @@ def _booting(context: Context, member: Member) -> Step | None:
     if member.domain.power is not DomainState.RUNNING:
         return enter(context, member, Phase.FAILED, f"{_why_down(member)} while it booted")
     if member.probe is not None and member.probe.is_right:
-        return enter(context, member, Phase.STANDBY if member.is_reserve else Phase.WARMING, "it answers as itself")
+        phase = Phase.STANDBY if member.is_reserve else Phase.WARMING
+        return enter(context, member, phase, "it answers as itself", probed_mono_s=context.now_s)
     if is_overdue(context.wanted, member, context.now_s):
         if member.record.is_woken:
             return enter(context, member, Phase.FAILED, f"woken from {member.record.tier}, it does not answer")
@@ -105,8 +109,33 @@ def _serving(context: Context, member: Member) -> Step | None:
             **about(member), reason="it has booted", cause=member.record.cause, record=record, cpu_quota=quota
         )
     if member.phase is Phase.WARMING and member.backend is not None and member.backend.state == "ready":
-        return enter(context, member, Phase.READY, "it is in rotation")
-    return None
+        return _ready(context, member)
+    return _burst(context, member) if member.phase is Phase.READY else None
+
+
+def _ready(context: Context, member: Member) -> Step:
+    """Its lead time ends here: whatever takes it out of rotation and back again is no start."""
+    decided_s = member.record.decided_mono_s
+    step = enter(context, member, Phase.READY, "it is in rotation", decided_mono_s=None)
+    return step if decided_s is None else replace(step, lead_s=max(context.now_s - decided_s, 0.0))
+
+
+def _burst(context: Context, member: Member) -> Step | None:
+    """Give a member in rotation the quota that is in force; None where it has it."""
+    configured = context.wanted.group.image.cpu_quota
+    quota, has = context.wanted.quota, member.record.cpu_quota or configured
+    if not context.is_template or abs(quota - has) < QUOTA_GRAIN:
+        return None
+    record = replace(member.record, cpu_quota=None if quota <= configured else quota)
+    reason = "the group is overloaded and its host has idle CPU" if quota > has else "the burst is given back"
+    return SetQuota(
+        **about(member),
+        reason=reason,
+        cause=context.wanted.cause,
+        record=record,
+        cpu_quota=quota,
+        is_raised=quota > has,
+    )
 
 
 def _draining(context: Context, member: Member) -> Step | None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from common.domain import DomainState
+from common.messages import LeadTime, Membership
 from common.messages import Member as MemberMessage
-from common.messages import Membership
 from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.boot_times import quantile
@@ -15,10 +16,18 @@ from services.actuator.core.plan import Plan
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Seen, Wanted
 
+PROBED_S: Final = 1.0
 _DEAD = frozenset({DomainState.SHUTOFF, DomainState.CRASHED, DomainState.PAUSED})
 
 
-def membership(wanted: Wanted, seen: Seen, planned: Plan, boot_times_s: Sequence[float], now_s: float) -> Membership:
+def membership(
+    wanted: Wanted,
+    seen: Seen,
+    planned: Plan,
+    boot_times_s: Sequence[float],
+    now_s: float,
+    lead_times: tuple[LeadTime, ...] = (),
+) -> Membership:
     """Return the message for one group; a domain that should serve but has no power is ``failed`` at once."""
     group = wanted.group
     worst = _worst_breaker(wanted, seen, now_s)
@@ -39,6 +48,7 @@ def membership(wanted: Wanted, seen: Seen, planned: Plan, boot_times_s: Sequence
         boot_p50_s=quantile(boot_times_s, 0.5),
         boot_p95_s=quantile(boot_times_s, 0.95),
         notes=planned.notes,
+        lead_times=lead_times,
     )
 
 
@@ -80,7 +90,8 @@ def _beyond_desired(wanted: Wanted, members: tuple[Member, ...]) -> frozenset[st
 
 
 def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]) -> MemberMessage:
-    record = shown_record(member)
+    answering = _is_answering(member)
+    record = member.record if answering and member.phase is Phase.WARMING else shown_record(member)
     note = record.note if member.is_reachable else "its host is not reachable"
     if not note and record.tier and record.phase in COMING and shown_phase(member) is Phase.STANDBY:
         note = "it boots, to stand by"
@@ -88,7 +99,7 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
         name=member.name,
         uuid=member.domain.uuid,
         host=member.domain.host,
-        phase=shown_phase(member),
+        phase=Phase.WARMING if answering else shown_phase(member),
         since_s=record.since_s,
         age_s=max(0.0, now_s - record.since_mono_s),
         address=address(wanted, member),
@@ -96,8 +107,23 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
         is_protected=record.protected,
         cause=record.cause,
         note=note,
+        is_probed=answering or _is_probed(record, now_s),
         tier="running" if member.domain.uuid in extra else record.tier,
     )
+
+
+def _is_answering(member: Member) -> bool:
+    """Return whether it has just answered, to serve, and only its record does not say so yet: nobody waits for that."""
+    written = shown_record(member).phase
+    if written is not Phase.BOOTING or member.is_reserve or member.domain.power is not DomainState.RUNNING:
+        return False
+    is_right = member.probe is not None and member.probe.is_right
+    return member.phase is Phase.WARMING or (member.phase is Phase.BOOTING and is_right)
+
+
+def _is_probed(record: Record, now_s: float) -> bool:
+    at_s = record.probed_mono_s
+    return record.phase is Phase.WARMING and at_s is not None and 0 <= now_s - at_s <= PROBED_S
 
 
 def _worst_breaker(wanted: Wanted, seen: Seen, now_s: float) -> breakers.Breaker:

@@ -22,7 +22,9 @@ class Record:
     ``order`` is what an operator asked for this domain; ``stop_calls`` counts the shutdown requests sent to it;
     ``is_boosted`` says that it boots without its CPU quota. ``tier`` is how it came to service or waits for it, see
     ``messages.Member``; one of ``paused`` or ``saved`` waits in reserve until it is ``is_woken``. ``base`` tells what
-    its overlay stands on (``disks.identity``), empty without one.
+    its overlay stands on (``disks.identity``), empty without one. ``cpu_quota`` is the one last written where it is not
+    the configured one: a burst. ``decided_mono_s`` is when it was decided that it is wanted, ``probed_mono_s`` when it
+    last answered as itself.
     """
 
     group: str
@@ -45,6 +47,9 @@ class Record:
     note: str = ""
     tier: str = ""
     is_woken: bool = False
+    cpu_quota: float | None = None
+    decided_mono_s: float | None = None
+    probed_mono_s: float | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Return the attributes to write into the domain."""
@@ -70,6 +75,9 @@ class Record:
             "note": self.note,
             "tier": self.tier,
             "woken": "1" if self.is_woken else "0",
+            "cpu_quota": "" if self.cpu_quota is None else f"{self.cpu_quota:.2f}",
+            "decided_mono_s": "" if self.decided_mono_s is None else f"{self.decided_mono_s:.3f}",
+            "probed_mono_s": "" if self.probed_mono_s is None else f"{self.probed_mono_s:.3f}",
         }
 
     def enter(self, phase: Phase, now_s: float, epoch_s: float, boot_id: str) -> "Record":
@@ -105,6 +113,9 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
             note=metadata.get("note", ""),
             tier=metadata.get("tier", ""),
             is_woken=metadata.get("woken") == "1",
+            cpu_quota=_number(metadata.get("cpu_quota", "")),
+            decided_mono_s=_number(metadata.get("decided_mono_s", "")),
+            probed_mono_s=_number(metadata.get("probed_mono_s", "")),
         )
     except (KeyError, ValueError):
         return None

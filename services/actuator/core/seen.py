@@ -157,4 +157,12 @@ class Wanted:
     @property
     def ceiling(self) -> int:
         """Return the most domains to own, in whatever phase: ``room``, and those that are to stand by."""
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+
+    @property
+    def quota(self) -> float:
+        """Return the CPU quota of members in rotation: the decider's burst while it speaks, else the configured one."""
+        configured, burst = self.group.image.cpu_quota, self.group.burst
+        told = self.desired.burst_quota if self.desired is not None and self.is_desired_fresh else None
+        return configured if told is None or not burst.enabled else min(max(told, configured), burst.max_quota)
         return self.room + self.standby.total

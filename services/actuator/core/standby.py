@@ -11,6 +11,7 @@ from typing import Final
 from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core.context import Context, about, enter
+from services.actuator.core.lead_times import decided_s
 from services.actuator.core.members import WAKE_TIMEOUT_S, Member
 from services.actuator.core.placement import MIB, OVERHEAD_BYTES
 from services.actuator.core.steps import Save, SetPhase, SetQuota, Step, Suspend, Undefine, Wake
@@ -70,6 +71,7 @@ def wake(context: Context, member: Member, cause: str) -> Step:
         reason = "wanted before it stood by"
         return SetPhase(**about(member), reason=reason, cause=cause, record=record, was=member.phase)
     awake = {"is_woken": True, "started_mono_s": context.now_s, "cause": cause, "note": ""}
+    awake["decided_mono_s"] = decided_s(context)
     how = "resumed" if member.record.tier == "paused" else "started from its saved memory"
     return Wake(
         **about(member),

@@ -35,7 +35,10 @@ class Start(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPhase(Step):
-    """Write the record; ``was`` is the phase before, None where the domain had no record."""
+    """Write the record; ``was`` is the phase before, None where the domain had no record.
+
+    ``lead_s``: how long it took from the decision to this step, where it ends a start.
+    """
 
     record: Record
     was: Phase | None
@@ -43,7 +46,10 @@ class SetPhase(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetQuota(Step):
-    """Give the running domain its CPU quota, then write the record that says so."""
+    """Give the running domain its CPU quota, and write the record that says so.
+
+    The record of a raised quota is written first: cut short in between, it is lowered again all the same.
+    """
 
     record: Record
     cpu_quota: float
@@ -55,6 +61,7 @@ class Shutdown(Step):
 
     record: Record
 
+    lead_s: float | None = None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destroy(Step):
@@ -63,6 +70,7 @@ class Destroy(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspend(Step):
+    is_raised: bool = False
     """Pause the domain in memory: a failed one that is kept for a look, or one that stands by."""
 
     is_standby: bool = False
