@@ -34,6 +34,7 @@ from common.phases import FATES
 ROOT = Path(__file__).resolve().parent.parent
 UP_TIMEOUT_S = 240.0
 DOWN_TIMEOUT_S = 60.0
+NOBODY_SERVES = 503
 STUCK_S = 20.0  # no domain serves, none is coming, and the actuator says why
 STOPPED = {"STOPPED", "EXITED", "FATAL"}
 
@@ -56,6 +57,7 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
     with steps.step("guest image"):
         steps.say(build_image(config))
+        check_images(config, config_path)
     with steps.step("acceleration"):
         steps.say(prove_acceleration(config, clock))
     with steps.step("HAProxy"):
@@ -108,6 +110,20 @@ def build_image(config: Config) -> str:
     if subprocess.run(command, check=False).returncode != 0:
         raise AutoscalerError("the guest image was not built; see the lines above")
     return str(output)
+
+
+def check_images(config: Config, config_path: Path) -> None:
+    """Have the actuator look at the disk images and what goes with them.
+
+    Raises:
+        AutoscalerError: one cannot be used; the message says which, and why.
+    """
+    if not any(group.image.disk or group.image.xml for group in config.groups.values()):
+        return
+    command = [sys.executable, "-m", "services.actuator", "--config", str(config_path), "--check-images"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode != 0:
+        raise AutoscalerError(done.stderr.strip() or "the groups' images could not be looked at")
 
 
 def prove_acceleration(config: Config, clock: Clock) -> str:
@@ -274,7 +290,8 @@ def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
         missing, now_s = _what_is_missing(waiting, snapshot), clock.monotonic_s()
         if not any(is_stuck(snapshot.memberships.get(name)) for name in waiting):
             hopeful_s = now_s
-        if now_s - began_s > UP_TIMEOUT_S or now_s - hopeful_s > STUCK_S:
+        patience_s = max([UP_TIMEOUT_S, *(group.boot_timeout_s for group in waiting.values())])
+        if now_s - began_s > patience_s or now_s - hopeful_s > STUCK_S:
             raise AutoscalerError(f"no answer after {now_s - began_s:.0f} s: {missing}; the services go on trying")
         steps.wait_for(missing)
         Event().wait(0.3)
@@ -297,10 +314,21 @@ def answers(group: Group) -> bool:
                 connection.settimeout(0.5)
                 return _stays_open(connection)
         url = f"http://{host}:{port}{group.readiness.path}"
+        if group.readiness.protocol != "http":
+            return _is_served(url)
         with urllib.request.urlopen(url, timeout=3) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def _is_served(url: str) -> bool:
+    """Return whether some domain answers, whatever it says: the group does not name a path for this."""
+    try:
+        with urllib.request.urlopen(url, timeout=3):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code != NOBODY_SERVES
 
 
 def _stays_open(connection: socket.socket) -> bool:

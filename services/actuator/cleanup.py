@@ -101,7 +101,7 @@ def _clean_host(config: Config, host: str) -> bool:
 
 
 def _remove_disks(connection: Connection, host: str) -> None:
-    """Remove what is left of our volumes, and the pool with the last of them; a domain that is still there keeps its."""
+    """Remove what is left of our volumes, and the pool with the last; a domain that is still there keeps its own."""
     names = leaked(connection.volumes(), *connection.owners())
     if names:
         connection.remove_volumes(names.__contains__)
@@ -119,8 +119,12 @@ def own_domains(config: Config, found: Sequence[DomainFacts]) -> list[tuple[Doma
         if record is not None
         and record.uuid == facts.uuid
         and record.group in config.groups
-        and names.domain_index(config.groups[record.group].prefix, facts.name) is not None
+        and _is_name_of(config.groups[record.group].prefix, facts.name)
     ]
+
+
+def _is_name_of(prefix: str, name: str) -> bool:
+    return names.domain_index(prefix, name) is not None or name == names.template_name(prefix)
 
 
 def is_template(record: Record) -> bool:

@@ -1,0 +1,103 @@
+"""``python -m services.actuator --check-images``: whether every group's image can be used, before anything is started.
+
+It looks as the service does: disk images through libvirt on each host, user-data and extra XML here. A definition with
+extra XML is shown to libvirt under a probe's name, so that its schema judges it; nothing is started.
+"""
+
+import argparse
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from common import config_file
+from common.config import Config, Group
+from common.domain import PROBE_PREFIX
+from common.errors import AutoscalerError, HypervisorError
+from common.hypervisor import Connection
+from common.phases import Phase
+from services.actuator.core.disks import DomainDisks
+from services.actuator.core.domain_xml import DomainSpec, domain_xml
+from services.actuator.core.record import Record
+from services.actuator.core.seen import Template
+from services.actuator.images import ImageError, Images
+from services.actuator.keeper import look
+
+FLAG: Final = "--check-images"
+
+
+def is_asked_for(argv: Sequence[str]) -> bool:
+    """Return whether the command line asks for this check instead of the service."""
+    return FLAG in argv
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what is wrong, one line each; return 0 if nothing is, 1 if something is, 2 for a bad configuration."""
+    parser = argparse.ArgumentParser(prog="python -m services.actuator", description="Check the groups' images.")
+    default = Path(os.environ.get("AUTOSCALER_CONFIG") or config_file.DEFAULT_NAME)
+    parser.add_argument("--config", type=Path, default=default, metavar="FILE")
+    parser.add_argument(FLAG, action="store_true", help="look at disk images, user-data and extra XML")
+    try:
+        config, _ = config_file.load(parser.parse_args(argv).config.absolute())
+        faults = check(config)
+    except AutoscalerError as error:
+        faults = [str(error)]
+        _say(faults)
+        return error.exit_code
+    _say(faults)
+    return 1 if faults else 0
+
+
+def check(config: Config) -> list[str]:
+    """Return what is wrong with the images of disk groups and with extra XML, by group and host."""
+    found: list[str] = []
+    for name, group in config.groups.items():
+        if group.kind != "template" or not (group.image.disk or group.image.xml):
+            continue
+        try:
+            template = Images(config.system.state_path).of(group.image, config.network)
+        except ImageError as error:
+            found.append(f"groups.{name}.image: {error}")
+            continue
+        for host in group.hosts:
+            found += [f"groups.{name}.image on {host}: {why}" for why in _on_host(config, group, host, template)]
+    return found
+
+
+def _on_host(config: Config, group: Group, host: str, template: Template) -> list[str]:
+    try:
+        connection = Connection.open(config.hosts[host].uri, is_read_only=False, may_touch=lambda _name: False)
+    except HypervisorError as error:
+        return [str(error)]
+    try:
+        bases = look(connection, [group.image.disk] if group.image.disk else [])
+        found = [base.note for base in bases.values() if base.note]
+        if template.extra is not None:
+            found += _schema_says(connection, config, group, host, template)
+        return found
+    except HypervisorError as error:
+        return [str(error)]
+    finally:
+        connection.close()
+
+
+def _schema_says(connection: Connection, config: Config, group: Group, host: str, template: Template) -> list[str]:
+    name, own_uuid = f"{PROBE_PREFIX}{host}-xml", str(uuid.uuid4())
+    record = Record(
+        group="", uuid=own_uuid, host=host, phase=Phase.CREATING, since_mono_s=0.0, since_s=0.0, boot_id="", slot=0
+    )
+    disks = DomainDisks("/nowhere/overlay", "/nowhere/seed", group.image.disk, "raw") if group.image.disk else None
+    spec = DomainSpec(name, own_uuid, record, "qemu", group, config.network, template, disks)
+    try:
+        connection.define(domain_xml(spec))
+        connection.undefine(name)
+    except HypervisorError as error:
+        return [f"libvirt refuses the definition with {group.image.xml} merged in: {error}"]
+    return []
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is a command
