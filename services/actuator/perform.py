@@ -116,6 +116,9 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
             host.start(step.domain)
         case SetPhase():
             host.set_metadata(step.domain, step.record.to_metadata())
+        case SetQuota(is_raised=True):
+            host.set_metadata(step.domain, step.record.to_metadata())
+            host.set_quota(step.domain, step.cpu_quota)
         case SetQuota():
             host.set_quota(step.domain, step.cpu_quota)
             host.set_metadata(step.domain, step.record.to_metadata())
@@ -127,9 +130,6 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
         case Suspend():
             host.suspend(step.domain)
         case Save():
-        case SetQuota(is_raised=True):
-            host.set_metadata(step.domain, step.record.to_metadata())
-            host.set_quota(step.domain, step.cpu_quota)
             host.save(step.domain)
         case Wake():
             (host.start if step.tier == "saved" else host.resume)(step.domain)

@@ -232,13 +232,13 @@ class ActuatorService:
         if boot_s is not None:
             self._stored.boot_times_s[step.group] = added(self._stored.boot_times_s.get(step.group, ()), boot_s)
             self._keep()
-        self._orders.finished(outcome)
-        if isinstance(step, Save | Wake | SetPhase):
-            self._remarks.note(outcome, now_s)
         lead = lead_times.measured(step) if outcome.result is Result.DONE else None
         if lead is not None:
             self._stored.lead_times_s[lead[0]] = added(self._stored.lead_times_s.get(lead[0], ()), lead[1])
             self._keep()
+        self._orders.finished(outcome)
+        if isinstance(step, Save | Wake | SetPhase):
+            self._remarks.note(outcome, now_s)
 
     def _count_start(self, outcome: Outcome, now_s: float) -> None:
         """Tell the breaker about a start that failed, or that led to a right answer, and keep what it says."""

@@ -186,9 +186,9 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
         base=found.base,
         generation=wanted.desired.generation if wanted.desired else 0,
         tier=tier,
+        decided_mono_s=None if tier in WAKE_TIMEOUT_S else context.now_s if lost else decided_s(context),
     )
     reason = f"fewer {tier} domains stand by than wanted" if tier else "fewer domains than desired"
-        decided_mono_s=None if tier in WAKE_TIMEOUT_S else context.now_s if lost else decided_s(context),
     return Define(
         group=wanted.name,
         host=found.host,

@@ -145,6 +145,13 @@ class Wanted:
     standby: Standby = Standby()
 
     @property
+    def quota(self) -> float:
+        """Return the CPU quota of members in rotation: the decider's burst while it speaks, else the configured one."""
+        configured, burst = self.group.image.cpu_quota, self.group.burst
+        told = self.desired.burst_quota if self.desired is not None and self.is_desired_fresh else None
+        return configured if told is None or not burst.enabled else min(max(told, configured), burst.max_quota)
+
+    @property
     def maximum(self) -> int:
         """Return the most domains to have: the file's bound, or the one an operator has set since, within the slots."""
         return self.group.maximum if self.desired is None else min(self.desired.maximum, self.slots)
@@ -157,12 +164,4 @@ class Wanted:
     @property
     def ceiling(self) -> int:
         """Return the most domains to own, in whatever phase: ``room``, and those that are to stand by."""
-    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
-
-    @property
-    def quota(self) -> float:
-        """Return the CPU quota of members in rotation: the decider's burst while it speaks, else the configured one."""
-        configured, burst = self.group.image.cpu_quota, self.group.burst
-        told = self.desired.burst_quota if self.desired is not None and self.is_desired_fresh else None
-        return configured if told is None or not burst.enabled else min(max(told, configured), burst.max_quota)
         return self.room + self.standby.total

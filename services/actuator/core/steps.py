@@ -42,6 +42,7 @@ class SetPhase(Step):
 
     record: Record
     was: Phase | None
+    lead_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class SetQuota(Step):
 
     record: Record
     cpu_quota: float
+    is_raised: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,6 @@ class Shutdown(Step):
 
     record: Record
 
-    lead_s: float | None = None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destroy(Step):
@@ -70,7 +71,6 @@ class Destroy(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspend(Step):
-    is_raised: bool = False
     """Pause the domain in memory: a failed one that is kept for a look, or one that stands by."""
 
     is_standby: bool = False
