@@ -5,14 +5,13 @@ extra XML is shown to libvirt under a probe's name, so that its schema judges it
 """
 
 import argparse
-import os
 import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from common import config_file
+from common import config_file, config_places
 from common.config import Config, Group
 from common.domain import PROBE_PREFIX
 from common.errors import AutoscalerError, HypervisorError
@@ -36,11 +35,10 @@ def is_asked_for(argv: Sequence[str]) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Print what is wrong, one line each; return 0 if nothing is, 1 if something is, 2 for a bad configuration."""
     parser = argparse.ArgumentParser(prog="python -m services.actuator", description="Check the groups' images.")
-    default = Path(os.environ.get("AUTOSCALER_CONFIG") or config_file.DEFAULT_NAME)
-    parser.add_argument("--config", type=Path, default=default, metavar="FILE")
+    parser.add_argument("--config", type=Path, default=None, metavar="FILE")
     parser.add_argument(FLAG, action="store_true", help="look at disk images, user-data and extra XML")
     try:
-        config, _ = config_file.load(parser.parse_args(argv).config.absolute())
+        config, _ = config_file.load(config_places.chosen(parser.parse_args(argv).config))
         faults = check(config)
     except AutoscalerError as error:
         faults = [str(error)]
