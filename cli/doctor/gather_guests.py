@@ -111,16 +111,18 @@ def machine_duid(client_id: str) -> str | None:
 
 
 def _asked(group: Group, member: MemberFacts, clock: Clock) -> MemberFacts:
-    if not member.is_running or member.address is None:
+    """Ask a domain as the actuator does, but no guest agent: that takes the right to change domains."""
+    if not member.is_running or member.address is None or group.readiness.protocol == "agent":
         return member
-    answer = ask(target_of(group, member.name, member.address), clock)
+    answer = ask(target_of(group, member.name, member.address, member.host), clock)
     return replace(member, is_right=answer.is_right, detail=answer.detail, clock_off_s=answer.clock_off_s)
 
 
-def target_of(group: Group, name: str, address: str) -> Target:
+def target_of(group: Group, name: str, address: str, host: str) -> Target:
     """Return whom to ask, and what the right answer is: as the actuator asks."""
     return Target(
         name=name,
+        host=host,
         address=address,
         port=group.port,
         protocol=group.readiness.protocol,

@@ -30,9 +30,8 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 def image_facts(config: Config, group: Group, *, is_thorough: bool) -> ImageFacts:
     """Return what a template group boots; ``is_thorough``: unpack a qcow2 disk to read its machine-id."""
-    disk = str(getattr(group.image, "disk", "") or "")
-    if disk:
-        return disk_facts(Path(disk), is_thorough=is_thorough)
+    if group.image.disk:
+        return disk_facts(Path(group.image.disk), is_thorough=is_thorough)
     source = Path(group.image.directory) if group.image.directory else config.system.state_path / "images"
     return _kernel_facts(source, "directory" if group.image.directory else "demo")
 
@@ -93,10 +92,10 @@ def disk_facts(path: Path, *, is_thorough: bool) -> ImageFacts:
 
 
 def _disk_problem(path: Path, about: dict[str, Any]) -> str:
-    """Return what is wrong with a disk image, empty where nothing is: its metadata, and what it is based on."""
+    """Return what is wrong with a disk image, empty where nothing is: what it stands on, and its metadata."""
     backing = about.get("full-backing-filename")
-    if backing and not Path(backing).is_file():
-        return f"it is based on {backing}, which is missing"
+    if backing:
+        return f"it must stand alone, and stands on {backing} (qemu-img convert makes one file)"
     if about.get("dirty-flag"):
         return "it was not closed properly: qemu-img check -r all"
     if about["format"] != "qcow2":

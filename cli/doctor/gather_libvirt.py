@@ -18,6 +18,7 @@ from common.domain import DomainFacts, DomainState
 from common.errors import HypervisorError
 from common.hypervisor import Connection
 from common.network_xml import NetworkShape, network_uuid, shape
+from common.volume import Pool
 from services.actuator.access import may_touch
 from services.actuator.core.record import Record, parse
 
@@ -125,9 +126,9 @@ def probe_images(config: Config) -> Path:
 
 
 @contextmanager
-def opened(config: Config, name: str) -> Iterator[Connection]:
-    """Give a connection that may boot guests of ours to look at them: nothing else may be touched by it."""
-    connection = Connection.open(config.hosts[name].uri, is_read_only=False, may_touch=lambda _name: False)
+def opened(config: Config, name: str, pool: Pool | None = None) -> Iterator[Connection]:
+    """Give a connection that may boot guests of ours to look at them: no other domain may be touched by it."""
+    connection = Connection.open(config.hosts[name].uri, is_read_only=False, may_touch=lambda _name: False, pool=pool)
     try:
         yield connection
     finally:

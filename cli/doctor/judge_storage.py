@@ -29,8 +29,7 @@ def needed_later_bytes(groups: Mapping[str, Group], recording_left_bytes: int, s
 
 
 def _saved_bytes(group: Group) -> int:
-    warm = getattr(group, "warm", None)
-    return int(getattr(warm, "saved", 0) or 0) * group.image.memory_mib * MIB
+    return group.warm.saved * group.image.memory_mib * MIB
 
 
 def judge_space(label: str, facts: SpaceFacts, now_bytes: int, later_bytes: int) -> Finding:
