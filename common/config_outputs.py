@@ -12,14 +12,18 @@ from common.config_table import Table
 ALL_EVENTS: Final = "all"
 EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "scale": ("scale-out", "scale-in"),
-    "failure": ("domain-failed", "host-lost", "host-back", "step-failed"),
+    "failure": ("domain-failed", "host-lost", "host-back", "proxy-lost", "proxy-back", "step-failed"),
     "breaker": ("breaker-opened", "breaker-closed"),
     "drain": ("drain-started", "drain-forced", "drain-cancelled"),
     "life": (
         *("domain-created", "domain-started", "domain-answering", "domain-ready", "domain-adopted"),
         *("domain-replaced", "domain-stopped", "domain-powered-off", "domain-silent"),
     ),
-    "traffic": ("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy", "slot-restored"),
+    "traffic": (
+        *("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy", "backend-cut"),
+        *("slot-restored", "proxy-restarted"),
+    ),
+    "warm": ("domain-standby", "domain-woken", "snapshot-taken", "snapshot-dropped", "tier-failed"),
     "halt": ("scaling-halted", "scaling-resumed"),
     "operator": ("operator",),
 }
