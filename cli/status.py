@@ -72,6 +72,7 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
         "why": decision.limiter_text if decision else None,
         "blocked": membership.blocked if membership else None,
         "boot_p50_s": membership.boot_p50_s if membership else None,
+        "lead_times": [lead.model_dump() for lead in membership.lead_times] if membership else [],
         "domains": [_domain_values(member, snapshot, name) for member in members],
     }
 
@@ -141,9 +142,25 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
         rows.append(Text("the actuator does not answer: domains unknown", style="red"))
     if group["blocked"]:
         rows.append(Text(f"blocked: {group['blocked']}", style="yellow"))
+    if group["lead_times"]:
+        rows.append(Text(f"decision to rotation: {_leads(group['lead_times'])}", style="dim"))
     if group["why"]:
         rows.append(Text(f"{group['last_action']}: {group['why']}", style="dim"))
     return [*rows, Text("")]
+
+
+def _leads(leads: list[dict[str, Any]]) -> str:
+    """Return the measured lead times in one line."""
+    several = len({lead["host"] for lead in leads}) > 1
+    return "; ".join(
+        f"{lead['tier'] or 'cold'}{' on ' + lead['host'] if several else ''} p50 {_brief(lead['p50_s'])}, "
+        f"p95 {_brief(lead['p95_s'])} (n={lead['n']})"
+        for lead in leads
+    )
+
+
+def _brief(duration_s: float) -> str:
+    return f"{1000 * duration_s:.0f} ms" if duration_s < 1 else f"{duration_s:.1f} s"
 
 
 def _services_view(services: list[dict[str, Any]]) -> Text:

@@ -94,6 +94,15 @@ static bool add_default_route(int fd, const char *gateway)
     return inet_pton(AF_INET, gateway, &address->sin_addr) == 1 && ioctl(fd, SIOCADDRT, &route) == 0;
 }
 
+/* Whoever waits for us on the host has asked for our MAC in vain, and asks again only a second later. A packet of ours,
+ * to a port that discards, makes us ask for the host's: that tells it. */
+static void announce(int fd, const char *gateway)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(9)};
+    if (inet_pton(AF_INET, gateway, &address.sin_addr) == 1)
+        sendto(fd, "", 1, MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address);
+}
+
 static void use_static_address(int fd, const struct settings *settings)
 {
     char address[32];
@@ -106,6 +115,8 @@ static void use_static_address(int fd, const struct settings *settings)
         log_line("address %s: %s", settings->address, strerror(errno));
     if (settings->gateway[0] != '\0' && !add_default_route(fd, settings->gateway))
         log_line("gateway %s: %s", settings->gateway, strerror(errno));
+    if (settings->gateway[0] != '\0')
+        announce(fd, settings->gateway);
 }
 
 /* Leave udhcpc running, for it renews the lease; return once it has one. */

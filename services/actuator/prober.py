@@ -15,8 +15,11 @@ from typing import Final
 from common.errors import HypervisorError
 from services.actuator.core.seen import Probe
 
-PERIOD_S: Final = 0.12
-CONNECT_TIMEOUT_S: Final = 0.3
+PERIOD_S: Final = 0.03  # one turn
+PATIENT_TURNS: Final = 1000  # who has not answered by then is asked every other turn, after as many more every third, …
+LONGEST_TURNS: Final = 16
+AGENT_TURNS: Final = 4  # a call to a guest's agent goes through libvirt and QEMU
+CONNECT_TIMEOUT_S: Final = 0.1  # a lost first packet is sent again after 1 s: a new attempt is faster
 THREADS: Final = 8
 MAX_BODY_BYTES: Final = 4096
 
@@ -54,6 +57,7 @@ class Prober:
         self._targets: dict[Identity, Target] = {}
         self._results: dict[Identity, Probe] = {}
         self._asking: set[Identity] = set()
+        self._turns: dict[Identity, int] = {}
         self._has_targets = threading.Event()
         self._has_new = threading.Event()
         self._stopping = threading.Event()
@@ -71,6 +75,7 @@ class Prober:
             is_new = not targets.keys() <= self._targets.keys()
             self._results = {key: self._results[key] for key in targets if self._is_same(key, targets)}
             self._targets = dict(targets)
+            self._turns = {key: self._turns.get(key, 0) for key in targets}
         (self._has_targets.set if targets else self._has_targets.clear)()
         if is_new:
             self._has_new.set()  # ask at once: a resumed guest answers within milliseconds
@@ -96,11 +101,17 @@ class Prober:
             self._has_targets.wait()
             self._has_new.clear()
             with self._lock:
-                due = [key for key in self._targets if key not in self._asking]
+                due = [key for key in self._targets if key not in self._asking and self._is_due(key)]
+                self._turns = {key: turns + 1 for key, turns in self._turns.items()}
                 self._asking.update(due)
             for key in due:
                 self._work.put(key)
             self._has_new.wait(PERIOD_S)
+
+    def _is_due(self, key: Identity) -> bool:
+        turns = self._turns[key]
+        least = AGENT_TURNS if self._targets[key].protocol == "agent" else 1
+        return turns % min(max(turns // PATIENT_TURNS + 1, least), LONGEST_TURNS) == 0
 
     def _ask(self) -> None:
         while (key := self._work.get()) is not None:
