@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from guest_image.packages import distribution, _proxy_options, own_sources, read_sources
+from guest_image.packages import _proxy_options, distribution, own_sources, read_sources
 
 SECTOR: Final = 512
 FIRST_SECTOR: Final = 2048
@@ -73,6 +73,7 @@ systemd.show_status=0 no_timer_check
 initrd /initrd.img
 boot
 """
+GRUB_OPTIONS: Final = '-O i386-pc -p "(hd0,msdos1)/boot/grub"'
 GRUB_MODULES: Final = "biosdisk part_msdos ext2 linux normal echo"
 
 
@@ -125,7 +126,7 @@ def _install(scratch: Path, root: Path) -> None:
          *[f"--aptopt={option}" for option in _proxy_options()],
          f'--essential-hook=cp -a {files}/. "$1/"',
          f'--customize-hook={masks}; chroot "$1" systemctl -q enable systemd-networkd served',
-         f'--customize-hook=chroot "$1" grub-mkimage -O i386-pc -p "(hd0,msdos1)/boot/grub" -o /core.img {GRUB_MODULES}',
+         f'--customize-hook=chroot "$1" grub-mkimage {GRUB_OPTIONS} -o /core.img {GRUB_MODULES}',
          f'--customize-hook=echo {BAKED_MACHINE_ID} > "$1/etc/machine-id"; rm -f "$1/etc/hostname"',
          wanted.suite, str(root), *map(str, sources))  # fmt: skip
 

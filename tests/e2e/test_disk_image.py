@@ -1,0 +1,161 @@
+"""A group made from a whole Debian on a disk image: boot loader, systemd, cloud-init. Three domains boot at once.
+
+The image is built once (under a minute) and kept beside the demo guest's; see ``tests/disk_image.py``.
+"""
+
+import hashlib
+import http.client
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common.hypervisor import Connection
+from tests.disk_image import BAKED_MACHINE_ID, build
+from tests.e2e.whole import look
+from tests.e2e.world import World, now_s, wait_until
+
+NAME = "ase8"
+BOOT_S = 400.0
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzK8yJ0bHl0aGlzaXNhdGVzdGtleW9ubHkAAAAA test@autoscaler"
+USER_DATA = "#cloud-config\nwrite_files:\n- path: /etc/greeting\n  content: hello from user-data\n"
+MORE_XML = """\
+<domain>
+  <description>with more</description>
+  <devices><watchdog model='i6300esb' action='none'/></devices>
+</domain>
+"""
+
+
+@pytest.fixture(scope="module")
+def disk(images: Path) -> Path:
+    """Return the disk image, built at the first use."""
+    begin = now_s()
+    image = build(Path(tempfile.gettempdir()) / f"autoscaler-test-disks-{os.getuid()}")
+    print(f"\ndisk image: {image} after {now_s() - begin:.0f} s")
+    return image
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[..., World], disk: Path) -> Iterator[World]:
+    """Return an installation whose group is made from the image; it is not up yet."""
+    world = make_world(NAME, 8, group_extra="boot_timeout_s = 400.0\nstop_timeout_s = 20.0")
+    directory = world.config.parent
+    (directory / "user-data").write_text(USER_DATA, encoding="utf-8")
+    (directory / "more.xml").write_text(MORE_XML, encoding="utf-8")
+    text = world.config.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith(("directory", "memory_mib", "cpu_quota"))]
+    image = [
+        "[groups.web.image]",
+        f'disk = "{disk}"',
+        f'user_data = "{directory}/user-data"',
+        f'xml = "{directory}/more.xml"',
+        f'ssh_keys = ["{KEY}"]',
+        "memory_mib = 512",
+    ]
+    text = "\n".join(lines).replace("[groups.web.image]", "\n".join(image)).replace("min = 1", "min = 3")
+    world.config.write_text(text, encoding="utf-8")
+    yield world
+
+
+@pytest.fixture(scope="module")
+def told(world: World, disk: Path) -> Iterator[dict[str, dict[str, str]]]:
+    """Bring three domains up, and return by name what each of them tells about itself."""
+    before, owner = sha256(disk), (disk.stat().st_uid, disk.stat().st_gid, disk.stat().st_mode)
+    world.autoscaler("up", timeout_s=BOOT_S + 60)
+    begin = now_s()
+    domains = wait_until(lambda: ready(world), BOOT_S, "three domains in rotation", every_s=1.0)
+    print(f"\nthree domains in rotation {now_s() - begin:.0f} s after the first")
+    yield {domain["name"]: identity(domain["address"]) for domain in domains}
+    assert sha256(disk) == before, "the base image was written to"
+    assert (disk.stat().st_uid, disk.stat().st_gid, disk.stat().st_mode) == owner
+
+
+def test_up_names_what_is_wrong_with_an_image_before_anything_runs(world: World, disk: Path) -> None:
+    text = world.config.read_text(encoding="utf-8")
+    try:
+        world.config.write_text(text.replace(str(disk), "/nowhere/debian.raw"), encoding="utf-8")
+        done = world.autoscaler("up", check=False)
+    finally:
+        world.config.write_text(text, encoding="utf-8")
+    assert done.returncode == 1
+    assert "groups.web.image" in done.stderr and "/nowhere" in done.stderr, done.stderr
+    assert world.domains() == []
+
+
+def test_domains_of_one_image_share_nothing_that_tells_them_apart(told: dict[str, dict[str, str]]) -> None:
+    assert sorted(told) == [f"{NAME}-000{number}" for number in range(3)]
+    for what in ("hostname", "machine-id", "mac", "address", "host-key"):
+        values = {name: facts[what] for name, facts in told.items()}
+        assert len(set(values.values())) == 3, f"{what}: {values}"
+    assert {name: facts["hostname"] for name, facts in told.items()} == {name: name for name in told}
+    assert BAKED_MACHINE_ID not in {facts["machine-id"] for facts in told.values()}
+
+
+def test_image_boots_from_its_disk_and_gets_what_the_group_says(told: dict[str, dict[str, str]]) -> None:
+    for facts in told.values():
+        assert facts["root-device"] == "/dev/vda1"
+        assert facts["greeting"] == "hello from user-data"
+        assert facts["authorized"] == "1"
+        assert facts["left-over-keys"] == "0"
+
+
+def test_address_in_the_guest_is_that_of_the_slot(told: dict[str, dict[str, str]], world: World) -> None:
+    shown = {domain["name"]: f"{domain['address']}/24" for domain in look(world)["groups"][0]["domains"]}
+    assert {name: facts["address"] for name, facts in told.items()} == shown
+
+
+def test_requests_at_the_endpoint_reach_the_guests(told: dict[str, dict[str, str]], world: World) -> None:
+    names = {world.get("/cgi-bin/identity")[1].partition("\n")[0].removeprefix("hostname ") for _ in range(12)}
+    assert len(names) > 1 and names <= set(told)
+
+
+def test_guest_agent_tells_each_domains_name(told: dict[str, dict[str, str]]) -> None:
+    connection = Connection.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
+    try:
+        for name in told:
+            answer = wait_until(lambda name=name: connection.agent_host_name(name, 5.0), 60, f"the agent of {name}")
+            assert answer == name
+    finally:
+        connection.close()
+
+
+def test_removed_domains_leave_no_disk_behind(told: dict[str, dict[str, str]], world: World) -> None:
+    disks = world.state_dir / "disks"
+    assert len(list(disks.iterdir())) == 6, "an overlay and a seed each"
+    world.autoscaler("bounds", "--min", "1", "--max", "4")
+    world.autoscaler("scale", "2")
+    wait_until(lambda: len(world.domains()) == 2, 120, "one domain less")
+    left = wait_until(lambda: len(list(disks.iterdir())) == 4 and list(disks.iterdir()), 20, "its disks gone")
+    assert {path.name.partition(".")[0] for path in left} == set(world.domains())
+
+
+def test_down_takes_every_disk_and_the_pool(world: World) -> None:
+    world.autoscaler("down")
+    assert world.domains() == []
+    assert not (world.state_dir / "disks").exists()
+
+
+def ready(world: World) -> list[dict[str, str]]:
+    """Return the domains once all three are in rotation."""
+    group = look(world)["groups"][0]
+    return group["domains"] if [d["phase"] for d in group["domains"]] == ["ready"] * 3 else []
+
+
+def identity(address: str) -> dict[str, str]:
+    """Return what the guest at the address tells about itself."""
+    connection = http.client.HTTPConnection(address, 8080, timeout=30)
+    try:
+        connection.request("GET", "/cgi-bin/identity")
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    return {line.partition(" ")[0]: line.partition(" ")[2] for line in text.splitlines()}
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
