@@ -143,22 +143,34 @@ def test_nobody_there_is_a_reason(receiver: Receiver) -> None:
     assert "ConnectionRefusedError" in said
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "k.pem", tmp_path / "c.pem"
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
+    """Return a certificate of its own for localhost, and the server's context with it."""
+    key, path = tmp_path / "k.pem", tmp_path / "c.pem"
     subprocess.run(
         [*("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-         *("-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate), "-days", "1")],
+         *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+         *("-keyout", str(key), "-out", str(path), "-days", "2")],
         check=True, capture_output=True,
     )  # fmt: skip
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    receiver = Receiver(context)
+    context.load_cert_chain(path, key)
+    return path, context
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_only_a_certificate_that_somebody_vouches_for_is_told(
+    certificate: tuple[Path, ssl.SSLContext], is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    receiver = Receiver(certificate[1])
     try:
-        said = WebhookSender(f"https://localhost:{receiver.port}/200", None, 10.0, CLOCK).send(NOTICE)
+        said = WebhookSender(f"https://localhost:{receiver.port}/200", None, 20.0, CLOCK).send(NOTICE)
     finally:
         receiver.close()
-    assert "CERTIFICATE_VERIFY_FAILED" in said
-    assert receiver.seen == []
+    assert said == "" if is_known else "CERTIFICATE_VERIFY_FAILED" in said
+    assert len(receiver.seen) == is_known
 
 
 def test_a_secret_that_becomes_unreadable_costs_the_attempt_and_no_more(receiver: Receiver, secret: Path) -> None:
