@@ -57,6 +57,7 @@ class Domain:
     process: subprocess.Popen[bytes]
     phase: Phase = Phase.WARMING
     since_s: float = 1000.0
+    is_probed: bool = False
 
     def member(self) -> Member:
         return Member(
@@ -68,6 +69,7 @@ class Domain:
             age_s=1.0,
             address=self.address,
             port=self.port,
+            is_probed=self.is_probed,
         )
 
     def posts(self) -> list[str]:

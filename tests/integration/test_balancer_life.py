@@ -114,3 +114,36 @@ def _cpu_s(pid: int) -> float:
     """Return the CPU time of all threads of a process."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def test_who_has_just_answered_joins_without_another_check(stand: Stand) -> None:
+    stays, probed = stand.domain(0), stand.domain(1, Phase.STOPPING)
+    stand.join(stays)
+    probed.phase = Phase.WARMING
+    probed.sick.touch()  # our own check would never let it in
+    probed.is_probed = True
+    stand.tell()
+    stand.until(lambda: stand.state(probed) == "ready", "it is in rotation")
+    probed.is_probed = False
+    stand.set_phase(probed, Phase.READY)
+    stand.until(lambda: stand.drains["web"].backends[1].is_healthy is False, "the check finds it sick")
+
+
+def test_quick_joins_fail_no_request_even_of_a_domain_that_died_since(quick: Stand) -> None:
+    stand = quick
+    stays, moves, dies = stand.domain(0), stand.domain(1, Phase.STOPPING), stand.domain(2, Phase.STOPPING)
+    stand.join(stays)
+    moves.is_probed = dies.is_probed = True
+    with Load(stand.port) as fresh, Load(stand.port, is_kept=True) as kept:
+        for _ in range(20):
+            stand.set_phase(moves, Phase.WARMING, wait_for="ready")
+            stand.set_phase(moves, Phase.READY)
+            stand.set_phase(moves, Phase.DRAINING, wait_for="draining")
+            stand.until(lambda: stand.drains["web"].backends[1].in_flight == 0, "nothing in flight")
+            stand.set_phase(moves, Phase.STOPPING, wait_for="left")
+        dies.process.kill()
+        dies.process.wait(10)
+        stand.set_phase(dies, Phase.WARMING, wait_for="ready")
+        stand.until(lambda: stand.drains["web"].backends[2].is_healthy is False, "the check finds it dead")
+    assert (fresh.failures, kept.failures) == ([], [])
+    assert fresh.count + kept.count > 200

@@ -256,3 +256,27 @@ def test_membership_is_complete_if_it_lists_someone_and_every_host_answers() -> 
     assert wanted_from(membership(shown(Phase.READY)), ()).is_complete
     assert not wanted_from(membership(shown(Phase.READY), unreachable=("local",)), ()).is_complete
     assert not wanted_from(membership(), ()).is_complete
+
+
+def test_who_has_just_answered_needs_no_check() -> None:
+    probed = member(1, is_probed=True)
+    assert steps(probed, NINE, slots=[Slot(server(3)), SERVING]) == (Assign("vm3", owner(1), is_trusted=True),)
+    unproven = Slot(server(1, Admin.DRAIN, status="DRAIN 1/2"), owner(1))
+    assert steps(probed, slots=[unproven]) == (SetReady("vm1"),)
+
+
+def test_a_probe_does_not_bring_back_who_has_failed() -> None:
+    told = Member(
+        name="web-0001", uuid="u1", host="a", phase=Phase.WARMING, since_s=0, age_s=0, address="10.0.0.1", port=80,
+        is_probed=True,
+    )  # fmt: skip
+    whole = Membership(group="web", generation_seen=1, desired_seen=1, members=(told,), owned_total=1, ceiling=2)
+    assert [p.is_probed for p in wanted_from(whole, ()).placements] == [True]
+    assert [(p.goal, p.is_probed) for p in wanted_from(whole, ["u1"]).placements] == [(Goal.CUT, False)]
+
+
+def test_a_member_taken_in_before_its_record_says_so_stays_in_while_it_serves() -> None:
+    booting = member(1, Goal.OUT, is_coming=True)
+    assert steps(booting, slots=[Slot(server(1, Admin.READY), owner(1))]) == ()
+    assert steps(booting, slots=[Slot(server(1, Admin.READY))]) == (SetMaint("vm1"),)  # perhaps of who was there before
+    assert steps(booting, slots=[Slot(server(1, Admin.READY, status="DOWN"), owner(1))]) == (SetMaint("vm1"),)
