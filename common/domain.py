@@ -130,6 +130,21 @@ def name_in_xml(text: str) -> str:
     return name
 
 
+def interface_with_link(text: str, is_up: bool) -> str:
+    """Return the first network interface of a domain's definition with its link up or down.
+
+    Raises:
+        HypervisorError: it has none.
+    """
+    interface = ET.fromstring(text).find("devices/interface")  # noqa: S314 - libvirt's own text
+    if interface is None:
+        raise HypervisorError("the domain has no network interface")
+    link = interface.find("link")
+    link = ET.SubElement(interface, "link") if link is None else link
+    link.set("state", "up" if is_up else "down")
+    return ET.tostring(interface, encoding="unicode")
+
+
 def allotted_cpus(vcpus: int, parameters: Mapping[str, int | float]) -> float:
     """Return how many CPUs a domain may use: vCPUs x their quota, bounded by the quota of the whole domain.
 

@@ -30,6 +30,7 @@ from common.domain import (
     allotted_cpus,
     cpu_model,
     domain_types,
+    interface_with_link,
     is_limited,
     metadata_element,
     name_in_xml,
@@ -311,6 +312,23 @@ class Connection:
         """Let a paused domain go on; a running one is no error."""
         with self._own(name, "resume") as domain:
             _unless_so_already(domain.resume, lambda: domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
+
+    def save_to(self, name: str, path: str) -> None:
+        """Save the running domain's memory to a file on the host, uncompressed where libvirt is set so, and end it."""
+        with self._own(name, "save the memory of") as domain:
+            domain.saveFlags(path, None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+
+    def restore(self, name: str, path: str) -> None:
+        """Run the domain that the save file, or pipe, at ``path`` on the host describes; ``name`` is what it says."""
+        with self._call(f"restore {name}") as line:
+            self._refuse_foreign(line, f"restore {name}", name)
+            line.raw.restoreFlags(path, None, 0)
+
+    def set_link(self, name: str, is_up: bool) -> None:
+        """Plug the running domain's network in, or pull it out."""
+        with self._own(name, "set the link of") as domain:
+            xml = interface_with_link(domain.XMLDesc(0), is_up)
+            domain.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def save(self, name: str) -> None:
         """Save the domain's memory to disk and end it; it is next started from there, running. A saved one is fine."""

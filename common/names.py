@@ -23,6 +23,15 @@ def domain_name(prefix: str, index: int) -> str:
     return f"{prefix}{index:0{DIGITS}d}"
 
 
+def template_name(prefix: str) -> str:
+    """Return the name of the domain that is booted to be saved; no index is written like it.
+
+    >>> template_name("web-")
+    'web-template'
+    """
+    return f"{prefix}template"
+
+
 def domain_index(prefix: str, name: str) -> int | None:
     """Return the number in ``name`` if it belongs to ``prefix``, else None.
 

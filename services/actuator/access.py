@@ -26,6 +26,7 @@ def access(config: Config, host: str) -> Access:
         watch=_watch,
         prepare=lambda connection: _prepare(config, host, groups, connection),
         sources=lambda name: _source(groups, name),
+        version=_version,
     )
 
 
@@ -35,9 +36,10 @@ def disk_pool(config: Config) -> Pool:
 
 
 def may_touch(groups: list[Group]) -> Callable[[str], bool]:
-    """Return the rule for names: those under the prefix of one of ``groups``, with four digits."""
+    """Return the rule for names: those under the prefix of one of ``groups``, with four digits, and its template."""
     prefixes = tuple(group.prefix for group in groups)
-    return lambda name: any(names.domain_index(prefix, name) is not None for prefix in prefixes)
+    templates = {names.template_name(prefix) for prefix in prefixes}
+    return lambda name: name in templates or any(names.domain_index(prefix, name) is not None for prefix in prefixes)
 
 
 def _watch(connection: Host, on_change: Callable[[], None]) -> None:
@@ -52,6 +54,12 @@ def _prepare(config: Config, host: str, groups: list[Group], connection: Host) -
         return "qemu"
     connection.ensure_network(network_xml(config.network), config.network.name)
     return acceleration.choose(config, host, connection).type
+
+
+def _version(connection: Host) -> str:
+    assert isinstance(connection, Connection)  # noqa: S101 - opened above
+    facts = connection.host_facts()
+    return f"libvirt {facts.libvirt}, hypervisor {facts.hypervisor}"
 
 
 def _source(groups: list[Group], name: str) -> str | None:

@@ -119,8 +119,12 @@ def own_domains(config: Config, found: Sequence[DomainFacts]) -> list[tuple[Doma
         if record is not None
         and record.uuid == facts.uuid
         and record.group in config.groups
-        and names.domain_index(config.groups[record.group].prefix, facts.name) is not None
+        and _is_name_of(config.groups[record.group].prefix, facts.name)
     ]
+
+
+def _is_name_of(prefix: str, name: str) -> bool:
+    return names.domain_index(prefix, name) is not None or name == names.template_name(prefix)
 
 
 def is_template(record: Record) -> bool:

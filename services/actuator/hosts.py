@@ -46,6 +46,7 @@ class HostState:
     is_lost: bool = False
     accel: str | None = None
     note: str = ""
+    version: str = ""
     free_memory_bytes: int | None = None
     cpus: int = 1
     freed: dict[int, float] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class Hosts:
     def prepared(self, report: Prepared) -> None:
         """Note the host's acceleration, or why it is not known."""
         host = self._hosts[report.host]
-        host.accel, host.note = report.accel, report.error
+        host.accel, host.note, host.version = report.accel, report.error, report.version
 
     def stored(self, report: Bases) -> None:
         """Note what the host's disk images are good for."""
@@ -168,12 +169,13 @@ class Hosts:
             quarantined_slots=frozenset(host.freed),
             note=host.note,
             remembered=host.owned,
+            version=host.version,
             bases=host.bases,
         )
 
 
 def _counts(domain: SeenDomain, record: Record) -> bool:
-    return record.uuid == domain.uuid and record.phase is not Phase.GONE
+    return record.uuid == domain.uuid and record.phase is not Phase.GONE and record.tier != "template"
 
 
 def _with_looks(

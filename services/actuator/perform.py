@@ -13,8 +13,10 @@ from common.domain import DomainFacts
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.log import logger
 from common.volume import Volume
+from services.actuator.cloning import CloneOrder, SnapshotOrder, clone, take
 from services.actuator.core.disks import owner_of
 from services.actuator.core.steps import (
+    Clone,
     Define,
     Destroy,
     Save,
@@ -24,12 +26,14 @@ from services.actuator.core.steps import (
     Start,
     Step,
     Suspend,
+    TakeSnapshot,
     Undefine,
     Wake,
 )
 from services.actuator.drafts import Draft
 
 NOTE_LENGTH: Final = 200
+_Order = TypeVar("_Order", CloneOrder, SnapshotOrder)
 
 log = logger()
 
@@ -47,6 +51,9 @@ class Host(Protocol):
     def suspend(self, name: str) -> None: ...
     def resume(self, name: str) -> None: ...
     def save(self, name: str) -> None: ...
+    def save_to(self, name: str, path: str) -> None: ...
+    def restore(self, name: str, path: str) -> None: ...
+    def set_link(self, name: str, is_up: bool) -> None: ...
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None: ...
     def set_quota(self, name: str, cpu_quota: float | None) -> None: ...
     def address(self, name: str, source: str) -> str | None: ...
@@ -110,6 +117,10 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
     """
     _check_is_ours(host, step)
     match step:
+        case Clone():
+            clone(host, step, _order(xml, CloneOrder))
+        case TakeSnapshot():
+            take(host, step, _order(xml, SnapshotOrder))
         case Define():
             _define(host, step, _required(xml))
         case Start():
@@ -183,7 +194,7 @@ def _plain(text: str) -> str:
 
 def _check_is_ours(host: Host, step: Step) -> None:
     facts = host.facts(step.domain)
-    if isinstance(step, Define):
+    if isinstance(step, Define | TakeSnapshot):
         if facts is not None:
             raise HypervisorError(f"{step.domain} exists already on {step.host}; nothing is defined over it")
         return
@@ -193,6 +204,12 @@ def _check_is_ours(host: Host, step: Step) -> None:
         raise HypervisorError(f"{step.domain} on {step.host} is another domain now; it is left alone")
     if not (isinstance(step, SetPhase) and step.was is None) and facts.metadata.get("group") != step.group:
         raise HypervisorError(f"{step.domain} on {step.host} does not carry our record any more; it is left alone")
+
+
+def _order(made: str | Draft | None, kind: type[_Order]) -> _Order:
+    if not isinstance(made, kind):
+        raise ValueError(f"the step needs a {kind.__name__}; got {type(made).__name__}")
+    return made
 
 
 def _required(xml: str | Draft | None) -> Draft:

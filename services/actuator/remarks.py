@@ -3,7 +3,7 @@
 from typing import Final
 
 from common.phases import Phase
-from services.actuator.core.steps import Save, SetPhase, Wake
+from services.actuator.core.steps import Clone, Save, SetPhase, TakeSnapshot, Wake
 from services.actuator.perform import Outcome, Result
 
 TOLD_S: Final = 600.0
@@ -20,14 +20,15 @@ class Remarks:
     def note(self, outcome: Outcome, now_s: float) -> None:
         """Keep why a domain of a warm tier failed, if this outcome says so."""
         step = outcome.step
-        if isinstance(step, Save | Wake) and outcome.result is Result.FAILED:
+        if isinstance(step, Save | Wake | Clone | TakeSnapshot) and outcome.result is Result.FAILED:
             self.add(step.group, f"{step.domain} ({step.tier}): {outcome.error}", now_s)
         is_failure = isinstance(step, SetPhase) and step.record.phase is Phase.FAILED and step.was is not Phase.READY
         if is_failure and step.tier and outcome.result is Result.DONE:
             self.add(step.group, f"{step.domain} ({step.tier}): {step.reason}", now_s)
 
     def add(self, group: str, text: str, now_s: float) -> None:
-        """Keep a remark; the same one again only counts anew."""
+        """Keep a remark, in one line; the same one again only counts anew."""
+        text = " ".join(text.split())
         others = [said for said in self._said.get(group, []) if said[1] != text]
         self._said[group] = [*others, (now_s, text)][-KEPT:]
 

@@ -29,7 +29,7 @@ from services.actuator.core.placement import COMING
 from services.actuator.core.plan import is_observing, plan
 from services.actuator.core.seen import Seen, Template, Wanted
 from services.actuator.core.sizing import choose, with_demand
-from services.actuator.core.steps import Define, Save, SetPhase, Step, Wake
+from services.actuator.core.steps import Clone, Define, Save, SetPhase, Step, TakeSnapshot, Wake
 from services.actuator.drafts import Draft, draft
 from services.actuator.hosts import Hosts
 from services.actuator.images import ImageError, Images
@@ -39,6 +39,7 @@ from services.actuator.orders_desk import OrdersDesk, View
 from services.actuator.perform import Outcome, Result
 from services.actuator.prober import Identity, Prober, Target
 from services.actuator.remarks import Remarks
+from services.actuator.snapshots import Snapshots, order_of
 from services.actuator.starts import count_start
 from services.actuator.store import read, write
 from services.actuator.worker import Access, Bases, HostWorker, Lost, Observation, Prepared, Report
@@ -69,6 +70,8 @@ class ActuatorService:
         self._failure_causes: dict[str, str] = {}
         self._orders = OrdersDesk(self._submit, self._say)
         self._remarks = Remarks()
+        self._snapshots = Snapshots(self._config.system.state_path)
+        self._snapshots.sweep(self._config)
         self._errors: dict[tuple[str, str], str] = {}
         self._published: dict[str, tuple[Membership, float]] = {}
         self._prober = Prober(context.bus.wake, self._ask_agent)
@@ -237,8 +240,13 @@ class ActuatorService:
             self._stored.lead_times_s[lead[0]] = added(self._stored.lead_times_s.get(lead[0], ()), lead[1])
             self._keep()
         self._orders.finished(outcome)
-        if isinstance(step, Save | Wake | SetPhase):
+        if isinstance(step, Save | Wake | SetPhase | Clone | TakeSnapshot):
             self._remarks.note(outcome, now_s)
+        dropped = self._snapshots.finished(outcome)
+        if dropped:
+            text = f"the snapshot is taken anew: {dropped}"
+            self._remarks.add(step.group, text, now_s)
+            self._say(Event(name="snapshot-dropped", group=step.group, host=step.host, text=text, level="warning"))
 
     def _count_start(self, outcome: Outcome, now_s: float) -> None:
         """Tell the breaker about a start that failed, or that led to a right answer, and keep what it says."""
@@ -272,7 +280,9 @@ class ActuatorService:
             slots=self._config.haproxy.slots,
         )
         demand = self._stored.demand.get(name, ())
-        return replace(wanted, standby=choose(group, wanted.maximum, demand, self._clock.epoch_s()))
+        snapshots = self._snapshots.seen(name, group, template, self._config, self._hosts.seen(now_s))
+        standby = choose(group, wanted.maximum, demand, self._clock.epoch_s())
+        return replace(wanted, standby=standby, snapshots=snapshots)
 
     def _template(self, image: Image, now_s: float) -> tuple[Template | None, str]:
         checked_s, template, note = self._templates.get(image, (float("-inf"), None, ""))
@@ -315,17 +325,19 @@ class ActuatorService:
         if self._hosts.is_busy(step.host, step.domain):
             return
         made = None
-        if isinstance(step, Define):
+        if isinstance(step, Define | TakeSnapshot):
             made = self._draft(wanted, step)
             if made is None:
                 return
         self._hosts.begun(step, now_s)
         self._workers[step.host].submit(step, made)
 
-    def _draft(self, wanted: Wanted, step: Define) -> Draft | None:
+    def _draft(self, wanted: Wanted, step: Define | TakeSnapshot) -> Draft | None:
         template = wanted.template
         if template is None:
             return None
+        if isinstance(step, Clone | TakeSnapshot):
+            return order_of(wanted, step, template, self._snapshots.path(step.group, step.host, step.snapshot))
         base = None if template.disk is None else self._hosts.base(step.host, template.disk.path)
         return draft(wanted, step, template, base, self._pools[step.host])
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.placement import COMING
-from services.actuator.core.steps import Define, Save, SetPhase, Start, Suspend, Wake
+from services.actuator.core.steps import Define, Save, SetPhase, Start, Suspend, TakeSnapshot, Wake
 from services.actuator.perform import Outcome, Result
 
 
@@ -29,7 +29,7 @@ def count_start(known: Mapping[str, breakers.Breaker], outcome: Outcome, now_s: 
 def is_failed_start(outcome: Outcome) -> bool:
     """Return whether the outcome means that a start did not lead to a serving domain."""
     step = outcome.step
-    if isinstance(step, Define | Start | Save | Wake):
+    if isinstance(step, Define | Start | Save | Wake | TakeSnapshot):
         return outcome.result is Result.FAILED
     return (
         isinstance(step, SetPhase)
@@ -44,6 +44,6 @@ def _is_success(outcome: Outcome) -> bool:
     step = outcome.step
     if isinstance(step, Suspend):
         return step.is_standby
-    if isinstance(step, Save):
+    if isinstance(step, Save | TakeSnapshot):
         return True
     return isinstance(step, SetPhase) and step.record.phase is Phase.WARMING

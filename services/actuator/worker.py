@@ -1,7 +1,8 @@
 """One host's threads: an observer, a few hands, a slow lane. A host that hangs holds up nobody else.
 
 The observer looks every tick, at once after a step or an event, and never faster than ``LOOK_GAP_S``. The hands
-perform steps; destroying takes up to 12 s where QEMU is frozen, so that has a lane of its own. Everything is reported
+perform steps; destroying takes up to 12 s where QEMU is frozen, so that has a lane of its own, and so has taking a
+snapshot. Everything is reported
 through one callback; nothing here decides. The threads are daemons: one that is stuck in a call ends with the process.
 
 # Note [Listing waits for the dying]
@@ -22,7 +23,7 @@ from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
 from common.volume import Pool
 from services.actuator.core.disks import Base
-from services.actuator.core.steps import Define, Destroy, Save, Start, Step
+from services.actuator.core.steps import Define, Destroy, Save, Start, Step, TakeSnapshot
 from services.actuator.drafts import Draft
 from services.actuator.keeper import Storage
 from services.actuator.perform import Host, Outcome, Result, attempt
@@ -60,11 +61,15 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The host is ready for new domains of the libvirt type ``accel``, or not: then ``error`` says why."""
+    """The host is ready for new domains of the libvirt type ``accel``, or not: then ``error`` says why.
+
+    ``version`` is that of libvirt and its hypervisor.
+    """
 
     host: str
     accel: str | None
     error: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class Access:
     watch: Callable[[Host, Callable[[], None]], None]
     prepare: Callable[[Host], str]
     sources: Callable[[str], str | None] = lambda _name: None
+    version: Callable[[Host], str] = lambda _host: ""
     storage: Callable[[], Storage] | None = None
     pool: Pool | None = None
 
@@ -116,6 +122,7 @@ class HostWorker:
         self._may_change.set()
         self._hands: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
         self._slow: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
+        self._studio: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
         self._addresses: dict[str, tuple[str, str]] = {}
         self._asked_s: dict[str, float] = {}
         self._listing = threading.Lock()
@@ -129,12 +136,14 @@ class HostWorker:
         self._spawn("prepare", self._prepare)
         for number in range(HANDS):
             self._spawn(f"hand-{number}", lambda: self._work(self._hands))
+        self._spawn("studio", lambda: self._work(self._studio))
         for number in range(SLOW_HANDS):
             self._spawn(f"slow-{number}", lambda: self._work(self._slow))
 
     def submit(self, step: Step, xml: str | Draft | None = None) -> None:
         """Hand over a step; its ``Outcome`` is reported, whatever happens. Saving a memory takes seconds too."""
-        (self._slow if isinstance(step, Destroy | Save) else self._hands).put((step, xml))
+        lane = self._studio if isinstance(step, TakeSnapshot) else self._hands
+        (self._slow if isinstance(step, Destroy | Save) else lane).put((step, xml))
 
     def ask_agent(self, domain: str, timeout_s: float) -> str | None:
         """Return the host name that the domain's guest agent tells, None while nobody answers."""
@@ -252,7 +261,8 @@ class HostWorker:
             if connection is None:
                 continue
             try:
-                self._report(Prepared(self.name, self._access.prepare(connection)))
+                accel = self._access.prepare(connection)
+                self._report(Prepared(self.name, accel, version=self._access.version(connection)))
             except AutoscalerError as error:
                 self._report(Prepared(self.name, None, str(error)))
                 self._to_prepare.set()

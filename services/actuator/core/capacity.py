@@ -9,6 +9,7 @@ from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core import victims
+from services.actuator.core.clones import as_clone
 from services.actuator.core.context import Context, adopt, enter, leave
 from services.actuator.core.lead_times import decided_s
 from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_overdue
@@ -145,7 +146,8 @@ def _define_more(
         where = place(wanted, context.seen, found, [*planned, *steps], context.now_s)
         if isinstance(where, str):
             return Balance(tuple(steps), (where,))
-        steps.append(define(context, where, lost[len(steps)] if len(steps) < len(lost) else None))
+        replaced = lost[len(steps)] if len(steps) < len(lost) else None
+        steps.append(as_clone(context, define(context, where, replaced), replaced))
     return Balance(tuple(steps))
 
 

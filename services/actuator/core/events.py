@@ -2,7 +2,19 @@
 
 from common.messages import Event
 from common.phases import Phase
-from services.actuator.core.steps import Define, Destroy, Save, SetPhase, Start, Step, Suspend, Undefine, Wake
+from services.actuator.core.steps import (
+    Clone,
+    Define,
+    Destroy,
+    Save,
+    SetPhase,
+    Start,
+    Step,
+    Suspend,
+    TakeSnapshot,
+    Undefine,
+    Wake,
+)
 
 NOT_IN_TIME = "it did not shut down in time"
 """What the step says that cuts the power of a guest which did not obey its power button."""
@@ -15,7 +27,7 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
         error: Empty where the step succeeded.
         now_s: When it finished, for the measured boot time.
     """
-    if error and isinstance(step, Save | Wake):
+    if error and isinstance(step, Save | Wake | Clone | TakeSnapshot):
         return _say(step, "tier-failed", f"{step.tier}: {error}; another way is found", "warning")
     if error:
         return _say(step, "step-failed", f"{type(step).__name__.lower()}: {error}", "warning")
@@ -25,6 +37,8 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
         return _say(step, "domain-started", step.reason)
     if isinstance(step, Define):
         return _say(step, "domain-replaced" if step.replaces else "domain-created", step.reason)
+    if isinstance(step, TakeSnapshot):
+        return _say(step, "snapshot-taken", "new domains are cloned from it")
     if isinstance(step, Wake):
         return _say(step, "domain-woken", step.reason)
     if isinstance(step, Save) or (isinstance(step, Suspend) and step.is_standby):

@@ -13,7 +13,7 @@ from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.context import NEVER_SERVED, Context, about, enter
-from services.actuator.core.members import SERVING, Member, is_overdue
+from services.actuator.core.members import SERVING, Member, boot_limit_s, is_overdue
 from services.actuator.core.placement import COMING
 from services.actuator.core.standby import TO_STAND_BY, stand_by
 from services.actuator.core.steps import Destroy, SetQuota, Shutdown, Start, Step, Suspend, Undefine
@@ -92,7 +92,7 @@ def _booting(context: Context, member: Member) -> Step | None:
         if not context.is_template and member.record.started_mono_s is None:
             return enter(context, member, Phase.STANDBY, SILENT)
         detail = f" ({member.probe.detail})" if member.probe is not None and member.probe.detail else ""
-        limit_s = context.wanted.group.boot_timeout_s
+        limit_s = boot_limit_s(context.wanted, member)
         return enter(context, member, Phase.FAILED, f"no right answer within {limit_s:g} s{detail}")
     return None
 

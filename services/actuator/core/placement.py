@@ -9,11 +9,13 @@ from services.actuator.core import breaker as breakers
 from services.actuator.core.disks import Base, changed
 from services.actuator.core.members import View
 from services.actuator.core.seen import Seen, SeenHost, Wanted
-from services.actuator.core.steps import Define, Step
+from services.actuator.core.steps import Define, Step, TakeSnapshot
 
 OVERHEAD_BYTES = 128 * 1024 * 1024
 MIB = 1024 * 1024
 COMING = frozenset({Phase.CREATING, Phase.BOOTING})
+New = Define | TakeSnapshot
+"""What takes a slot and memory before libvirt shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def place(
         planned: The steps of this plan so far; what they define counts already.
         hosts: Where it may go; None for all hosts of the group.
     """
-    new = [step for step in (*seen.in_flight, *planned) if isinstance(step, Define)]
+    new = [step for step in (*seen.in_flight, *planned) if isinstance(step, Define | TakeSnapshot)]
     refusals: list[str] = []
     fit: list[SeenHost] = []
     for host in sorted(seen.hosts, key=lambda host: host.name):
@@ -63,7 +65,7 @@ def place(
     return Place(host.name, host.accel or "", index, slot, base.identity if base is not None else "")
 
 
-def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[Define], now_s: float) -> str:
+def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[New], now_s: float) -> str:
     """Return why the host takes no new domain of the group now, empty if it does."""
     if not host.is_reachable:
         return "not reachable"
@@ -92,13 +94,13 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[Def
     return ""
 
 
-def free_index(wanted: Wanted, seen: Seen, new: Iterable[Define]) -> int | None:
+def free_index(wanted: Wanted, seen: Seen, new: Iterable[New]) -> int | None:
     """Return the lowest number whose name no host shows, whoever owns it, and no step is about to use."""
     taken = {domain.name for host in seen.hosts for domain in host.domains} | {step.domain for step in new}
     return next((i for i in range(10**names.DIGITS) if names.domain_name(wanted.group.prefix, i) not in taken), None)
 
 
-def free_slot(wanted: Wanted, host: SeenHost, new: Iterable[Define]) -> int | None:
+def free_slot(wanted: Wanted, host: SeenHost, new: Iterable[New]) -> int | None:
     """Return the lowest network slot that is free on the host; one just freed is the last resort."""
     held = {domain.record.slot for domain in host.domains if domain.record is not None}
     held |= {step.record.slot for step in new if step.host == host.name}
@@ -108,7 +110,7 @@ def free_slot(wanted: Wanted, host: SeenHost, new: Iterable[Define]) -> int | No
 
 def spare_bytes(wanted: Wanted, seen: Seen, host: str, planned: Iterable[Step]) -> int | None:
     """Return the memory that the host keeps free after two more domains; None where unknown."""
-    new = [step for step in (*seen.in_flight, *planned) if isinstance(step, Define)]
+    new = [step for step in (*seen.in_flight, *planned) if isinstance(step, Define | TakeSnapshot)]
     found = next(each for each in seen.hosts if each.name == host)
     room = _room_bytes(wanted, found, new)
     return None if room is None else room - wanted.group.image.memory_mib * MIB - OVERHEAD_BYTES
@@ -126,12 +128,12 @@ def _why_no_disk(wanted: Wanted, host: SeenHost) -> str:
     return base.note or changed(base, {d.name: d.record for d in host.domains if d.record is not None})
 
 
-def _owned_on(host: SeenHost, view: View, new: list[Define], wanted: Wanted) -> int:
+def _owned_on(host: SeenHost, view: View, new: list[New], wanted: Wanted) -> int:
     shown = {member.name for member in view.members if member.domain.host == host.name}
     return len(shown | {step.domain for step in new if step.host == host.name and step.group == wanted.name})
 
 
-def _room_bytes(wanted: Wanted, host: SeenHost, new: list[Define]) -> int | None:
+def _room_bytes(wanted: Wanted, host: SeenHost, new: list[New]) -> int | None:
     """Return the memory left on the host after one more domain and those being defined; None where unknown."""
     if host.free_memory_bytes is None:
         return None

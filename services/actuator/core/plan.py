@@ -12,6 +12,7 @@ from common.domain import DomainState
 from common.messages import DesiredCapacity
 from common.phases import Phase
 from services.actuator.core.capacity import rebalance
+from services.actuator.core.clones import tend_snapshots
 from services.actuator.core.context import Context, adopt
 from services.actuator.core.life import advance, is_halted
 from services.actuator.core.members import View, after, view
@@ -58,7 +59,9 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     at_hand = [member for member in after(found.members, steps) if member.is_standing_by]
     steps += [step for member in at_hand if (step := advance(context, member)) is not None]
     tended = tend(context, after(found.members, steps), steps)
-    notes = tuple(why for why in (wanted.standby.why,) if why) + tended.notes
+    snapshots = tend_snapshots(context, [*steps, *tended.steps])
+    steps += snapshots.steps
+    notes = tuple(why for why in (wanted.standby.why,) if why) + tended.notes + snapshots.notes
     return Plan((*steps, *tended.steps), tuple(_notes(context)) + balance.blocked, found, notes)
 
 

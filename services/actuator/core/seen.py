@@ -35,7 +35,8 @@ class SeenHost:
     ``accel`` is the libvirt domain type to use, None until it is known; ``free_memory_bytes`` None where unknown;
     ``unreachable_s`` is how long nothing has been heard; ``is_ever_seen`` is false before the first look; then
     ``remembered`` says how many domains each group had there when it was last seen. ``bases`` are the disk images that
-    were looked at there, by path. ``note``: why it takes no new ones.
+    were looked at there, by path. ``version`` is that of libvirt and its hypervisor. ``note``: why it takes no new
+    domains.
     """
 
     name: str
@@ -49,6 +50,7 @@ class SeenHost:
     quarantined_slots: frozenset[int] = frozenset()
     note: str = ""
     remembered: Mapping[str, int] = field(default_factory=dict)
+    version: str = ""
     bases: Mapping[str, Base] = field(default_factory=dict)
 
 
@@ -125,6 +127,18 @@ class Standby:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What new domains of a group can be cloned from on one host: the one with ``key`` fits, if it ``is_there``.
+
+    ``why_not``: why none can be.
+    """
+
+    key: str
+    is_there: bool = False
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What is wanted of one group.
 
@@ -143,6 +157,7 @@ class Wanted:
     template_note: str = ""
     slots: int = 64
     standby: Standby = Standby()
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
 
     @property
     def quota(self) -> float:

@@ -29,6 +29,22 @@ class Define(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clone(Define):
+    """Make the domain known to libvirt, and let it go on from the group's snapshot of this key instead of booting."""
+
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSnapshot(Step):
+    """Boot a template domain, save its memory under this key, prove it by a first clone, and leave nothing else."""
+
+    record: Record
+    accel: str
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Start(Step):
     """DomainState on."""
 
