@@ -54,9 +54,7 @@ def run(world: World, group: str = "step") -> dict[str, Any]:
     cost_s = asyncio.run(_cost_s(where))
     rate = WORTH * QUOTA / cost_s
     answers, stepped_s = asyncio.run(_drive(where, rate))
-    result = judge(answers, stepped_s) | {"cost_s": cost_s, "rate_per_s": rate, "p99_target_s": P99_TARGET_S}
-    world.scale(group, 0) if world.phases(group) else None
-    return result
+    return judge(answers, stepped_s) | {"cost_s": cost_s, "rate_per_s": rate, "p99_target_s": P99_TARGET_S}
 
 
 def judge(answers: list[Answer], stepped_s: float) -> dict[str, Any]:
