@@ -133,7 +133,7 @@ def _series(axes: Any, panel: Panel, results: list[list[dict[str, Any]]], begin_
         style = "steps-post" if panel.style.get("lineInterpolation") == "stepAfter" else "default"
         for label, points in lines:
             axes.plot(*zip(*_with_gaps(points), strict=True), label=label, linewidth=1.0, drawstyle=style)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
     axes.set_xlim(0, max((points[-1][0] for _, points in lines), default=1.0))
     if lines:
         axes.legend(*_few(axes), loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=5.5, frameon=False)

@@ -1,8 +1,11 @@
 """A real Prometheus reads a real installation: every panel of the dashboard and every alert finds its figures.
 
+And a program is told of what happens there.
+
 The tests share one installation and run in the order in which they stand.
 """
 
+import json
 import os
 import signal
 import urllib.request
@@ -18,7 +21,13 @@ from tests.e2e.world import World, wait_until
 
 LISTEN, HAPROXY_LISTEN = "127.0.0.1:19464", "127.0.0.1:18405"
 JOBS = {"libvirt-autoscaler": LISTEN, "libvirt-autoscaler-haproxy": HAPROXY_LISTEN}
-BOOT_S = 60.0
+BOOT_S = 120.0  # generous: guests boot in software emulation beside everything else on two cores
+NOTIFIED = """
+[[notifications]]
+command = ["/bin/sh", "-c", 'cat >> "$0"', "{path}"]
+events = ["scale", "failure", "operator"]
+timeout_s = 30.0
+"""
 MAY_BE_ABSENT = {  # with the configuration of this test, or before there is anything to measure
     "autoscaler_group_burst_quota_ratio",
     "autoscaler_group_lead_time_p50_seconds",
@@ -29,7 +38,9 @@ MAY_BE_ABSENT = {  # with the configuration of this test, or before there is any
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World]) -> World:
     """Return a running installation with one domain."""
-    world = make_world("asem", 8, metrics=LISTEN, haproxy_metrics=HAPROXY_LISTEN)
+    world = make_world("asem", 14, metrics=LISTEN, haproxy_metrics=HAPROXY_LISTEN)
+    with world.config.open("a", encoding="utf-8") as file:
+        file.write(NOTIFIED.format(path=world.config.parent / "told"))
     world.autoscaler("up")
     return world
 
@@ -116,6 +127,24 @@ def test_what_a_frozen_monitor_no_longer_says_is_absent(world: World) -> None:
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: domains_shown() == 2, 20, "fresh figures")
+
+
+def told(world: World) -> list[tuple[str, str]]:
+    """Return kind and domain of what the program was told."""
+    path = world.config.parent / "told"
+    notices = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [(notice["type"], notice["data"]["domain"]) for notice in notices]
+
+
+def test_a_program_is_told_of_a_failure(world: World) -> None:
+    victim = world.group()["domains"][-1]["name"]
+    world.kill_qemu(victim)
+    wait_until(lambda: ("domain-failed", victim) in told(world), 30, "the notice of a failure")
+    assert "operator" in {name for name, _ in told(world)}
+    ready = 'autoscaler_group_ready_domains{group="web"}'
+    wait_until(lambda: page().get(ready) == 2, BOOT_S, "its replacement")
+    failures = 'autoscaler_domain_failures_total{group="web"}'
+    assert page()[failures] >= 1
 
 
 def test_the_series_of_a_domain_end_with_it(world: World) -> None:
