@@ -7,35 +7,25 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import xml.etree.ElementTree as ET
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from common.bus import Inbox
-from common.clock import SystemClock
 from common.config import Config
 from common.errors import HypervisorError
 from common.hypervisor import Connection
-from common.messages import BackendState, Body, DesiredCapacity, Drain, Header, Membership, Reply, Request
-from common.messaging.inbox import PendingRequest, Received
 from common.network_xml import network_xml
 from common.phases import Phase
-from common.process import Context
-from services.actuator.access import access
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.record import Record
 from services.actuator.images import Images
-from services.actuator.shell import ActuatorService
-from services.actuator.worker import Access
+from tests.integration.actuator_stand import CLOCK, Driver
 
 IMAGE = Path(os.environ.get("AUTOSCALER_TEST_IMAGE", "/var/lib/libvirt-autoscaler/images"))
 URI = "qemu:///system"
 ROOT = Path(__file__).resolve().parents[2]
-CLOCK = SystemClock()
 
 
 def has_libvirt() -> bool:
@@ -47,151 +37,6 @@ def has_libvirt() -> bool:
 
 
 pytestmark = pytest.mark.skipif(not has_libvirt(), reason="needs libvirtd and the guest image (make image)")
-
-
-class FakeBus:
-    """Keeps what is published, and gives what a test puts in."""
-
-    def __init__(self) -> None:
-        self.published: list[Body] = []
-        self.counters: Counter[str] = Counter()
-        self.waker = threading.Event()
-        self.messages: list[Received] = []
-        self.requests: list[PendingRequest] = []
-
-    def publish(self, body: Body, cause: str | None = None) -> str:
-        self.published.append(body)
-        return f"actuator/1/{body.topic}/{len(self.published)}"
-
-    def subscribe(self, service: str, *kinds: str) -> None:
-        pass
-
-    def wake(self) -> None:
-        self.waker.set()
-
-    def receive(self, timeout_s: float) -> Inbox:
-        self.waker.wait(timeout_s)
-        self.waker.clear()
-        inbox = Inbox(tuple(self.messages), tuple(self.requests))
-        self.messages, self.requests = [], []
-        return inbox
-
-    def put(self, body: Body) -> None:
-        header = Header(source="test", run_id=1, seq=len(self.published) + 1, sent_at_s=0.0, mono_s=0.0)
-        self.messages.append(Received(topic=body.topic, header=header, body=body, age_s=0.0, id=f"test/{body.topic}"))
-        self.waker.set()
-
-
-class Driver:
-    """Runs the service's loop in the test's thread, with a decider and a balancer played by the test."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.bus = FakeBus()
-        self.desired = 0
-        self.generation = 0
-        self.in_flight = 0
-        self.sick: set[str] = set()
-        self.answered: Membership | None = None
-        self.said, self.said_s = 0, 0.0
-        self.service = self.start()
-
-    def start(self) -> ActuatorService:
-        context = Context("actuator", self.config, "", Path("t"), CLOCK, self.bus, lambda: False)  # type: ignore[arg-type] # a fake bus
-        return ActuatorService(context, self._access)
-
-    def _access(self, host: str) -> Access:
-        real = access(self.config, host)
-
-        def prepare(connection: object) -> str:
-            assert isinstance(connection, Connection)
-            connection.ensure_network(network_xml(self.config.network), self.config.network.name)
-            return "qemu"
-
-        return Access(real.open, real.watch, prepare, real.sources)
-
-    def want(self, desired: int) -> None:
-        self.desired, self.generation = desired, self.generation + 1
-
-    def turn(self) -> None:
-        if self.generation and self.is_due():
-            self.bus.put(
-                DesiredCapacity(
-                    group="actest",
-                    generation=self.generation,
-                    desired=self.desired,
-                    minimum=0,
-                    maximum=4,
-                    decision_id=f"d{self.generation}",
-                )
-            )
-        message = self.membership()
-        if message is not None and message is not self.answered:
-            self.answered = message
-            self.bus.put(self._drain(message))
-        self.service.step(self.bus.receive(0.1), CLOCK.monotonic_s())
-
-    def is_due(self) -> bool:
-        """Return whether the decider is to speak again: on a new decision, and twice a second."""
-        if self.said == self.generation and CLOCK.monotonic_s() - self.said_s < 0.5:
-            return False
-        self.said, self.said_s = self.generation, CLOCK.monotonic_s()
-        return True
-
-    def _drain(self, message: Membership) -> Drain:
-        states = {"warming": "ready", "ready": "ready", "draining": "draining"}
-        backends = tuple(
-            BackendState(
-                name=m.name,
-                uuid=m.uuid,
-                slot="vm1",
-                state=states[m.phase],
-                is_healthy=m.name not in self.sick,
-                unhealthy_s=60.0 if m.name in self.sick else 0.0,
-                in_flight=self.in_flight,
-            )
-            for m in message.members
-            if m.phase in states
-        )
-        return Drain(group="actest", endpoint="127.0.0.1:1", is_proxy_alive=True, backends=backends)
-
-    def membership(self) -> Membership | None:
-        return next((b for b in reversed(self.bus.published) if isinstance(b, Membership)), None)
-
-    def phases(self) -> dict[str, str]:
-        message = self.membership()
-        return {m.name: str(m.phase) for m in message.members} if message else {}
-
-    def run_until(self, phases: dict[str, str], limit_s: float = 60.0) -> float:
-        begun_s = CLOCK.monotonic_s()
-        self.run_until_true(lambda: self.phases() == phases, limit_s)
-        return CLOCK.monotonic_s() - begun_s
-
-    def run_until_true(self, is_so: Callable[[], bool], limit_s: float) -> None:
-        begun_s = CLOCK.monotonic_s()
-        while not is_so():
-            assert CLOCK.monotonic_s() - begun_s < limit_s, (self.phases(), self.membership())
-            self.turn()
-
-    def ask(self, verb: str, **args: str | bool) -> Reply:
-        replies: list[Reply] = []
-
-        class Pending:
-            request = Request(verb=verb, args=dict(args), by="test")
-
-            def reply(self, reply: Reply) -> None:
-                replies.append(reply)
-
-        self.bus.requests.append(Pending())  # type: ignore[arg-type] # a fake request
-        self.bus.wake()
-        begun_s = CLOCK.monotonic_s()
-        while not replies:
-            assert CLOCK.monotonic_s() - begun_s < 15
-            self.turn()
-        return replies[0]
-
-    def close(self) -> None:
-        self.service.close()
 
 
 @pytest.fixture
@@ -216,6 +61,7 @@ def config(place: Path) -> Config:
                     "max": 4,
                     "endpoint": "127.0.0.1:18999",
                     "image": {"directory": str(IMAGE), "cpu_quota": 0.4},
+                    "burst": {"enabled": True},
                 }
             },
         }
@@ -227,6 +73,7 @@ def users_config(config: Config) -> Config:
     """The same group, of domains that the user has made."""
     values = config.model_dump(by_alias=True, mode="json")
     values["groups"]["actest"] |= {"kind": "existing", "address_source": "static", "readiness": {"identity": True}}
+    values["groups"]["actest"] |= {"burst": {"enabled": False}}
     addresses = {f"actest-{index:04d}": config.network.address(index) for index in range(3)}
     values["groups"]["actest"] |= {"addresses": addresses}
     return Config.model_validate(values)
@@ -300,6 +147,9 @@ def test_group_of_real_guests_lives_its_whole_life(driver: Driver) -> None:
     assert message is not None and message.boot_p50_s is not None
     print("boot", message.boot_p50_s)
     assert fetch(message.members[0].address or "") == "actest-0000 3"
+    driver.run_until_true(lambda: bool((driver.membership() or message).lead_times), 5)
+    assert [lead.tier for lead in (driver.membership() or message).lead_times] == [""]
+    bursts_and_gives_back(driver, message.members[0].uuid)
     driver.want(2)
     print("second ready after", round(driver.run_until({"actest-0000": "ready", "actest-0001": "ready"}), 2))
     connection = mine()
@@ -310,6 +160,23 @@ def test_group_of_real_guests_lives_its_whole_life(driver: Driver) -> None:
     driver.want(1)
     print("scaled in after", round(driver.run_until({"actest-0002": "ready"}, 30), 2))
     assert [d.name for d in connection.domains() if d.name.startswith("actest-")] == ["actest-0002"]
+    connection.close()
+
+
+def bursts_and_gives_back(driver: Driver, uuid: str) -> None:
+    """A member gets what the decider says, and loses it when the decider falls silent."""
+    connection = mine()
+
+    def allotted_cpus() -> float | None:
+        reading = connection.reading(uuid)
+        return reading.allotted_cpus if reading else None
+
+    assert allotted_cpus() == 0.4
+    driver.burst_quota = 0.9
+    driver.run_until_true(lambda: allotted_cpus() == 0.9, 20)
+    driver.is_decider_silent = True
+    driver.run_until_true(lambda: allotted_cpus() == 0.4, 20)
+    driver.is_decider_silent, driver.burst_quota = False, None
     connection.close()
 
 
