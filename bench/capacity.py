@@ -9,11 +9,13 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -205,6 +207,7 @@ def main(words: list[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("bench: this needs root (libvirt's system socket, networks); run it with sudo", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, _stop)
     wanted = args.tiers.split(",")
     unknown = set(wanted) - set(ORDER)
     if unknown:
@@ -214,8 +217,15 @@ def main(words: list[str] | None = None) -> int:
     except AutoscalerError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("bench: interrupted; everything was removed", file=sys.stderr)
+        return 130
     write(result, args.json, args.docs)
     return 0
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt  # unwinds, so that the installation goes
 
 
 def measure(rounds: int, wanted: list[str], *, has_step: bool) -> dict[str, Any]:
@@ -226,6 +236,7 @@ def measure(rounds: int, wanted: list[str], *, has_step: bool) -> dict[str, Any]
     groups = {
         name: GROUPS[name] for name in GROUPS if name in wanted or name == "cold" or (name == "step" and has_step)
     }
+    load_before = os.getloadavg()[0]
     with _images() as images, World(groups, images) as world:
         say(f"started in {CLOCK.monotonic_s() - begin_s:.0f} s; filling the reserves")
         connection = libvirt.open("qemu:///system")
@@ -249,7 +260,7 @@ def measure(rounds: int, wanted: list[str], *, has_step: bool) -> dict[str, Any]
         "goals": goals({name: tier.values() for name, tier in bench.tiers.items()}, step),
         "took_s": CLOCK.monotonic_s() - begin_s,
         "cpus": os.cpu_count(),
-        "load_before": os.getloadavg()[2],
+        "load_before": load_before,
     }
 
 
@@ -262,21 +273,20 @@ def _step(world: World) -> dict[str, Any]:
         return {"note": str(error)}
 
 
-class _images:  # noqa: N801 - used as a function
-    """A built image in a directory that goes away."""
-
-    def __enter__(self) -> Path:
-        self._directory = Path(tempfile.mkdtemp(prefix="asbench-image-", dir="/tmp"))
-        self._directory.chmod(0o711)
+@contextmanager
+def _images() -> Iterator[Path]:
+    """Give a built image, in a directory that goes away."""
+    directory = Path(tempfile.mkdtemp(prefix="asbench-image-", dir="/tmp"))
+    try:
+        directory.chmod(0o711)
         say("building the guest's image")
-        command = ["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(self._directory)]
+        command = ["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(directory)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise AutoscalerError(f"the guest image was not built: {done.stderr[-500:]}")
-        return self._directory
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 Check = tuple[str, Callable[[dict[str, float]], float | None], float]

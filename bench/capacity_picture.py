@@ -37,8 +37,7 @@ def page(result: Mapping[str, Any], meaning: Mapping[str, str]) -> str:
         "",
         *_stages(result["stages"]),
         *_step(result["step"]),
-        f"{result['cpus']} CPUs; load over the last 15 minutes {result['load_before']:.1f}; the run took "
-        f"{result['took_s']:.0f} s.",
+        f"{result['cpus']} CPUs; load before {result['load_before']:.1f}; the run took {result['took_s']:.0f} s.",
     ]
     return "\n".join(lines) + "\n"
 
