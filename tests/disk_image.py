@@ -35,14 +35,15 @@ PACKAGES: Final = (
 LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/i18n/*")
 MASKED: Final = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
                  "e2scrub_reap.service", "fstrim.timer", "systemd-pstore.service", "getty@tty1.service",
-                 "serial-getty@ttyS0.service", "ssh.service", "kmod-static-nodes.service")  # fmt: skip
+                 "serial-getty@ttyS0.service", "ssh.service", "kmod-static-nodes.service",
+          "cloud-config.service", "cloud-final.service")  # fmt: skip
 INITRAMFS: Final = "MODULES=list\nCOMPRESS=lz4\n"
 MODULES: Final = "virtio_pci\nvirtio_blk\next4\n"
 CLOUD_CFG: Final = """\
 datasource_list: [NoCloud]
 ssh_genkeytypes: [ed25519]
-cloud_config_modules: [runcmd]
-cloud_final_modules: [scripts-user]
+cloud_config_modules: []
+cloud_final_modules: []
 """
 UNIT: Final = """\
 [Unit]
