@@ -16,7 +16,8 @@ FROM system AS program
 ARG PIP_INDEX_URL
 WORKDIR /build
 COPY requirements requirements
-COPY container container
+COPY container/python-packages.sh container/
+COPY container/wheels container/wheels
 RUN container/python-packages.sh /opt/libvirt-autoscaler/packages
 WORKDIR /opt/libvirt-autoscaler
 COPY common common

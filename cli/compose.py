@@ -64,7 +64,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
     stack.require_root()
     with steps.step("containers"):
         compose = Compose.found(config, config_path, digest, os.environ)
-        compose.run("--profile", "window", "down", *(("--rmi", "all") if everything else ()))
+        compose.run("--profile", "window", "down", "--volumes", *(("--rmi", "all") if everything else ()))
         shared_dirs.take_back(config.system)
         (config.system.run_path / MARKER).unlink(missing_ok=True)
         steps.say("stopped and removed")

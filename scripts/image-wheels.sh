@@ -12,5 +12,5 @@ rm -f $target/*.whl $target/SHA256SUMS
 	-r requirements/run.txt --wheel-dir $target
 cp /usr/share/python-wheels/pip-*.whl $target/ # Debian's own pip installs them in the image's build
 cd $target
-sha256sum -- *.whl >SHA256SUMS
+sha256sum -- *.whl ../../requirements/run.txt >SHA256SUMS # wheels of other requirements are refused
 printf '%s wheels, %s\n' "$(ls -- *.whl | wc -l)" "$(du -sh . | cut -f1)"
