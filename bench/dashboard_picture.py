@@ -45,16 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("docs/dashboard.png"))
     parser.add_argument("--seconds", type=float, default=240.0, help="how long to watch; half of it under high load")
     parser.add_argument("--level", default="high", help="of the high load: mid for a slow machine")
+    parser.add_argument(
+        "--n", default="5000000", help="the cost of one request, as for make load: less on a busy machine"
+    )
     args = parser.parse_args(argv)
     try:
-        draw(args.output, *watch(args.config, args.seconds, args.level))
+        draw(args.output, *watch(args.config, args.seconds, args.level, args.n))
     except AutoscalerError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def watch(config_path: Path, seconds: float, high: str) -> tuple[list[tuple[Panel, list[list[dict[str, Any]]]]], float]:
+def watch(
+    config_path: Path, seconds: float, high: str, n: str
+) -> tuple[list[tuple[Panel, list[list[dict[str, Any]]]]], float]:
     """Return every panel with the series of each of its expressions, and when the run began, in epoch seconds."""
     metrics = load(config_path)[0].metrics
     if not metrics.listen:
@@ -66,7 +71,7 @@ def watch(config_path: Path, seconds: float, high: str) -> tuple[list[tuple[Pane
     try:
         begin_s = clock.epoch_s()
         for level, share in (("low", 0.1), (high, 0.45), ("low", 0.45)):
-            _load(config_path, level, share * seconds)
+            _load(config_path, level, n, share * seconds)
         end_s = clock.epoch_s()
         found = [
             (panel, [prometheus.query_range(asked, begin_s, end_s, EVERY_S) for asked, _ in panel.targets])
@@ -77,8 +82,8 @@ def watch(config_path: Path, seconds: float, high: str) -> tuple[list[tuple[Pane
     return found, begin_s
 
 
-def _load(config_path: Path, level: str, seconds: float) -> None:
-    command = [sys.executable, "-m", "cli", "--config", str(config_path), "load", "--level", level, "--json"]
+def _load(config_path: Path, level: str, n: str, seconds: float) -> None:
+    command = [sys.executable, "-m", "cli", "--config", str(config_path), "load", "--level", level, "--n", n, "--json"]
     done = subprocess.run([*command, "--seconds", f"{seconds:.0f}"], check=False, stdout=subprocess.DEVNULL)
     if done.returncode not in (0, 1):  # 1: requests failed, which the picture shows
         raise AutoscalerError(f"the load ended with status {done.returncode}")

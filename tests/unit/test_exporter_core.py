@@ -1,5 +1,6 @@
 """What Prometheus is shown: nothing stale, nothing without bounds, nothing that is not in the catalogue."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -255,3 +256,11 @@ def test_a_silent_service_is_down_and_shows_nothing_of_the_past() -> None:
 
 def test_without_any_sample_its_age_counts_from_the_beginning() -> None:
     assert shown(begin(SCOPE, 90.0), 130.0)['sample_age_seconds{host="local"}'] == 40
+
+
+def test_a_reload_moves_the_bound_on_domains() -> None:
+    members = [member(f"web-000{n}", uuid=f"u-{n}") for n in range(5)]
+    state = after(sample(**{str(n): 0.1 for n in range(5)}), membership(*members))
+    wider = replace(state, scope=replace(SCOPE, ceilings={"web": 5, "web-db": 2}))
+    counts = [sum(series.startswith("domain_cpu_ratio") for series in shown(one)) for one in (state, wider)]
+    assert counts == [3, 5]
