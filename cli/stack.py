@@ -26,6 +26,7 @@ from cli.status import endpoint_url
 from cli.supervisor_config import control_socket, supervisor_config
 from common.clock import Clock
 from common.config import SERVICES, Config, Group, System, split_endpoint
+from common.config_environment import overriding
 from common.config_file import load
 from common.errors import AutoscalerError
 from common.messages import Membership
@@ -185,7 +186,8 @@ def check_address_is_free(key: str, address: str) -> None:
 def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
     """Start supervisord with all programs, or bring a running one to the present configuration."""
     system = config.system
-    text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT)
+    variables = overriding(os.environ)
+    text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT, variables)
     path = system.run_path / "supervisord.conf"
     marker = system.run_path / MARKER
     if is_supervised(system):

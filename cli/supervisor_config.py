@@ -5,9 +5,11 @@ quick crashes). HAProxy and its keeper die with supervisord through ``setpriv --
 same themselves.
 """
 
+import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from common.config import System
 
@@ -15,7 +17,14 @@ ENDLESS = 1_000_000_000
 FIRST, LATER = 10, 20  # the recorder starts before those whose first messages it must not miss
 
 
-def supervisor_config(system: System, services: Sequence[str], config_path: Path, python: Path, root: Path) -> str:
+def supervisor_config(
+    system: System,
+    services: Sequence[str],
+    config_path: Path,
+    python: Path,
+    root: Path,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return the text of ``supervisord.conf``.
 
     Args:
@@ -24,6 +33,8 @@ def supervisor_config(system: System, services: Sequence[str], config_path: Path
         config_path: absolute path of ``autoscaler.toml``.
         python: the interpreter that runs the services.
         root: the directory that holds ``services`` and ``common``.
+        variables: those that set keys of the configuration. Services inherit them through supervisord, so with others
+            the text is another one, and ``up`` starts supervisord anew.
     """
     run, log = system.run_path, system.state_path / "log"
     parts = [
@@ -33,6 +44,7 @@ def supervisor_config(system: System, services: Sequence[str], config_path: Path
         f"childlogdir={log}",
         f"directory={root}",
         f'environment=PYTHONPATH={_quote(str(root))},PYTHONDONTWRITEBYTECODE="1"',
+        f"; {_mark(variables)}",
         "umask=077",
         "",
         "[unix_http_server]",
@@ -48,6 +60,12 @@ def supervisor_config(system: System, services: Sequence[str], config_path: Path
         command = [str(python), "-m", f"services.{name}", "--config", str(config_path)]
         parts += _program(name, command, log, stop_wait_s=5, priority=FIRST if name == "recorder" else LATER)
     return "\n".join(parts) + "\n"
+
+
+def _mark(variables: Mapping[str, str]) -> str:
+    """Return what tells one environment from another; supervisord's own syntax cannot hold every value."""
+    told = "\0".join(f"{name}={value}" for name, value in sorted(variables.items()))
+    return f"variables {', '.join(sorted(variables)) or 'none'}: {hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
 def control_socket(system: System) -> Path:

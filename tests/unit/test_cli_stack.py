@@ -73,3 +73,13 @@ def test_a_level_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_spoilt_level_file_is_no_level(tmp_path: Path, content: str) -> None:
     (tmp_path / "load.json").write_text(content, encoding="utf-8")
     assert levels.read(tmp_path / "load.json") is None
+
+
+def test_other_variables_make_another_text_and_no_value_stands_in_it() -> None:
+    def text(**variables: str) -> str:
+        return supervisor_config(SYSTEM, SERVICES, Path("/a.toml"), Path("/python"), Path("/opt"), variables)
+
+    hosts = {"AUTOSCALER_GROUPS__WEB__HOSTS": '["local"]\n[program:x]'}
+    assert len({text(), text(**hosts), text(AUTOSCALER_GROUPS__WEB__HOSTS='["far"]')}) == 3
+    assert "program:x" not in text(**hosts)
+    assert text(**hosts) == text(**hosts)
