@@ -71,6 +71,7 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
         "limiter": decision.limiter if decision else None,
         "why": decision.limiter_text if decision else None,
         "blocked": membership.blocked if membership else None,
+        "notes": list(membership.notes) if membership else [],
         "boot_p50_s": membership.boot_p50_s if membership else None,
         "lead_times": [lead.model_dump() for lead in membership.lead_times] if membership else [],
         "domains": [_domain_values(member, snapshot, name) for member in members],
@@ -89,6 +90,7 @@ def _domain_values(member: Member, snapshot: Snapshot, group: str) -> dict[str, 
         "protected": member.is_protected,
         "uuid": member.uuid,
         "note": member.note,
+        "tier": member.tier,
     }
 
 
@@ -131,7 +133,7 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
         table.add_row(
             domain["name"] + (" (protected)" if domain["protected"] else ""),
             domain["host"],
-            Text(domain["phase"], style=_PHASE_STYLES.get(Phase(domain["phase"]), "")),
+            Text(_phase(domain), style=_PHASE_STYLES.get(Phase(domain["phase"]), "")),
             _percent(domain["cpu_ratio"]),
             _show(domain["in_flight"]),
             _show(domain["address"]),
@@ -144,6 +146,7 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
         rows.append(Text(f"blocked: {group['blocked']}", style="yellow"))
     if group["lead_times"]:
         rows.append(Text(f"decision to rotation: {_leads(group['lead_times'])}", style="dim"))
+    rows += [Text(f"note: {note}", style="dim") for note in group["notes"]]
     if group["why"]:
         rows.append(Text(f"{group['last_action']}: {group['why']}", style="dim"))
     return [*rows, Text("")]
@@ -161,6 +164,12 @@ def _leads(leads: list[dict[str, Any]]) -> str:
 
 def _brief(duration_s: float) -> str:
     return f"{1000 * duration_s:.0f} ms" if duration_s < 1 else f"{duration_s:.1f} s"
+
+
+def _phase(domain: dict[str, Any]) -> str:
+    """Return the phase, and for one that waits how: in standby, or in rotation beyond what is desired."""
+    is_waiting = domain["phase"] == Phase.STANDBY.value or domain["tier"] == "running"
+    return f"{domain['phase']} ({domain['tier']})" if is_waiting and domain["tier"] else str(domain["phase"])
 
 
 def _services_view(services: list[dict[str, Any]]) -> Text:

@@ -12,9 +12,9 @@ from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.boot_times import KEPT, added, quantile
 from services.actuator.core.breaker import CLOSED, Breaker
+from services.actuator.core.context import Context
 from services.actuator.core.desired import refuse
 from services.actuator.core.events import boot_time_s, event_of
-from services.actuator.core.context import Context
 from services.actuator.core.members import Member, View
 from services.actuator.core.orders import Already, Order, Refusal, fulfil, order_of
 from services.actuator.core.record import Record, parse

@@ -72,6 +72,16 @@ def test_only_ready_domains_count_as_ready() -> None:
     assert (group["ready"], [domain["phase"] for domain in group["domains"]]) == (1, ["ready", "booting"])
 
 
+def test_who_stands_by_is_shown_with_the_way_it_waits() -> None:
+    waiting = member("web-0001", Phase.STANDBY, "b").model_copy(update={"tier": "paused"})
+    told = membership(member("web-0000", Phase.READY, "a"), waiting).model_copy(update={"notes": ("warm auto: 1",)})
+    group = status_values(CONFIG, snapshot(told))["groups"][0]
+    assert (group["ready"], group["notes"], group["domains"][1]["tier"]) == (1, ["warm auto: 1"], "paused")
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(status_view(CONFIG, snapshot(told)))
+    assert "standby (paused)" in shown.getvalue() and "note: warm auto: 1" in shown.getvalue()
+
+
 def test_in_flight_comes_from_the_balancer() -> None:
     backend = BackendState(name="web-0000", uuid="a", slot="vm1", state="ready", is_healthy=True, in_flight=7)
     drain = Drain(group="web", endpoint="http://127.0.0.1:8000/", is_proxy_alive=True, backends=(backend,))

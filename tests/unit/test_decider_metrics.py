@@ -166,6 +166,19 @@ def test_a_failure_that_membership_outlives_is_forgotten() -> None:
     assert (metrics(soon).ready, metrics(later).ready) == (0, 1)
 
 
+def test_domains_that_stand_by_are_no_capacity_and_do_not_fail_when_they_are_paused() -> None:
+    found = seen(sample(0.2, 0.2, None), members=(member(0), member(1), member(2, Phase.STANDBY)))
+    assert (metrics(found).ready, metrics(found).coming, metrics(found).sick, metrics(found).unknown) == (2, 0, 0, ())
+    failure = Failure(host="local", domain="web-0002", uuid="u2", reason="paused")
+    assert seen_of.with_failure(found, failure, NOW_S) is found
+
+
+def test_running_reserve_is_no_surplus_of_the_last_scale_in() -> None:
+    extra = member(2).model_copy(update={"tier": "running"})
+    assert metrics(seen(sample(0.2, 0.2, 0.2), members=(member(0), member(1), extra))).surplus == 0
+    assert metrics(seen(sample(0.2, 0.2, 0.2), members=(member(0), member(1), member(2)))).surplus == 1
+
+
 def test_the_failure_of_a_stranger_changes_nothing() -> None:
     found = seen(sample(0.2), members=(member(0),))
     failure = Failure(host="local", domain="web-0009", uuid="u9", reason="crashed")

@@ -139,6 +139,8 @@ def test_one_failure_told_twice_is_marked_once(state: State) -> None:
         (Phase.DRAINING, "stopped", False),
         (Phase.STOPPING, "stopped", False),
         (Phase.STOPPING, "crashed", True),
+        (Phase.STANDBY, "paused", False),
+        (Phase.STANDBY, "stopped", False),
     ],
 )
 def test_an_end_that_was_wanted_is_no_failure(state: State, phase: Phase, reason: str, is_marked: bool) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from services.decider.core.evolve import evolve
-from services.decider.core.metrics import capacity
+from services.decider.core.metrics import capacity, reserve
 from services.decider.core.state import GroupState, Standing
 
 
@@ -22,10 +22,15 @@ def adopt(state: GroupState, now_s: float, epoch_s: float) -> GroupState:
         standing = _derived(state, membership.desired_seen, membership.generation_seen, now_s, epoch_s)
     elif membership.generation_seen > standing.generation:
         standing = replace(standing, generation=membership.generation_seen + 1)
-    count = capacity(state.seen)
+    count = _without_reserve(state)
     if state.mode in ("off", "observe") and count != standing.desired:
         standing = replace(standing, desired=count, generation=standing.generation + 1)
     return state if standing is state.standing else evolve(state, standing=standing)
+
+
+def _without_reserve(state: GroupState) -> int:
+    """Return how many members are there because they were desired."""
+    return max(capacity(state.seen) - reserve(state.seen), 0)
 
 
 def _is_early(state: GroupState, now_s: float) -> bool:
@@ -39,7 +44,7 @@ def _derived(
 ) -> Standing:
     return replace(
         state.standing,
-        desired=min(max(capacity(state.seen), desired_seen or 0, state.minimum), state.maximum),
+        desired=min(max(_without_reserve(state), desired_seen or 0, state.minimum), state.maximum),
         generation=max(int(epoch_s), generation_seen + 1, 1),
         cooldown_in_until_s=now_s + state.settings.group.cooldown_in_s,
     )

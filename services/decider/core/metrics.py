@@ -116,7 +116,7 @@ def aggregate(
         age_s=_age_s(seen, ready, now_s, stale_after_s),
         ready=len(ready),
         coming=max(members_total - len(ready), desired - len(ready), 0),
-        surplus=max(members_total - desired, 0),
+        surplus=max(members_total - reserve(seen) - desired, 0),
         known=len(known),
         unknown=unknown,
         sick=sum(1 for name, uuid, _ in ready if uuid in unhealthy or (name in unknown and uuid not in new)),
@@ -175,6 +175,11 @@ def lead_s(membership: Membership) -> float | None:
 def capacity(seen: Seen) -> int:
     """Return how many members count as capacity: ready ones and those on their way there."""
     return _count(seen)[1]
+
+
+def reserve(seen: Seen) -> int:
+    """Return how many members are in rotation beyond what is desired, as the group's running reserve."""
+    return sum(1 for member in members(seen) if member.tier == "running" and FATES[member.phase].is_capacity)
 
 
 def _count(seen: Seen) -> tuple[list[tuple[str, str, str]], int]:

@@ -83,8 +83,11 @@ def with_drain(seen: Seen, drain: Drain, at_s: float) -> Seen:
 
 
 def with_failure(seen: Seen, failure: Failure, at_s: float) -> Seen:
-    """Return what is seen after a failure: the domain no longer counts as ready, before membership says so."""
-    if failure.uuid not in {member.uuid for member in members(seen)}:
+    """Return what is seen after a failure: the domain no longer counts as ready, before membership says so.
+
+    That one which stands by is paused, or ends with its memory saved, is no failure.
+    """
+    if failure.uuid not in {member.uuid for member in members(seen) if member.phase is not Phase.STANDBY}:
         return seen
     return evolve(seen, failed={**seen.failed, failure.uuid: at_s})
 

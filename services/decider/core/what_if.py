@@ -138,7 +138,8 @@ class _Watch:
         self._measure(replayed)
 
     def _follow(self, now: Sequence[Member], now_s: float) -> None:
-        """Note who has come, serves and has left."""
+        """Note who has come, serves and has left; one that stands by is not there until it is woken."""
+        now = [member for member in now if member.phase is not Phase.STANDBY]
         is_first = not self.known
         for member in now:
             if member.uuid not in self.known and not is_first and member.phase is not Phase.READY:

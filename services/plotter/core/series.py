@@ -161,10 +161,14 @@ def _with_membership(state: State, membership: Membership, now_s: float) -> Stat
 
 
 def _is_on_its_way_out(state: State, group_name: str, failure: Failure) -> bool:
-    """Return whether the domain stopped because it was to stop: the monitor tells every end, wanted or not."""
+    """Return whether the domain stopped because it was to stop: the monitor tells every end, wanted or not.
+
+    One that stands by was paused, or its memory saved, by us.
+    """
     group = state.groups.get(group_name)
     phase = group.phases.get(failure.domain) if group and group.phases else None
-    return failure.reason == "stopped" and phase in (None, Phase.DRAINING, Phase.STOPPING, Phase.FAILED)
+    is_leaving = phase in (None, Phase.DRAINING, Phase.STOPPING, Phase.FAILED)
+    return phase is Phase.STANDBY or (failure.reason == "stopped" and is_leaving)
 
 
 def _mark_of(state: State, event: Event, now_s: float) -> Mark | None:
