@@ -23,13 +23,17 @@ class Engine:
         socket = f"unix://{self.home}/docker.sock"
         self.environ = {"DOCKER_HOST": socket}
         self._traces = traces()
+        self._process = self._start(socket)
+
+    def _start(self, socket: str) -> "subprocess.Popen[bytes]":
         command = ["dockerd", "--data-root", f"{self.home}/data", "--exec-root", f"{self.home}/exec"]
         command += ["--pidfile", f"{self.home}/docker.pid", "-H", socket, "--containerd-namespace", self.home.name]
         # The containers have the host's network: the engine is to leave that as it is.
         command += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
-        with (self.home / "log").open("w") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        wait_until(self._answers, START_S, f"the engine\n{self.log()}")
+        with (self.home / "log").open("a") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        wait_until(lambda: self._answers(process), START_S, "the engine to answer")
+        return process
 
     def docker(self, *words: str, check: bool = True) -> str:
         """Return what a command of Docker's prints."""
@@ -49,8 +53,18 @@ class Engine:
         """Return the end of the engine's own log."""
         return "\n".join((self.home / "log").read_text(encoding="utf-8").splitlines()[-15:])
 
+    def boot(self, forget: Path) -> None:
+        """End the engine, remove ``forget`` as the machine's boot would, and start the engine again."""
+        self._end()
+        shutil.rmtree(forget)
+        self._process = self._start(self.environ["DOCKER_HOST"])
+
     def stop(self) -> None:
         """End the engine and all it runs; return when its files are gone."""
+        self._end()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def _end(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -60,7 +74,6 @@ class Engine:
                 self._process.wait(STOP_S)
         for line in self.mounts():  # the engine leaves the mount of its network namespace
             subprocess.run(["umount", line.split()[1]], check=True)
-        shutil.rmtree(self.home, ignore_errors=True)
 
     def mounts(self) -> list[str]:
         """Return what is mounted for containers."""
@@ -71,8 +84,8 @@ class Engine:
         files = [str(self.home)] if self.home.exists() else []
         return [*files, *self.mounts(), *sorted(traces() - self._traces)]
 
-    def _answers(self) -> bool:
-        if self._process.poll() is not None:
+    def _answers(self, process: "subprocess.Popen[bytes]") -> bool:
+        if process.poll() is not None:
             raise AssertionError(f"dockerd ended\n{self.log()}")
         return "Server Version" in self.docker("info", check=False)
 

@@ -118,6 +118,14 @@ def are_alive(world: World) -> bool:
     return {entry["name"] for entry in world.status()["services"] if entry["alive"]} >= set(SERVICES)
 
 
+def answers(world: World) -> bool:
+    """Return whether a domain answers at the endpoint."""
+    try:
+        return world.get("/healthz")[0] == 200
+    except OSError:
+        return False
+
+
 def test_up_ends_with_an_endpoint_that_answers(world: World) -> None:
     assert world.get("/compute?n=10") == (200, str(2**10 % 1021), "asec1-0000")
 
@@ -202,14 +210,7 @@ def test_killed_containers_come_back_and_no_request_is_lost(engine: Engine, worl
 
 def test_a_killed_haproxy_is_back_with_its_slots(engine: Engine, world: World) -> None:
     os.kill(engine.containers()["haproxy"]["State"]["Pid"], signal.SIGKILL)
-
-    def answers() -> bool:
-        try:
-            return world.get("/healthz")[0] == 200
-        except OSError:
-            return False
-
-    wait_until(answers, BOOT_S, "HAProxy to serve again")
+    wait_until(lambda: answers(world), BOOT_S, "HAProxy to serve again")
 
 
 def test_a_changed_configuration_reaches_the_services_and_loses_no_request(engine: Engine, world: World) -> None:
@@ -225,6 +226,12 @@ def test_a_changed_configuration_reaches_the_services_and_loses_no_request(engin
     assert after["haproxy"]["State"]["StartedAt"] == before["haproxy"]["State"]["StartedAt"]
     assert all(after[name]["Id"] != before[name]["Id"] for name in ALL_SERVICES)
     assert not steady.failures, steady.failures[:5]
+
+
+def test_after_a_boot_that_emptied_run_the_containers_come_back_by_themselves(engine: Engine, world: World) -> None:
+    engine.boot(forget=world.run_dir)
+    wait_until(lambda: are_alive(world), BOOT_S, "the services on the bus", every_s=1.0)
+    wait_until(lambda: answers(world), BOOT_S, "an answer")
 
 
 def test_native_and_containers_do_not_mix(world: World) -> None:
