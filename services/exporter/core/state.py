@@ -128,8 +128,8 @@ def _counted(state: State, message: Received) -> Counts:
             labels = (body.group, bounded(body.action), bounded(body.limiter))
             return _added(state, "autoscaler_decisions_total", labels)
         case Failure() as body:
-            labels = (group_of(state.scope, body.domain), bounded(body.reason))
-            return _added(state, "autoscaler_domain_ends_total", labels)
+            end = (group_of(state.scope, body.domain), bounded(body.reason))
+            return _added(state, "autoscaler_domain_ends_total", end)
         case Event() as body:
             return _event_counted(state, body, message.header.source)
         case Traffic() as body if body.is_known:
