@@ -407,7 +407,8 @@ class Event(Body):
     """Something worth a line in ``autoscaler events`` and a mark on the graph.
 
     ``name``: scale-out, scale-in, domain-failed, domain-started, domain-ready, domain-stopped, domain-replaced,
-    drain-forced, drain-cancelled, breaker-opened, breaker-closed, host-lost, host-back, operator, service-started, ….
+    drain-forced, drain-cancelled, breaker-opened, breaker-closed, host-lost, host-back, operator, config-reloaded,
+    config-refused, ….
     """
 
     kind: ClassVar[str] = "event"

@@ -14,6 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.manual import completion
 
 PATIENCE_S = 30.0
 
@@ -84,3 +85,19 @@ def test_no_answer_ends_with_1_and_no_configuration_with_2(config: Path, tmp_pat
 def test_help_says_where_the_configuration_is_looked_for() -> None:
     shown = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
     assert "$AUTOSCALER_CONFIG, ./autoscaler.toml, $XDG_CONFIG_HOME/libvirt-autoscaler/autoscaler.toml" in shown
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_what_a_shells_script_asks_for_is_answered(shell: str) -> None:
+    """The scripts of zsh and fish ask by variables; bash's is run as it is where the installation is tested."""
+    assert f"_AUTOSCALER_COMPLETE=complete_{shell}" in completion(shell)
+    asked = {"_TYPER_COMPLETE_ARGS": "autoscaler rel", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli"],
+        env=os.environ | asked | {"_AUTOSCALER_COMPLETE": f"complete_{shell}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "reload" in done.stdout
+    assert "status" not in done.stdout
