@@ -70,7 +70,7 @@ def _on_host(config: Config, group: Group, host: str, template: Template) -> lis
     except HypervisorError as error:
         return [str(error)]
     try:
-        bases = look(connection, [group.image.disk] if group.image.disk else [])
+        bases = look(connection, [group.image.disk] if group.image.disk else [], connection.reader())
         found = [base.note for base in bases.values() if base.note]
         if template.extra is not None:
             found += _schema_says(connection, config, group, host, template)

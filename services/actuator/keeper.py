@@ -17,6 +17,7 @@ from common.volume import ImageFacts, SeenVolume, directory_of
 from services.actuator.core.disks import Base, aged, base_of, leaked
 
 LOOK_S: Final = 3.0
+SWEEP_S: Final = 30.0
 GRACE_S: Final = 120.0
 
 log = logger()
@@ -56,12 +57,14 @@ class Keeper:
         self._connection: Storage | None = None
         self._paths: frozenset[str] = frozenset()
         self._since_s: dict[str, float] = {}
+        self._reader = 0, 0
+        self._swept_s = float("-inf")
         self._is_allowed = True
         self._due = threading.Event()
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Begin to look, every ``LOOK_S``."""
+        """Begin to look, every ``LOOK_S``, and to sweep, every ``SWEEP_S``."""
         threading.Thread(target=self._run, name=f"{self.host}-storage", daemon=True).start()
 
     def aim(self, paths: Collection[str]) -> None:
@@ -83,8 +86,9 @@ class Keeper:
         """Look once, and remove what has been left over for long enough."""
         try:
             storage = self._connected()
-            self._report(look(storage, self._paths))
-            self._sweep(storage)
+            self._report(look(storage, self._paths, self._reader))
+            if self._clock.monotonic_s() - self._swept_s >= SWEEP_S:
+                self._sweep(storage)
         except HypervisorError as error:
             self._note(error)
 
@@ -100,6 +104,7 @@ class Keeper:
     def _connected(self) -> Storage:
         if self._connection is None:
             self._connection = self._open()
+            self._reader = self._connection.reader()
         return self._connection
 
     def _note(self, error: HypervisorError) -> None:
@@ -112,18 +117,22 @@ class Keeper:
         found = storage.volumes()
         names = leaked(found, *storage.owners()) if found else frozenset()
         now_s = self._clock.monotonic_s()
-        self._since_s = aged(self._since_s, names, now_s)
+        self._since_s, self._swept_s = aged(self._since_s, names, now_s), now_s
         old = {name for name, since_s in self._since_s.items() if now_s - since_s >= self._grace_s}
         if old:
             storage.remove_volumes(old.__contains__)
             log.info("volumes-swept", host=self.host, volumes=sorted(old))
 
 
-def look(storage: Storage, paths: Collection[str]) -> dict[str, Base]:
-    """Return what each of the images is good for; one that cannot be looked at is good for nothing."""
-    if not paths:
-        return {}
-    user, group = storage.reader()
+def look(storage: Storage, paths: Collection[str], reader: tuple[int, int] | None = None) -> dict[str, Base]:
+    """Return what each of the images is good for; one that cannot be looked at is good for nothing.
+
+    Args:
+        storage: The host.
+        paths: Of the images.
+        reader: User and group that QEMU runs as there; asked for where it is not given.
+    """
+    user, group = reader or storage.reader()
     return {path: _look(storage, path, user, group) for path in sorted(paths)}
 
 

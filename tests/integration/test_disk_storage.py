@@ -90,7 +90,7 @@ def define(host: Connection, config: Config, number: int = 0) -> tuple[Define, D
     """Return the step that makes a domain, and what it makes."""
     group = config.groups["web"]
     template = Images(config.system.state_path).of(group.image, config.network)
-    known = look(host, [group.image.disk])[group.image.disk]
+    known = look(host, [group.image.disk], host.reader())[group.image.disk]
     record = Record(
         group="web", uuid=UUIDS[number], host="local", phase=Phase.CREATING, since_mono_s=0.0, since_s=0.0, boot_id="b",
         slot=number, base=known.identity,
@@ -242,7 +242,7 @@ def test_a_full_disk_costs_the_new_volume_only(host: Connection, pool: Pool, pla
     Path(pool.path).mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", pool.path], check=True)
     try:
-        kept = overlay("dsktest-0000", UUIDS[0], Disk(str(base)), look(host, [str(base)])[str(base)])
+        kept = overlay("dsktest-0000", UUIDS[0], Disk(str(base)), look(host, [str(base)], host.reader())[str(base)])
         host.make_volume(kept)
         with pytest.raises(HypervisorError, match="No space left"):
             host.make_volume(Filled(volume_name("dsktest-0001", UUIDS[1], SEED), bytes(1024 * 1024)))
