@@ -29,7 +29,7 @@ from common.phases import Phase
 
 ROOT = Path(__file__).resolve().parent.parent
 UP_TIMEOUT_S = 240.0
-POLL_S = 0.003
+POLL_S = 0.002
 
 HEAD = """
 [system]
@@ -232,17 +232,17 @@ class Poller:
         self._is_over = False
         self.served_s: float | None = None
         self.served_by = ""
-        self.failures = 0
+        self._has_answer = threading.Event()
         self._thread = threading.Thread(target=self._ask, daemon=True)
         self._thread.start()
 
     def wait(self, timeout_s: float) -> float:
         """Return when the first right answer came."""
-        try:
-            wait_until(lambda: self.served_s is not None, timeout_s, f"an answer at {self._where}", 0.002)
-        finally:
-            self.stop()
-        return self.served_s or 0.0
+        has_answer = self._has_answer.wait(timeout_s)
+        self.stop()
+        if not has_answer or self.served_s is None:
+            raise AutoscalerError(f"waited {timeout_s:.0f} s for an answer at {self._where}")
+        return self.served_s
 
     def stop(self) -> None:
         """Ask no more."""
@@ -258,8 +258,8 @@ class Poller:
                 response.read()
                 if response.status == 200:
                     self.served_s, self.served_by = CLOCK.monotonic_s(), response.headers.get("X-Served-By", "")
+                    self._has_answer.set()
             except (OSError, http.client.HTTPException):
-                self.failures += 1
                 connection.close()
             time.sleep(self._pause_s)
         connection.close()
