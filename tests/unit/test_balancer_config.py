@@ -127,3 +127,10 @@ def test_haproxy_shows_its_own_metrics_only_where_it_is_told_to() -> None:
     assert "http-request use-service prometheus-exporter if { path /metrics }" in lines
     with pytest.raises(ConfigError, match="must match"):  # no group can have this frontend's name
         config(b'[groups._metrics]\nprefix = "web-"\n')
+
+
+def test_a_group_that_is_probed_by_its_agent_is_checked_by_an_open_port() -> None:
+    text = haproxy_config(config(b'[groups.web]\nprefix = "web-"\nreadiness = { protocol = "agent" }\n'), 20000, None)
+    lines = section(text, "backend web")
+    assert not [line for line in lines if "http-check" in line or "httpchk" in line]
+    assert any(line.startswith("server-template") and " check " in line for line in lines)
