@@ -24,6 +24,7 @@ from bench import capacity_price, capacity_raw, capacity_step
 from bench.capacity_stages import Stages, stages_of
 from bench.capacity_world import POLL_S, ROOT, Poller, World, load
 from bench.installation import CLOCK, wait_until
+from cli.observe import observe_once
 from common.errors import AutoscalerError
 from services.actuator.core.boot_times import quantile
 
@@ -160,10 +161,17 @@ class Bench:
         wait_until(lambda: _quota(domain) == QUOTA, 20, "the configured quota", 0.02)
         mark = world.heard.mark()
         with load(world.endpoint("burst"), "/compute?n=3000000", 3):
-            wait_until(lambda: _quota(domain) > QUOTA, 20, "a raised quota", 0.001)
+            try:
+                wait_until(lambda: _quota(domain) > QUOTA, 20, "a raised quota", 0.001)
+            except AutoscalerError as error:
+                raise AutoscalerError(f"{error}: {self._why_no_burst()}") from error
             raised_s = CLOCK.monotonic_s()
             decided_s = world.decided("burst", mark, lambda body: body.burst_quota is not None)
         return max(raised_s - decided_s, 0.0)
+
+    def _why_no_burst(self) -> str:
+        record = observe_once(self._world.config, CLOCK).decisions.get("burst")
+        return (record.burst_text or record.limiter_text) if record else "the decider is silent"
 
     def _definition(self) -> str:
         """Return what the raw loop defines: a cold domain's definition, adapted."""
