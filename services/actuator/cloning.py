@@ -27,6 +27,7 @@ from common.phases import Phase
 from common.virt import save_image
 from services.actuator.core.clone_xml import CloneIdentity, clone_xml
 from services.actuator.core.record import Record
+from services.actuator.core.seen import Probe
 from services.actuator.core.steps import Clone, TakeSnapshot
 from services.actuator.drafts import Draft
 from services.actuator.prober import Target, probe
@@ -60,6 +61,7 @@ class SnapshotOrder(Draft):
     target: Target
     network: Network
     console_dir: str
+    ask: Callable[[Target], Probe] = probe
 
 
 def clone(host: "Host", step: Clone, order: CloneOrder) -> None:
@@ -182,7 +184,7 @@ def _boot(host: "Host", step: TakeSnapshot, order: SnapshotOrder) -> None:
     console.unlink(missing_ok=True)
     host.define(order.xml)
     host.start(step.domain)
-    _wait("the template did not answer", lambda: probe(order.target).is_right, BOOT_S)
+    _wait("the template did not answer", lambda: order.ask(order.target).is_right, BOOT_S)
     host.set_link(step.domain, False)
     said = "the guest does not say that it waits for an identity, so its image cannot be cloned"
     _wait(said, lambda: WAITS.encode() in console.read_bytes(), LINK_S)
@@ -194,7 +196,7 @@ def _prove(host: "Host", step: TakeSnapshot, order: SnapshotOrder, part: Path) -
     record = replace(step.record, uuid=f"{'1' if step.uuid[0] == '0' else '0'}{step.uuid[1:]}")
     _restore(host, step.domain, record, part, order.network, order.console_dir, guest_name=name)
     target = replace(order.target, name=name)
-    _wait("a first clone did not answer", lambda: probe(target).is_right, CANARY_S)
+    _wait("a first clone did not answer", lambda: order.ask(target).is_right, CANARY_S)
 
 
 def _end(host: "Host", step: TakeSnapshot) -> None:

@@ -165,6 +165,15 @@ class FakeHost:
         domain.state, domain.has_saved = DomainState.SHUTOFF, True
         self.world.after("save", self.name, name)
 
+    def save_to(self, name: str, path: str) -> None:
+        raise HypervisorError(f"the model saves nothing of {name} to {path}")
+
+    def restore(self, name: str, path: str) -> None:
+        raise HypervisorError(f"the model restores nothing of {name} from {path}")
+
+    def set_link(self, name: str, is_up: bool) -> None:
+        raise HypervisorError(f"the model has no link of {name} to set {'up' if is_up else 'down'}")
+
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
         self.world.before("set_metadata", self.name, name)
         self._change("set_metadata", name).metadata = dict(metadata)

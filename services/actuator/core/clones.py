@@ -35,12 +35,12 @@ def as_clone(context: Context, step: Define, lost: Member | None) -> Define:
     """Return the step that makes the same domain from a snapshot, where there is one; else the step as it is.
 
     Args:
-        lost: The one that it replaces; where a clone has failed, its place is taken by a domain that boots.
+        lost: The one that it replaces; the place of a clone that never answered is taken by a domain that boots.
     """
     snapshot = context.wanted.snapshots.get(step.host)
     if snapshot is None or not snapshot.is_there or step.tier:
         return step
-    if lost is not None and lost.phase is Phase.FAILED and lost.record.tier == TIER:
+    if lost is not None and lost.phase is Phase.FAILED and _is_dumb(lost):
         return step
     if _is_held(context, step.host):
         return step
@@ -113,6 +113,11 @@ def _take(context: Context, host: str, snapshot: Snapshot, planned: list[Step]) 
 
 def _is_coming(context: Context) -> bool:
     return any(member.phase in COMING and not member.is_reserve for member in context.view.members)
+
+
+def _is_dumb(lost: Member) -> bool:
+    """Return whether it was a clone that has never answered."""
+    return lost.record.tier == TIER and lost.record.probed_mono_s is None
 
 
 def _is_held(context: Context, host: str) -> bool:

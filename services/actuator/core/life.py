@@ -13,7 +13,7 @@ from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.context import NEVER_SERVED, Context, about, enter
-from services.actuator.core.members import SERVING, Member, boot_limit_s, is_overdue
+from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, boot_limit_s, is_overdue
 from services.actuator.core.placement import COMING
 from services.actuator.core.standby import TO_STAND_BY, stand_by
 from services.actuator.core.steps import Destroy, SetQuota, Shutdown, Start, Step, Suspend, Undefine
@@ -77,6 +77,8 @@ def _creating(context: Context, member: Member) -> Step | None:
         return None
     if breakers.is_half_open(breaker, context.now_s) and not _is_the_trial(context, member):
         return None
+    if member.record.tier == "clone":
+        return enter(context, member, Phase.CREATING, "its cloning was cut short, so it boots", tier="")
     return Start(**about(member), reason="defined and not started", cause=member.record.cause)
 
 
@@ -172,7 +174,8 @@ def _stopping(context: Context, member: Member) -> Step | None:
     if not context.is_template and member.domain.power is DomainState.PAUSED:
         return None  # a user's paused domain cannot shut down, and is not ours to power off
     if context.is_template and (is_overdue(context.wanted, member, context.now_s) or _never_served(member)):
-        reason = "it did not serve" if _never_served(member) else "it did not shut down in time"
+        unserved = "it stood by" if member.record.tier in WAKE_TIMEOUT_S else "it had not booted yet"
+        reason = unserved if _never_served(member) else "it did not shut down in time"
         return Destroy(**about(member), reason=reason, cause=member.record.cause)
     return _ask_to_shut_down(context, member)
 

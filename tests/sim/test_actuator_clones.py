@@ -1,0 +1,234 @@
+"""Clones in the model world: real files and pipes, a libvirt that restores in memory, a mortal actuator."""
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.domain import METADATA_TAG, METADATA_URI, DomainState
+from common.errors import HypervisorBusyError, HypervisorError
+from common.virt import save_image
+from services.actuator.cloning import CloneOrder, SnapshotOrder
+from services.actuator.core.clone_xml import FWCFG_ENTRY, template_xml
+from services.actuator.core.domain_xml import DomainSpec, domain_xml
+from services.actuator.core.seen import Probe, Snapshot, Wanted
+from services.actuator.core.steps import Clone, Define, Step, TakeSnapshot
+from services.actuator.perform import Outcome, attempt
+from services.actuator.prober import Target
+from services.actuator.starts import count_start
+from tests.sim.actuator_model import TEMPLATE, FakeDomain, FakeHost, Killed, World, group
+
+STREAM = b"QEVM" + bytes(200_000)
+LONG_S = 60.0
+CHANGES = 52
+
+
+class CloningHost(FakeHost):
+    """Saves into real files, and restores what it reads from a pipe to its end."""
+
+    world: "CloneWorld"
+
+    def define(self, xml: str) -> str:
+        uuid = super().define(xml)
+        self.world.xml[uuid] = xml
+        return uuid
+
+    def save_to(self, name: str, path: str) -> None:
+        self.world.before("save_to", self.name, name)
+        domain = self._change("save_to", name)
+        header = save_image.SaveHeader(self.world.xml[domain.uuid], b"<cookie/>", 0)
+        Path(path).write_bytes(save_image.pack(header) + STREAM)
+        domain.state = DomainState.SHUTOFF
+        self.world.after("save_to", self.name, name)
+
+    def restore(self, name: str, path: str) -> None:
+        self.world.before("restore", self.name, name)
+        with Path(path).open("rb") as pipe:
+            head = pipe.read(save_image.HEAD_BYTES)
+            saved = save_image.parse(head + pipe.read(save_image.text_bytes(head)))
+            assert pipe.read() == STREAM
+        error = self.fail("restore", name)
+        if error is not None:
+            raise error
+        root = ET.fromstring(saved.xml)
+        element = root.find(f"metadata/{{{METADATA_URI}}}{METADATA_TAG}")
+        uuid = root.findtext("uuid")
+        assert element is not None and uuid is not None and root.findtext("name") == name
+        known = self.by_name.get(name)
+        assert known is None or (known.uuid == uuid and known.state is DomainState.SHUTOFF)
+        assert f"autoscaler.name={name}" in (root.findtext(f"sysinfo/entry[@name='{FWCFG_ENTRY}']") or "")
+        started_s = self.world.now_s - self.world.boot_s
+        self.by_name[name] = FakeDomain(name, uuid, DomainState.RUNNING, metadata=dict(element.attrib), is_silent=True)
+        self.by_name[name].started_s = started_s
+        self.world.after("restore", self.name, name)
+
+    def set_link(self, name: str, is_up: bool) -> None:
+        self.world.before("set_link", self.name, name)
+        domain = self._change("set_link", name)
+        domain.is_silent = not is_up or self.world.clones_are_dumb
+        if not is_up:
+            (self.world.place / f"{name}.log").write_text("no link: waiting for an identity\n")
+        self.world.after("set_link", self.name, name)
+
+
+class CloneWorld(World):
+    """A group whose domains are cloned."""
+
+    def __init__(self, place: Path, **changes: object) -> None:
+        super().__init__(group(warm={"start": "clone"}, **changes))
+        self.place = place
+        self.xml: dict[str, str] = {}
+        self.hosts = {"local": CloningHost(self, "local")}
+        self.memory = self.fresh()
+        self.is_dead = False
+        self.clones_are_dumb = False
+
+    @property
+    def snapshot(self) -> Path:
+        return self.place / "key.save"
+
+    def before(self, call: str, host: str, name: str) -> None:
+        if self.is_dead:
+            raise Killed  # kill -9 leaves no time to tidy up
+        try:
+            super().before(call, host, name)
+        except Killed:
+            self.is_dead = True
+            raise
+
+    def after(self, call: str, host: str, name: str) -> None:
+        try:
+            super().after(call, host, name)
+        except Killed:
+            self.is_dead = True
+            raise
+
+    def tick(self) -> None:
+        self.is_dead = False
+        super().tick()
+
+    def wanted(self) -> Wanted:
+        return replace(super().wanted(), snapshots={"local": Snapshot("key", self.snapshot.exists())})
+
+    def _perform(self, step: Step) -> None:
+        if not isinstance(step, Clone | TakeSnapshot):
+            super()._perform(step)
+            return
+        self.steps.append(step)
+        self.memory.begun(step, self.now_s)
+        result, error = attempt(self.hosts[step.host], step, self._order(step))
+        outcome = Outcome(step, result, error, self.now_s)
+        self.memory.finished(outcome)
+        self.remarks.note(outcome, self.now_s)
+        self.breakers.update(count_start(self.breakers, outcome, self.now_s))
+
+    def _order(self, step: Clone | TakeSnapshot) -> CloneOrder | SnapshotOrder:
+        spec = DomainSpec(step.domain, step.uuid, step.record, step.accel, self.group, self.network, TEMPLATE)
+        xml, console = domain_xml(spec), str(self.place)
+        if isinstance(step, Clone):
+            return CloneOrder(xml=xml, snapshot=self.snapshot, network=self.network, console_dir=console)
+        return SnapshotOrder(
+            xml=template_xml(xml),
+            snapshot=self.snapshot,
+            target=Target(step.domain, "192.0.2.1", 8080),
+            network=self.network,
+            console_dir=console,
+            ask=lambda target: Probe(True, target.name),
+        )
+
+    def left(self) -> list[str]:
+        return sorted(path.name for path in self.place.iterdir() if path.suffix in (".pipe", ".part", ".new"))
+
+
+def scenario(world: CloneWorld) -> None:
+    """Boot one, take the snapshot, clone two, lose one, shrink."""
+    world.want(1)
+    world.run(LONG_S)
+    world.want(3, generation=2)
+    world.run(LONG_S)
+    for domain in [d for d in world.everything() if d.name == "web-0001"]:
+        domain.state = DomainState.CRASHED
+    world.run(LONG_S)
+    world.want(1, generation=3)
+    world.run(2 * LONG_S)
+
+
+def kinds(world: World, kind: type[Step]) -> list[str]:
+    return [step.domain for step in world.steps if type(step) is kind]
+
+
+def test_the_first_boots_and_the_others_are_cloned_once_a_snapshot_is_there(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    scenario(world)
+    assert kinds(world, Define) == ["web-0000"]
+    assert kinds(world, TakeSnapshot) == ["web-template"]
+    assert kinds(world, Clone) == ["web-0001", "web-0002", "web-0003"]
+    assert world.is_settled() and world.left() == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("index", range(1, CHANGES + 1))
+def test_killed_at_any_side_effect_nothing_leaks_and_the_capacity_is_reached(
+    tmp_path: Path, when: str, index: int
+) -> None:
+    world = CloneWorld(tmp_path)
+    setattr(world, f"kill_{when}", index)
+    scenario(world)
+    assert world.is_settled(), world.summary()
+    assert [state for state, _ in world.final().values()] == ["running"]
+    assert "web-template" not in world.hosts["local"].by_name
+    assert world.most_owned <= world.group.ceiling
+    assert world.left() == []
+
+
+def test_a_snapshot_that_cannot_be_restored_is_made_up_for_by_booting(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    world.want(1)
+    world.run(LONG_S)
+    world.hosts["local"].fail = lambda call, _name: (
+        HypervisorError("not a migration stream") if call == "restore" else None
+    )
+    world.want(3, generation=2)
+    world.run(LONG_S)
+    assert world.is_settled(), world.summary()
+    assert {d.metadata["tier"] for d in world.everything()} == {""}
+    assert any("not cloned, so it boots" in said for said in world.remarks.of("web", world.now_s))
+
+
+def test_a_restore_that_hangs_leaves_a_domain_that_boots(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    world.want(1)
+    world.run(LONG_S)
+    world.hosts["local"].fail = lambda call, _name: HypervisorBusyError("late") if call == "restore" else None
+    world.want(2, generation=2)
+    world.run(LONG_S)
+    assert world.is_settled(), world.summary()
+    assert {d.metadata["tier"] for d in world.everything()} == {""}
+
+
+def test_a_clone_that_runs_and_does_not_answer_is_replaced_by_one_that_boots(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    world.want(1)
+    world.run(LONG_S)
+    world.clones_are_dumb = True
+    world.want(2, generation=2)
+    world.run(LONG_S)
+    assert world.is_settled(), world.summary()
+    assert kinds(world, Clone) == ["web-0001"] and kinds(world, Define) == ["web-0000", "web-0002"]
+    assert any("no right answer within 20 s" in said for said in world.remarks.of("web", world.now_s))
+
+
+def test_a_template_that_a_killed_actuator_left_is_removed(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    world.want(1)
+    world.run_until(lambda: "web-template" in {name for _, _, name in world.log})
+    world.kill_before = world.changes + 1
+    world.run(LONG_S)
+    assert set(world.hosts["local"].by_name) == {"web-0000"}
+
+
+def test_every_side_effect_of_the_scenario_is_one_at_which_it_is_killed(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    scenario(world)
+    assert world.changes == CHANGES
