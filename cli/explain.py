@@ -29,6 +29,7 @@ from services.decider.core.replay import IDENTICAL, Replayed
 
 ASK_TIMEOUT_S = 3.0
 NEAR_INTERVALS = 3.0  # a tick this near counts as the one that was meant
+NOTED_S = 90.0  # memberships are repeated much more often
 LED_TO_S = 60.0  # after a decision: its domains have been started by then
 WARM_UP_S = 900.0  # more than every window: what a replay needs before the tick that is asked for
 LAST_CHANGE_S = 3600.0
@@ -44,6 +45,7 @@ class Told:
     led_to: tuple[str, ...]
     outlooks: tuple[outlook.Outlook, ...]
     doubt: str
+    notes: tuple[str, ...] = ()
 
 
 def run(
@@ -94,10 +96,11 @@ def _now(
         return
     if reply.status == "error":
         raise AutoscalerError(f"decider: {reply.reason}")
+    notes = notes_of(recording, group, now_s)
     if as_json:
-        _print_json(reply.data)
+        _print_json(reply.data | {"notes": list(notes)})
     else:
-        print(reply.data.get("text") or reply.reason)
+        print("\n".join([reply.data.get("text") or reply.reason, *(f"  actuator: {note}" for note in notes)]))
 
 
 # --- at a time -------------------------------------------------------------------------------------------------------
@@ -121,7 +124,19 @@ def _at(
         _warn(f"it is of {local_time(record.at_s)}, {at_s - record.at_s:.0f} s ago")
     outlooks, doubt = _outlooks(recording, config_path, group, frame, record)
     change = _last_change(recording, group, frame.at_s, record)
-    return Told(record, change, cause, _led_to(recording, group, frame.at_s, record), outlooks, doubt)
+    led_to, notes = _led_to(recording, group, frame.at_s, record), notes_of(recording, group, frame.at_s + LED_TO_S)
+    return Told(record, change, cause, led_to, outlooks, doubt, notes)
+
+
+def notes_of(recording: Recording, group: str, until_s: float) -> tuple[str, ...]:
+    """Return what the actuator noted last about the group: what was chosen, what fell back to another tier and why."""
+    try:
+        for _, _, body in recording.messages(until_s - NOTED_S, until_s, ["membership"], newest_first=True):
+            if isinstance(body, Membership) and body.group == group:
+                return body.notes
+    except RecordingError:
+        return ()  # the decider's answer needs no recording
+    return ()
 
 
 def _newest(
@@ -228,6 +243,7 @@ def _print_told(told: Told, *, as_json: bool) -> None:
                 ],
                 "cause": told.caused_by,
                 "led_to": list(told.led_to),
+                "notes": list(told.notes),
                 "doubt": told.doubt,
             }
         )
@@ -241,6 +257,7 @@ def _text(told: Told) -> str:
     text = f"{local_time(record.at_s)}  {page(record, told.last_change, lines)}"
     thread = [part for part in (told.caused_by, record.decision_id, ", ".join(told.led_to)) if part]
     text += f"\n  thread: {' → '.join(thread)}"
+    text += "".join(f"\n  actuator: {note}" for note in told.notes)
     return f"{text}\n  {told.doubt}" if told.doubt else text
 
 
