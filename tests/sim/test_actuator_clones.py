@@ -219,6 +219,21 @@ def test_a_clone_that_runs_and_does_not_answer_is_replaced_by_one_that_boots(tmp
     assert any("no right answer within 20 s" in said for said in world.remarks.of("web", world.now_s))
 
 
+def test_a_full_disk_leaves_nothing_of_the_template_and_is_not_tried_all_the_time(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    world.hosts["local"].fail = lambda call, _name: HypervisorError("no space left") if call == "save_to" else None
+    world.want(1)
+    world.run(2 * LONG_S)
+    assert 1 < len(kinds(world, TakeSnapshot)) <= 5
+    assert set(world.hosts["local"].by_name) == {"web-0000"} and world.left() == []
+    assert any("no space left" in said for said in world.remarks.of("web", world.now_s))
+    world.hosts["local"].fail = lambda _call, _name: None
+    world.run_until(lambda: world.snapshot.exists())
+    world.want(2, generation=2)
+    world.run_until(lambda: world.ready() == 2)
+    assert kinds(world, Clone) == ["web-0001"]
+
+
 def test_a_template_that_a_killed_actuator_left_is_removed(tmp_path: Path) -> None:
     world = CloneWorld(tmp_path)
     world.want(1)
