@@ -139,7 +139,7 @@ class Driver:
         message = self.membership()
         return {m.name: str(m.phase) for m in message.members} if message else {}
 
-    def run_until(self, phases: dict[str, str], limit_s: float = 60.0) -> float:
+    def run_until(self, phases: dict[str, str], limit_s: float = 120.0) -> float:
         begun_s = CLOCK.monotonic_s()
         self.run_until_true(lambda: self.phases() == phases, limit_s)
         return CLOCK.monotonic_s() - begun_s
