@@ -45,7 +45,7 @@ class Engine:
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """Return what the engine shows of each container, by its service."""
-        found = self.docker("ps", "-aq").split()
+        found = self.docker("ps", "-aq", "--filter", "label=com.docker.compose.service").split()
         shown: list[dict[str, Any]] = json.loads(self.docker("inspect", *found)) if found else []
         return {entry["Config"]["Labels"]["com.docker.compose.service"]: entry for entry in shown}
 
