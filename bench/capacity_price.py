@@ -42,4 +42,4 @@ def _ram_bytes(name: str) -> int:
 
 
 def _is_template(path: Path) -> bool:
-    return path.is_file() and any(part.startswith(("clone", "template")) for part in path.parts)
+    return path.is_file() and any(part.startswith("snapshots") for part in path.parts)
