@@ -4,10 +4,13 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from common.messages import Claim, DesiredCapacity
 from services.decider.core.events import PublishDesired
+from services.decider.core.evolve import evolve
 from services.decider.core.explain import page
 from services.decider.core.replay import IDENTICAL, replay
 from services.decider.shell import rivals_of
@@ -154,3 +157,37 @@ def test_when_the_desired_capacity_was_decided_is_told_with_it_and_stays() -> No
     assert changed == {1: 1001.0, 2: 1005.0}
     found.ask("scale", desired=4)
     assert told(found)[-1].decided_mono_s == found.now_s
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(
+    loads=st.lists(st.tuples(st.floats(0, 6), st.floats(0, 6)), min_size=3, max_size=12),
+    host_cpus=st.integers(1, 4),
+    readies=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
+def test_groups_on_one_host_never_raise_more_than_it_can_spare(
+    loads: list[tuple[float, float]], host_cpus: int, readies: tuple[int, int]
+) -> None:
+    now: dict[str, float] = {}
+    pair = [
+        world(lambda t, name=name: now[name], ready, group={"min": ready, "max": ready}, host_cpus=host_cpus)
+        for name, ready in zip(("web", "shop"), readies, strict=True)
+    ]
+    for found, name in zip(pair, ("web", "shop"), strict=True):
+        found.state = evolve(found.state, settings=replace(found.settings, name=name))
+    for both in loads:
+        now.update(zip(("web", "shop"), both, strict=True))
+        used = [[found.used_cpus(domain) for domain in found.serving()] for found in pair]
+        for found, others in zip(pair, reversed(used), strict=True):
+            found.now_s += 1
+            found.other_cpus = sum(others)
+            for event in found.heard():
+                found.pass_on(event)
+        claimed = [claim for found in pair for claim in found.claims()]
+        for found in pair:
+            found.rivals = rivals_of(found.state, claimed)
+            found.pass_on(found.tick())
+        raised_cpus = sum((found.quota() - QUOTA) * len(found.serving()) for found in pair)
+        in_use_cpus = sum(min(cpus, QUOTA) for group in used for cpus in group)
+        if sum(map(sum, used)) <= host_cpus:  # the model's domains do not slow each other down as real ones do
+            assert raised_cpus <= max(host_cpus - in_use_cpus - 0.2, 0.0) + 1e-6
