@@ -10,7 +10,6 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,18 @@ from services.decider.core.state import Settings, begin
 URI = "qemu:///system"
 NAME = "asobs-0000"
 CLOCK = SystemClock()
-READS = {"domains", "facts", "address", "free_memory_bytes", "host_cpus", "is_alive", "close", "watch", "uri"}
+READS = {
+    "domains",
+    "facts",
+    "address",
+    "free_memory_bytes",
+    "host_cpus",
+    "host_facts",
+    "is_alive",
+    "close",
+    "watch",
+    "uri",
+}
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs libvirt's system socket")
 
@@ -106,7 +116,14 @@ class Both:
             connection.ensure_network  # noqa: B018 - counted; it is not called: the host is left as it is
             return "qemu"
 
-        return replace(real, open=connect, storage=connect, watch=lambda _host, _changed: None, prepare=prepare)
+        return Access(
+            open=connect,
+            watch=lambda _host, _changed: None,
+            prepare=prepare,
+            sources=real.sources,
+            storage=connect,
+            pool=real.pool,
+        )
 
     def turn(self) -> None:
         self.service.step(self.bus.receive(0.05), CLOCK.monotonic_s())
