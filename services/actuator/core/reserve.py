@@ -35,7 +35,9 @@ def tend(context: Context, members: tuple[Member, ...], planned: list[Step]) -> 
         planned: The steps of this plan so far.
     """
     reserve = [m for m in members if m.is_reserve]
-    if not context.is_template or not (reserve or context.wanted.standby.total) or not context.wanted.is_desired_fresh:
+    if not context.is_template or not (reserve or context.wanted.standby.total):
+        return Tended()
+    if not context.wanted.is_desired_fresh or target(context) is None:
         return Tended()
     surplus = [m for tier in TIERS for m in _surplus(context, members, tier)]
     if surplus:

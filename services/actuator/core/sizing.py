@@ -53,7 +53,7 @@ def largest_rise(demand: Demand, epoch_s: float) -> int:
         for rose_s, later in demand[at + 1 :]
         if epoch_s - rose_s <= HISTORY_S and rose_s - _end_s(demand, at, since_s) <= WINDOW_S
     ]
-    return max(rises, default=0)
+    return max([0, *rises])
 
 
 def with_demand(demand: Sequence[tuple[float, int]], epoch_s: float, desired: int) -> Demand:
