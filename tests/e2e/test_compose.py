@@ -188,6 +188,7 @@ def test_high_load_brings_a_second_domain(world: World, high_load: None) -> None
 def test_killed_containers_come_back_and_no_request_is_lost(engine: Engine, world: World) -> None:
     victims = ("monitor", "decider", "actuator", "balancer", "libvirt-reader")
     before = engine.containers()
+    wait_until(lambda: all(answers(world) for _ in range(10)), BOOT_S, "the end of the overload's queue")
     with Steady(world, rate=10) as steady:
         for name in victims:
             os.kill(before[name]["State"]["Pid"], signal.SIGKILL)
