@@ -6,6 +6,7 @@
 #include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
@@ -18,8 +19,9 @@
 
 #define DAY_MS 86400000LL
 #define COARSE_MS 2000
-#define TRIES 8
-#define TRY_MS 40 /* the first frames of a new link may be lost */
+#define TRIES 5
+#define FIRST_TRY_MS 40 /* the first frames of a new link may be lost; each try waits twice as long as the last */
+#define GOOD_TRIP_MS 100 /* the answer was written somewhere within the trip: a longer one is asked for again */
 
 struct timestamp_message {
     struct icmphdr header;
@@ -44,48 +46,68 @@ static uint16_t checksum(const struct timestamp_message *message)
     return (uint16_t)~(sum + (sum >> 16));
 }
 
-/* Return whether the answer to `id` came; `of_day_ms` is then the time of day where it was written. */
-static bool receive_answer(int fd, uint16_t id, int64_t *of_day_ms)
+static int64_t uptime_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* What is known of the host's clock: it showed `of_day_ms` at `at_ms` of our uptime, to half of `trip_ms`. */
+struct sighting {
+    int64_t of_day_ms, at_ms, trip_ms;
+};
+
+/* Take in the answers that come until the socket's patience ends, and keep the best; `sent_ms` is by sequence. */
+static void receive_answers(int fd, uint16_t id, const int64_t *sent_ms, struct sighting *best)
 {
     char packet[256];
     struct timestamp_message answer;
     ssize_t length;
-    while ((length = recv(fd, packet, sizeof packet, 0)) > 0) {
+    while (best->trip_ms > GOOD_TRIP_MS && (length = recv(fd, packet, sizeof packet, 0)) > 0) {
         size_t head = (size_t)((struct iphdr *)packet)->ihl * 4;
         if ((size_t)length < head + sizeof answer)
             continue;
         memcpy(&answer, packet + head, sizeof answer);
         uint32_t ms = ntohl(answer.transmit);
-        if (answer.header.type != ICMP_TIMESTAMPREPLY || answer.header.un.echo.id != id || ms >= DAY_MS)
+        uint16_t number = ntohs(answer.header.un.echo.sequence);
+        if (answer.header.type != ICMP_TIMESTAMPREPLY || answer.header.un.echo.id != id || number >= TRIES ||
+            ms >= DAY_MS)
             continue; /* somebody else's, or a host that keeps no time */
-        *of_day_ms = ms;
-        return true;
+        int64_t trip_ms = uptime_ms() - sent_ms[number];
+        if (trip_ms < best->trip_ms)
+            *best = (struct sighting){ms, sent_ms[number] + trip_ms / 2, trip_ms};
     }
-    return false;
 }
 
-static bool ask(const char *gateway, int64_t *of_day_ms)
+/* Return whether the host at `gateway` told the time. */
+static bool ask(const char *gateway, struct sighting *best)
 {
     struct sockaddr_in host = {.sin_family = AF_INET};
-    struct timestamp_message request = {.header = {.type = ICMP_TIMESTAMP}};
-    struct timeval patience = {.tv_usec = TRY_MS * 1000};
-    bool is_answered = false;
+    int64_t sent_ms[TRIES];
     uint16_t id;
     int fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMP);
+    *best = (struct sighting){.trip_ms = INT64_MAX};
     if (fd < 0 || inet_pton(AF_INET, gateway, &host.sin_addr) != 1 || getrandom(&id, sizeof id, 0) != sizeof id) {
         close(fd);
         return false;
     }
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    request.header.un.echo.id = id;
-    request.header.checksum = checksum(&request);
-    for (int i = 0; i < TRIES && !is_answered; i++)
+    for (int i = 0; i < TRIES && best->trip_ms > GOOD_TRIP_MS; i++) {
+        int patience_ms = FIRST_TRY_MS << i;
+        struct timeval patience = {.tv_sec = patience_ms / 1000, .tv_usec = patience_ms % 1000 * 1000};
+        struct timestamp_message request = {.header = {.type = ICMP_TIMESTAMP}};
+        request.header.un.echo.id = id;
+        request.header.un.echo.sequence = htons((uint16_t)i);
+        request.header.checksum = checksum(&request);
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+        sent_ms[i] = uptime_ms();
         if (sendto(fd, &request, sizeof request, 0, (struct sockaddr *)&host, sizeof host) < 0)
-            usleep(TRY_MS * 1000);
+            usleep((useconds_t)patience_ms * 1000);
         else
-            is_answered = receive_answer(fd, id, of_day_ms);
+            receive_answers(fd, id, sent_ms, best);
+    }
     close(fd);
-    return is_answered;
+    return best->trip_ms != INT64_MAX;
 }
 
 static int64_t hardware_clock_ms(void)
@@ -103,17 +125,18 @@ static int64_t hardware_clock_ms(void)
 
 void clock_set(const char *gateway, int64_t known_ms)
 {
-    int64_t base_ms = hardware_clock_ms(), of_day_ms, now_ms = clock_now_ms();
+    struct sighting seen;
+    int64_t base_ms = hardware_clock_ms();
     if (known_ms > base_ms)
         base_ms = known_ms;
-    if (gateway[0] != '\0' && ask(gateway, &of_day_ms)) {
+    if (gateway[0] != '\0' && ask(gateway, &seen)) {
         if (base_ms == 0)
-            base_ms = now_ms;
+            base_ms = clock_now_ms();
         /* The day is that of the base, or a neighbour of it around midnight. */
-        int64_t difference_ms = of_day_ms - base_ms % DAY_MS;
+        int64_t difference_ms = seen.of_day_ms - base_ms % DAY_MS;
         difference_ms += difference_ms > DAY_MS / 2 ? -DAY_MS : difference_ms < -DAY_MS / 2 ? DAY_MS : 0;
-        base_ms += difference_ms;
-    } else if (base_ms == 0 || (base_ms - now_ms < COARSE_MS && now_ms - base_ms < COARSE_MS)) {
+        base_ms += difference_ms + uptime_ms() - seen.at_ms; /* this guest may have waited for a CPU since */
+    } else if (base_ms == 0 || llabs(base_ms - clock_now_ms()) < COARSE_MS) {
         return; /* the hardware's clock has whole seconds, and is no better */
     }
     struct timeval now = {.tv_sec = base_ms / 1000, .tv_usec = base_ms % 1000 * 1000};
