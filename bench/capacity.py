@@ -31,6 +31,7 @@ from services.actuator.core.boot_times import quantile
 ROUNDS: Final = 10
 BUDGET_S: Final = 600.0  # no round begins after this; the whole run is to take less than 12 minutes
 SERVE_TIMEOUT_S: Final = 60.0
+MAX_FAILURES: Final = 2
 QUOTA: Final = 0.4
 BURST: Final = "[groups.{group}.burst]\nenabled = true\nreserve_cpus = 0.1\n"
 POLICY: Final = '[[groups.{group}.policies]]\ntype = "threshold"\n'
@@ -64,6 +65,12 @@ class Tier:
     ram_bytes: int = 0
     disk_bytes: int = 0
     notes: list[str] = field(default_factory=list)
+    failures: int = 0
+
+    @property
+    def is_left_out(self) -> bool:
+        """Return whether it cannot be had, or has failed so often that it is not tried again."""
+        return not self.took_s and bool(self.notes) and self.failures in (0, MAX_FAILURES)
 
     def values(self) -> dict[str, Any]:
         """Return the tier for JSON."""
@@ -111,13 +118,14 @@ class Bench:
         """Measure each tier once."""
         for name in ORDER:
             tier = self.tiers[name]
-            if tier.notes and not tier.took_s:
+            if tier.is_left_out:
                 continue
             try:
                 tier.took_s.append(self._measure(name))
                 say(f"  round {number}: {name} {1000 * tier.took_s[-1]:.0f} ms")
             except AutoscalerError as error:
                 tier.notes.append(str(error))
+                tier.failures += 1
                 say(f"  round {number}: {name} failed: {error}")
 
     def _measure(self, name: str) -> float:
