@@ -102,7 +102,23 @@ def test_changes_that_are_so_already_are_no_errors(host: Connection) -> None:
     assert state(host) is DomainState.RUNNING
 
 
-@pytest.mark.parametrize("verb", ["start", "shutdown", "destroy", "undefine", "suspend", "resume"])
+def test_a_saved_memory_is_seen_of_the_saved_tier_only_and_serves_once(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    host.start(NAME)
+    host.set_metadata(NAME, {"group": "web", "tier": "saved"})
+    host.save(NAME)
+    host.save(NAME)  # saved already: fine
+    (facts,) = host.domains()
+    assert (facts.state, facts.has_saved_state) == (DomainState.SHUTOFF, True)
+    host.set_metadata(NAME, {"group": "web", "tier": ""})
+    assert not host.domains()[0].has_saved_state, "nobody asked"
+    host.set_metadata(NAME, {"group": "web", "tier": "saved"})
+    host.start(NAME)
+    host.destroy(NAME)
+    assert not host.domains()[0].has_saved_state
+
+
+@pytest.mark.parametrize("verb", ["start", "shutdown", "destroy", "undefine", "suspend", "resume", "save"])
 def test_a_foreign_domain_is_never_changed(host: Connection, verb: str) -> None:
     with pytest.raises(HypervisorError, match=r"refused to .* test: it matches no group's prefix"):
         getattr(host, verb)("test")
@@ -120,7 +136,7 @@ def test_nothing_is_written_to_or_defined_over_a_foreign_domain(host: Connection
             change()
 
 
-@pytest.mark.parametrize("verb", ["start", "shutdown", "destroy", "undefine", "suspend", "resume"])
+@pytest.mark.parametrize("verb", ["start", "shutdown", "destroy", "undefine", "suspend", "resume", "save"])
 def test_a_domain_that_is_gone_is_told_as_gone(host: Connection, verb: str) -> None:
     with pytest.raises(DomainGoneError, match=f"{NAME}.*Domain not found"):
         getattr(host, verb)(NAME)
