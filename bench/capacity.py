@@ -32,6 +32,7 @@ ROUNDS: Final = 10
 BUDGET_S: Final = 600.0  # no round begins after this; the whole run is to take less than 12 minutes
 SERVE_TIMEOUT_S: Final = 60.0
 MAX_FAILURES: Final = 2
+PREPARE_S: Final = 120.0
 QUOTA: Final = 0.4
 BURST: Final = "[groups.{group}.burst]\nenabled = true\nreserve_cpus = 0.1\n"
 POLICY: Final = '[[groups.{group}.policies]]\ntype = "threshold"\n'
@@ -103,9 +104,11 @@ class Bench:
                 world.order("decider", "pause", group=group)
         for group in world.config.groups:
             try:
-                world.settle(group, STANDBY.get(group, capacity_step.STANDBY if group == "step" else 0), 120)
+                world.settle(group, STANDBY.get(group, capacity_step.STANDBY if group == "step" else 0), PREPARE_S)
                 if group == "clone":
                     wait_until(self._has_snapshot, 120, "a snapshot", 0.1)
+                if group == "clone":
+                    wait_until(lambda: bool(world.snapshots()), PREPARE_S, "a snapshot to clone", 0.1)
             except AutoscalerError as error:
                 self._leave_out(group, error)
         self._raw_xml = self._definition()

@@ -21,8 +21,7 @@ def measure(world: World, tiers: Mapping[str, Any]) -> None:
         names = [member.name for member in membership.members] if membership else []
         tiers[group].ram_bytes = sum(_ram_bytes(name) for name in names)
         tiers[group].disk_bytes = sum(allocated_bytes(SAVED / f"{name}.save") for name in names)
-    templates = [path for path in (world.directory / "state").rglob("*") if _is_template(path)]
-    tiers["clone"].disk_bytes = sum(allocated_bytes(path) for path in templates)
+    tiers["clone"].disk_bytes = sum(allocated_bytes(path) for path in world.snapshots())
 
 
 def allocated_bytes(path: Path) -> int:
@@ -39,7 +38,3 @@ def _ram_bytes(name: str) -> int:
         return memory_bytes(qemu_pid(name))[1]
     except (OSError, ValueError, AutoscalerError):
         return 0
-
-
-def _is_template(path: Path) -> bool:
-    return path.is_file() and any(part.startswith("snapshots") for part in path.parts)

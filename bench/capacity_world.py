@@ -29,6 +29,7 @@ from common.phases import Phase
 
 ROOT = Path(__file__).resolve().parent.parent
 UP_TIMEOUT_S = 240.0
+SNAPSHOTS = "actuator/snapshots"
 POLL_S = 0.002
 
 HEAD = """
@@ -196,6 +197,10 @@ class World:
         """Return the phases of all domains of a group."""
         membership = self.heard.membership(group)
         return sorted(member.phase.value for member in membership.members) if membership else []
+
+    def snapshots(self) -> list[Path]:
+        """Return the snapshots that clones go on from; each has been proved by a first clone."""
+        return sorted((self.directory / "state" / SNAPSHOTS).rglob("*.save"))
 
     def settle(self, group: str, standby: int, timeout_s: float = 90.0) -> None:
         """Return when the group has nothing but so many domains in standby, and nothing moves any more."""
