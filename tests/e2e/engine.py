@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ class Engine:
     """One engine that runs; ``environ`` is what leads Docker's commands to it."""
 
     def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="ased-", dir="/var/tmp"))
+        # Not a random name: it is containerd's namespace too, which may not hold every letter that those do.
+        self.home = Path(f"/var/tmp/ased-{os.getpid()}")
+        self.home.mkdir(mode=0o700)
         socket = f"unix://{self.home}/docker.sock"
         self.environ = {"DOCKER_HOST": socket}
         self._traces = traces()
