@@ -135,6 +135,8 @@ def test_who_answers_is_told_to_be_warming_before_its_record_says_so() -> None:
     assert shown(seen(booting, probes={KEY: Probe(False)})) == (Phase.BOOTING, False)
     answers = seen(booting, probes={KEY: Probe(True)})
     assert shown(answers) == (Phase.WARMING, True)
+    (member,) = membership(wanted(1), answers, plan(wanted(1), answers, NOW_S), (), NOW_S).members
+    assert (member.age_s, member.since_s) == (0.0, answers.epoch_s)
     (step,) = steps(wanted(1), answers)
     assert isinstance(step, SetPhase) and step.record.probed_mono_s == NOW_S
     assert shown(seen(booting, in_flight=(step,))) == (Phase.WARMING, True)

@@ -36,7 +36,7 @@ def membership(
         group=wanted.name,
         generation_seen=max(wanted.desired.generation if wanted.desired else 0, planned.view.generation),
         desired_seen=wanted.desired.desired if wanted.desired else None,
-        members=tuple(_message(wanted, member, now_s, extra) for member in planned.view.members),
+        members=tuple(_message(wanted, member, now_s, extra, seen.epoch_s) for member in planned.view.members),
         owned_total=planned.view.owned_total,
         ceiling=wanted.ceiling,
         breaker=breakers.describe(worst, now_s),
@@ -89,8 +89,9 @@ def _beyond_desired(wanted: Wanted, members: tuple[Member, ...]) -> frozenset[st
     return frozenset(m.domain.uuid for m in newest)
 
 
-def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]) -> MemberMessage:
+def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str], epoch_s: float) -> MemberMessage:
     answering = _is_answering(member)
+    is_new = answering and member.phase is Phase.BOOTING
     record = member.record if answering and member.phase is Phase.WARMING else shown_record(member)
     note = record.note if member.is_reachable else "its host is not reachable"
     if not note and record.tier and record.phase in COMING and shown_phase(member) is Phase.STANDBY:
@@ -100,8 +101,8 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
         uuid=member.domain.uuid,
         host=member.domain.host,
         phase=Phase.WARMING if answering else shown_phase(member),
-        since_s=record.since_s,
-        age_s=max(0.0, now_s - record.since_mono_s),
+        since_s=epoch_s if is_new else record.since_s,
+        age_s=0.0 if is_new else max(0.0, now_s - record.since_mono_s),
         address=address(wanted, member),
         port=wanted.group.port,
         is_protected=record.protected,
