@@ -118,6 +118,12 @@ def test_ceiling_has_room_for_those_that_stand_by_and_no_one_else_takes_it() -> 
     assert "Define" not in " ".join(brief(found.steps)) and "max + surge + standby" in found.blocked[0]
 
 
+def test_scale_in_takes_nobody_who_is_on_the_way_to_stand_by() -> None:
+    want = replace(wanted(1), standby=Standby(1, 0))
+    see = seen(domain(ONE), domain("web-0001"), domain("web-0002", Phase.BOOTING, age_s=1, tier="paused"))
+    assert brief(steps(want, see)) == ["SetPhase web-0001 draining"]
+
+
 # --- performing ------------------------------------------------------------------------------------------------------
 
 
