@@ -160,6 +160,7 @@ def _start(config: Config, compose: Compose, digest: str) -> str:
     marker.write_text(digest, encoding="ascii")
     if has_changed:
         compose.run("exec", "-T", "balancer", "python3", "-m", "services.balancer", "--write-config")
-        compose.run("kill", "-s", "USR2", "haproxy")
+        # From inside: after a signal sent by the engine itself, Docker would not start the container again.
+        compose.run("exec", "-T", "haproxy", "sh", "-c", "kill -USR2 1")
         return "renewed with the changed configuration; HAProxy reloaded it"
     return "running already" if is_running else "started"
