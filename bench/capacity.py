@@ -106,16 +106,11 @@ class Bench:
             try:
                 world.settle(group, STANDBY.get(group, capacity_step.STANDBY if group == "step" else 0), PREPARE_S)
                 if group == "clone":
-                    wait_until(self._has_snapshot, 120, "a snapshot", 0.1)
-                if group == "clone":
                     wait_until(lambda: bool(world.snapshots()), PREPARE_S, "a snapshot to clone", 0.1)
             except AutoscalerError as error:
                 self._leave_out(group, error)
         self._raw_xml = self._definition()
         capacity_price.measure(world, self.tiers)
-
-    def _has_snapshot(self) -> bool:
-        return any((self._world.directory / "state/actuator/snapshots").glob("*/*.json"))
 
     def round(self, number: int) -> None:
         """Measure each tier once."""
