@@ -128,6 +128,7 @@ static void *follow_link(void *argument)
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0)
         log_line("changes of the link will not be seen");
+    clock_set(settings->gateway, 0); /* here, and not where the power button is watched: a gateway may be silent */
     do { /* whatever the message says: the link is looked at as it is now */
         bool has_link = guest_has_link(), was_away = !had_link;
         if (had_link && (!has_link || is_another())) {

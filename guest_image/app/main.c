@@ -8,7 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "clock.h"
 #include "guest.h"
 #include "identity.h"
 #include "log.h"
@@ -105,7 +104,6 @@ int main(int count, char **words)
     log_line("serving as %s on port %d", settings.name, port);
     if (is_guest) {
         guest_load_modules("late");
-        clock_set(settings.gateway, 0);
         identity_follow_link(&settings);
     }
     while (!shutdown_asked(-1))

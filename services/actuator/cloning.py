@@ -212,15 +212,15 @@ def _end(host: "Host", step: TakeSnapshot) -> None:
 
 
 def _publish(part: Path, snapshot: Path) -> None:
-    """Put the snapshot in its place, its manifest last."""
+    """Put the snapshot in its place, its manifest first: a snapshot without one would be taken for a damaged one."""
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     manifest = {"format": 1, "sha256": digest, "bytes": part.stat().st_size}
     aside = snapshot.with_suffix(".new")
     aside.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-    part.replace(snapshot)
     aside.replace(snapshot.with_suffix(".json"))
+    part.replace(snapshot)
 
 
 def _wait(failure: str, is_so: Callable[[], bool], limit_s: float) -> None:
