@@ -84,6 +84,8 @@ class Driver:
         self.config = config
         self.bus = Bus()
         self.desired, self.generation, self.said_s = 0, 0, 0.0
+        self.answered: Membership | None = None
+        self.answered_s = 0.0
         self.service = self.start()
 
     def start(self) -> ActuatorService:
@@ -118,7 +120,8 @@ class Driver:
                 )
             )
         message = self.membership()
-        if message is not None:
+        if message is not None and (message is not self.answered or now_s - self.answered_s > 0.5):
+            self.answered, self.answered_s = message, now_s
             self.bus.put(drain(message))
         self.service.step(self.bus.receive(0.1), CLOCK.monotonic_s())
 
