@@ -6,30 +6,26 @@ import json
 import shutil
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common.bus import Inbox
-from common.clock import SystemClock
 from common.config import Config
 from common.errors import HypervisorError
 from common.hypervisor import Connection
-from common.messages import BackendState, Body, DesiredCapacity, Drain, Event, Header, Membership
-from common.messaging.inbox import Received
+from common.messages import BackendState, DesiredCapacity, Drain, Event, Membership
 from common.network_xml import network_xml
 from common.process import Context
 from common.virt import save_image
 from services.actuator.access import access
 from services.actuator.shell import ActuatorService
 from services.actuator.worker import Access
+from tests.integration.actuator_stand import CLOCK, FakeBus
 
 URI = "qemu:///system"
 GROUP, PREFIX = "clonet", "clonet-"
-CLOCK = SystemClock()
 LIMIT_S = 150.0
 STATES = {"warming": "ready", "ready": "ready", "draining": "draining"}
 
@@ -45,44 +41,12 @@ def has_libvirt() -> bool:
 pytestmark = pytest.mark.skipif(not has_libvirt(), reason="needs libvirtd")
 
 
-class Bus:
-    """Keeps what is published, and gives what a test puts in."""
-
-    def __init__(self) -> None:
-        self.published: list[Body] = []
-        self.counters: Counter[str] = Counter()
-        self.waker = threading.Event()
-        self.messages: list[Received] = []
-
-    def publish(self, body: Body, cause: str | None = None) -> str:
-        self.published.append(body)
-        return f"actuator/1/{body.topic}/{len(self.published)}"
-
-    def subscribe(self, service: str, *kinds: str) -> None:
-        pass
-
-    def wake(self) -> None:
-        self.waker.set()
-
-    def receive(self, timeout_s: float) -> Inbox:
-        self.waker.wait(timeout_s)
-        self.waker.clear()
-        inbox = Inbox(tuple(self.messages), ())
-        self.messages = []
-        return inbox
-
-    def put(self, body: Body) -> None:
-        header = Header(source="test", run_id=1, seq=len(self.published) + 1, sent_at_s=0.0, mono_s=0.0)
-        self.messages.append(Received(topic=body.topic, header=header, body=body, age_s=0.0, id=f"test/{body.topic}"))
-        self.waker.set()
-
-
 class Driver:
     """Runs the actuator's loop in the test's thread."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.bus = Bus()
+        self.bus = FakeBus()
         self.desired, self.generation, self.said_s = 0, 0, 0.0
         self.answered: Membership | None = None
         self.answered_s = 0.0
