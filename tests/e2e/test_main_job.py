@@ -166,7 +166,8 @@ def test_a_killed_service_comes_back_and_nothing_is_lost(world: World, steady: S
     assert steady.failures == []
 
 
-def test_a_restarted_libvirtd_is_found_again(world: World, steady: Steady) -> None:
+def test_a_restarted_libvirtd_is_found_again(world: World, steady: Steady, high_load: subprocess.Popen[str]) -> None:
+    wait_until(lambda: world.group()["ready"] >= 2, BOOT_S, "two domains in rotation")
     before = {d["name"]: d["uuid"] for d in world.group()["domains"]}
     restart_libvirtd()
     begin = now_s()
@@ -179,7 +180,11 @@ def test_a_restarted_libvirtd_is_found_again(world: World, steady: Steady) -> No
     print(f"samples again {now_s() - begin:.1f} s after the restart")
     after = {d["name"]: d["uuid"] for d in world.group()["domains"]}
     assert all(after[name] == before[name] for name in after if name in before)
-    domain = world.group()["domains"][-1]["name"]
+    domain = wait_until(
+        lambda: [d["name"] for d in world.group()["domains"] if d["phase"] == "ready"][1:],
+        BOOT_S,
+        "another domain that can serve when one dies",
+    )[0]
     world.kill_qemu(domain)
     wait_until(
         lambda: any(domain in line and "fail" in line for line in world.autoscaler("events").stdout.splitlines()),
