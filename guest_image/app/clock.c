@@ -6,7 +6,6 @@
 #include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
@@ -18,7 +17,7 @@
 #include "log.h"
 
 #define DAY_MS 86400000LL
-#define COARSE_MS 2000
+#define SECOND_MS 1000
 #define TRIES 5
 #define FIRST_TRY_MS 40 /* the first frames of a new link may be lost; each try waits twice as long as the last */
 #define GOOD_TRIP_MS 100 /* the answer was written somewhere within the trip: a longer one is asked for again */
@@ -123,21 +122,36 @@ static int64_t hardware_clock_ms(void)
     return (int64_t)timegm(&utc) * 1000;
 }
 
+/* The hardware's clock shows whole seconds: at the moment in which it goes on, it is exact. */
+static int64_t exact_hardware_clock_ms(void)
+{
+    int64_t first_ms = hardware_clock_ms(), now_ms = first_ms, until_ms = uptime_ms() + SECOND_MS + 100;
+    while (now_ms == first_ms && first_ms != 0 && uptime_ms() < until_ms) {
+        usleep(5000);
+        now_ms = hardware_clock_ms();
+    }
+    return now_ms;
+}
+
 void clock_set(const char *gateway, int64_t known_ms)
 {
     struct sighting seen;
-    int64_t base_ms = hardware_clock_ms();
-    if (known_ms > base_ms)
-        base_ms = known_ms;
+    int64_t base_ms = hardware_clock_ms(), begin_ms = uptime_ms();
     if (gateway[0] != '\0' && ask(gateway, &seen)) {
+        if (known_ms > base_ms)
+            base_ms = known_ms;
         if (base_ms == 0)
             base_ms = clock_now_ms();
         /* The day is that of the base, or a neighbour of it around midnight. */
         int64_t difference_ms = seen.of_day_ms - base_ms % DAY_MS;
         difference_ms += difference_ms > DAY_MS / 2 ? -DAY_MS : difference_ms < -DAY_MS / 2 ? DAY_MS : 0;
         base_ms += difference_ms + uptime_ms() - seen.at_ms; /* this guest may have waited for a CPU since */
-    } else if (base_ms == 0 || llabs(base_ms - clock_now_ms()) < COARSE_MS) {
-        return; /* the hardware's clock has whole seconds, and is no better */
+    } else {
+        base_ms = exact_hardware_clock_ms();
+        if (known_ms != 0 && known_ms + uptime_ms() - begin_ms > base_ms)
+            base_ms = known_ms + uptime_ms() - begin_ms;
+        if (base_ms == 0)
+            return;
     }
     struct timeval now = {.tv_sec = base_ms / 1000, .tv_usec = base_ms % 1000 * 1000};
     if (settimeofday(&now, NULL) != 0)
