@@ -13,7 +13,7 @@ case $profile in run | load | dev) ;; *) fail "unknown profile '$profile'; allow
 [ "$(uname -s)" = Linux ] || fail "this needs Linux with libvirt; this machine runs $(uname -s)"
 [ "$(uname -m)" = x86_64 ] || fail "the demo guest needs an x86_64 machine; this one is $(uname -m)"
 
-packages=(libvirt-daemon-system libvirt-clients libvirt-dev qemu-system-x86 haproxy mmdebstrap dnsmasq-base
+packages=(libvirt-daemon-system libvirt-clients libvirt-dev qemu-system-x86 qemu-utils haproxy mmdebstrap dnsmasq-base
 	iproute2 nftables pkg-config gcc libc6-dev make xz-utils zstd lz4 util-linux
 	python3 python3-dev python3-venv python3-tk)
 [ "$profile" = dev ] && packages+=(xvfb xdotool imagemagick curl cpio openssl systemd groff-base)

@@ -7,7 +7,7 @@ from common.config import Config, Group
 from common.hypervisor import Connection
 from common.network_xml import network_xml
 from common.volume import Pool
-from services.actuator.perform import Host
+from services.actuator.host import Host
 from services.actuator.worker import Access
 
 

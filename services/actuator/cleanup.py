@@ -10,7 +10,7 @@ import argparse
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from common.run_dir import Lock, ensure_run_dir
 from services.actuator.access import disk_pool, may_touch
 from services.actuator.core.disks import leaked, owner_of
 from services.actuator.core.record import Record, parse
+from services.actuator.snapshots import Snapshots
 
 FLAGS: Final = ("--remove-domains", "--remove-everything")
 OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
@@ -67,7 +68,7 @@ def _clean(config: Config, is_everything: bool) -> int:
     is_clean = True
     for host in config.hosts:
         try:
-            is_clean &= _clean_host(config, host)
+            is_clean &= _clean_host(config, host, is_everything)
         except HypervisorError as error:
             _say(f"{host}: {error}")
             is_clean = False
@@ -77,7 +78,7 @@ def _clean(config: Config, is_everything: bool) -> int:
     return 0 if is_clean else 1
 
 
-def _clean_host(config: Config, host: str) -> bool:
+def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
     groups = [group for group in config.groups.values() if host in group.hosts]
     connection = Connection.open(
         config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups), pool=disk_pool(config)
@@ -90,7 +91,7 @@ def _clean_host(config: Config, host: str) -> bool:
         left = Removal(connection, host, SystemClock(), _patience_s(config)).run(
             [facts for facts, record in ours if is_template(record)]
         )
-        _remove_disks(connection, host)
+        _remove_disks(connection, host, () if is_everything else Snapshots(config.system.state_path).spared())
         has_made_network = any(group.kind == "template" for group in groups)
         if not left and has_made_network and connection.has_network(config.network.name):
             connection.remove_network(config.network.name)
@@ -100,14 +101,15 @@ def _clean_host(config: Config, host: str) -> bool:
         connection.close()
 
 
-def _remove_disks(connection: Connection, host: str) -> None:
+def _remove_disks(connection: Connection, host: str, spared: Collection[str]) -> None:
     """Remove what is left of our volumes, and the pool with the last; a domain that is still there keeps its own."""
-    names = leaked(connection.volumes(), *connection.owners())
+    names = leaked(connection.volumes(), *connection.owners(), spared)
     if names:
         connection.remove_volumes(names.__contains__)
         _say(f"{host}: removed {len(names)} volumes that no domain owned")
     if not connection.remove_pool():
-        _say(f"{host}: the pool of disks stays: volumes are left in it")
+        kept = f"the disks of {len(spared)} snapshots are" if spared else "volumes are left"
+        _say(f"{host}: the pool of disks stays: {kept} in it")
 
 
 def own_domains(config: Config, found: Sequence[DomainFacts]) -> list[tuple[DomainFacts, Record]]:

@@ -4,6 +4,10 @@
 A clone's save file differs from the snapshot in its header alone. libvirt reads it from a pipe: first the header that
 was written for this clone, then the snapshot's own bytes, which the kernel hands over from its page cache. So nothing
 is copied, nothing is written, and whoever is killed in between leaves an empty pipe at most.
+
+# Note [A disk frozen with the memory]
+The memory of a guest with a disk knows what stands on it. So the template's overlay stays as it was when the memory was
+saved, and each clone has an overlay of its own on top. It is kept for as long as the snapshot, or a clone, needs it.
 """
 
 import fcntl
@@ -17,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from common.clock import SystemClock, boot_id
 from common.config import Network
@@ -26,19 +30,19 @@ from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError,
 from common.phases import Phase
 from common.virt import save_image
 from services.actuator.core.clone_xml import CloneIdentity, clone_xml
+from services.actuator.core.disks import owner_of
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Probe
 from services.actuator.core.steps import Clone, TakeSnapshot
-from services.actuator.drafts import Draft
+from services.actuator.drafts import CloneDisks, Draft
+from services.actuator.host import Host, define, remove_volumes
 from services.actuator.prober import Target, probe
 
-if TYPE_CHECKING:
-    from services.actuator.perform import Host
-
 WAITS: Final = "waiting for an identity"
-BOOT_S: Final = 60.0
 LINK_S: Final = 5.0
 CANARY_S: Final = 15.0
+DISK_LINK_S: Final = 180.0  # a distribution may still be starting; it says so when it is done
+DISK_CANARY_S: Final = 60.0
 LOOK_S: Final = 0.02
 PIPE_BYTES: Final = 1 << 20
 NOTE_LENGTH: Final = 200
@@ -46,42 +50,56 @@ NOTE_LENGTH: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneOrder(Draft):
-    """What a ``Clone`` needs besides the step: the definition to boot with, and the snapshot to go on from."""
+    """What a ``Clone`` needs besides the step: the definition to boot with, and the snapshot to go on from.
+
+    ``disks`` where its group boots a disk image; it then boots as ``otherwise`` where it cannot be cloned.
+    """
 
     snapshot: Path
     network: Network
     console_dir: str
+    disks: CloneDisks | None = None
+    otherwise: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotOrder(Draft):
-    """What a ``TakeSnapshot`` needs: the template's definition, whom to ask, and where the snapshot goes."""
+    """What a ``TakeSnapshot`` needs: the template's definition, whom to ask, and where the snapshot goes.
+
+    ``disks`` where it boots a disk image: what the disk of the first clone stands on.
+    """
 
     snapshot: Path
     target: Target
     network: Network
     console_dir: str
+    boot_s: float
+    disks: CloneDisks | None = None
     ask: Callable[[Target], Probe] = probe
 
 
-def clone(host: "Host", step: Clone, order: CloneOrder) -> None:
+def clone(host: Host, step: Clone, order: CloneOrder) -> None:
     """Define the domain and let it run from the snapshot; where that fails, it is left defined, to be booted.
 
     Raises:
         HypervisorError: libvirt refused; the record then says that the domain is to boot.
     """
-    host.define(order.xml)
+    identity = _identity(step.domain, booting(step.record), order.network, order.console_dir)
+    volumes = () if order.disks is None else order.disks.volumes(step.domain, identity)
+    define(host, step, Draft(order.xml, volumes))
     try:
-        _restore(host, step.domain, booting(step.record), order.snapshot, order.network, order.console_dir)
+        _restore(host, step.domain, identity, order.snapshot, order.disks)
     except (HypervisorBusyError, HypervisorLostError, DomainGoneError):
         raise
     except (HypervisorError, OSError) as error:
         reason = " ".join(f"not cloned, so it boots: {error}".split())  # metadata hold no line ends
+        if order.otherwise is not None:
+            define(host, step, order.otherwise)
         host.set_metadata(step.domain, replace(step.record, tier="", note=reason[:NOTE_LENGTH]).to_metadata())
         raise HypervisorError(reason) from error
 
 
-def take(host: "Host", step: TakeSnapshot, order: SnapshotOrder) -> None:
+def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     """Boot the template, save it, and prove by a first clone that the snapshot serves; only then it is there.
 
     Raises:
@@ -89,17 +107,22 @@ def take(host: "Host", step: TakeSnapshot, order: SnapshotOrder) -> None:
     """
     order.snapshot.parent.mkdir(parents=True, exist_ok=True)
     part = order.snapshot.with_suffix(".part")
+    frozen = None if order.disks is None else Path(order.disks.frozen)
+    keeps = ""
     try:
         _boot(host, step, order)
         host.save_to(step.domain, str(part))
         host.undefine(step.domain)
         part.chmod(0o600)
+        if frozen is not None:
+            frozen.chmod(0o644)  # QEMU reads it as its own user
         _prove(host, step, order, part)
-        _publish(part, order.snapshot)
+        _publish(part, order.snapshot, frozen)
+        keeps = "" if frozen is None else frozen.name
     except OSError as error:
         raise HypervisorError(f"cannot keep the snapshot: {error}") from error
     finally:
-        _end(host, step)
+        _end(host, step, keeps if frozen is not None else None)
         part.unlink(missing_ok=True)
 
 
@@ -127,16 +150,19 @@ def fed(pipe: Path, header: bytes, snapshot: Path, stream_at: int) -> Iterator[s
         thread.join()
 
 
-def _restore(
-    host: "Host", domain: str, record: Record, snapshot: Path, network: Network, console_dir: str, guest_name: str = ""
-) -> None:
+def _identity(domain: str, record: Record, network: Network, console_dir: str, guest_name: str = "") -> CloneIdentity:
+    epoch_ms = round(SystemClock().epoch_s() * 1000)
+    return CloneIdentity(domain, record, network, console_dir, epoch_ms, secrets.token_hex(32), guest_name)
+
+
+def _restore(host: Host, domain: str, identity: CloneIdentity, snapshot: Path, disks: CloneDisks | None) -> None:
     with snapshot.open("rb") as file:
         head = file.read(save_image.HEAD_BYTES)
         saved = save_image.parse(head + file.read(save_image.text_bytes(head)))
-    epoch_ms = round(SystemClock().epoch_s() * 1000)
-    identity = CloneIdentity(domain, record, network, console_dir, epoch_ms, secrets.token_hex(32), guest_name)
-    header = save_image.pack(replace(saved, xml=clone_xml(saved.xml, identity)))
-    with fed(snapshot.with_name(f"{record.uuid}.pipe"), header, snapshot, saved.stream_at) as path:
+    uuid = identity.record.uuid
+    xml = clone_xml(saved.xml, identity, None if disks is None else disks.of(domain, uuid))
+    header = save_image.pack(replace(saved, xml=xml))
+    with fed(snapshot.with_name(f"{uuid}.pipe"), header, snapshot, saved.stream_at) as path:
         host.restore(domain, path)
     host.set_link(domain, True)
 
@@ -179,44 +205,65 @@ def _is_writable(sink: int, stopping: threading.Event) -> bool:
     return False
 
 
-def _boot(host: "Host", step: TakeSnapshot, order: SnapshotOrder) -> None:
+def _boot(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     console = Path(order.console_dir) / f"{step.domain}.log"
     console.unlink(missing_ok=True)
-    host.define(order.xml)
+    define(host, step, order)
     host.start(step.domain)
-    _wait("the template did not answer", lambda: order.ask(order.target).is_right, BOOT_S)
+    _wait("the template did not answer", lambda: order.ask(order.target).is_right, order.boot_s)
     host.set_link(step.domain, False)
     said = "the guest does not say that it waits for an identity, so its image cannot be cloned"
-    _wait(said, lambda: WAITS.encode() in console.read_bytes(), LINK_S)
+    _wait(said, lambda: WAITS.encode() in console.read_bytes(), LINK_S if order.disks is None else DISK_LINK_S)
 
 
-def _prove(host: "Host", step: TakeSnapshot, order: SnapshotOrder, part: Path) -> None:
+def _prove(host: Host, step: TakeSnapshot, order: SnapshotOrder, part: Path) -> None:
     """Run a first clone, under another name, until it answers."""
     name = f"{step.domain}-canary"
-    record = replace(step.record, uuid=f"{'1' if step.uuid[0] == '0' else '0'}{step.uuid[1:]}")
-    _restore(host, step.domain, record, part, order.network, order.console_dir, guest_name=name)
+    record = replace(step.record, uuid=_canary_uuid(step.uuid))
+    identity = _identity(step.domain, record, order.network, order.console_dir, guest_name=name)
+    for volume in () if order.disks is None else order.disks.volumes(step.domain, identity):
+        host.make_volume(volume)
+    _restore(host, step.domain, identity, part, order.disks)
     target = replace(order.target, name=name)
-    _wait("a first clone did not answer", lambda: order.ask(target).is_right, CANARY_S)
+    limit_s = CANARY_S if order.disks is None else DISK_CANARY_S
+    _wait("a first clone did not answer", lambda: order.ask(target).is_right, limit_s)
 
 
-def _end(host: "Host", step: TakeSnapshot) -> None:
-    """Leave nothing of the template; what cannot be removed now is removed by a later plan."""
+def _canary_uuid(uuid: str) -> str:
+    return f"{'1' if uuid[0] == '0' else '0'}{uuid[1:]}"
+
+
+def _end(host: Host, step: TakeSnapshot, keeps: str | None) -> None:
+    """Leave nothing of the template; what cannot be removed now is removed by a later plan, or by the keeper.
+
+    Args:
+        host: Where it is.
+        step: It says which domain.
+        keeps: The name of the volume that stays, empty where none does; None where there are none.
+    """
     with suppress(HypervisorError):
         facts = host.facts(step.domain)
-        if facts is None or facts.metadata.get("group") != step.group:
-            return
-        if facts.state not in (DomainState.SHUTOFF, DomainState.CRASHED):
-            host.destroy(step.domain)
-        if facts.is_persistent:
-            host.undefine(step.domain)
+        if facts is not None:
+            if facts.metadata.get("group") != step.group:
+                return
+            if facts.state not in (DomainState.SHUTOFF, DomainState.CRASHED):
+                host.destroy(step.domain)
+            if facts.is_persistent:
+                host.undefine(step.domain)
+        if keeps is not None:
+            owners = (step.uuid, _canary_uuid(step.uuid))
+            remove_volumes(host, lambda volume: owner_of(volume) in owners and volume != keeps)
 
 
-def _publish(part: Path, snapshot: Path) -> None:
+def _publish(part: Path, snapshot: Path, frozen: Path | None) -> None:
     """Put the snapshot in its place, its manifest first: a snapshot without one would be taken for a damaged one."""
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-    manifest = {"format": 1, "sha256": digest, "bytes": part.stat().st_size}
+    manifest: dict[str, Any] = {"format": 1, "sha256": digest, "bytes": part.stat().st_size}
+    if frozen is not None:
+        state = frozen.stat()
+        manifest["disk"] = {"path": str(frozen), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
     aside = snapshot.with_suffix(".new")
     aside.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     aside.replace(snapshot.with_suffix(".json"))

@@ -14,12 +14,13 @@ from services.actuator.core.disks import Base
 from services.actuator.core.members import Member
 from services.actuator.core.record import Record, parse
 from services.actuator.core.seen import SeenDomain, SeenHost
-from services.actuator.core.steps import Step, Undefine
+from services.actuator.core.steps import Step, TakeSnapshot, Undefine
 from services.actuator.perform import Outcome, Result
 from services.actuator.worker import Bases, Lost, Observation, Prepared
 
 QUARANTINE_S: Final = 10.0
 FORGET_S: Final = 120.0
+FORGET_SNAPSHOT_S: Final = 1800.0  # every part of it has a deadline of its own
 RETRY_S: Final = 1.0
 
 
@@ -135,7 +136,7 @@ class Hosts:
 
     def overdue(self, now_s: float) -> list[Step]:
         """Return and forget the steps that have been under way for so long that their thread must be lost."""
-        late = [flight.step for flight in self._flights.values() if now_s - flight.begun_s > FORGET_S]
+        late = [flight.step for flight in self._flights.values() if now_s - flight.begun_s > _patience_s(flight.step)]
         for step in late:
             del self._flights[(step.host, step.domain)]
         return late
@@ -172,6 +173,10 @@ class Hosts:
             version=host.version,
             bases=host.bases,
         )
+
+
+def _patience_s(step: Step) -> float:
+    return FORGET_SNAPSHOT_S if isinstance(step, TakeSnapshot) else FORGET_S
 
 
 def _counts(domain: SeenDomain, record: Record) -> bool:

@@ -47,13 +47,24 @@ class Keeper:
         clock: Clock,
         report: Callable[[dict[str, Base]], None],
         grace_s: float = GRACE_S,
+        spared: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """Start nothing yet; ``report`` is told all that was looked at, by path, from the keeper's own thread."""
+        """Start nothing yet; ``report`` is told all that was looked at, by path, from the keeper's own thread.
+
+        Args:
+            host: Its name.
+            open_storage: Connects to it.
+            clock: The time.
+            report: Told what the images are good for.
+            grace_s: How long nobody must have named a volume before it goes.
+            spared: Returns the names of volumes that stay, whoever names them; called from the keeper's own thread.
+        """
         self.host = host
         self._open = open_storage
         self._clock = clock
         self._report = report
         self._grace_s = grace_s
+        self._spared = spared
         self._connection: Storage | None = None
         self._paths: frozenset[str] = frozenset()
         self._since_s: dict[str, float] = {}
@@ -115,7 +126,7 @@ class Keeper:
 
     def _sweep(self, storage: Storage) -> None:
         found = storage.volumes()
-        names = leaked(found, *storage.owners()) if found else frozenset()
+        names = leaked(found, *storage.owners(), self._spared()) if found else frozenset()
         now_s = self._clock.monotonic_s()
         self._since_s, self._swept_s = aged(self._since_s, names, now_s), now_s
         old = {name for name, since_s in self._since_s.items() if now_s - since_s >= self._grace_s}

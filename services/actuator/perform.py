@@ -4,15 +4,12 @@ libvirt addresses domains by name. Between the plan and the call an operator may
 another under its name; so every step checks that the UUID is the one it was planned for, and that our record is there.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from common.domain import DomainFacts
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
-from common.log import logger
-from common.volume import Volume
 from services.actuator.cloning import CloneOrder, SnapshotOrder, clone, take
 from services.actuator.core.disks import owner_of
 from services.actuator.core.steps import (
@@ -31,39 +28,10 @@ from services.actuator.core.steps import (
     Wake,
 )
 from services.actuator.drafts import Draft
+from services.actuator.host import Host, define, remove_volumes
 
 NOTE_LENGTH: Final = 200
 _Order = TypeVar("_Order", CloneOrder, SnapshotOrder)
-
-log = logger()
-
-
-class Host(Protocol):
-    """What the actuator needs of ``common.hypervisor.Connection``."""
-
-    def domains(self) -> list[DomainFacts]: ...
-    def facts(self, name: str) -> DomainFacts | None: ...
-    def define(self, xml: str) -> str: ...
-    def start(self, name: str) -> None: ...
-    def shutdown(self, name: str) -> None: ...
-    def destroy(self, name: str) -> None: ...
-    def undefine(self, name: str) -> None: ...
-    def suspend(self, name: str) -> None: ...
-    def resume(self, name: str) -> None: ...
-    def save(self, name: str) -> None: ...
-    def save_to(self, name: str, path: str) -> None: ...
-    def restore(self, name: str, path: str) -> None: ...
-    def set_link(self, name: str, is_up: bool) -> None: ...
-    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None: ...
-    def set_quota(self, name: str, cpu_quota: float | None) -> None: ...
-    def address(self, name: str, source: str) -> str | None: ...
-    def agent_host_name(self, name: str, timeout_s: float) -> str | None: ...
-    def make_volume(self, volume: Volume) -> None: ...
-    def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None: ...
-    def free_memory_bytes(self) -> int: ...
-    def host_cpus(self) -> int: ...
-    def is_alive(self) -> bool: ...
-    def close(self) -> None: ...
 
 
 class Result(StrEnum):
@@ -122,7 +90,7 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
         case TakeSnapshot():
             take(host, step, _order(xml, SnapshotOrder))
         case Define():
-            _define(host, step, _required(xml))
+            define(host, step, _required(xml))
         case Start():
             host.start(step.domain)
         case SetPhase():
@@ -146,32 +114,8 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
             (host.start if step.tier == "saved" else host.resume)(step.domain)
             host.set_metadata(step.domain, step.record.to_metadata())
         case Undefine():
-            _remove_volumes(host, step)
+            remove_volumes(host, lambda volume: owner_of(volume) == step.uuid)
             host.undefine(step.domain)
-
-
-def _define(host: Host, step: Define, draft: Draft) -> None:
-    """Make the volumes, then the definition that names them; where that fails, the volumes go too."""
-    try:
-        for volume in draft.volumes:
-            host.make_volume(volume)
-        host.define(draft.xml)
-    except (HypervisorBusyError, HypervisorLostError):
-        raise  # it may have been defined: the keeper removes them if not
-    except HypervisorError:
-        if draft.volumes:
-            _remove_volumes(host, step)
-        raise
-
-
-def _remove_volumes(host: Host, step: Step) -> None:
-    """Remove the domain's volumes before its definition goes; what cannot be removed is left to the keeper."""
-    try:
-        host.remove_volumes(lambda volume: owner_of(volume) == step.uuid)
-    except (HypervisorBusyError, HypervisorLostError):
-        raise
-    except HypervisorError as error:
-        log.warning("volumes-left", host=step.host, domain=step.domain, error=str(error))
 
 
 def _give_up(host: Host, step: Save | Wake, error: HypervisorError) -> None:

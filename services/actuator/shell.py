@@ -86,7 +86,7 @@ class ActuatorService:
             host: HostWorker(host, access, self._clock, tick_s, self._report) for host, access in accesses.items()
         }
         self._keepers = [
-            Keeper(host, access.storage, self._clock, partial(self._report_bases, host))
+            Keeper(host, access.storage, self._clock, partial(self._report_bases, host), spared=self._snapshots.spared)
             for host, access in accesses.items()
             if access.storage is not None
         ]
@@ -336,10 +336,13 @@ class ActuatorService:
         template = wanted.template
         if template is None:
             return None
-        if isinstance(step, Clone | TakeSnapshot):
-            return order_of(wanted, step, template, self._snapshots.path(step.group, step.host, step.snapshot))
         base = None if template.disk is None else self._hosts.base(step.host, template.disk.path)
-        return draft(wanted, step, template, base, self._pools[step.host])
+        pool = self._pools[step.host]
+        if isinstance(step, Clone | TakeSnapshot):
+            path = self._snapshots.path(step.group, step.host, step.snapshot)
+            frozen = self._snapshots.frozen(path) if isinstance(step, Clone) else None
+            return order_of(wanted, step, template, path, base, pool, frozen)
+        return draft(wanted, step, template, base, pool)
 
     def _publish_membership(self, view: View, now_s: float) -> None:
         name = view.wanted.name

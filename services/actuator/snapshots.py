@@ -8,6 +8,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -15,13 +17,16 @@ from common import names
 from common.config import Config, Group, Network
 from common.log import logger
 from common.phases import Phase
+from common.volume import Pool, digest
 from services.actuator.cloning import CloneOrder, SnapshotOrder
-from services.actuator.core.clone_xml import snapshot_key, template_xml
+from services.actuator.core.clone_xml import snapshot_key, template_xml, why_not_cloned
 from services.actuator.core.clones import TEMPLATE, TIER
+from services.actuator.core.disks import OVERLAY, Base, volume_name
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenHost, Snapshot, Template, Wanted
 from services.actuator.core.steps import Clone, SetPhase, Step, TakeSnapshot
+from services.actuator.drafts import CloneDisks, disks_of, draft
 from services.actuator.perform import Outcome, Result
 from services.actuator.prober import Target
 
@@ -32,13 +37,39 @@ NOBODY: Final = "00000000-0000-4000-8000-000000000000"
 log = logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The disk that a snapshot's clones stand on, as its manifest describes it."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether it is still as it was."""
+        try:
+            state = Path(self.path).stat()
+        except OSError:
+            return False
+        return (state.st_size, state.st_mtime_ns) == (self.size_bytes, self.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What ``KEY.json`` says of a snapshot."""
+
+    sha256: str
+    disk: Frozen | None = None
+
+
 class Snapshots:
     """What the groups' clones go on from; used by the service's own thread only."""
 
     def __init__(self, state_path: Path) -> None:
         """Keep them under ``state_path``."""
         self._folder = state_path / FOLDER
-        self._checked: dict[Path, tuple[tuple[int, int], bool]] = {}
+        self._checked: dict[Path, tuple[tuple[int, int], Manifest | None]] = {}
         self._failures: dict[tuple[str, str], int] = {}
         self._keys: dict[tuple[str, str], str] = {}
 
@@ -52,8 +83,9 @@ class Snapshots:
         for host in hosts:
             if host.name not in group.hosts or host.accel is None:
                 continue
-            why_not = _why_not(config, host.name, template)
-            key = "" if why_not else key_of(name, group, template, config.network, host)
+            key, why_not = "", _why_not(config, host, template)
+            if not why_not:
+                key, why_not = key_of(name, group, template, config.network, host)
             self._keys[(name, host.name)] = key
             found[host.name] = Snapshot(key, bool(key) and self._is_whole(self.path(name, host.name, key)), why_not)
         return found
@@ -61,6 +93,16 @@ class Snapshots:
     def path(self, group: str, host: str, key: str) -> Path:
         """Return where the snapshot is, or would be."""
         return self._folder / f"{group}@{host}" / f"{key}.save"
+
+    def frozen(self, path: Path) -> Frozen | None:
+        """Return what the disks of the snapshot's clones stand on; None without one."""
+        known = self._checked.get(path)
+        return None if known is None or known[1] is None else known[1].disk
+
+    def spared(self) -> frozenset[str]:
+        """Return the names of the volumes that snapshots need; safe from every thread."""
+        manifests = [_manifest(path) for path in self._folder.glob("*/*.json")]
+        return frozenset(Path(m.disk.path).name for m in manifests if m is not None and m.disk is not None)
 
     def sweep(self, config: Config) -> None:
         """Remove what no group clones from any more, and what a killed process left; only at the start."""
@@ -98,11 +140,12 @@ class Snapshots:
         mark = state.st_mtime_ns, state.st_size
         known = self._checked.get(path)
         if known is None or known[0] != mark:
-            self._checked[path] = known = mark, _matches(path)
-            if not known[1]:
-                log.warning("snapshot-damaged", path=str(path))
-                self._remove(path)
-        return known[1]
+            self._checked[path] = known = mark, _matching(path)
+        is_whole = known[1] is not None and (known[1].disk is None or known[1].disk.is_whole)
+        if not is_whole:
+            log.warning("snapshot-damaged", path=str(path))
+            self._remove(path)
+        return is_whole
 
     def _remove_others(self, step: TakeSnapshot) -> None:
         own = self.path(step.group, step.host, step.snapshot)
@@ -116,45 +159,104 @@ class Snapshots:
             part.unlink(missing_ok=True)
 
 
-def key_of(name: str, group: Group, template: Template, network: Network, host: SeenHost) -> str:
-    """Return the key of the snapshot that the group's domains on the host can be cloned from."""
+def key_of(name: str, group: Group, template: Template, network: Network, host: SeenHost) -> tuple[str, str]:
+    """Return the key of the snapshot that the group's domains on the host can be cloned from, or why they cannot."""
     record = Record(
         group=name, uuid=NOBODY, host=host.name, phase=Phase.CREATING, since_mono_s=0.0, since_s=0.0, boot_id="",
         slot=0, is_boosted=True, template=template.digest, tier=TEMPLATE,
     )  # fmt: skip
     accel = host.accel or ""
-    spec = DomainSpec(names.template_name(group.prefix), NOBODY, record, accel, group, network, template)
-    return snapshot_key(domain_xml(spec), accel, host.version)
+    base = None if template.disk is None else host.bases[template.disk.path]
+    domain = names.template_name(group.prefix)
+    disks = None if base is None else disks_of(domain, NOBODY, Pool("", ""), base)
+    xml = domain_xml(DomainSpec(domain, NOBODY, record, accel, group, network, template, disks))
+    why_not = why_not_cloned(xml)
+    told = "" if base is None else f"{base.identity} {digest(_program())}"
+    return ("", why_not) if why_not else (snapshot_key(xml, accel, host.version, told), "")
 
 
 def order_of(
-    wanted: Wanted, step: Clone | TakeSnapshot, template: Template, snapshot: Path
-) -> CloneOrder | SnapshotOrder:
-    """Return all that the step needs: definitions, where the snapshot is or goes, and whom to ask."""
-    group, network = wanted.group, wanted.network
-    xml = domain_xml(DomainSpec(step.domain, step.uuid, step.record, step.accel, group, network, template))
+    wanted: Wanted,
+    step: Clone | TakeSnapshot,
+    template: Template,
+    snapshot: Path,
+    base: Base | None = None,
+    pool: Pool | None = None,
+    frozen: Frozen | None = None,
+) -> CloneOrder | SnapshotOrder | None:
+    """Return all that the step needs; None where the disk image, or the snapshot's disk, is not what it was.
+
+    Args:
+        wanted: The group.
+        step: It says which domain.
+        template: What the group's domains boot.
+        snapshot: Where the snapshot is or goes.
+        base: The group's disk image, None for a kernel's group.
+        pool: Where volumes go.
+        frozen: What the disks of clones stand on, None for a kernel's group.
+    """
+    is_clone = isinstance(step, Clone)
+    made = draft(wanted, step, template, base, pool, "" if is_clone else _program())
+    if made is None:
+        return None
+    disks = None
+    if template.disk is not None:
+        if base is None or pool is None or (is_clone and frozen is None):
+            return None
+        disk = pool.path_of(volume_name(step.domain, step.uuid, OVERLAY)) if frozen is None else frozen.path
+        disks = CloneDisks(disk, base, template.disk, pool, wanted.network)
     if isinstance(step, Clone):
-        return CloneOrder(xml=xml, snapshot=snapshot, network=network, console_dir=template.console_dir)
-    readiness = group.readiness
-    target = Target(
+        spec = DomainSpec(
+            step.domain, step.uuid, step.record, step.accel, wanted.group, wanted.network, template,
+            None if disks is None else disks.of(step.domain, step.uuid),
+        )  # fmt: skip
+        return CloneOrder(
+            xml=domain_xml(spec),
+            snapshot=snapshot,
+            network=wanted.network,
+            console_dir=template.console_dir,
+            disks=disks,
+            otherwise=None if disks is None else made,
+        )
+    return SnapshotOrder(
+        xml=template_xml(made.xml),
+        volumes=made.volumes,
+        snapshot=snapshot,
+        target=_target(wanted, step),
+        network=wanted.network,
+        console_dir=template.console_dir,
+        boot_s=wanted.group.boot_timeout_s,
+        disks=disks,
+    )
+
+
+def _target(wanted: Wanted, step: TakeSnapshot) -> Target:
+    group, readiness = wanted.group, wanted.group.readiness
+    return Target(
         name=step.domain,
-        address=network.address(step.record.slot or 0),
+        host=step.host,
+        address=wanted.network.address(step.record.slot or 0),
         port=group.port,
         protocol=readiness.protocol,
         path=readiness.path,
         is_identity_checked=group.is_identity_checked,
         timeout_s=readiness.timeout_s,
     )
-    xml = template_xml(xml)
-    return SnapshotOrder(xml=xml, snapshot=snapshot, target=target, network=network, console_dir=template.console_dir)
 
 
-def _why_not(config: Config, host: str, template: Template) -> str:
-    if not config.hosts[host].uri.startswith("qemu:///system"):
-        return f"clones need libvirt's system instance on this machine; {host} is {config.hosts[host].uri}"
-    if template.disk is not None or not template.console_dir:
-        return "domains that boot from a disk image are not cloned"
-    return ""
+def _program() -> str:
+    """Return what the guest of a disk image runs while it is a template."""
+    return resources.files("services.actuator.guest").joinpath("identity.py").read_text(encoding="utf-8")
+
+
+def _why_not(config: Config, host: SeenHost, template: Template) -> str:
+    uri = config.hosts[host.name].uri
+    if not uri.startswith("qemu:///system"):
+        return f"clones need libvirt's system instance on this machine; {host.name} is {uri}"
+    if template.disk is None:
+        return "" if template.console_dir else "the image has no console, on which a guest says that it can be saved"
+    base = host.bases.get(template.disk.path)
+    return f"looking at {template.disk.path}" if base is None else base.note
 
 
 def _is_verdict(step: Step, result: Result) -> bool:
@@ -168,12 +270,24 @@ def _is_verdict(step: Step, result: Result) -> bool:
     )
 
 
-def _matches(path: Path) -> bool:
-    """Return whether the file is as its manifest says."""
+def _matching(path: Path) -> Manifest | None:
+    """Return the snapshot's manifest if the file is as it says."""
+    manifest = _manifest(path)
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+    return manifest if manifest is not None and manifest.sha256 == found else None
+
+
+def _manifest(path: Path) -> Manifest | None:
     try:
         manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return bool(manifest["format"] == 1 and manifest["sha256"] == digest)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        if manifest["format"] != 1:
+            return None
+        disk = manifest.get("disk")
+        frozen = Frozen(str(disk["path"]), int(disk["bytes"]), int(disk["mtime_ns"])) if disk else None
+        return Manifest(str(manifest["sha256"]), frozen)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -25,8 +25,9 @@ from common.volume import Pool
 from services.actuator.core.disks import Base
 from services.actuator.core.steps import Define, Destroy, Save, Start, Step, TakeSnapshot
 from services.actuator.drafts import Draft
+from services.actuator.host import Host
 from services.actuator.keeper import Storage
-from services.actuator.perform import Host, Outcome, Result, attempt
+from services.actuator.perform import Outcome, Result, attempt
 
 LOOK_GAP_S: Final = 0.03
 HANDS: Final = 4

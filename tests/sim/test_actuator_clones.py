@@ -1,22 +1,30 @@
 """Clones in the model world: real files and pipes, a libvirt that restores in memory, a mortal actuator."""
 
+import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from common.config import Image
 from common.domain import METADATA_TAG, METADATA_URI, DomainState
 from common.errors import HypervisorBusyError, HypervisorError
 from common.virt import save_image
+from common.volume import Overlay, Pool, SeenVolume, Volume
 from services.actuator.cloning import CloneOrder, SnapshotOrder
 from services.actuator.core.clone_xml import FWCFG_ENTRY, template_xml
+from services.actuator.core.disks import Base, Disk, leaked
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
-from services.actuator.core.seen import Probe, Snapshot, Wanted
+from services.actuator.core.seen import Probe, Snapshot, Template, Wanted
 from services.actuator.core.steps import Clone, Define, Step, TakeSnapshot
+from services.actuator.drafts import draft
+from services.actuator.hosts import Hosts
 from services.actuator.perform import Outcome, attempt
 from services.actuator.prober import Target
+from services.actuator.snapshots import Frozen, order_of
 from services.actuator.starts import count_start
+from services.actuator.worker import Bases
 from tests.sim.actuator_model import TEMPLATE, FakeDomain, FakeHost, Killed, World, group
 
 STREAM = b"QEVM" + bytes(200_000)
@@ -134,6 +142,7 @@ class CloneWorld(World):
             target=Target(step.domain, "192.0.2.1", 8080),
             network=self.network,
             console_dir=console,
+            boot_s=60.0,
             ask=lambda target: Probe(True, target.name),
         )
 
@@ -156,6 +165,140 @@ def scenario(world: CloneWorld) -> None:
 
 def kinds(world: World, kind: type[Step]) -> list[str]:
     return [step.domain for step in world.steps if type(step) is kind]
+
+
+class DiskCloningHost(CloningHost):
+    """Has a pool of volumes, each a file; a domain may be defined anew."""
+
+    world: "DiskCloneWorld"
+
+    def make_volume(self, volume: Volume) -> None:
+        error = self.fail("make_volume", volume.name)
+        if error is not None:
+            raise error
+        super().make_volume(volume)
+        Path(self.world.pool.path_of(volume.name)).touch()
+
+    def define(self, xml: str) -> str:
+        name = ET.fromstring(xml).findtext("name") or ""
+        known = self.by_name.get(name)
+        if known is None:
+            return super().define(xml)
+        self.world.xml[known.uuid] = xml
+        return known.uuid
+
+
+class DiskCloneWorld(CloneWorld):
+    """The same with domains that boot a disk image."""
+
+    def __init__(self, place: Path) -> None:
+        self.pool = Pool("disks", str(place / "disks"))
+        (place / "disks").mkdir()
+        super().__init__(place, image=Image(disk=BASE.path, cpu_quota=0.4))
+        self.hosts = {"local": DiskCloningHost(self, "local")}
+        self.template = Template("", "", "d1", console_dir=str(place), disk=Disk(BASE.path))
+        self.memory = self.fresh()
+
+    def fresh(self) -> Hosts:
+        hosts = super().fresh()
+        hosts.stored(Bases("local", {BASE.path: BASE}))
+        return hosts
+
+    def _perform(self, step: Step) -> None:
+        if not isinstance(step, Define) or isinstance(step, Clone):
+            super()._perform(step)
+            return
+        self.steps.append(step)
+        self.memory.begun(step, self.now_s)
+        assert self.template is not None
+        made = draft(self.wanted(), step, self.template, BASE, self.pool)
+        result, error = attempt(self.hosts[step.host], step, made)
+        self.memory.finished(Outcome(step, result, error, self.now_s))
+
+    def _order(self, step: Clone | TakeSnapshot) -> CloneOrder | SnapshotOrder:
+        assert self.template is not None
+        manifest, frozen = self.snapshot.with_suffix(".json"), None
+        if isinstance(step, Clone):
+            disk = json.loads(manifest.read_text())["disk"]
+            frozen = Frozen(disk["path"], disk["bytes"], disk["mtime_ns"])
+            assert frozen.is_whole
+        made = order_of(self.wanted(), step, self.template, self.snapshot, BASE, self.pool, frozen)
+        assert made is not None
+        return replace(made, ask=lambda target: Probe(True, target.name)) if isinstance(made, SnapshotOrder) else made
+
+    def swept(self) -> set[str]:
+        """Return the volumes that are there once the keeper has been by."""
+        host = self.hosts["local"]
+        volumes = [
+            SeenVolume(v.name, self.pool.path_of(v.name), v.base if isinstance(v, Overlay) else "")
+            for v in host.volumes.values()
+        ]
+        text = self.snapshot.with_suffix(".json").read_text() if self.snapshot.exists() else ""
+        spared = {Path(json.loads(text)["disk"]["path"]).name} if text else set()
+        return set(host.volumes) - leaked(volumes, {d.uuid for d in host.by_name.values()}, (), spared)
+
+
+BASE = Base("/srv/debian.raw", "path.content", "raw", 1 << 30)
+DISK_CHANGES = 73
+
+
+def test_disks_are_cloned_with_the_memory_and_each_clone_has_its_own(tmp_path: Path) -> None:
+    world = DiskCloneWorld(tmp_path)
+    scenario(world)
+    assert kinds(world, Define) == ["web-0000"]
+    assert kinds(world, Clone) == ["web-0001", "web-0002", "web-0003"]
+    assert world.is_settled() and world.left() == []
+    assert world.changes == DISK_CHANGES
+    volumes = sorted(world.hosts["local"].volumes)
+    assert len(volumes) == 3, "an overlay and a seed of the one left, and what clones stand on"
+    assert sum(name.startswith("web-template.") and name.endswith(".qcow2") for name in volumes) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("index", range(1, DISK_CHANGES + 1))
+def test_killed_at_any_side_effect_no_volume_leaks_and_no_clone_loses_what_it_stands_on(
+    tmp_path: Path, when: str, index: int
+) -> None:
+    world = DiskCloneWorld(tmp_path)
+    setattr(world, f"kill_{when}", index)
+    scenario(world)
+    assert world.is_settled(), world.summary()
+    assert [state for state, _ in world.final().values()] == ["running"]
+    left = world.swept()
+    assert len([name for name in left if not name.startswith("web-template.")]) == 2
+    assert len([name for name in left if name.startswith("web-template.")]) == (1 if world.snapshot.exists() else 0)
+
+
+def test_a_disk_clone_that_cannot_be_restored_boots_from_the_image_itself(tmp_path: Path) -> None:
+    world = DiskCloneWorld(tmp_path)
+    world.want(1)
+    world.run(LONG_S)
+    host = world.hosts["local"]
+    host.fail = lambda call, _name: HypervisorError("not a migration stream") if call == "restore" else None
+    world.want(2, generation=2)
+    world.run(LONG_S)
+    assert world.is_settled(), world.summary()
+    boots = next(d for d in world.everything() if d.name == "web-0001")
+    overlay = next(v for name, v in host.volumes.items() if name == f"web-0001.{boots.uuid}.qcow2")
+    assert isinstance(overlay, Overlay) and overlay.base == BASE.path
+    assert "web-template" not in world.xml[boots.uuid]
+    assert boots.metadata["tier"] == ""
+
+
+def test_a_disk_that_is_full_while_a_clone_is_made_leaves_nothing_of_it(tmp_path: Path) -> None:
+    world = DiskCloneWorld(tmp_path)
+    world.want(1)
+    world.run(LONG_S)
+    host = world.hosts["local"]
+    host.fail = lambda call, name: (
+        HypervisorError("no space left") if (call, name[-5:]) == ("make_volume", ".seed") else None
+    )
+    world.want(2, generation=2)
+    world.run(LONG_S)
+    assert set(host.by_name) == {"web-0000"}
+    host.fail = lambda _call, _name: None
+    world.run_until(lambda: world.ready() == 2)
+    assert len(host.volumes) == 5
 
 
 def test_the_first_boots_and_the_others_are_cloned_once_a_snapshot_is_there(tmp_path: Path) -> None:

@@ -16,11 +16,22 @@ from common.errors import HypervisorError
 from common.phases import Phase
 from common.virt import save_image
 from common.virt.save_image import SaveHeader, pack, parse
-from services.actuator.core.clone_xml import CloneIdentity, clone_xml, snapshot_key, template_xml, words
+from common.volume import Filled, Pool
+from services.actuator.core.clone_xml import (
+    CloneIdentity,
+    clone_xml,
+    snapshot_key,
+    template_xml,
+    why_not_cloned,
+    words,
+)
+from services.actuator.core.disks import Base, Disk, DomainDisks
 from services.actuator.core.record import Record
 from services.actuator.core.record import parse as parse_record
+from services.actuator.core.seed import seed_bytes
 from services.actuator.core.seen import SeenHost, Template
 from services.actuator.core.steps import Clone, SetPhase, TakeSnapshot
+from services.actuator.drafts import CloneDisks
 from services.actuator.perform import Outcome, Result
 from services.actuator.snapshots import Snapshots, key_of
 
@@ -135,10 +146,45 @@ def test_no_value_breaks_out_of_its_place(text: str) -> None:
     assert member is not None and member.get("note") == text and len(root.findall("name")) == 1
 
 
-def test_a_template_says_so_to_its_guest_and_a_disk_cannot_be_one() -> None:
+def test_a_template_says_so_to_its_guest_and_a_disk_says_it_in_its_seed() -> None:
     assert "c autoscaler.template=1" in template_xml(SAVED)
-    with pytest.raises(HypervisorError, match="boots a disk"):
-        template_xml("<domain><os/></domain>")
+    assert template_xml("<domain><os/></domain>") == "<domain><os/></domain>"
+
+
+DISK_SAVED = SAVED.replace(
+    "</devices>",
+    """<disk type='file' device='disk'><source file='/disks/template.qcow2' index='2'/>
+      <backingStore type='file'><format type='raw'/><source file='/base.raw'/><backingStore/></backingStore>
+      <target dev='vda' bus='virtio'/></disk>
+    <disk type='file' device='disk'><source file='/disks/template.seed'/><target dev='vdb' bus='virtio'/></disk>
+    <channel type='unix'><source mode='bind' path='/run/web-template/agent'/>
+      <target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices>""",
+)
+DISKS = DomainDisks("/disks/own.qcow2", "/disks/own.seed", "/base.raw", "raw", frozen="/disks/template.qcow2")
+
+
+def test_a_clone_with_a_disk_has_an_overlay_of_its_own_over_the_frozen_one() -> None:
+    root = ET.fromstring(clone_xml(DISK_SAVED, IDENTITY, DISKS))
+    overlay, seed = (root.find(f"devices/disk/target[@dev='{name}']/..") for name in ("vda", "vdb"))
+    assert overlay is not None and seed is not None
+    chain = [(b.find("source"), b.find("format")) for b in overlay.iter("backingStore") if b.find("source") is not None]
+    assert [(s.get("file"), f.get("type")) for s, f in chain if s is not None and f is not None] == [
+        ("/disks/template.qcow2", "qcow2"),
+        ("/base.raw", "raw"),
+    ]
+    assert [e.get("file") for d in (overlay, seed) for e in d.findall("source")] == ["/disks/own.qcow2", DISKS.seed]
+    assert root.find("devices/channel/source") is None
+
+
+def test_a_saved_definition_without_the_disks_is_refused() -> None:
+    with pytest.raises(HypervisorError, match="vda"):
+        clone_xml(SAVED, IDENTITY, DISKS)
+
+
+@pytest.mark.parametrize("boot", ["<os firmware='efi'/>", "<os><nvram>/n</nvram></os>"])
+def test_domains_with_uefi_are_not_cloned_and_that_is_said(boot: str) -> None:
+    assert "UEFI" in why_not_cloned(f"<domain>{boot}</domain>")
+    assert why_not_cloned("<domain><os><type>hvm</type></os></domain>") == ""
 
 
 def test_another_definition_host_or_version_needs_another_snapshot() -> None:
@@ -159,7 +205,7 @@ HOST = SeenHost("local", version="libvirt 9, hypervisor 7.2")
 
 
 def put(store: Snapshots, content: bytes, digest: str | None = None) -> Path:
-    key = key_of("web", config().groups["web"], TEMPLATE, config().network, HOST)
+    key, _ = key_of("web", config().groups["web"], TEMPLATE, config().network, HOST)
     path = store.path("web", "local", key)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -241,6 +287,71 @@ def test_taking_a_snapshot_removes_those_that_fit_no_more(tmp_path: Path) -> Non
     )  # fmt: skip
     store.finished(Outcome(step, Result.DONE, "", 1.0))
     assert not old.exists() and new.exists()
+
+
+DISK_TEMPLATE = Template("", "", "d2", console_dir="/c", disk=Disk("/base.raw"))
+DISK_HOST = replace(HOST, bases={"/base.raw": Base("/base.raw", "path.content", "raw", 1 << 30)})
+
+
+def disk_key(host: SeenHost = DISK_HOST) -> tuple[str, str]:
+    return key_of("web", config().groups["web"], DISK_TEMPLATE, config().network, host)
+
+
+def test_another_content_of_the_image_needs_another_snapshot() -> None:
+    other = replace(DISK_HOST, bases={"/base.raw": Base("/base.raw", "path.other", "raw", 1 << 30)})
+    assert disk_key() == disk_key() != disk_key(other)
+
+
+@pytest.mark.parametrize(
+    ("bases", "why"),
+    [({}, "looking at /base.raw"), ({"/base.raw": Base("/base.raw", note="it is missing")}, "it is missing")],
+)
+def test_an_image_that_cannot_be_used_is_not_cloned_and_that_is_said(
+    tmp_path: Path, bases: dict[str, Base], why: str
+) -> None:
+    host = replace(DISK_HOST, bases=bases)
+    seen = Snapshots(tmp_path).seen("web", config().groups["web"], DISK_TEMPLATE, config(), (host,))
+    assert (seen["local"].is_there, seen["local"].why_not) == (False, why)
+
+
+def test_a_snapshot_counts_only_while_its_disk_is_as_it_was_and_spares_it(tmp_path: Path) -> None:
+    store, disk = Snapshots(tmp_path), tmp_path / f"web-template.{RECORD.uuid}.qcow2"
+    disk.write_bytes(b"disk")
+    state = disk.stat()
+    path = store.path("web", "local", disk_key()[0])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"abc123")
+    manifest = {
+        "format": 1,
+        "sha256": "6ca13d52ca70c883e0f0bb101e425a89e8624de51db2d2392593af6a84118090",
+        "disk": {"path": str(disk), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns},
+    }
+    path.with_suffix(".json").write_text(json.dumps(manifest))
+
+    def is_whole() -> bool:
+        return store.seen("web", config().groups["web"], DISK_TEMPLATE, config(), (DISK_HOST,))["local"].is_there
+
+    assert is_whole() and store.spared() == {disk.name}
+    found = store.frozen(path)
+    assert found is not None and found.path == str(disk)
+    disk.write_bytes(b"other")
+    assert not is_whole() and store.spared() == frozenset()
+    assert not path.exists()
+
+
+def test_all_seeds_of_a_group_that_clones_have_one_size_and_end_with_an_identity() -> None:
+    disk = Disk("/base.raw", user_data="#cloud-config\n" + "#" * 900_000, ssh_keys=("ssh-ed25519 AAAA",))
+    disks = CloneDisks("/f", Base("/base.raw", "i", "raw", 1), disk, Pool("p", "/disks"), Network())
+    seeds = []
+    for name in ("web-0003", "web-template-canary" * 3):
+        seed = disks.volumes("web-0003", replace(IDENTITY, guest_name=name))[1]
+        assert isinstance(seed, Filled)
+        seeds.append(seed.content)
+    assert len(seeds[0]) == len(seeds[1]) == seed_bytes(disk.ssh_keys, disk.user_data) == 2 << 20
+    said = json.loads(seeds[0][-4096:].rstrip(b"\0"))
+    assert (said["name"], said["machine_id"], said["mac"], said["address"], said["epoch_ms"]) == (
+        "web-0003", RECORD.uuid.replace("-", ""), Network().mac(3), "192.168.150.13", "1700000000123",
+    )  # fmt: skip
 
 
 def test_head_tells_how_much_to_read() -> None:

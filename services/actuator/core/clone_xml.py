@@ -13,7 +13,9 @@ from typing import Final
 from common.config import Network
 from common.domain import METADATA_PREFIX, METADATA_TAG, METADATA_URI
 from common.errors import HypervisorError
-from services.actuator.core.domain_xml import QEMU_URI
+from services.actuator.core.disks import DomainDisks
+from services.actuator.core.domain_xml import OWN_DISKS, QEMU_URI, add_backing
+from services.actuator.core.extra_xml import AGENT_CHANNEL
 from services.actuator.core.record import Record
 
 FWCFG_ENTRY: Final = "opt/libvirt-autoscaler"
@@ -40,21 +42,30 @@ class CloneIdentity:
 
 
 def template_xml(xml: str) -> str:
-    """Return a domain's definition for a guest that knows that it is to be saved.
-
-    Raises:
-        HypervisorError: it boots no kernel of ours.
-    """
+    """Return a domain's definition for a guest that knows that it is to be saved; a disk's guest knows by its seed."""
     root = ET.fromstring(xml)  # noqa: S314 - our own definition
     command_line = root.find("os/cmdline")
     if command_line is None:
-        raise HypervisorError("only a domain that boots a kernel can be a template; this one boots a disk")
+        return xml
     command_line.text = f"{command_line.text} {TEMPLATE_WORD}"
     return _text(root)
 
 
-def clone_xml(saved: str, identity: CloneIdentity) -> str:
+def why_not_cloned(xml: str) -> str:
+    """Return why domains with this definition cannot be cloned; empty if they can."""
+    boot = ET.fromstring(xml).find("os")  # noqa: S314 - our own definition
+    if boot is not None and (boot.get("firmware") == "efi" or boot.find("nvram") is not None):
+        return "domains with UEFI have variables of their own, which are not cloned"
+    return ""
+
+
+def clone_xml(saved: str, identity: CloneIdentity, disks: DomainDisks | None = None) -> str:
     """Return the definition to restore a clone with, from that in the template's save file.
+
+    Args:
+        saved: The template's.
+        identity: Who the clone is.
+        disks: Its own, where it has any.
 
     Raises:
         HypervisorError: the saved definition is no XML, or not one of a template of ours.
@@ -72,6 +83,12 @@ def clone_xml(saved: str, identity: CloneIdentity) -> str:
     for device in ("serial", "console"):
         for source in root.findall(f"devices/{device}/source[@path]"):
             source.set("path", f"{identity.console_dir}/{identity.name}.log")
+    if disks is not None:
+        _replace_disks(root, disks)
+    for channel in root.findall("devices/channel"):
+        target, named = channel.find("target"), channel.find("source")
+        if named is not None and target is not None and target.get("name") == AGENT_CHANNEL:
+            channel.remove(named)  # libvirt names the socket after the domain
     for tag in ("kernel", "initrd", "cmdline"):  # the memory holds them: QEMU need not load them again
         for found in root.findall(f"os/{tag}"):
             _part(root, "os").remove(found)
@@ -97,14 +114,16 @@ def words(identity: CloneIdentity) -> str:
     )
 
 
-def snapshot_key(xml: str, accel: str, version: str) -> str:
+def snapshot_key(xml: str, accel: str, version: str, base: str = "") -> str:
     """Return the name of the snapshot that fits: another definition, host or version needs another.
 
     Args:
         xml: The template's definition with a name, UUID, slot and record that are always the same.
+        accel: The libvirt domain type.
         version: Those of libvirt and QEMU.
+        base: The identity of the disk image, and what else its guest is told; empty without one.
     """
-    return hashlib.sha256(f"2 {accel} {version}\n{xml}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"3 {accel} {version} {base}\n{xml}".encode()).hexdigest()[:16]
 
 
 def _part(root: ET.Element, path: str) -> ET.Element:
@@ -120,6 +139,16 @@ def _replace_record(root: ET.Element, record: Record) -> None:
     for old in metadata.findall(member):
         metadata.remove(old)
     ET.SubElement(metadata, member, record.to_metadata())
+
+
+def _replace_disks(root: ET.Element, disks: DomainDisks) -> None:
+    for target, path in zip(OWN_DISKS, (disks.overlay, disks.seed), strict=True):
+        disk = _part(root, f"devices/disk/target[@dev='{target}']/..")
+        _part(disk, "source").set("file", path)
+        for old in disk.findall("backingStore"):
+            disk.remove(old)
+        if path == disks.overlay:
+            add_backing(disk, disks)
 
 
 def _text(root: ET.Element) -> str:

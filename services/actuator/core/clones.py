@@ -96,6 +96,7 @@ def _take(context: Context, host: str, snapshot: Snapshot, planned: list[Step]) 
         slot=where.slot,
         is_boosted=True,
         template=wanted.template.digest if wanted.template else "",
+        base=where.base,
         tier=TEMPLATE,
     )
     return TakeSnapshot(

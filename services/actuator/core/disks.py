@@ -49,12 +49,23 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class DomainDisks:
-    """Where the disks of one domain are, and what the overlay stands on."""
+    """Where the disks of one domain are, and what the overlay stands on.
+
+    ``base`` is the user's image. ``frozen`` lies in between where the domain is a clone: the disk of the template, as
+    it was when its memory was saved.
+    """
 
     overlay: str
     seed: str
     base: str
     base_format: str
+    frozen: str = ""
+
+    @property
+    def backing(self) -> tuple[tuple[str, str], ...]:
+        """Return path and format of all that the overlay stands on, from the top."""
+        own = ((self.frozen, OVERLAY),) if self.frozen else ()
+        return (*own, (self.base, self.base_format))
 
 
 def volume_name(domain: str, uuid: str, kind: str) -> str:
@@ -116,16 +127,19 @@ def changed(base: Base, records: Mapping[str, Record]) -> str:
     )
 
 
-def leaked(volumes: Iterable[SeenVolume], uuids: Collection[str], files: Collection[str]) -> frozenset[str]:
+def leaked(
+    volumes: Iterable[SeenVolume], uuids: Collection[str], files: Collection[str], spared: Collection[str] = ()
+) -> frozenset[str]:
     """Return the names of volumes of our making that no domain of the host owns or names, not even as a base.
 
     Args:
         volumes: All that is in our pool.
         uuids: Of all domains of the host, defined or running, ours or not.
         files: Every file that a disk of theirs names.
+        spared: Names of volumes that snapshots need.
     """
     all_volumes = tuple(volumes)
-    kept = {v.path for v in all_volumes if owner_of(v.name) in (None, *uuids) or v.path in files}
+    kept = {v.path for v in all_volumes if owner_of(v.name) in (None, *uuids) or v.path in files or v.name in spared}
     while more := {v.backing for v in all_volumes if v.path in kept and v.backing} - kept:
         kept |= more
     return frozenset(v.name for v in all_volumes if v.path not in kept)

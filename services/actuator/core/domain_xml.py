@@ -162,15 +162,22 @@ def _devices(root: ET.Element, spec: DomainSpec, slot: int) -> None:
 
 
 def _disks(devices: ET.Element, disks: DomainDisks) -> None:
-    """Add the overlay and, read-only, the seed. libvirt would change the owner of the base: it is told not to."""
+    """Add the overlay and, read-only, the seed. libvirt would change the owner of what is below: it is told not to."""
     overlay = _disk(devices, OWN_DISKS[0], "qcow2", disks.overlay)
-    backing = ET.SubElement(overlay, "backingStore", type="file")
-    ET.SubElement(backing, "format", type=disks.base_format)
-    source = ET.SubElement(backing, "source", file=disks.base)
-    ET.SubElement(source, "seclabel", model="dac", relabel="no")
-    ET.SubElement(backing, "backingStore")
+    add_backing(overlay, disks)
     seed = _disk(devices, OWN_DISKS[1], "raw", disks.seed)
     ET.SubElement(seed, "readonly")
+
+
+def add_backing(disk: ET.Element, disks: DomainDisks) -> None:
+    """Say what the overlay stands on, down to the image."""
+    for path, kind in disks.backing:
+        backing = ET.SubElement(disk, "backingStore", type="file")
+        ET.SubElement(backing, "format", type=kind)
+        source = ET.SubElement(backing, "source", file=path)
+        ET.SubElement(source, "seclabel", model="dac", relabel="no")
+        disk = backing
+    ET.SubElement(disk, "backingStore")
 
 
 def _disk(devices: ET.Element, target: str, kind: str, path: str) -> ET.Element:

@@ -20,6 +20,7 @@ SERVING: Final = frozenset({Phase.WARMING, Phase.READY})
 OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
 RESERVE: Final = frozenset({Phase.CREATING, Phase.BOOTING, Phase.STANDBY})
 CLONE_TIMEOUT_S: Final = 20.0  # from its making; ten at once, on two CPUs with other work for ten, took 7 to 16 s
+DISK_CLONE_TIMEOUT_S: Final = 60.0
 WAKE_TIMEOUT_S: Final = {"paused": 5.0, "saved": 20.0}  # the tiers of a reserve, the fastest first
 
 
@@ -180,7 +181,9 @@ def boot_limit_s(wanted: Wanted, member: Member) -> float:
     limit_s = wanted.group.boot_timeout_s
     if member.record.is_woken:
         return min(limit_s, WAKE_TIMEOUT_S.get(member.record.tier, limit_s))
-    return min(limit_s, CLONE_TIMEOUT_S) if member.record.tier == "clone" else limit_s
+    if member.record.tier != "clone":
+        return limit_s
+    return min(limit_s, DISK_CLONE_TIMEOUT_S if wanted.group.image.disk else CLONE_TIMEOUT_S)
 
 
 def is_overdue(wanted: Wanted, member: Member, now_s: float) -> bool:
