@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import libvirt
+
 from bench import capacity_price, capacity_raw, capacity_step
-from bench.capacity_stages import Stages, stages_of
+from bench.capacity_stages import NAMES, Stages, stages_of
 from bench.capacity_world import POLL_S, ROOT, Poller, World, load
 from bench.installation import CLOCK, wait_until
 from cli.observe import observe_once
@@ -94,7 +96,7 @@ class Bench:
         self._connection = connection
         self._raw_xml = ""
         self.tiers = {name: Tier() for name in ORDER}
-        self.stages: list[Stages] = []
+        self.stages: dict[str, list[Stages]] = {tier: [] for tier in NAMES}
 
     def prepare(self) -> None:
         """Have every group stand still, its reserve filled; a tier that does not get there is left out."""
@@ -113,16 +115,17 @@ class Bench:
         capacity_price.measure(world, self.tiers)
 
     def round(self, number: int) -> None:
-        """Measure each tier once."""
-        for name in ORDER:
+        """Measure each tier once; they begin with another one each time, for each comes after another's work."""
+        first = number % len(ORDER)
+        for name in ORDER[first:] + ORDER[:first]:
             tier = self.tiers[name]
             if tier.is_left_out:
                 continue
             try:
                 tier.took_s.append(self._measure(name))
                 say(f"  round {number}: {name} {1000 * tier.took_s[-1]:.0f} ms")
-            except AutoscalerError as error:
-                tier.notes.append(str(error))
+            except (AutoscalerError, LookupError, libvirt.libvirtError) as error:
+                tier.notes.append(f"{type(error).__name__}: {error}")
                 tier.failures += 1
                 say(f"  round {number}: {name} failed: {error}")
 
@@ -139,12 +142,12 @@ class Bench:
         poller = Poller(world.endpoint(group), POLLS_S.get(group, POLL_S))
         try:
             world.scale(group, 1)
-            decided_s = world.decided(group, mark, lambda body: body.desired == 1)
+            decided_s = world.decided(group, mark, lambda body: body.desired == 1)[1].decided_mono_s or 0.0
             served_s = poller.wait(SERVE_TIMEOUT_S)
             wait_until(lambda: "ready" in world.phases(group), 20, f"{group} to be ready", 0.01)
             self._check_way(group)
-            if group == "cold":
-                self.stages.append(stages_of(world, mark, poller.served_by, decided_s, served_s))
+            if group in NAMES:
+                self.stages[group].append(stages_of(group, world, mark, poller.served_by, decided_s, served_s))
         finally:
             poller.stop()
             self._back_to_none(group)
@@ -177,7 +180,7 @@ class Bench:
             except AutoscalerError as error:
                 raise AutoscalerError(f"{error}: {self._why_no_burst()}") from error
             raised_s = CLOCK.monotonic_s()
-            decided_s = world.decided("burst", mark, lambda body: body.burst_quota is not None)
+            decided_s, _ = world.decided("burst", mark, lambda body: body.burst_quota is not None)
         return max(raised_s - decided_s, 0.0)
 
     def _why_no_burst(self) -> str:
@@ -250,8 +253,6 @@ def _stop(_signal: int, _frame: object) -> None:
 
 def measure(rounds: int, wanted: list[str], *, has_step: bool) -> dict[str, Any]:
     """Return all figures of one run."""
-    import libvirt
-
     begin_s = CLOCK.monotonic_s()
     groups = {
         name: GROUPS[name] for name in GROUPS if name in wanted or name == "cold" or (name == "step" and has_step)
@@ -275,7 +276,8 @@ def measure(rounds: int, wanted: list[str], *, has_step: bool) -> dict[str, Any]
             connection.close()
     return {
         "tiers": {name: tier.values() for name, tier in bench.tiers.items()},
-        "stages": [one.values() for one in bench.stages],
+        "stages": [one.values() for one in bench.stages["cold"]],
+        "clone_stages": [one.values() for one in bench.stages["clone"]],
         "step": step,
         "goals": goals({name: tier.values() for name, tier in bench.tiers.items()}, step),
         "took_s": CLOCK.monotonic_s() - begin_s,
@@ -320,8 +322,9 @@ CHECKS: Final[tuple[Check, ...]] = (
 
 
 def goals(tiers: dict[str, dict[str, Any]], step: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return what is to be reached beside what was measured (medians)."""
+    """Return what is to be reached beside what was measured: medians of at least ``ROUNDS``, else it is not met."""
     medians = {name: tier["median_s"] for name, tier in tiers.items() if tier["median_s"] is not None}
+    is_enough = all(tier["n"] >= ROUNDS for tier in tiers.values() if tier["n"])
     found = [(text, value(medians), most) for text, value, most in CHECKS]
     if step and "note" not in step:
         found += [
@@ -330,7 +333,7 @@ def goals(tiers: dict[str, dict[str, Any]], step: dict[str, Any] | None) -> list
             ("step: failed requests", step["failed"], 0),
         ]
     return [
-        {"goal": text, "at_most": most, "measured": value, "is_met": value is not None and value <= most}
+        {"goal": text, "at_most": most, "measured": value, "is_met": is_enough and value is not None and value <= most}
         for text, value, most in found
     ]
 

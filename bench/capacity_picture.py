@@ -35,7 +35,8 @@ def page(result: Mapping[str, Any], meaning: Mapping[str, str]) -> str:
         "",
         "![The tiers, the stages of a cold start, the step](capacity.png)",
         "",
-        *_stages(result["stages"]),
+        *_stages("cold", "Where a cold start's time goes", result["stages"]),
+        *_stages("clone", "Where a clone's time goes", result["clone_stages"]),
         *_step(result["step"]),
         f"{result['cpus']} CPUs; load before {result['load_before']:.1f}; the run took {result['took_s']:.0f} s.",
     ]
@@ -59,17 +60,17 @@ def _goal(goal: Mapping[str, Any]) -> str:
     return f"| {goal['goal']} | {goal['at_most']:.3g} | {measured} | {'met' if goal['is_met'] else 'not met'} |"
 
 
-def medians(stages: list[Mapping[str, float | None]]) -> dict[str, float]:
+def medians(tier: str, stages: list[Mapping[str, float | None]]) -> dict[str, float]:
     """Return the median of each stage, 0 where it was never told."""
-    told = {name: [value for one in stages if (value := one.get(name)) is not None] for name in NAMES}
+    told = {name: [value for one in stages if (value := one.get(name)) is not None] for name in NAMES[tier]}
     return {name: statistics.median(values) if values else 0.0 for name, values in told.items()}
 
 
-def _stages(stages: list[Mapping[str, float | None]]) -> list[str]:
+def _stages(tier: str, title: str, stages: list[Mapping[str, float | None]]) -> list[str]:
     if not stages:
         return []
-    rows = [f"| {name} | {1000 * value:.0f} |" for name, value in medians(stages).items()]
-    return ["## Where a cold start's time goes", "", "| stage | median ms |", "|---|---|", *rows, ""]
+    rows = [f"| {name} | {1000 * value:.0f} |" for name, value in medians(tier, stages).items()]
+    return [f"## {title}", "", "| stage | median ms |", "|---|---|", *rows, ""]
 
 
 def _step(step: Mapping[str, Any] | None) -> list[str]:
@@ -123,7 +124,7 @@ def _draw_stages(axes: Any, stages: list[Mapping[str, float | None]]) -> None:
     axes.set_title("Where a cold start's time goes (ms)", loc="left", color=INK)
     axes.set_yticks([])
     left_ms = 0.0
-    for colour, (name, value_s) in zip(COLOURS, medians(stages).items() if stages else (), strict=False):
+    for colour, (name, value_s) in zip(COLOURS, medians("cold", stages).items() if stages else (), strict=False):
         axes.barh(0, 1000 * value_s, left=left_ms, color=colour, label=f"{name} {1000 * value_s:.0f}")
         left_ms += 1000 * value_s
     if stages:

@@ -1,4 +1,4 @@
-"""Where each millisecond of a cold start goes, from outside: messages, libvirt's process, the guest's own console."""
+"""Where each millisecond of a start goes, from outside: messages, libvirt's process, the guest's own console."""
 
 import os
 import re
@@ -14,33 +14,39 @@ from common.phases import Phase
 
 CONSOLES = Path("actuator/console")
 SERVING = re.compile(rb"autoscaler (\d+\.\d+) serving")
-NAMES = ("plan and define", "start: libvirt and QEMU", "firmware", "kernel and app", "readiness", "join")
+NAMES = {
+    "cold": ("plan and define", "start: libvirt and QEMU", "firmware", "kernel and app", "readiness", "join"),
+    "clone": ("plan and define", "restore: libvirt and QEMU, link", "identity and readiness", "join"),
+}
 
 
 @dataclass(frozen=True)
 class Stages:
-    """Seconds spent in each of ``NAMES``; None where it could not be told."""
+    """Seconds spent in each of ``NAMES`` of a tier; None where it could not be told."""
 
+    tier: str
     spent_s: tuple[float | None, ...]
 
     def values(self) -> dict[str, float | None]:
         """Return the stages by name."""
-        return dict(zip(NAMES, self.spent_s, strict=True))
+        return dict(zip(NAMES[self.tier], self.spent_s, strict=True))
 
 
-def stages_of(world: World, mark: int, domain: str, decided_s: float, served_s: float) -> Stages:
+def stages_of(tier: str, world: World, mark: int, domain: str, decided_s: float, served_s: float) -> Stages:
     """Return the stages of the start of ``domain``, which has just served its first request."""
     events = {
         body.name: said_s
         for said_s, body in world.heard.since(mark)
         if isinstance(body, Event) and body.domain == domain
     }
-    executed_s = _process_began_s(domain)
-    kernel_s, app_s = _guest(world.directory / "state" / CONSOLES / f"{domain}.log")
-    answered_s = _warming_s(world, mark, domain)
-    marks = (decided_s, executed_s, events.get("domain-started"), kernel_s, app_s, answered_s, served_s)
-    pairs = pairwise(marks)
-    return Stages(tuple(None if a is None or b is None else max(b - a, 0.0) for a, b in pairs))
+    executed_s, answered_s = _process_began_s(domain), _warming_s(world, mark, domain)
+    if tier == "cold":
+        kernel_s, app_s = _guest(world.directory / "state" / CONSOLES / f"{domain}.log")
+        between = events.get("domain-started"), kernel_s, app_s
+    else:
+        between = (events.get("domain-created"),)
+    pairs = pairwise((decided_s, executed_s, *between, answered_s, served_s))
+    return Stages(tier, tuple(None if a is None or b is None else max(b - a, 0.0) for a, b in pairs))
 
 
 def _process_began_s(domain: str) -> float | None:

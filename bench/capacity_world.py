@@ -207,17 +207,19 @@ class World:
         wanted = [Phase.STANDBY.value] * standby
         wait_until(lambda: self.phases(group) == wanted, timeout_s, f"{group} to have {standby} in standby", 0.05)
 
-    def decided(self, group: str, mark: int, is_it: Callable[[DesiredCapacity], bool], timeout_s: float = 10) -> float:
-        """Return when the decider decided what ``is_it`` looks for, among what it said after ``mark``."""
+    def decided(
+        self, group: str, mark: int, is_it: Callable[[DesiredCapacity], bool], timeout_s: float = 10
+    ) -> tuple[float, DesiredCapacity]:
+        """Return when the decider said what ``is_it`` looks for, and what, among what it said after ``mark``."""
 
-        def found() -> float | None:
+        def found() -> tuple[float, DesiredCapacity] | None:
             for said_s, body in self.heard.since(mark):
                 if isinstance(body, DesiredCapacity) and body.group == group and is_it(body):
-                    return said_s
+                    return said_s, body
             return None
 
         wait_until(lambda: found() is not None, timeout_s, f"a decision about {group}", 0.002)
-        return found() or 0.0
+        return found()  # type: ignore[return-value] # what was heard stays
 
     def rotated_s(self, group: str, mark: int) -> float | None:
         """Return when the balancer said that a domain of the group is in rotation."""

@@ -66,6 +66,8 @@ echo "host-key $(cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub)"
 echo "left-over-keys $(ls /etc/ssh/ssh_host_rsa_key* 2>/dev/null | wc -l)"
 echo "authorized $(cat /home/debian/.ssh/authorized_keys | wc -l)"
 echo "greeting $(cat /etc/greeting)"
+echo "epoch $(date +%s.%N)"
+echo "random $(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' ')"
 echo "root-device $(awk '$2 == "/" {print $1}' /proc/mounts)"
 """
 GRUB_CFG: Final = """\

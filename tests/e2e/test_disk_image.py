@@ -1,5 +1,6 @@
 """A group made from a whole Debian on a disk image: boot loader, systemd, cloud-init. Three domains boot at once.
 
+Then a template of it is saved, and more domains are cloned.
 The image is built once (under a minute) and kept beside the demo guest's; see ``tests/disk_image.py``.
 """
 
@@ -7,6 +8,8 @@ import hashlib
 import http.client
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +59,7 @@ def world(make_world: Callable[..., World], disk: Path) -> Iterator[World]:
         "memory_mib = 512",
     ]
     text = "\n".join(lines).replace("[groups.web.image]", "\n".join(image)).replace("min = 1", "min = 3")
+    text = text.replace("max = 4", "max = 6") + '[groups.web.warm]\nstart = "clone"\n'
     world.config.write_text(text, encoding="utf-8")
     yield world
 
@@ -122,32 +126,109 @@ def test_guest_agent_tells_each_domains_name(told: dict[str, dict[str, str]]) ->
         connection.close()
 
 
-def test_removed_domains_leave_no_disk_behind(told: dict[str, dict[str, str]], world: World) -> None:
+@pytest.fixture(scope="module")
+def cloned(told: dict[str, dict[str, str]], world: World) -> dict[str, dict[str, str]]:
+    """Wait for a snapshot, clone two more, and return what each told when it first answered, and for good."""
+    begin = now_s()
+    wait_until(lambda: snapshots(world), BOOT_S, "a snapshot of the booted image", every_s=1.0)
+    print(f"\nsnapshot after {now_s() - begin:.0f} s: {snapshots(world)[0].stat().st_size / 2**20:.0f} MiB")
+    first = FirstAnswers([f"192.168.168.{10 + slot}" for slot in range(20)])
+    begin = now_s()
+    world.autoscaler("scale", "5")
+    wait_until(lambda: len(first.told) == 5, 120, "two more to answer", every_s=0.05)
+    print(f"two clones answered {now_s() - begin:.1f} s after the order")
+    first.stop()
+    domains = wait_until(lambda: ready(world, 5), 60, "five domains in rotation")
+    tiers = {domain["name"]: domain["tier"] for domain in domains if domain["name"] not in told}
+    assert tiers == {f"{NAME}-0003": "clone", f"{NAME}-0004": "clone"}
+    return {domain["name"]: first.told[domain["address"]] for domain in domains if domain["name"] not in told}
+
+
+def test_clones_of_a_booted_image_are_others_from_their_first_answer_on(
+    told: dict[str, dict[str, str]], cloned: dict[str, dict[str, str]], world: World
+) -> None:
+    everybody = {**told, **cloned}
+    for what in ("hostname", "machine-id", "mac", "address", "random"):
+        values = {name: facts[what] for name, facts in everybody.items()}
+        assert len(set(values.values())) == 5, f"{what}: {values}"
+    shown = {d["name"]: f"{d['address']}/24" for d in look(world)["groups"][0]["domains"]}
+    for name, facts in cloned.items():
+        assert (facts["hostname"], facts["address"]) == (name, shown[name])
+        assert float(facts["asked"]) - 0.5 < float(facts["epoch"]) < float(facts["answered"]) + 0.5, facts
+        assert facts["greeting"] == "hello from user-data"
+
+
+def test_clones_make_host_keys_of_their_own(
+    told: dict[str, dict[str, str]], cloned: dict[str, dict[str, str]], world: World
+) -> None:
+    addresses = [d["address"] for d in look(world)["groups"][0]["domains"] if d["name"] in cloned]
+    keys = [wait_until(lambda at=at: identity(at).get("host-key"), 120, f"a host key at {at}") for at in addresses]
+    assert len({*keys, *(facts["host-key"] for facts in told.values())}) == 5, keys
+
+
+def test_removed_domains_leave_no_disk_behind(cloned: dict[str, dict[str, str]], world: World) -> None:
     disks = world.state_dir / "disks"
-    assert len(list(disks.iterdir())) == 6, "an overlay and a seed each"
-    world.autoscaler("bounds", "--min", "1", "--max", "4")
-    world.autoscaler("scale", "2")
-    wait_until(lambda: len(world.domains()) == 2, 120, "one domain less")
-    left = wait_until(lambda: len(list(disks.iterdir())) == 4 and list(disks.iterdir()), 20, "its disks gone")
-    assert {path.name.partition(".")[0] for path in left} == set(world.domains())
+    assert len(list(disks.iterdir())) == 11, "an overlay and a seed each, and the disk that clones stand on"
+    world.autoscaler("bounds", "--min", "1", "--max", "6")
+    world.autoscaler("scale", "4")
+    wait_until(lambda: len(world.domains()) == 4, 120, "one domain less")
+    left = wait_until(lambda: len(list(disks.iterdir())) == 9 and list(disks.iterdir()), 20, "its disks gone")
+    names = {path.name.partition(".")[0] for path in left}
+    assert names == {*world.domains(), f"{NAME}-template"}
 
 
 def test_down_takes_every_disk_and_the_pool(world: World) -> None:
     world.autoscaler("down")
     assert world.domains() == []
+    left = [path.name for path in (world.state_dir / "disks").iterdir()]
+    assert [name.partition(".")[0] for name in left] == [f"{NAME}-template"], "what a snapshot needs stays with it"
+    world.autoscaler("down", "--everything")
     assert not (world.state_dir / "disks").exists()
 
 
-def ready(world: World) -> list[dict[str, str]]:
-    """Return the domains once all three are in rotation."""
+class FirstAnswers:
+    """Asks addresses all the time, and keeps what each told when it first answered, and between which times."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        self.told: dict[str, dict[str, str]] = {}
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(a,), daemon=True) for a in addresses]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, address: str) -> None:
+        while not self._stopping.wait(0.05) and address not in self.told:
+            asked_s = time.time()  # noqa: TID251 - the guest's clock is compared with this machine's
+            try:
+                facts = identity(address, 0.5)
+            except (OSError, http.client.HTTPException):
+                continue
+            if "hostname" in facts:
+                self.told[address] = facts | {"asked": str(asked_s), "answered": str(time.time())}  # noqa: TID251
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def snapshots(world: World) -> list[Path]:
+    """Return the snapshots that clones go on from; each has been proved by a first clone."""
+    return list((world.state_dir / "actuator/snapshots").glob("*/*.save"))
+
+
+def ready(world: World, count: int = 3) -> list[dict[str, str]]:
+    """Return the domains once so many are there, all in rotation."""
     group = look(world)["groups"][0]
-    return group["domains"] if [d["phase"] for d in group["domains"]] == ["ready"] * 3 else []
+    return group["domains"] if [d["phase"] for d in group["domains"]] == ["ready"] * count else []
 
 
-def identity(address: str) -> dict[str, str]:
+def identity(address: str, connect_s: float = 30.0) -> dict[str, str]:
     """Return what the guest at the address tells about itself."""
-    connection = http.client.HTTPConnection(address, 8080, timeout=30)
+    connection = http.client.HTTPConnection(address, 8080, timeout=connect_s)
     try:
+        connection.connect()
+        connection.sock.settimeout(30)
         connection.request("GET", "/cgi-bin/identity")
         text = connection.getresponse().read().decode()
     finally:

@@ -146,4 +146,4 @@ def test_quick_joins_fail_no_request_even_of_a_domain_that_died_since(quick: Sta
         stand.set_phase(dies, Phase.WARMING, wait_for="ready")
         stand.until(lambda: stand.drains["web"].backends[2].is_healthy is False, "the check finds it dead")
     assert (fresh.failures, kept.failures) == ([], [])
-    assert fresh.count + kept.count > 200
+    assert min(fresh.count, kept.count) > 20, "requests went on through all of it"

@@ -72,14 +72,19 @@ def test_goals_compare_medians_and_an_absent_tier_meets_none() -> None:
     assert found["paused, seconds"] == (0.1, True)
 
 
+def test_goals_are_not_met_by_fewer_rounds_than_asked_for() -> None:
+    few = TIERS | {"paused": tier(0.1, n=capacity.ROUNDS - 1)}
+    assert not any(goal["is_met"] for goal in capacity.goals(few, None))
+
+
 STEP = {"requests": 9, "failed": 0, "answered_s": 0.7, "recovered_s": 2.0, "p99_target_s": 0.3, "p99_s": [(0.0, 0.2)]}
 
 
 @pytest.mark.parametrize("step", [None, STEP, {"note": "no standby"}])
-@pytest.mark.parametrize("stages", [[], [dict.fromkeys(NAMES, 0.5) | {"join": None}]])
+@pytest.mark.parametrize("stages", [[], [dict.fromkeys(NAMES["cold"], 0.5) | {"join": None}]])
 def test_the_page_and_the_picture_show_what_there_is(step: Any, stages: Any, tmp_path: Path) -> None:
-    result = {"tiers": TIERS, "stages": stages, "step": step, "goals": capacity.goals(TIERS, step), "took_s": 300.0,
-              "cpus": 2, "load_before": 0.1}  # fmt: skip
+    result = {"tiers": TIERS, "stages": stages, "clone_stages": [], "step": step, "took_s": 300.0, "cpus": 2,
+              "goals": capacity.goals(TIERS, step), "load_before": 0.1}  # fmt: skip
     text = page(result, capacity.MEANING)
     assert "| clone | a copy of a booted template's memory | 0 | - | - | 0 | 1 |" in text
     assert "- clone: not available: no snapshot" in text
