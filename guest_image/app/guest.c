@@ -10,6 +10,8 @@
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <net/route.h>
+#include <netinet/if_ether.h>
+#include <netpacket/packet.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -94,15 +96,6 @@ static bool add_default_route(int fd, const char *gateway)
     return inet_pton(AF_INET, gateway, &address->sin_addr) == 1 && ioctl(fd, SIOCADDRT, &route) == 0;
 }
 
-/* Whoever waits for us on the host has asked for our MAC in vain, and asks again only a second later. A packet of ours,
- * to a port that discards, makes us ask for the host's: that tells it. */
-static void announce(int fd, const char *gateway)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(9)};
-    if (inet_pton(AF_INET, gateway, &address.sin_addr) == 1)
-        sendto(fd, "", 1, MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address);
-}
-
 static void use_static_address(int fd, const struct settings *settings)
 {
     char address[32];
@@ -115,8 +108,6 @@ static void use_static_address(int fd, const struct settings *settings)
         log_line("address %s: %s", settings->address, strerror(errno));
     if (settings->gateway[0] != '\0' && !add_default_route(fd, settings->gateway))
         log_line("gateway %s: %s", settings->gateway, strerror(errno));
-    if (settings->gateway[0] != '\0')
-        announce(fd, settings->gateway);
 }
 
 /* Leave udhcpc running, for it renews the lease; return once it has one. */
@@ -172,6 +163,28 @@ bool guest_has_link(void)
     struct ethtool_value carrier = {.cmd = ETHTOOL_GLINK};
     struct ifreq request = {.ifr_data = (char *)&carrier};
     return ask_interface(SIOCETHTOOL, &request) && carrier.data != 0;
+}
+
+void guest_announce(void)
+{
+    struct ifreq mac = {0}, address = {0}, number = {0};
+    struct ether_arp message = {
+        .ea_hdr = {htons(ARPHRD_ETHER), htons(ETHERTYPE_IP), ETHER_ADDR_LEN, sizeof(struct in_addr),
+                   htons(ARPOP_REQUEST)},
+    };
+    struct sockaddr_ll everybody = {
+        .sll_family = AF_PACKET, .sll_protocol = htons(ETHERTYPE_ARP), .sll_halen = ETHER_ADDR_LEN};
+    if (!ask_interface(SIOCGIFHWADDR, &mac) || !ask_interface(SIOCGIFADDR, &address) ||
+        !ask_interface(SIOCGIFINDEX, &number))
+        return; /* no address: nobody waits for us */
+    memcpy(message.arp_sha, mac.ifr_hwaddr.sa_data, sizeof message.arp_sha);
+    memcpy(message.arp_spa, &((struct sockaddr_in *)&address.ifr_addr)->sin_addr, sizeof message.arp_spa);
+    memcpy(message.arp_tpa, message.arp_spa, sizeof message.arp_tpa);
+    memset(everybody.sll_addr, 0xff, ETHER_ADDR_LEN);
+    everybody.sll_ifindex = number.ifr_ifindex;
+    int fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    sendto(fd, &message, sizeof message, MSG_DONTWAIT, (struct sockaddr *)&everybody, sizeof everybody);
+    close(fd);
 }
 
 void guest_forget_address(const struct settings *settings)

@@ -25,6 +25,10 @@ void guest_forget_address(const struct settings *settings);
 /* Take the name, the static address and the MAC of the settings. */
 void guest_use_address(const struct settings *settings);
 
+/* Tell everybody on the link our address and MAC. Whoever waits for us on the host has asked for the MAC in vain while the
+ * guest booted, and asks again a second later only. */
+void guest_announce(void);
+
 /* Write the MAC and the address of the interface, "" where it has none. */
 void guest_describe_interface(char *mac, size_t mac_size, char *address, size_t address_size);
 

@@ -116,6 +116,7 @@ static void take_identity(struct settings *settings)
     clock_set(settings->gateway, settings->epoch_ms);
     settings->epoch_ms = 0; /* true for one moment only */
     server_open_as(settings->name);
+    guest_announce();
     log_line("serving as %s", settings->name);
 }
 
@@ -128,6 +129,7 @@ static void *follow_link(void *argument)
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0)
         log_line("changes of the link will not be seen");
+    guest_announce(); /* once more: a new link may lose its first frames */
     clock_set(settings->gateway, 0); /* here, and not where the power button is watched: a gateway may be silent */
     do { /* whatever the message says: the link is looked at as it is now */
         bool has_link = guest_has_link(), was_away = !had_link;

@@ -103,6 +103,7 @@ int main(int count, char **words)
     }
     log_line("serving as %s on port %d", settings.name, port);
     if (is_guest) {
+        guest_announce();
         guest_load_modules("late");
         identity_follow_link(&settings);
     }
