@@ -20,6 +20,7 @@ from services.actuator.core.plan import Plan, plan
 from services.actuator.core.seen import Backend, Probe, Seen, Template, Wanted
 from services.actuator.core.sizing import Demand, choose
 from services.actuator.core.steps import Define, SetPhase, Step
+from services.actuator.drafts import Draft
 from services.actuator.hosts import Hosts
 from services.actuator.perform import Outcome, attempt
 from services.actuator.remarks import Remarks
@@ -337,16 +338,19 @@ class World:
 
     def _perform(self, step: Step) -> None:
         self.steps.append(step)
-        xml = None
-        if isinstance(step, Define):
-            spec = DomainSpec(step.domain, step.uuid, step.record, step.accel, self.group, self.network, TEMPLATE)
-            xml = domain_xml(spec)
         self.memory.begun(step, self.now_s)
-        result, error = attempt(self.hosts[step.host], step, xml)
+        result, error = attempt(self.hosts[step.host], step, self._made(step))
         outcome = Outcome(step, result, error, self.now_s)
         self.memory.finished(outcome)
         self.remarks.note(outcome, self.now_s)
         self.breakers.update(count_start(self.breakers, outcome, self.now_s))
+
+    def _made(self, step: Step) -> str | Draft | None:
+        """Return what the step makes."""
+        if not isinstance(step, Define):
+            return None
+        spec = DomainSpec(step.domain, step.uuid, step.record, step.accel, self.group, self.network, TEMPLATE)
+        return domain_xml(spec)
 
     def run(self, seconds: float) -> None:
         until_s = self.now_s + seconds

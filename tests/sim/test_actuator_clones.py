@@ -18,12 +18,10 @@ from services.actuator.core.disks import Base, Disk, leaked
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.seen import Probe, Snapshot, Template, Wanted
 from services.actuator.core.steps import Clone, Define, Step, TakeSnapshot
-from services.actuator.drafts import draft
+from services.actuator.drafts import Draft, draft
 from services.actuator.hosts import Hosts
-from services.actuator.perform import Outcome, attempt
 from services.actuator.prober import Target
 from services.actuator.snapshots import Frozen, order_of
-from services.actuator.starts import count_start
 from services.actuator.worker import Bases
 from tests.sim.actuator_model import TEMPLATE, FakeDomain, FakeHost, Killed, World, group
 
@@ -119,17 +117,8 @@ class CloneWorld(World):
     def wanted(self) -> Wanted:
         return replace(super().wanted(), snapshots={"local": Snapshot("key", self.snapshot.exists())})
 
-    def _perform(self, step: Step) -> None:
-        if not isinstance(step, Clone | TakeSnapshot):
-            super()._perform(step)
-            return
-        self.steps.append(step)
-        self.memory.begun(step, self.now_s)
-        result, error = attempt(self.hosts[step.host], step, self._order(step))
-        outcome = Outcome(step, result, error, self.now_s)
-        self.memory.finished(outcome)
-        self.remarks.note(outcome, self.now_s)
-        self.breakers.update(count_start(self.breakers, outcome, self.now_s))
+    def _made(self, step: Step) -> str | Draft | None:
+        return self._order(step) if isinstance(step, Clone | TakeSnapshot) else super()._made(step)
 
     def _order(self, step: Clone | TakeSnapshot) -> CloneOrder | SnapshotOrder:
         spec = DomainSpec(step.domain, step.uuid, step.record, step.accel, self.group, self.network, TEMPLATE)
@@ -204,16 +193,11 @@ class DiskCloneWorld(CloneWorld):
         hosts.stored(Bases("local", {BASE.path: BASE}))
         return hosts
 
-    def _perform(self, step: Step) -> None:
+    def _made(self, step: Step) -> str | Draft | None:
         if not isinstance(step, Define) or isinstance(step, Clone):
-            super()._perform(step)
-            return
-        self.steps.append(step)
-        self.memory.begun(step, self.now_s)
+            return super()._made(step)
         assert self.template is not None
-        made = draft(self.wanted(), step, self.template, BASE, self.pool)
-        result, error = attempt(self.hosts[step.host], step, made)
-        self.memory.finished(Outcome(step, result, error, self.now_s))
+        return draft(self.wanted(), step, self.template, BASE, self.pool)
 
     def _order(self, step: Clone | TakeSnapshot) -> CloneOrder | SnapshotOrder:
         assert self.template is not None
