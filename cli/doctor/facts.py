@@ -105,7 +105,10 @@ class SpaceFacts:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a group boots. ``problem`` is empty where every part is there and whole."""
+    """What a group boots. ``problem`` is empty where every part is there and whole.
+
+    ``is_tool_missing``: it is a disk, and there is no ``qemu-img``. ``refusals`` is what the actuator has against it.
+    """
 
     source: str
     kind: str  # demo | directory | disk
@@ -115,6 +118,17 @@ class ImageFacts:
     machine_id: str | None = None
     is_machine_id_read: bool = False
     is_bootable: bool | None = None
+    is_tool_missing: bool = False
+    refusals: tuple[str, ...] = ()
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether a domain can be made from it, by all that was seen."""
+        return (
+            self.exists
+            and not (self.problem or self.refusals or self.is_tool_missing)
+            and self.is_bootable is not False
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What the groups boot, read from outside: is it there, whole, does it look bootable, which machine-id does it carry.
 
 Nothing is mounted. ``debugfs`` reads an ext4 file system inside a raw disk at its partition's offset; a qcow2 disk is
-unpacked into a temporary file first, and only where that was asked for.
+unpacked into a temporary file first, a large one only where that was asked for.
 """
 
 import hashlib
@@ -17,11 +17,13 @@ from typing import Any, Final
 
 from cli.doctor.facts import ImageFacts
 from common.config import Config, Group
+from services.actuator.core.disks import FORMATS
 
 PATIENCE_S: Final = 120.0
 SECTOR: Final = 512
 MAX_PARTITIONS: Final = 128
 MAX_UNPACKED_BYTES: Final = 16 * 1024**3
+SOON_UNPACKED_BYTES: Final = 1024**3  # an image file up to this size is unpacked unasked: seconds
 SBIN: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
 _MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _EXT_MAGIC_AT: Final = 1080
@@ -29,7 +31,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 
 def image_facts(config: Config, group: Group, *, is_thorough: bool) -> ImageFacts:
-    """Return what a template group boots; ``is_thorough``: unpack a qcow2 disk to read its machine-id."""
+    """Return what a template group boots; ``is_thorough``: unpack also a large qcow2 disk to read its machine-id."""
     if group.image.disk:
         return disk_facts(Path(group.image.disk), is_thorough=is_thorough)
     source = Path(group.image.directory) if group.image.directory else config.system.state_path / "images"
@@ -73,11 +75,14 @@ def disk_facts(path: Path, *, is_thorough: bool) -> ImageFacts:
     """Return what a disk image shows from outside."""
     if not path.is_file():
         return ImageFacts(str(path), "disk", exists=False)
+    if shutil.which("qemu-img", path=SBIN) is None:
+        return ImageFacts(str(path), "disk", exists=True, is_tool_missing=True)
     info = _told("qemu-img", "info", "--output=json", "-U", str(path))
     if info is None:
         return ImageFacts(str(path), "disk", exists=True, problem="qemu-img cannot read it")
     about: dict[str, Any] = json.loads(info)
     problem = _disk_problem(path, about)
+    is_thorough = is_thorough or path.stat().st_size <= SOON_UNPACKED_BYTES
     identity = None if problem else machine_id_in(path, str(about["format"]), is_thorough=is_thorough)
     return ImageFacts(
         source=str(path),
@@ -97,7 +102,9 @@ def _disk_problem(path: Path, about: dict[str, Any]) -> str:
     if backing:
         return f"it must stand alone, and stands on {backing} (qemu-img convert makes one file)"
     if about.get("dirty-flag"):
-        return "it was not closed properly: qemu-img check -r all"
+        return "it was not closed properly: qemu-img check -r all, on a copy"
+    if about["format"] not in FORMATS:
+        return f"it must be qcow2 or raw, and is {about['format']}"
     if about["format"] != "qcow2":
         return "" if about.get("virtual-size", 0) >= SECTOR else "it is empty"
     checked = _told("qemu-img", "check", "--output=json", "-U", str(path), accept=(0, 1, 2, 3))

@@ -1,6 +1,7 @@
 """Whether there is room for what will be written, and whether what the groups boot is there and whole."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Final
 
 from cli.doctor.facts import ImageFacts, Proof, SpaceFacts
@@ -59,11 +60,15 @@ def judge_image(name: str, image: ImageFacts) -> Finding:
     )
     if not image.exists:
         return error("image", about, f"{image.source} is missing{_because(image)}", why, mend)
+    if image.is_tool_missing:
+        what = "qemu-img is not installed, and libvirt makes the domains' disks with it"
+        return error("image", about, what, why, "apt-get install qemu-utils")
     if image.problem:
         return error("image", about, f"{image.source} is not whole: {image.problem}", why, mend)
+    if image.refusals:
+        return error("image", about, "; ".join(image.refusals), why, "change what it names; make up asks the same")
     if image.is_bootable is False:
-        what = f"{image.source} has no boot sector"
-        return warning("image", about, what, "the firmware finds nothing to boot, unless the kernel is given", mend)
+        return error("image", about, f"{image.source} is no qcow2 and has no boot sector", why, mend)
     return ok("image", about, f"{image.source} is whole ({size(image.size_bytes)})")
 
 
@@ -73,7 +78,8 @@ def judge_image_identity(name: str, group: Group, image: ImageFacts) -> Finding:
     if image.kind != "disk":
         return ok("image-machine-id", about, "the image has no disk that could carry one")
     if not image.is_machine_id_read:
-        return skipped("image-machine-id", about, "the disk could not be read from outside (only raw ext4 disks can)")
+        what = "the disk could not be read from outside: no ext4, or large and qcow2 (--prove unpacks it)"
+        return skipped("image-machine-id", about, what)
     if not image.machine_id:
         return ok("image-machine-id", about, "empty: each domain makes its own")
     if group.maximum <= 1:
@@ -83,15 +89,22 @@ def judge_image_identity(name: str, group: Group, image: ImageFacts) -> Finding:
         about,
         f"{image.source} carries the machine-id {image.machine_id}",
         "all its domains share it: DHCP servers give them one address, journals and agents take them for one machine",
-        f"virt-sysprep --operations machine-id -a {image.source}",
+        f"on a copy, which becomes groups.{name}.image.disk: disks of domains stand on this file. cp --sparse=always "
+        f"{image.source} {_copy_of(image.source)}; virt-sysprep --operations machine-id -a {_copy_of(image.source)}",
     )
 
 
-def judge_proof(name: str, group: Group, proof: Proof | None) -> list[Finding]:
-    """Return what the guest that was booted to be looked at has shown: it boots, answers, obeys the power button."""
+def judge_proof(name: str, group: Group, proof: Proof | str) -> list[Finding]:
+    """Return what the guest that was booted to be looked at has shown: it boots, answers, obeys the power button.
+
+    Args:
+        name: of the group.
+        group: its table.
+        proof: what was shown, or why none was booted.
+    """
     about = f"group {name}"
-    if proof is None:
-        return [skipped("boots", about, "not tried: autoscaler doctor --prove boots one")]
+    if isinstance(proof, str):
+        return [skipped("boots", about, f"not tried: {proof}")]
     if proof.error:
         why = "the next scale-out meets the same"
         return [error("boots", about, f"a guest did not start: {proof.error}", why, f"autoscaler events -g {name}")]
@@ -121,6 +134,11 @@ def _acpi(about: str, group: Group, proof: Proof) -> Finding:
         "every scale-in waits that long and then cuts the power: what the guest has not written is lost",
         "install acpid or systemd-logind in the image (HandlePowerKey=poweroff), or raise stop_timeout_s",
     )
+
+
+def _copy_of(source: str) -> str:
+    path = PurePosixPath(source)
+    return str(path.with_name(f"{path.stem}-2{path.suffix}"))
 
 
 def _because(image: ImageFacts) -> str:

@@ -1,7 +1,7 @@
 """The doctor's round: look at everything once, judge it, say it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -32,6 +32,8 @@ from common.clock import Clock
 from common.config import Config, Group
 from common.domain import DomainState
 from common.errors import AutoscalerError
+from services.actuator.image_check import faults_of
+from services.actuator.images import written_for
 
 LISTEN_S: Final = 1.5
 
@@ -66,14 +68,19 @@ def examine(config: Config, digest: str, clock: Clock, only: str | None, *, is_p
     if is_proving:
         for host in hosts:
             found += _checked("kvm", f"host {host}", partial(_prove_kvm, config, host, clock))
+    views = {name: gather_libvirt.view(config, name) for name in hosts}
     this = Round(
         config=config,
         digest=digest,
         clock=clock,
         groups=groups,
         is_proving=is_proving,
-        images={name: image_facts(config, g, is_thorough=is_proving) for name, g in groups.items() if _boots(g)},
-        views={name: gather_libvirt.view(config, name) for name in hosts},
+        images={
+            name: replace(image_facts(config, g, is_thorough=is_proving), refusals=_refusals(config, name, views))
+            for name, g in groups.items()
+            if _boots(g)
+        },
+        views=views,
         snapshot=_heard(config, clock),
     )
     for host in hosts:
@@ -157,11 +164,21 @@ def _group(this: Round, name: str, past: StopFacts) -> list[Finding]:
     ]
 
 
-def _proof(this: Round, name: str, image: ImageFacts, views: Sequence[HostView]) -> Proof | None:
-    """Return what a guest of the group has shown; None where none was booted, or nothing is there to boot."""
+def _refusals(config: Config, name: str, views: Mapping[str, HostView]) -> tuple[str, ...]:
+    """Return what the actuator has against the group's image, on the hosts that let this user in."""
+    hosts = [host for host in config.groups[name].hosts if host in views and not views[host].libvirt.write_error]
+    return tuple(faults_of(config, name, hosts, written_for))
+
+
+def _proof(this: Round, name: str, image: ImageFacts, views: Sequence[HostView]) -> Proof | str:
+    """Return what a guest of the group has shown, or why none was booted."""
     reachable = [view for view in views if not view.libvirt.write_error]
-    if not this.is_proving or not reachable or not image.exists or image.problem:
-        return None
+    if not this.is_proving:
+        return "autoscaler doctor --prove boots one"
+    if not image.is_usable:
+        return "its image cannot be used"
+    if not reachable:
+        return "no host lets this user start a domain"
     return prove_group(this.config, name, reachable[0], this.clock)
 
 

@@ -7,12 +7,12 @@ extra XML is shown to libvirt under a probe's name, so that its schema judges it
 import argparse
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
 from common import config_file, config_places
-from common.config import Config, Group
+from common.config import Config, Group, Image, Network
 from common.domain import PROBE_PREFIX
 from common.errors import AutoscalerError, HypervisorError
 from common.hypervisor import Connection
@@ -50,18 +50,31 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: Config) -> list[str]:
     """Return what is wrong with the images of disk groups and with extra XML, by group and host."""
-    found: list[str] = []
-    for name, group in config.groups.items():
-        if group.kind != "template" or not (group.image.disk or group.image.xml):
-            continue
-        try:
-            template = Images(config.system.state_path).of(group.image, config.network)
-        except ImageError as error:
-            found.append(f"groups.{name}.image: {error}")
-            continue
-        for host in group.hosts:
-            found += [f"groups.{name}.image on {host}: {why}" for why in _on_host(config, group, host, template)]
-    return found
+    images = Images(config.system.state_path)
+    return [fault for name, group in config.groups.items() for fault in faults_of(config, name, group.hosts, images.of)]
+
+
+def faults_of(
+    config: Config, name: str, hosts: Collection[str], template_of: Callable[[Image, Network], Template]
+) -> list[str]:
+    """Return what is wrong with the image of one group on these hosts; nothing where it is kernel and initramfs alone.
+
+    Args:
+        config: names the group and the hosts.
+        name: of the group.
+        hosts: those to look at.
+        template_of: what a group with an image boots, such as ``Images.of``, or what is written for it alone.
+    """
+    group = config.groups[name]
+    if group.kind != "template" or not (group.image.disk or group.image.xml):
+        return []
+    try:
+        template = template_of(group.image, config.network)
+    except ImageError as error:
+        return [f"groups.{name}.image: {error}"]
+    return [
+        f"groups.{name}.image on {host}: {why}" for host in hosts for why in _on_host(config, group, host, template)
+    ]
 
 
 def _on_host(config: Config, group: Group, host: str, template: Template) -> list[str]:

@@ -52,17 +52,15 @@ class Images:
         Raises:
             ImageError: a file is missing or cannot be used; a disk image itself is looked at by ``keeper``.
         """
-        extra = _extra(image, network)
-        parts = [extra.text] if extra is not None else []
-        if not image.disk:
+        written = written_for(image, network)
+        parts = [written.extra.text] if written.extra is not None else []
+        if written.disk is None:
             template = self.template(image.directory)
-            name = template.digest if extra is None else f"{template.digest}-{digest(*parts)}"
-            return replace(template, digest=name, extra=extra)
+            name = "-".join([template.digest, *map(digest, parts)])
+            return replace(template, digest=name, extra=written.extra)
         consoles = self._state_path / CONSOLES
         self._make_reachable(consoles)
-        disk = Disk(image.disk, round((image.disk_gib or 0) * GIB), _user_data(image.user_data), image.ssh_keys)
-        name = digest(disk.digest, image.machine, *parts)
-        return Template("", "", name, console_dir=str(consoles), disk=disk, extra=extra)
+        return replace(written, digest=digest(written.disk.digest, image.machine, *parts), console_dir=str(consoles))
 
     def template(self, directory: str) -> Template:
         """Return the template for the image in ``directory``, empty for the demo guest's.
@@ -115,6 +113,21 @@ class Images:
             raise ImageError(f"the guest image in {source} is not usable: {error}") from error
         paths = str(target / kernel.file), str(target / initramfs.file)
         return Template(*paths, digest, arguments, console_dir=str(consoles))
+
+
+def written_for(image: Image, network: Network) -> Template:
+    """Return what the user has written for an image: its disk with user-data and keys, its XML.
+
+    Nothing is made: kernel and initramfs, where it has them, are places that do not exist.
+
+    Raises:
+        ImageError: a file cannot be read or used.
+    """
+    extra = _extra(image, network)
+    if not image.disk:
+        return Template("/nowhere/kernel", "/nowhere/initramfs", "", extra=extra)
+    disk = Disk(image.disk, round((image.disk_gib or 0) * GIB), _user_data(image.user_data), image.ssh_keys)
+    return Template("", "", "", disk=disk, extra=extra)
 
 
 def _extra(image: Image, network: Network) -> Extra | None:

@@ -158,6 +158,30 @@ def test_every_planted_fault_is_found(home: Path, images: Path) -> None:
     assert told["exit_code"] == 3
 
 
+def test_an_image_that_make_up_would_refuse_is_refused_here_too(home: Path, images: Path) -> None:
+    disk, merged, wrong = home / "base.raw", home / "good.xml", home / "wrong.xml"
+    disk.write_bytes(bytes(510) + b"\x55\xaa" + bytes(1024 * 1024))
+    merged.write_text("<domain><title>web</title></domain>", encoding="utf-8")
+    wrong.write_text("<domain><nothing/></domain>", encoding="utf-8")
+    text = write_config(home, images).read_text(encoding="utf-8")
+
+    def said(keys: str) -> str:
+        config = home / "autoscaler.toml"
+        config.write_text(text.partition("directory =")[0] + keys, encoding="utf-8")
+        return next(f"{f['level']}: {f['what']}" for f in doctor(config)["findings"] if f["check"] == "image")
+
+    disk.chmod(0o600)
+    assert "must be readable for QEMU's user" in said(f'disk = "{disk}"')
+    disk.chmod(0o644)
+    assert said(f'disk = "{disk}"').startswith("ok")
+    assert "none.yaml cannot be read" in said(f'disk = "{disk}"\nuser_data = "{home}/none.yaml"')
+    assert "none.xml cannot be read" in said(f'directory = "{images}"\nxml = "{home}/none.xml"')
+    assert said(f'directory = "{images}"\nxml = "{merged}"').startswith("ok")
+    assert "libvirt refuses the definition" in said(f'directory = "{images}"\nxml = "{wrong}"')
+    assert list((home / "state").iterdir()) == []
+    assert domains_and_networks() == []
+
+
 def test_a_firewall_that_drops_what_it_forwards_is_found(home: Path, images: Path) -> None:
     """In a network namespace of its own: the machine's firewall is left alone."""
     script = 'iptables -P FORWARD DROP && exec "$@"'

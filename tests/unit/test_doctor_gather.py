@@ -1,6 +1,7 @@
 """What the doctor's gatherers read from this machine, and whose domains are whose."""
 
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cli.doctor import gather_images
 from cli.doctor.gather_images import _partitions, disk_facts, image_facts
 from cli.doctor.gather_libvirt import _group_of
 from cli.doctor.gather_machine import is_synchronised, listeners, ports, space
@@ -121,6 +123,27 @@ def test_a_disk_that_is_not_there_or_empty_is_not_whole(tmp_path: Path) -> None:
     assert not disk_facts(tmp_path / "none.raw", is_thorough=False).exists
 
 
+def made(path: Path, form: str) -> Path:
+    """Make an empty image with qemu-img, or skip the test."""
+    if shutil.which("qemu-img") is None:
+        pytest.skip("no qemu-img here")
+    subprocess.run(["qemu-img", "create", "-q", "-f", form, str(path), "1M"], check=True)
+    return path
+
+
+def test_without_qemu_img_no_image_is_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather_images, "SBIN", str(tmp_path))
+    (tmp_path / "disk.raw").write_bytes(bytes(512))
+    found = disk_facts(tmp_path / "disk.raw", is_thorough=True)
+    assert (found.is_tool_missing, found.problem, found.is_usable) == (True, "", False)
+
+
+def test_an_image_of_another_format_is_refused_as_the_actuator_refuses_it(tmp_path: Path) -> None:
+    found = disk_facts(made(tmp_path / "disk.vmdk", "vmdk"), is_thorough=False)
+    assert found.problem == "it must be qcow2 or raw, and is vmdk"
+    assert not found.is_usable
+
+
 def test_partitions_are_found_in_both_kinds_of_tables() -> None:
     mbr = bytearray(512 * 64)
     mbr[510:512] = b"\x55\xaa"
@@ -150,3 +173,6 @@ def test_a_machine_id_is_read_from_a_raw_disk(tmp_path: Path) -> None:
     disk.unlink()
     subprocess.run(command, check=True, capture_output=True)
     assert disk_facts(disk, is_thorough=False).machine_id == "0123456789abcdef0123456789abcdef"
+    packed = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(disk), str(packed)], check=True)
+    assert disk_facts(packed, is_thorough=False).machine_id == "0123456789abcdef0123456789abcdef"

@@ -306,7 +306,9 @@ DISK = ImageFacts("/d.raw", "disk", exists=True, size_bytes=GIB, machine_id="", 
         (ImageFacts("/i", "directory", exists=False), Level.ERROR, "missing"),
         (ImageFacts("/i", "directory", exists=True, problem="vmlinuz is missing"), Level.ERROR, "vmlinuz"),
         (DISK, Level.OK, "whole"),
-        (replace(DISK, is_bootable=False), Level.WARNING, "boot sector"),
+        (replace(DISK, is_bootable=False), Level.ERROR, "boot sector"),
+        (replace(DISK, is_tool_missing=True), Level.ERROR, "apt-get install qemu-utils"),
+        (replace(DISK, refusals=("on local: mode 0600",)), Level.ERROR, "mode 0600"),
     ],
 )
 def test_an_image_is_there_and_whole(image: ImageFacts, level: Level, word: str) -> None:
@@ -317,7 +319,8 @@ def test_an_image_is_there_and_whole(image: ImageFacts, level: Level, word: str)
 
 def test_a_machine_id_in_an_image_is_shared_by_all_its_domains() -> None:
     carries = replace(DISK, machine_id="0123456789abcdef0123456789abcdef")
-    must_mend(judge_storage.judge_image_identity("web", GROUP, carries), Level.WARNING, "virt-sysprep", "0123456789")
+    found = judge_storage.judge_image_identity("web", GROUP, carries)
+    must_mend(found, Level.WARNING, "cp --sparse=always /d.raw /d-2.raw", "-a /d-2.raw", "0123456789")
     assert judge_storage.judge_image_identity("web", GROUP, DISK).level is Level.OK
     unread = replace(DISK, is_machine_id_read=False, machine_id=None)
     assert judge_storage.judge_image_identity("web", GROUP, unread).level is Level.SKIPPED
@@ -328,7 +331,7 @@ def test_a_machine_id_in_an_image_is_shared_by_all_its_domains() -> None:
 @pytest.mark.parametrize(
     ("proof", "expected"),
     [
-        (None, {"boots": Level.SKIPPED}),
+        ("its image cannot be used", {"boots": Level.SKIPPED}),
         (Proof(3.0, "it answers", "shutdown", 1.0), {"boots": Level.OK, "acpi": Level.OK}),
         (Proof(3.0, "it answers", None, 10.0), {"boots": Level.OK, "acpi": Level.WARNING}),
         (Proof(3.0, "it answers", "destroyed", 1.0), {"boots": Level.OK, "acpi": Level.WARNING}),
