@@ -35,14 +35,14 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step(f"configuration {config_path}"):
         config, digest = load(config_path)
         stack.require_root()
+        shared_dirs.refuse_units(config.system)
         if stack.is_supervised(config.system):
             raise AutoscalerError("it runs without containers; first: make down")
         check_configuration(config, config_path, stack.ROOT, os.environ)
         compose = Compose.found(config, config_path, digest, os.environ)
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with steps.step("libvirt"):
-        if not shared_dirs.are_shared(config.system):
-            stack.prepare_directories(config.system)
+        stack.prepare_directories(config.system)
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
     with steps.step("guest image"):
         steps.say(stack.build_image(config))

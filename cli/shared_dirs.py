@@ -1,4 +1,4 @@
-"""The run and state directories as containers need them: root's, and open to the group that the containers share.
+"""The run and state directories as several users need them: root's, and open to the group that these share.
 
 # Note [Several users, two directories]
 libvirt's read-write socket is root's, so the actuator is root, without capabilities; the others are one unprivileged
@@ -10,8 +10,11 @@ use the sockets.
 The actuator's container opens the directories at each start (it owns them, which takes no capability), so they are
 right again after the machine's boot emptied ``/run``. What an earlier native run left belongs to root alone;
 ``hand_over`` gives it away, and ``take_back`` returns everything to the native form. Both need a real root.
+
+The installed units have two accounts for the same reason; systemd-tmpfiles opens their directories.
 """
 
+import grp
 import os
 import stat
 import sys
@@ -24,6 +27,7 @@ from common.errors import AutoscalerError
 from common.run_dir import is_shared
 
 SHARED_RUN, SHARED_STATE = 0o3770, 0o1771  # QEMU's own user passes through the state directory to the images
+UNITS_GROUP = "libvirt-autoscaler"  # packaging/systemd/sysusers.conf
 PRIVATE_RUN, PRIVATE_STATE = 0o700, 0o711
 ROOTS_OWN = (
     "actuator",
@@ -64,7 +68,28 @@ def hand_over(system: System, uid: int, gid: int) -> None:
 
 def are_shared(system: System) -> bool:
     """Return whether containers use the directories: since they were opened, nobody has taken them back."""
-    return system.run_path.is_dir() and is_shared(system.run_path.lstat())
+    path = system.run_path
+    return path.is_dir() and is_shared(path.lstat()) and not belong_to_units(path)
+
+
+def belong_to_units(run_path: Path) -> bool:
+    """Return whether the installed systemd units have the run directory."""
+    try:
+        return is_shared(run_path.lstat()) and grp.getgrgid(run_path.lstat().st_gid).gr_name == UNITS_GROUP
+    except (OSError, KeyError):
+        return False
+
+
+def refuse_units(system: System) -> None:
+    """Refuse to go on where the installed units look after the domains.
+
+    Raises:
+        AutoscalerError: they have the directories.
+    """
+    if belong_to_units(system.run_path):
+        raise AutoscalerError(
+            f"{system.run_path} is that of the installed units: use systemctl, or first: make uninstall"
+        )
 
 
 def take_back(system: System) -> None:

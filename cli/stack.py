@@ -50,6 +50,7 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step(f"configuration {config_path}"):
         config, digest = load(config_path)
         require_root()
+        shared_dirs.refuse_units(config.system)
         if shared_dirs.are_shared(config.system):
             raise AutoscalerError("it runs in containers; first: make down")
         prepare_directories(config.system)
@@ -75,6 +76,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
     steps = Steps(clock, 4 if everything else 3)
     config, _digest = load(config_path)
     require_root()
+    shared_dirs.refuse_units(config.system)
     with steps.step("services and HAProxy"):
         steps.say(stop_services(config.system, clock))
     with steps.step("domains"):
@@ -93,7 +95,9 @@ def require_root() -> None:
 
 
 def prepare_directories(system: System) -> None:
-    """Make the run and state directories with the modes that they need."""
+    """Make the run and state directories with the modes that they need; those that several users share stay."""
+    if shared_dirs.are_shared(system) or shared_dirs.belong_to_units(system.run_path):
+        return
     system.run_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     system.state_path.mkdir(mode=0o711, parents=True, exist_ok=True)
     system.state_path.chmod(0o711)  # QEMU's own user reaches the images through it

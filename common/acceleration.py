@@ -20,6 +20,7 @@ from common.config import Config, Host
 from common.domain import PROBE_PREFIX, HostFacts
 from common.errors import HypervisorError
 from common.hypervisor import Connection
+from common.log import logger
 
 KVM_DEADLINE_S: Final = 10.0
 TCG_DEADLINE_S: Final = 45.0
@@ -209,12 +210,17 @@ def _recall(state_dir: Path, name: str, circumstances: dict[str, str]) -> Accel 
 
 
 def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: Accel) -> None:
+    """Keep what was proven; where another account's file stands in the way, it is proven again at the next start."""
     path = state_dir / STORE
     store = {**_read(path), name: {**asdict(accel), "circumstances": circumstances}}
-    state_dir.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{STORE}.{os.getpid()}")
-    aside.write_text(json.dumps(store, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(store, indent=2) + "\n", encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        logger().warning("acceleration-not-stored", path=str(path), reason=error.strerror)
+        aside.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

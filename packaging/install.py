@@ -1,8 +1,8 @@
 """``make install`` and ``make uninstall``: put the program where the system keeps such things, and take it away again.
 
 What is installed does not need the source tree afterwards: the packages are those of ``.venv``, pinned by hash, copied
-by their own lists of files. Nothing outside of DESTDIR is written; where there is no DESTDIR, systemd and its accounts
-are told.
+by their own lists of files. Nothing outside of DESTDIR is written; where there is no DESTDIR, systemd makes accounts
+and directories and reads the units, or stops them first.
 
 Usage: .venv/bin/python packaging/install.py install|uninstall   (PREFIX, DESTDIR in the environment)
 """
@@ -23,11 +23,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cli.manual import COMPLETIONS, completion, manual  # noqa: E402 - from the tree that is being installed
+from cli.shared_dirs import belong_to_units  # noqa: E402 - the same
 
 NAME: Final = "libvirt-autoscaler"
 CONFIG: Final = Path("/etc") / NAME / "autoscaler.toml"
 TREES: Final = ("common", "services", "cli", "guest_image", "load", "scripts")
 UNITS: Final = ROOT / "packaging" / "systemd"
+FOR_SYSTEM: Final = {"sysusers.conf": "sysusers.d", "tmpfiles.conf": "tmpfiles.d"}
+RUN_DIR: Final = Path("/run") / NAME
 LAUNCHER: Final = '#!/bin/sh\nexec {lib}/bin/python3 -P -m cli "$@"\n'
 _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==")
 
@@ -74,27 +77,33 @@ def install(places: Places) -> None:
 
 
 def uninstall(places: Places) -> None:
-    """Take away what ``install`` wrote, but the configuration; state and domains are left as they are."""
+    """Stop the services and take away what ``install`` wrote, but the configuration; state and domains are left."""
     manifest = places.at(places.manifest)
     if not manifest.is_file():
         raise SystemExit(f"nothing is installed here: {manifest} is missing")
+    if _has_systemd(places):
+        subprocess.run(["systemctl", "disable", "--now", f"{NAME}.target"], check=False)
     for line in manifest.read_text(encoding="utf-8").splitlines():
         path = places.at(Path(line))
         path.unlink(missing_ok=True)
         if path.parent.name.endswith(".service.d") and not any(path.parent.iterdir()):
             path.parent.rmdir()
     shutil.rmtree(places.at(places.lib))
-    _tell_systemd(places)
+    if _has_systemd(places):
+        subprocess.run(["systemctl", "daemon-reload"], check=False)
+        if belong_to_units(RUN_DIR):  # what ``make up`` finds there would keep it from making its own
+            shutil.rmtree(RUN_DIR)
 
 
 def _files(places: Places) -> Iterator[tuple[Path, str, int]]:
     """Yield path, text and mode of every file outside of ``lib``."""
     prefix = places.prefix
     yield prefix / "bin" / "autoscaler", LAUNCHER.format(lib=places.lib), 0o755
-    for unit in sorted(path for path in UNITS.rglob("*") if path.is_file() and path.name != "sysusers.conf"):
+    for unit in sorted(path for path in UNITS.rglob("*") if path.is_file() and path.name not in FOR_SYSTEM):
         text = unit.read_text(encoding="utf-8").replace("@LIB@", str(places.lib)).replace("@CONFIG@", str(CONFIG))
         yield prefix / "lib" / "systemd" / "system" / unit.relative_to(UNITS), text, 0o644
-    yield prefix / "lib" / "sysusers.d" / f"{NAME}.conf", (UNITS / "sysusers.conf").read_text(encoding="utf-8"), 0o644
+    for file, place in FOR_SYSTEM.items():
+        yield prefix / "lib" / place / f"{NAME}.conf", (UNITS / file).read_text(encoding="utf-8"), 0o644
     yield prefix / "share" / "man" / "man1" / "autoscaler.1", manual(), 0o644
     for shell, place in COMPLETIONS.items():
         yield prefix / "share" / place, completion(shell), 0o644
@@ -140,12 +149,17 @@ def _copy_packages(target: Path) -> None:
             shutil.copy2(str(file.locate()), path)
 
 
+def _has_systemd(places: Places) -> bool:
+    """Return whether this is the root of a machine that runs systemd."""
+    return not places.destdir and Path("/run/systemd/system").is_dir()
+
+
 def _tell_systemd(places: Places) -> None:
-    """Make the accounts and have a running systemd read the units, where this is the real root."""
-    if places.destdir or not Path("/run/systemd/system").is_dir():
-        return
-    subprocess.run(["systemd-sysusers"], check=False)
-    subprocess.run(["systemctl", "daemon-reload"], check=False)
+    """Make accounts and directories and have a running systemd read the units, where this is the real root."""
+    if _has_systemd(places):
+        subprocess.run(["systemd-sysusers"], check=False)
+        subprocess.run(["systemd-tmpfiles", "--create", f"{NAME}.conf"], check=False)
+        subprocess.run(["systemctl", "daemon-reload"], check=False)
 
 
 def main() -> int:

@@ -1,9 +1,13 @@
 """What the gatherers find, as plain values. None means: could not be seen."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from common.acceleration import Accel
 from common.messages import ServiceStatus
+
+
+UNIT_ACCOUNT: Final = "libvirt-autoscaler-actuator"  # packaging/systemd/sysusers.conf
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,10 @@ class SocketFacts:
 
 @dataclass(frozen=True, slots=True)
 class LibvirtFacts:
-    """How libvirt answers this user. An empty error means: it answered."""
+    """How libvirt answers this user. An empty error means: it answered.
+
+    ``unit_groups`` are those of the account that the installed actuator's unit runs as, None where there is none.
+    """
 
     uri: str
     is_local: bool
@@ -28,6 +35,7 @@ class LibvirtFacts:
     read_error: str
     write_error: str
     release: str = ""
+    unit_groups: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

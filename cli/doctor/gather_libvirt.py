@@ -5,13 +5,13 @@ import os
 import pwd
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cli.doctor.facts import AccelFacts, LibvirtFacts, LimitFacts, Net, SocketFacts
+from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts, Net, SocketFacts
 from common.acceleration import remembered
 from common.config import Config, Host
 from common.domain import DomainFacts, DomainState
@@ -198,6 +198,7 @@ def _libvirt_facts(host: Host, read_error: str, write_error: str, connection: Co
         read_error=read_error,
         write_error=write_error,
         release=_release(connection) if connection is not None else "",
+        unit_groups=_unit_groups() if is_local else None,
     )
 
 
@@ -230,5 +231,17 @@ def _user() -> str:
 
 
 def _groups() -> tuple[str, ...]:
+    return _named({*os.getgroups(), os.getegid()})
+
+
+def _unit_groups() -> tuple[str, ...] | None:
+    """Return the groups of the unit's account in the database, where polkit looks too."""
+    try:
+        return _named(os.getgrouplist(UNIT_ACCOUNT, pwd.getpwnam(UNIT_ACCOUNT).pw_gid))
+    except KeyError:
+        return None
+
+
+def _named(gids: Collection[int]) -> tuple[str, ...]:
     known: Mapping[int, str] = {entry.gr_gid: entry.gr_name for entry in grp.getgrall()}
-    return tuple(sorted({known.get(gid, str(gid)) for gid in {*os.getgroups(), os.getegid()}}))
+    return tuple(sorted({known.get(gid, str(gid)) for gid in gids}))

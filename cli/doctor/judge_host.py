@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from cli.doctor.facts import AccelFacts, LibvirtFacts, LimitFacts
+from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts
 from cli.doctor.finding import Finding, error, note, ok, size, skipped, warning
 from common.config import Group
 
@@ -22,6 +22,10 @@ def judge_libvirt(facts: LibvirtFacts, host: str) -> list[Finding]:
         found.append(_no_rights(facts, about))
     else:
         found.append(ok("libvirt-rights", about, f"{facts.user} may look and change"))
+    if facts.unit_groups is not None and "libvirt" not in facts.unit_groups:
+        what = f"the account of the actuator's unit, {UNIT_ACCOUNT}, is not in the group libvirt"
+        why = "polkit and libvirt's read-write socket let that group in: under systemd no domain is started"
+        found.append(error("libvirt-rights", about, what, why, f"usermod -aG libvirt {UNIT_ACCOUNT}"))
     return found
 
 

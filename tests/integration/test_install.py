@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_everything_is_where_the_system_looks_for_it(destdir: Path) -> None:
         "/usr/local/share/fish/vendor_completions.d/autoscaler.fish",
         "/usr/local/lib/systemd/system/libvirt-autoscaler.target",
         "/usr/local/lib/sysusers.d/libvirt-autoscaler.conf",
+        "/usr/local/lib/tmpfiles.d/libvirt-autoscaler.conf",
     }
     launcher = destdir / "usr/local/bin/autoscaler"
     assert launcher.stat().st_mode & 0o777 == 0o755
@@ -96,7 +98,12 @@ def test_the_units_are_what_systemd_accepts(destdir: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "unit", ["libvirt-autoscaler@actuator", "libvirt-autoscaler@monitor", "libvirt-autoscaler-haproxy"]
+    "unit",
+    [
+        *(f"libvirt-autoscaler@{name}" for name in ALL_SERVICES),
+        "libvirt-autoscaler-haproxy",
+        "libvirt-autoscaler-remove-domains",
+    ],
 )
 def test_a_unit_gives_away_little(destdir: Path, tmp_path: Path, unit: str) -> None:
     environ = os.environ | {"SYSTEMD_UNIT_PATH": f"{here(destdir, tmp_path)}:"}
@@ -104,6 +111,73 @@ def test_a_unit_gives_away_little(destdir: Path, tmp_path: Path, unit: str) -> N
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     score = float(done.stdout.rpartition("exposure level for")[2].split(":")[1].split()[0])
     assert score <= WORST_SCORE, done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving directories to other users needs root")
+def test_the_actuator_has_an_account_of_its_own_and_shares_two_directories_with_the_others(
+    destdir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "etc").mkdir()
+    for command, place in ((["systemd-sysusers"], "sysusers.d"), (["systemd-tmpfiles", "--create"], "tmpfiles.d")):
+        text = (destdir / f"usr/local/lib/{place}/libvirt-autoscaler.conf").read_bytes()
+        subprocess.run([*command, f"--root={tmp_path}", "-"], input=text, check=True, capture_output=True)
+    accounts = {line.split(":")[0]: line.split(":") for line in (tmp_path / "etc/passwd").read_text().splitlines()}
+    groups = {line.split(":")[0]: line.split(":") for line in (tmp_path / "etc/group").read_text().splitlines()}
+    shared = groups["libvirt-autoscaler"][2]
+    assert groups["libvirt"][3] == "libvirt-autoscaler-actuator"
+    assert {accounts[name][3] for name in ("libvirt-autoscaler", "libvirt-autoscaler-actuator")} == {shared}
+    for path, mode in (("run", 0o3770), ("var/lib", 0o1771)):
+        found = (tmp_path / path / "libvirt-autoscaler").stat()
+        assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (mode, 0, int(shared))
+
+
+def test_only_what_changes_domains_runs_as_the_actuators_account(destdir: Path) -> None:
+    users: dict[str, list[str]] = {}
+    for unit in sorted((destdir / UNITS.relative_to("/")).rglob("*")):
+        for line in unit.read_text().splitlines() if unit.is_file() else ():
+            if line.startswith("User="):
+                users.setdefault(line.removeprefix("User="), []).append(f"{unit.parent.name}/{unit.name}")
+    assert users == {
+        "libvirt-autoscaler": ["system/libvirt-autoscaler-haproxy.service", "system/libvirt-autoscaler@.service"],
+        "libvirt-autoscaler-actuator": [
+            "system/libvirt-autoscaler-remove-domains.service",
+            "libvirt-autoscaler@actuator.service.d/rights.conf",
+        ],
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
+def test_where_systemd_runs_it_is_told_at_both_ends_and_no_unit_is_left_running(tmp_path: Path) -> None:
+    """In a mount namespace with ``/run`` and ``/etc`` of its own, and programs that only write down their calls."""
+    log, programs = tmp_path / "log", tmp_path / "bin"
+    programs.mkdir()
+    (tmp_path / "etc").mkdir()
+    for name in ("systemctl", "systemd-sysusers", "systemd-tmpfiles"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {log}\n')
+        (programs / name).chmod(0o755)
+    script = (
+        f"mount -t tmpfs tmpfs /run && mount --bind {tmp_path}/etc /etc && mkdir -p /run/systemd/system && "
+        f'for what in install uninstall; do "$0" packaging/install.py $what || exit; done'
+    )
+    environ = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PREFIX": str(tmp_path / "usr"), "DESTDIR": ""}
+    command = ["unshare", "--mount", "sh", "-c", script, sys.executable]
+    subprocess.run(command, cwd=ROOT, env=environ, check=True)
+    assert log.read_text().splitlines() == [
+        "systemd-sysusers ",
+        "systemd-tmpfiles --create libvirt-autoscaler.conf",
+        "systemctl daemon-reload",
+        "systemctl disable --now libvirt-autoscaler.target",
+        "systemctl daemon-reload",
+    ]
+
+
+def test_a_directory_of_ones_own_is_installed_into_without_root() -> None:
+    for target in ("install", "uninstall"):
+        told = subprocess.run(
+            ["make", "-n", target, "DESTDIR=/tmp/x"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        assert "packaging/install.py" in told
+        assert "with-root" not in told
 
 
 def test_the_page_renders_without_a_warning_and_has_every_command(destdir: Path) -> None:

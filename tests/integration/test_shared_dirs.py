@@ -1,5 +1,6 @@
 """The directories that containers share: real files, real owners."""
 
+import grp
 import os
 import stat
 import tempfile
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import shared_dirs
+from cli import shared_dirs, stack
 from common.config import System
 from common.errors import AutoscalerError, BusError
 from common.run_dir import ensure_run_dir, is_shared
@@ -62,6 +63,19 @@ def test_taken_back_everything_is_roots_and_closed(system: System) -> None:
     shared_dirs.take_back(system)
     assert not shared_dirs.are_shared(system)
     assert (mode(system.run_path), mode(system.state_path), left.stat().st_uid) == (0o700, 0o711, 0)
+
+
+def test_what_the_installed_units_share_is_no_containers_and_is_left_alone(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared_dirs.share(system, grp.getgrnam("daemon").gr_gid)
+    assert shared_dirs.are_shared(system)
+    monkeypatch.setattr(shared_dirs, "UNITS_GROUP", "daemon")
+    assert not shared_dirs.are_shared(system)
+    with pytest.raises(AutoscalerError, match=f"{system.run_path} is that of the installed units"):
+        shared_dirs.refuse_units(system)
+    stack.prepare_directories(system)
+    assert (mode(system.run_path), mode(system.state_path)) == (0o3770, 0o1771)
 
 
 def test_taking_back_what_is_not_shared_changes_nothing(system: System) -> None:

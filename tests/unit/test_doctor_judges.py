@@ -83,6 +83,14 @@ def test_a_member_of_the_group_who_is_refused_is_told_about_polkit() -> None:
     must_mend(judge_host.judge_libvirt(replace(LIBVIRT, write_error="no"), "h")[1], Level.ERROR, "auth_unix_rw")
 
 
+def test_the_units_account_must_be_in_the_group_too() -> None:
+    assert (
+        levels(judge_host.judge_libvirt(replace(LIBVIRT, unit_groups=("libvirt",)), "h"))["libvirt-rights"] is Level.OK
+    )
+    found = judge_host.judge_libvirt(replace(LIBVIRT, unit_groups=("libvirt-autoscaler",)), "h")
+    must_mend(found[-1], Level.ERROR, "usermod -aG libvirt libvirt-autoscaler-actuator")
+
+
 def test_no_right_to_the_reading_socket_is_a_question_of_rights() -> None:
     sockets = (SocketFacts("/s-ro", True, False),)
     facts = replace(LIBVIRT, groups=("ann",), sockets=sockets, read_error="denied", write_error="denied")
