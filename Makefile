@@ -4,6 +4,7 @@ CONFIG ?= autoscaler.toml
 LEVEL ?= mid
 PREFIX ?= /usr/local
 DESTDIR ?=
+AS_ROOT = $(if $(DESTDIR),,scripts/with-root.sh)
 RUNTIME ?= native
 VENV := .venv
 BIN := $(VENV)/bin
@@ -80,10 +81,10 @@ format:  ## format the code
 
 install:  ## put it where the system keeps programs, with systemd units: PREFIX=/usr/local, DESTDIR=
 	@scripts/bootstrap.sh run
-	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/with-root.sh $(PY) packaging/install.py install
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) $(AS_ROOT) $(PY) packaging/install.py install
 
-uninstall:  ## take away what install put there; configuration, state and domains stay
-	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) scripts/with-root.sh $(PY) packaging/install.py uninstall
+uninstall:  ## stop it and take away what install put there; configuration, state and domains stay
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) $(AS_ROOT) $(PY) packaging/install.py uninstall
 
 lock:  ## resolve the packages again and pin them by hash
 	@scripts/lock.sh

@@ -6,7 +6,6 @@ from typing import Final
 from common.acceleration import Accel
 from common.messages import ServiceStatus
 
-
 UNIT_ACCOUNT: Final = "libvirt-autoscaler-actuator"  # packaging/systemd/sysusers.conf
 
 
