@@ -46,6 +46,7 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
     with steps.step("guest image"):
         steps.say(stack.build_image(config))
+        stack.check_images(config, config_path)
     with steps.step("acceleration"):
         steps.say(stack.prove_acceleration(config, clock))
     with steps.step("container image"):
@@ -153,8 +154,7 @@ def _start(config: Config, compose: Compose, digest: str) -> str:
     is_running = shared_dirs.are_shared(config.system)
     has_changed = is_running and not (marker.is_file() and marker.read_text(encoding="ascii") == digest)
     if not is_running:
-        for name, group in config.groups.items():
-            stack.check_endpoint_is_free(name, group)
+        stack.check_addresses_are_free(config)
     shared_dirs.hand_over(config.system, *compose.ids)
     compose.run("up", "-d", "--remove-orphans")
     marker.write_text(digest, encoding="ascii")

@@ -10,6 +10,7 @@ from common.config_environment import overriding
 from common.errors import ConfigError
 
 FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+IMAGE_PROGRAMS = ("/bin", "/usr/bin", "/sbin", "/usr/sbin")  # of the image itself, as on every Debian
 OVERRIDE = "docker-compose.override.yml"  # compose reads it by itself; what it mounts is the operator's business
 
 
@@ -72,4 +73,7 @@ def _files(config: Config) -> Iterator[tuple[str, str]]:
             yield f"groups.{name}.image.{key}", getattr(group.image, key)
     for number, told in enumerate(config.notifications):
         yield f"notifications[{number}].secret_file", told.secret_file
-        yield f"notifications[{number}].command", told.command[0] if told.command else ""
+        for word in told.command:
+            is_of_image = str(Path(word).parent) in IMAGE_PROGRAMS
+            if not is_of_image and (word == told.command[0] or (word.startswith("/") and Path(word).is_file())):
+                yield f"notifications[{number}].command", word

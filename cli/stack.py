@@ -149,10 +149,7 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
         AutoscalerError: an endpoint is taken by another program, or HAProxy refuses the configuration.
     """
     if not is_supervised(config.system):
-        for name, group in config.groups.items():
-            check_endpoint_is_free(name, group)
-        if config.metrics.haproxy_listen:
-            check_address_is_free("metrics.haproxy_listen", config.metrics.haproxy_listen)
+        check_addresses_are_free(config)
     command = [sys.executable, "-m", "services.balancer", "--config", str(config_path), "--write-config"]
     written = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if written.returncode != 0:
@@ -168,9 +165,12 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
     return ", ".join(group.endpoint for group in config.groups.values())
 
 
-def check_endpoint_is_free(name: str, group: Group) -> None:
-    """Refuse an endpoint that another program holds or that this machine does not have."""
-    check_address_is_free(f"groups.{name}.endpoint", group.endpoint)
+def check_addresses_are_free(config: Config) -> None:
+    """Refuse an address of HAProxy's that another program holds or that this machine does not have."""
+    for name, group in config.groups.items():
+        check_address_is_free(f"groups.{name}.endpoint", group.endpoint)
+    if config.metrics.haproxy_listen:
+        check_address_is_free("metrics.haproxy_listen", config.metrics.haproxy_listen)
 
 
 def check_address_is_free(key: str, address: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack import check_endpoint_is_free
-from common.config import Group
+from cli.stack import check_addresses_are_free
+from common.config import Config, Group, Metrics
 from common.errors import AutoscalerError
 
 GOOD = '[system]\nrun_dir = "{run}"\nstate_dir = "{state}"\n[groups.web]\nprefix = "web-"\n'
@@ -135,9 +135,16 @@ def test_a_taken_port_is_refused_with_group_and_address() -> None:
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(AutoscalerError, match=rf"groups.web.endpoint: 127.0.0.1:{port} cannot be used"):
-            check_endpoint_is_free("web", Group(prefix="web-", endpoint=f"127.0.0.1:{port}"))
+            check_addresses_are_free(one_group(f"127.0.0.1:{port}"))
+        listen = Metrics(haproxy_listen=f"127.0.0.1:{port}")
+        with pytest.raises(AutoscalerError, match=rf"metrics.haproxy_listen: 127.0.0.1:{port} cannot be used"):
+            check_addresses_are_free(one_group("127.0.0.1:1").model_copy(update={"metrics": listen}))
 
 
 def test_an_address_that_is_not_this_machines_is_refused() -> None:
     with pytest.raises(AutoscalerError, match="cannot be used"):
-        check_endpoint_is_free("web", Group(prefix="web-", endpoint="192.0.2.1:8000"))
+        check_addresses_are_free(one_group("192.0.2.1:8000"))
+
+
+def one_group(endpoint: str) -> Config:
+    return Config(groups={"web": Group(prefix="web-", endpoint=endpoint)})

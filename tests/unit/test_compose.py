@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cli import compose_limits
+from cli import compose, compose_limits, stack
 from cli.compose import variables
+from common.clock import SystemClock
 from common.config import Config, System
-from common.errors import ConfigError
+from common.errors import AutoscalerError, ConfigError
 from common.run_dir import is_shared
 from common.services import ALL_SERVICES
 
@@ -84,6 +85,29 @@ def test_an_image_outside_of_the_state_directory_is_refused_unless_the_operator_
 def test_an_image_in_the_state_directory_is_seen_by_the_containers(file: Path) -> None:
     inside = config(group={"image": {"directory": "/var/lib/libvirt-autoscaler/mine"}})
     compose_limits.check_configuration(inside, file, file.parent, {})
+
+
+def test_a_program_of_the_image_may_be_told_and_a_file_that_only_the_host_has_may_not(file: Path) -> None:
+    def telling(*command: str) -> Config:
+        return config(notifications=[{"command": list(command)}])
+
+    compose_limits.check_configuration(telling("/bin/sh", "-c", "cat >/dev/null"), file, file.parent, {})
+    assert "notifications[0].command = '/opt/tell'" in refusal(telling("/opt/tell"), file)
+    assert f"notifications[0].command = '{file}'" in refusal(telling("/bin/sh", str(file)), file)
+
+
+def test_images_are_looked_at_before_any_container_starts(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_config: Config, path: Path) -> None:
+        raise AutoscalerError(f"looked at {path}")
+
+    for name in ("require_root", "prepare_directories", "build_image"):
+        monkeypatch.setattr(stack, name, lambda *_: "")
+    monkeypatch.setattr(stack, "check_images", refuse)
+    monkeypatch.setattr(compose, "ensure_libvirt", lambda *_: "")
+    monkeypatch.setattr(compose.Compose, "found", lambda *_: compose.Compose([], {}))
+    file.write_text(f'[system]\nrun_dir = "{file.parent}/run"\n[groups.web]\nprefix = "web-"\n', encoding="utf-8")
+    with pytest.raises(AutoscalerError, match=f"looked at {file}"):
+        compose.up(file, SystemClock())
 
 
 def test_compose_is_told_the_directories_and_the_digest(tmp_path: Path) -> None:
