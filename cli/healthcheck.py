@@ -1,24 +1,30 @@
 """``python -m cli.healthcheck NAME``: whether a service works, as its container's health check asks.
 
-A service works when its own ``ServiceStatus`` is on the bus and fresh: its loop sends it, so one that hangs is silent
-however alive its process is. HAProxy works when it answers at its runtime API, the
-monitor's way to libvirt when libvirt answers through it.
+A service works when its own ``ServiceStatus`` is on the bus and fresh (its loop sends it, so one that hangs is silent
+however alive its process is), tells of no trouble, and what it is there for is to be seen: the monitor's samples, the
+decider's decisions, the actuator's memberships, the balancer's word that HAProxy obeys it, the exporter's page, the
+plotter's picture. HAProxy works when it answers at its runtime API, the monitor's way to libvirt when libvirt answers
+through it.
 """
 
+import http.client
 import os
 import sys
 from pathlib import Path
 
 from common.bus import Bus
 from common.clock import Clock, SystemClock
-from common.config import Config
+from common.config import Config, split_endpoint
 from common.config_file import load
 from common.errors import AutoscalerError
-from common.messages import ServiceStatus
+from common.messages import Body, Drain, HostSample, ServiceStatus
 from common.services import ALL_SERVICES
 
 READER_SOCKET = "/reader/libvirt-sock-ro"  # see container/libvirt-reader.cfg
 STALE_PERIODS = 3  # as many missed repetitions are silence
+PAGE_PATIENCE_S = 5.0
+WORK = {"monitor": "sample", "decider": "decision", "actuator": "membership", "balancer": "drain"}
+"""What is said of each host, or of each group, by those whose work is to say it."""
 
 
 def check(config: Config, name: str, clock: Clock) -> str:
@@ -37,18 +43,84 @@ def check(config: Config, name: str, clock: Clock) -> str:
 
 
 def _check_service(config: Config, name: str, clock: Clock) -> str:
-    allowed_s = STALE_PERIODS * config.system.republish_s
+    said = _said(config, name, clock)
+    status = said[f"service.{name}"]
+    assert isinstance(status, ServiceStatus)  # noqa: S101 - by its topic
+    trouble = trouble_in(name, list(said.values()))
+    if not trouble and name == "exporter" and config.metrics.listen:
+        trouble = _page_trouble(config.metrics.listen)
+    if not trouble and name == "plotter":
+        trouble = _picture_trouble(config.system.state_path / "graph.png", clock.epoch_s(), status.started_at_s)
+    if trouble:
+        raise AutoscalerError(f"{name} lives, but {trouble}")
+    return f"{name} works: it said {', '.join(sorted(said))}"
+
+
+def topics_of(config: Config, name: str) -> set[str]:
+    """Return what a service must have said lately."""
+    about = () if name not in WORK else config.hosts if name == "monitor" else config.groups
+    return {f"service.{name}", *(f"{WORK[name]}.{each}" for each in about)}
+
+
+def trouble_in(name: str, said: list[Body]) -> str:
+    """Return what is wrong by a service's own words, empty if nothing is."""
+    notes = [body.note for body in said if isinstance(body, ServiceStatus) and body.note]
+    samples = [body for body in said if isinstance(body, HostSample)]
+    if notes:
+        return notes[0]
+    if samples and not any(sample.is_reachable for sample in samples):
+        return f"no host answers it: {samples[0].note or samples[0].host}"
+    if any(isinstance(body, Drain) and not body.is_proxy_alive for body in said):
+        return f"HAProxy does not answer the {name}"
+    return ""
+
+
+def _said(config: Config, name: str, clock: Clock) -> dict[str, Body]:
+    """Return the newest message of every topic that the service must have said something about.
+
+    Raises:
+        AutoscalerError: there is none, or an old one only.
+    """
+    allowed_s = STALE_PERIODS * max(config.system.republish_s, config.system.interval_s)
+    wanted, said = topics_of(config, name), dict[str, Body]()
     bus = Bus.open(config, "healthcheck", clock, publishes=False)
     try:
-        bus.subscribe(name, "service")
+        bus.subscribe(name, *{topic.partition(".")[0] for topic in wanted})
         deadline_s = clock.monotonic_s() + allowed_s
-        while (left_s := deadline_s - clock.monotonic_s()) > 0:
-            for received in bus.receive(left_s).messages:
-                if isinstance(received.body, ServiceStatus) and received.age_s <= allowed_s:
-                    return f"{name} works: its status is {received.age_s:.1f} s old"
+        while wanted - set(said) and (left_s := deadline_s - clock.monotonic_s()) > 0:
+            fresh = (received for received in bus.receive(left_s).messages if received.age_s <= allowed_s)
+            said |= {received.topic: received.body for received in fresh if received.topic in wanted}
     finally:
         bus.close()
-    raise AutoscalerError(f"{name} said nothing for {allowed_s:g} s")
+    if f"service.{name}" not in said:
+        raise AutoscalerError(f"{name} said nothing for {allowed_s:g} s")
+    if missing := sorted(wanted - set(said)):
+        raise AutoscalerError(f"{name} lives, but said nothing of {', '.join(missing)} for {allowed_s:g} s")
+    return said
+
+
+def _page_trouble(listen: str) -> str:
+    host, port = split_endpoint(listen)
+    wide = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
+    connection = http.client.HTTPConnection(wide.get(host.strip("[]"), host.strip("[]")), port, timeout=PAGE_PATIENCE_S)
+    try:
+        connection.request("GET", "/metrics")
+        status = connection.getresponse().status
+        return "" if status == http.client.OK else f"its page answers with status {status}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"its page at {listen} does not answer: {error}"
+    finally:
+        connection.close()
+
+
+def _picture_trouble(path: Path, now_s: float, started_at_s: float) -> str:
+    from services.plotter.shell import EVERY_S
+
+    allowed_s = STALE_PERIODS * EVERY_S
+    if now_s - started_at_s < allowed_s:
+        return ""
+    drawn_s = path.stat().st_mtime if path.is_file() else 0.0
+    return "" if now_s - drawn_s <= allowed_s else f"{path} was not drawn anew for {allowed_s:g} s"
 
 
 def _check_haproxy(config: Config, clock: Clock) -> str:

@@ -21,6 +21,7 @@ IDLE_S: Final = 60.0
 RETRY_S: Final = 5.0
 SEGMENT_AGE_S: Final = 3600.0
 SAY_AGAIN_S: Final = 300.0
+NOTE: Final = "recording"
 
 
 class RecorderService:
@@ -28,7 +29,7 @@ class RecorderService:
 
     def __init__(self, context: Context) -> None:
         """Listen to every other service."""
-        self._bus, self._clock = context.bus, context.clock
+        self._bus, self._clock, self._notes = context.bus, context.clock, context.notes
         self._is_stopping = context.is_stopping
         system = context.config.system
         self._directory = recording_dir(system.state_path)
@@ -74,6 +75,7 @@ class RecorderService:
             return
         self._bus.counters["recorded"] += len(frames)
         self._janitor.written()
+        self._notes.pop(NOTE, None)
         if self._lost:
             logger().info("recording-resumed", messages_lost=self._lost)
             self._lost = 0
@@ -98,6 +100,7 @@ class RecorderService:
             self._janitor.take_over(self._writer, None)
             self._writer = None
         self._retry_at_s = now_s + RETRY_S
+        self._notes[NOTE] = f"nothing is recorded: {error.strerror}"
         if self._quiet.may_say(error.errno, now_s):
             logger().error("recording-paused", reason=error.strerror, directory=str(self._directory), retry_s=RETRY_S)
 

@@ -193,6 +193,7 @@ def test_on_a_full_disk_it_says_so_goes_on_and_resumes(
     said = capsys.readouterr().out
     assert said.count("recording-paused") == 1
     assert os.strerror(errno.ENOSPC) in said
+    assert service._notes == {"recording": f"nothing is recorded: {os.strerror(errno.ENOSPC)}"}
     kept = len(texts(small))
     assert kept == bus.counters["recorded"]
     (full_disk / "recording" / "000001.rec").unlink(missing_ok=True)
@@ -201,6 +202,7 @@ def test_on_a_full_disk_it_says_so_goes_on_and_resumes(
     service.step(inbox("again"), 100.0)
     assert texts(small)[-1:] == ["again"]
     assert "recording-resumed" in capsys.readouterr().out
+    assert service._notes == {}
     service.close()
 
 
