@@ -44,10 +44,11 @@ def test_every_service_has_a_container() -> None:
     assert set(services) == {*ALL_SERVICES, *BESIDE}
 
 
-def test_no_container_is_told_where_libvirts_read_write_socket_is_but_those_of_root() -> None:
+def test_libvirts_read_write_socket_is_in_two_containers_and_those_alone_are_root() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8").partition("\nservices:\n")[2]
     users = [part.splitlines()[0] for part in re.split(r"\n(?=  [a-z])", "\n" + text) if "*libvirt" in part]
     assert [name.strip(" :") for name in users] == ["actuator", "libvirt-reader"]
+    assert len(re.findall(r'^    user: "0:0"', text, re.MULTILINE)) == 2
 
 
 def test_the_demo_configuration_is_fit_for_containers(file: Path) -> None:
