@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.config import Config
 from common.config_file import Loaded, read
 from common.config_schema import Path_
 from common.errors import ConfigError
+from services.notifier.senders import file_trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Setting:
 
 
 def check(path: Path) -> str:
-    """Return the line that says that all is well.
+    """Return the line that says that all is well, and a line for each receiver of notifications that is not.
 
     Raises:
         ConfigError: it is not.
@@ -38,7 +40,14 @@ def check(path: Path) -> str:
     loaded = read(path)
     variables = [override.variable for override in loaded.overrides]
     note = f"; set by the environment: {', '.join(variables)}" if variables else ""
-    return f"{path}: ok; groups {', '.join(loaded.config.groups)}; digest {loaded.digest}{note}"
+    line = f"{path}: ok; groups {', '.join(loaded.config.groups)}; digest {loaded.digest}{note}"
+    return "\n".join([line, *(f"note: {trouble}" for trouble in unready_receivers(loaded.config))])
+
+
+def unready_receivers(config: Config) -> list[str]:
+    """Return what is wrong with the secrets and programs of notifications, by their place in the file."""
+    troubles = [(number, file_trouble(told)) for number, told in enumerate(config.notifications)]
+    return [f"notifications.{number}: {trouble}" for number, trouble in troubles if trouble]
 
 
 def settings(path: Path, prefix: str = "", *, is_default_shown: bool = True) -> list[Setting]:

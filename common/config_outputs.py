@@ -26,7 +26,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "warm": ("domain-standby", "domain-woken", "snapshot-taken", "snapshot-dropped", "tier-failed"),
     "halt": ("scaling-halted", "scaling-resumed"),
     "operator": ("operator",),
-    "config": ("config-reloaded",),
+    "config": ("config-reloaded", "config-refused"),
 }
 """What may stand in ``events`` of a notification, beside the events' own names and ``all``."""
 

@@ -89,6 +89,16 @@ def haproxy_version(text: str) -> tuple[int, int, int] | None:
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
+def judge_receivers(troubles: Sequence[str], count: int) -> Finding:
+    """Return whether the secrets and programs of ``count`` notifications are there and fit for use."""
+    if not count:
+        return skipped("notifications", "", "none is configured")
+    if not troubles:
+        return ok("notifications", "", f"secrets and programs of {count} are there")
+    why = "every attempt to tell this receiver fails; after its retries a notice is given up"
+    return warning("notifications", "", "; ".join(troubles), why, "put the file there; secrets: chmod 600")
+
+
 def judge_files_open(maxconn: int, open_files: int) -> Finding:
     """Return whether HAProxy may open as many connections as it is told to accept."""
     needed = maxconn * FDS_EACH + FDS_RESERVED

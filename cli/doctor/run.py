@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from cli.configuration import unready_receivers
 from cli.doctor import gather_guests, gather_libvirt, gather_machine
 from cli.doctor.facts import ImageFacts, Proof, ServiceFacts, StopFacts, StrayFacts
 from cli.doctor.finding import Finding, Level, warning
@@ -14,7 +15,14 @@ from cli.doctor.gather_network import network_facts
 from cli.doctor.gather_strays import is_locked, stray_files
 from cli.doctor.judge_guests import judge_guest_clocks, judge_identities, judge_readiness, judge_stops, judge_strays
 from cli.doctor.judge_host import judge_acceleration, judge_cpus, judge_libvirt, judge_memory
-from cli.doctor.judge_machine import judge_clock, judge_files_open, judge_haproxy, judge_ports, judge_services
+from cli.doctor.judge_machine import (
+    judge_clock,
+    judge_files_open,
+    judge_haproxy,
+    judge_ports,
+    judge_receivers,
+    judge_services,
+)
 from cli.doctor.judge_network import judge_network
 from cli.doctor.judge_storage import (
     RUN_BYTES,
@@ -136,6 +144,7 @@ def _machine(this: Round) -> list[Finding]:
     )
     return [
         *judge_haproxy(gather_machine.haproxy(config), bool(config.metrics.haproxy_listen)),
+        judge_receivers(unready_receivers(config), len(config.notifications)),
         judge_files_open(config.haproxy.maxconn, gather_machine.open_files()),
         judge_clock(gather_machine.clock_facts(config, clock), bool(schedules) or len(config.hosts) > 1),
         *judge_services(services),

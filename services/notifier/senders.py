@@ -39,17 +39,34 @@ class Sender(Protocol):
 
 
 def sender_of(notification: Notification, clock: Clock) -> Sender:
-    """Return the sender of a receiver, its secret checked.
-
-    Raises:
-        ConfigError: the secret cannot be read, is open to others, or is no secret.
-    """
+    """Return the sender of a receiver; what it cannot read or run fails each attempt, and no other receiver."""
     if notification.command:
         return CommandSender(notification.command, notification.timeout_s)
     secret = Path(notification.secret_file) if notification.secret_file else None
-    if secret is not None:
-        secret_key(secret)
     return WebhookSender(notification.url, secret, notification.timeout_s, clock)
+
+
+def why_unready(notification: Notification) -> str:
+    """Return why no attempt of this process can succeed, by the receiver's own files; empty if one can."""
+    try:
+        if notification.secret_file:
+            secret_key(Path(notification.secret_file))
+    except ConfigError as error:
+        return str(error)
+    return file_trouble(notification)
+
+
+def file_trouble(notification: Notification) -> str:
+    """Return what everybody sees to be wrong with a receiver's secret or program; empty if nothing is."""
+    if notification.command and not os.access(notification.command[0], os.X_OK):
+        return f"command: {notification.command[0]} is missing, or may not be run"
+    if not notification.secret_file:
+        return ""
+    try:
+        mode = stat.S_IMODE(Path(notification.secret_file).stat().st_mode)
+    except OSError as error:
+        return f"secret_file: {notification.secret_file}: {error.strerror}"
+    return f"secret_file {notification.secret_file} is open to others (mode {mode:04o})" if mode & 0o077 else ""
 
 
 def secret_key(path: Path) -> bytes:

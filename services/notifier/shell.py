@@ -36,7 +36,7 @@ from services.notifier.core.deliver import (
     resumed,
 )
 from services.notifier.core.notice import id_of, names_of, notice_of
-from services.notifier.senders import sender_of
+from services.notifier.senders import sender_of, why_unready
 from services.notifier.store import NAME, Past, Store
 from services.notifier.worker import Worker
 
@@ -60,11 +60,7 @@ class NotifierService:
     """Tells of events, at least once each."""
 
     def __init__(self, context: Context) -> None:
-        """Begin with what an earlier process left.
-
-        Raises:
-            ConfigError: a secret cannot be read, or is open to others.
-        """
+        """Begin with what an earlier process left."""
         self._context, self._clock, self._bus = context, context.clock, context.bus
         self._counters = context.bus.counters
         self._draw = random.Random()  # noqa: S311 - spreads attempts in time; nothing secret
@@ -73,6 +69,8 @@ class NotifierService:
         self._workers = {
             key: Worker(key, sender_of(told, self._clock), self._report) for key, (_, told) in receivers.items()
         }
+        self._told = {key: told for key, (_, told) in receivers.items()}
+        self._look_s = float("-inf")
         self._store = Store(context.config.system.state_path / NAME)
         past = self._store.read() if receivers else Past()
         self._recent = deque(past.recent, MAX_RECENT)
@@ -100,6 +98,9 @@ class NotifierService:
                     self._feed(heard, now_s)
         for finished in self._reports():
             self._feed(finished, now_s)
+        if now_s >= self._look_s:
+            self._look_at_receivers()
+            self._look_s = now_s + IDLE_S
         self._feed(Tick(), now_s)
         self._perform(now_s)
         return max(0.0, min(self._until_s - now_s, IDLE_S))
@@ -147,6 +148,17 @@ class NotifierService:
                     yield from chain(() if heard is None else (heard,))
         except RecordingError as error:
             logger().info("no-history", reason=str(error))
+
+    def _look_at_receivers(self) -> None:
+        """Note those that cannot be told, for ``status`` and the log; their notices wait and are tried all the same."""
+        for key, told in self._told.items():
+            reason = why_unready(told)
+            if reason and key not in self._context.notes:
+                logger().error("receiver-unready", receiver=key, reason=reason)
+            if reason:
+                self._context.notes[key] = f"{key} cannot be told: {reason}"
+            else:
+                self._context.notes.pop(key, None)
 
     # --- what goes out -----------------------------------------------------------------------------------------
 

@@ -57,6 +57,14 @@ def test_a_wrong_configuration_is_one_sentence_and_exit_2(config: Path, line: st
     assert "Traceback" not in done.stderr
 
 
+def test_a_receiver_without_its_secret_is_a_note_and_no_fault_of_the_file(config: Path) -> None:
+    told = '[[notifications]]\nurl = "http://127.0.0.1/"\nsecret_file = "/nowhere/hook.key"\n'
+    config.write_text(config.read_text(encoding="utf-8") + told, encoding="utf-8")
+    done = autoscaler(config, "config", "check")
+    assert done.returncode == 0
+    assert "note: notifications.0: secret_file: /nowhere/hook.key: No such file" in done.stdout
+
+
 @pytest.mark.parametrize("command", ["status", "up", "down", "load"])
 def test_no_command_acts_on_a_wrong_configuration(config: Path, command: str) -> None:
     config.write_text(config.read_text(encoding="utf-8") + "mx = 3\n", encoding="utf-8")

@@ -230,11 +230,18 @@ def test_what_was_said_while_no_notifier_ran_is_found_in_the_recording(
     assert len(set(hook.ids)) == len(hook.ids)
 
 
-def test_a_secret_that_others_may_read_ends_it_with_a_clear_word(
-    toml: Path, start: Callable[..., subprocess.Popen[bytes]]
+def test_a_secret_that_others_may_read_stops_no_other_receiver_and_status_says_so(
+    toml: Path, decider: Decider, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     (toml.parent / "secret").chmod(0o644)
-    assert start().wait(30) == 2
+    process = start()
+    wait_for(decider.is_heard, "its sign of life")
+    decider.say("breaker-opened")
+    wait_for(lambda: [notice["type"] for notice in told(toml)] == ["breaker-opened"], "the other receiver's notice")
+    wait_for(lambda: decider.status is not None and bool(decider.status.note), "a note of the receiver")
+    assert decider.status is not None
+    assert "hook cannot be told: secret_file" in decider.status.note
+    assert process.poll() is None
 
 
 def test_without_receivers_it_is_idle(

@@ -18,7 +18,15 @@ from common.errors import ConfigError
 from common.messages import Event
 from services.notifier.core.notice import notice_of
 from services.notifier.core.signature import headers, key_of
-from services.notifier.senders import CommandSender, WebhookSender, environment, secret_key, sender_of
+from services.notifier.senders import (
+    CommandSender,
+    WebhookSender,
+    environment,
+    file_trouble,
+    secret_key,
+    sender_of,
+    why_unready,
+)
 
 CLOCK = SystemClock()
 EVENT = Event(name="scale-out", group="web", text="from 1 to 2: müde")
@@ -218,10 +226,24 @@ def _spoil_mode(path: Path) -> None:
         (_spoil_mode, "mode 0640"),
     ],
 )
-def test_a_secret_that_is_none_is_refused_at_the_start(secret: Path, spoil: Callable[[Path], None], said: str) -> None:
+def test_a_secret_that_is_none_fails_the_attempts_and_is_told_before(
+    secret: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    told = Notification(url="http://127.0.0.1/", secret_file=str(secret))
+    assert why_unready(told) == ""
     spoil(secret)
-    with pytest.raises(ConfigError, match=said):
-        sender_of(Notification(url="http://127.0.0.1/", secret_file=str(secret)), CLOCK)
+    assert said in why_unready(told)
+    assert said in sender_of(told, CLOCK).send(NOTICE)
+
+
+def test_what_everybody_sees_of_a_secret_or_a_program_is_told_without_reading_it(secret: Path) -> None:
+    told = Notification(url="http://127.0.0.1/", secret_file=str(secret))
+    assert file_trouble(told) == file_trouble(Notification(command=("/bin/sh",))) == ""
+    secret.chmod(0o640)
+    assert "open to others (mode 0640)" in file_trouble(told)
+    secret.unlink()
+    assert "No such file" in file_trouble(told)
+    assert "/nowhere/tell is missing" in file_trouble(Notification(command=("/nowhere/tell",)))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

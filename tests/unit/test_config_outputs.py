@@ -73,8 +73,9 @@ def test_no_name_of_an_event_is_the_name_of_a_class() -> None:
 
 def test_every_event_that_a_service_tells_can_be_asked_for() -> None:
     said = re.compile(r'(?:_say\(step|self\._event\(|News\(|Event\(name=)[,\s]*"([a-z]+-[a-z-]+)"')
-    sources = (Path(__file__).resolve().parents[2] / "services").rglob("*.py")
+    root = Path(__file__).resolve().parents[2]
+    sources = [*(root / "services").rglob("*.py"), *(root / "common").rglob("*.py")]
     found = {name for path in sources for name in said.findall(path.read_text(encoding="utf-8"))}
     known = {name for names in EVENT_CLASSES.values() for name in names}
-    assert "domain-failed" in found
+    assert {"domain-failed", "config-refused"} <= found
     assert found - known == {"notification-lost"}, "add it to EVENT_CLASSES and to docs/notifications.md"

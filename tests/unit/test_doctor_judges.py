@@ -215,6 +215,12 @@ def test_what_is_wrong_with_haproxy_is_said(changes: dict[str, Any], check: str,
     must_mend(bad[0], level)
 
 
+def test_a_receiver_that_cannot_be_told_is_a_warning() -> None:
+    assert judge_machine.judge_receivers([], 0).level is Level.SKIPPED
+    assert judge_machine.judge_receivers([], 2).level is Level.OK
+    must_mend(judge_machine.judge_receivers(["notifications.0: no file"], 2), Level.WARNING, "notifications.0")
+
+
 def test_too_few_open_files_say_how_many_connections_are_left() -> None:
     assert judge_machine.judge_files_open(4000, 20000).level is Level.OK
     must_mend(judge_machine.judge_files_open(4000, 1024), Level.WARNING, "accepts 362 connections", "8300")
