@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from services.actuator.core.disks import Disk, DomainDisks
 from services.actuator.core.domain_xml import OWN_DISKS, domain_xml
 from services.actuator.core.extra_xml import ExtraXmlError, check
+from services.actuator.core.seen import Template
 from tests.unit.test_domain_xml import NETWORK, SPEC
 
 
@@ -29,6 +31,25 @@ def test_devices_without_identity_are_added_and_single_ones_changed() -> None:
     )
     assert len(root.findall("devices/rng")) == 3
     assert [balloon.get("model") for balloon in root.findall("devices/memballoon")] == ["virtio"]
+
+
+def test_of_two_boot_devices_none_is_lost_and_their_order_is_the_files() -> None:
+    disks = DomainDisks("/p/overlay", "/p/seed", "/srv/base.qcow2", "qcow2")
+    extra = check("<domain><os><boot dev='network'/><boot dev='hd'/></os></domain>", "more.xml", NETWORK, OWN_DISKS)
+    spec = replace(SPEC, disks=disks, template=Template("", "", "d", disk=Disk("/srv/base.qcow2"), extra=extra))
+    assert [boot.get("dev") for boot in ET.fromstring(domain_xml(spec)).iterfind("os/boot")] == ["network", "hd"]
+
+
+@pytest.mark.parametrize("index", ["", " index='0'"])
+def test_a_controller_without_an_index_is_the_first_of_its_type(index: str) -> None:
+    root = merged(f"<domain><devices><controller type='usb' model='qemu-xhci'{index}/></devices></domain>")
+    assert [found.get("model") for found in root.iterfind("devices/controller[@type='usb']")] == ["qemu-xhci"]
+
+
+def test_two_new_controllers_of_a_type_stay_two() -> None:
+    controllers = "<controller type='scsi' model='virtio-scsi'/><controller type='scsi' index='1'/>"
+    root = merged(f"<domain><devices>{controllers}</devices></domain>")
+    assert len(root.findall("devices/controller[@type='scsi']")) == 2
 
 
 def test_a_disk_of_another_target_is_added_and_two_alike_stay_two() -> None:

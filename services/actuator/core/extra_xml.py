@@ -4,7 +4,8 @@
 An element meets the one with the same tag and identity under the same parent: its attributes and its text replace, its
 children merge in turn. The identity is a disk's target, an interface's MAC, a controller's type and index, and so on
 (``IDENTITIES``); below ``devices`` one without it is added. Everywhere else the tag alone is the identity: there
-is one ``cpu``, one ``clock``. What has no partner is added. What the autoscaler itself decides is refused.
+is one ``cpu``, one ``clock``. Each of ours meets one at most, so of two ``boot`` the second is added, in its order.
+What has no partner is added. What the autoscaler itself decides is refused.
 """
 
 import copy
@@ -16,7 +17,7 @@ from xml.parsers import expat
 
 from common.config import Network
 
-IDENTITIES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+IDENTITIES: Final[dict[str, tuple[tuple[str, str], ...]]] = {  # child, attribute
     "disk": (("target", "dev"),),
     "interface": (("mac", "address"),),
     "controller": ((".", "type"), (".", "index")),
@@ -30,6 +31,7 @@ IDENTITIES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "vcpupin": ((".", "vcpu"),),
     "cell": ((".", "id"),),
 }
+DEFAULTS: Final = {("controller", "index"): "0"}  # what libvirt takes an attribute for that is left out
 SINGLE_DEVICES: Final = frozenset({"emulator", "memballoon", "iommu", "vsock", "panic", "watchdog"})
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 _BY_KEY: Final = "it follows from autoscaler.toml"
@@ -117,12 +119,13 @@ def _merge(base: ET.Element, extra: ET.Element, *, is_devices: bool) -> None:
     base.attrib.update(extra.attrib)
     if extra.text and extra.text.strip():
         base.text = extra.text
-    known = list(base)  # two new ones of a kind do not meet each other
+    known = list(base)  # two new ones of a kind meet neither each other nor the same one of ours
     for child in extra:
         partner = next((each for each in known if _is_partner(each, child, is_devices)), None)
         if partner is None:
             base.append(copy.deepcopy(child))
         else:
+            known.remove(partner)
             _merge(partner, child, is_devices=child.tag == "devices")
 
 
@@ -131,9 +134,14 @@ def _is_partner(base: ET.Element, extra: ET.Element, is_devices: bool) -> bool:
         return False
     if extra.tag in IDENTITIES:
         return all(
-            (found := _at(extra, *path)) is not None and found == _at(base, *path) for path in IDENTITIES[extra.tag]
+            (found := _identity(extra, *path)) is not None and found == _identity(base, *path)
+            for path in IDENTITIES[extra.tag]
         )
     return not is_devices or extra.tag in SINGLE_DEVICES
+
+
+def _identity(element: ET.Element, child: str, attribute: str) -> str | None:
+    return _at(element, child, attribute) or DEFAULTS.get((element.tag, attribute))
 
 
 def _at(element: ET.Element, child: str, attribute: str) -> str | None:
