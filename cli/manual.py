@@ -23,6 +23,7 @@ EXIT_CODES: Final = {
     "0": "done, or a clean stop",
     "1": "an error, or an order that was refused",
     "2": "wrong usage, or a wrong configuration",
+    "3": "doctor has found an error; a warning is 1",
     "75": "another copy of the service runs",
     "130": "ended by Ctrl-C",
     "143": "ended by SIGTERM",

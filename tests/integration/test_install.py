@@ -185,7 +185,15 @@ def test_the_page_renders_without_a_warning_and_has_every_command(destdir: Path)
     command = ["groff", "-man", "-Tutf8", "-ww", "-rLL=200n", str(page)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    for word in ("config show", "reload", "--sweep", "AUTOSCALER_GROUPS__WEB__MAX=6", "75", "/etc/libvirt-autoscaler/"):
+    for word in (
+        "config show",
+        "reload",
+        "--sweep",
+        "AUTOSCALER_GROUPS__WEB__MAX=6",
+        "75",
+        "doctor has found",
+        "/etc/libvirt-autoscaler/",
+    ):
         assert word in done.stdout
 
 

@@ -264,3 +264,9 @@ def test_a_reload_moves_the_bound_on_domains() -> None:
     wider = replace(state, scope=replace(SCOPE, ceilings={"web": 5, "web-db": 2}))
     counts = [sum(series.startswith("domain_cpu_ratio") for series in shown(one)) for one in (state, wider)]
     assert counts == [3, 5]
+
+
+def test_bounds_that_an_operator_raised_move_the_bound_on_domains_too() -> None:
+    members = [member(f"web-000{n}", uuid=f"u-{n}") for n in range(5)]
+    state = after(sample(**{str(n): 0.1 for n in range(5)}), membership(*members, ceiling=11))
+    assert sum(series.startswith("domain_cpu_ratio") for series in shown(state)) == 5

@@ -142,13 +142,14 @@ def _tier(tier: str) -> str:
 def _domain_samples(state: State, membership: Membership, drain: Drain | None, now_s: float) -> Iterator[Sample]:
     """Yield the series of the members, at most as many as the group may own; one that is gone has none.
 
-    An existing group may hold more domains than that; those at rest are left out first.
+    It may own what the file says or, where an operator raised the bounds, what the actuator says. An existing group may
+    hold more domains than that; those at rest are left out first.
     """
     backends = {backend.uuid: backend for backend in drain.backends} if drain is not None else {}
     columns = _columns(state, now_s)
     members = {member.name: member for member in membership.members if member.host in state.scope.hosts}
     shown = sorted(members.values(), key=lambda member: (member.phase in _AT_REST, member.name))
-    for member in shown[: state.scope.ceilings[membership.group]]:
+    for member in shown[: max(membership.ceiling, state.scope.ceilings[membership.group])]:
         labels = (membership.group, member.host, member.name)
         ratio, cpus = columns.get((member.host, member.uuid), (None, None))
         yield from _known("autoscaler_domain_cpu_ratio", labels, ratio)
