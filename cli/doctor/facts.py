@@ -115,6 +115,7 @@ class ImageFacts:
     """What a group boots. ``problem`` is empty where every part is there and whole.
 
     ``is_tool_missing``: it is a disk, and there is no ``qemu-img``. ``refusals`` is what the actuator has against it.
+    ``capacity_bytes``: as large as a guest sees the disk.
     """
 
     source: str
@@ -122,6 +123,7 @@ class ImageFacts:
     exists: bool
     problem: str = ""
     size_bytes: int = 0
+    capacity_bytes: int = 0
     machine_id: str | None = None
     is_machine_id_read: bool = False
     is_bootable: bool | None = None

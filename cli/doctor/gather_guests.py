@@ -60,7 +60,7 @@ def _member(
     config: Config, group: Group, domain: Owned, view: HostView, told: Mapping[str, str | None], is_thorough: bool
 ) -> MemberFacts:
     facts, record = domain.facts, domain.record
-    address = told.get(facts.uuid) or group.addresses.get(facts.name)
+    address = told.get(facts.uuid) or group.addresses.get(facts.name) or domain.address
     if address is None and group.kind == "template" and record is not None and record.slot is not None:
         address = config.network.address(record.slot)
     return MemberFacts(

@@ -90,6 +90,7 @@ def disk_facts(path: Path, *, is_thorough: bool) -> ImageFacts:
         exists=True,
         problem=problem,
         size_bytes=path.stat().st_size,
+        capacity_bytes=int(about.get("virtual-size", 0)),
         machine_id=identity,
         is_machine_id_read=identity is not None,
         is_bootable=_has_boot_sector(path) if about["format"] == "raw" else None,

@@ -13,7 +13,7 @@ from typing import Final
 
 from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts, Net, SocketFacts
 from common.acceleration import remembered
-from common.config import Config, Host
+from common.config import Config, Group, Host
 from common.domain import DomainFacts, DomainState
 from common.errors import HypervisorError
 from common.hypervisor import Connection
@@ -29,7 +29,10 @@ MODULAR: Final = ("/run/libvirt/virtqemud-sock-ro", "/run/libvirt/virtqemud-sock
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """One domain that is of a group of this file: ``record`` is None for a user's domain that was never adopted."""
+    """One domain that is of a group of this file: ``record`` is None for a user's domain that was never adopted.
+
+    ``address`` is what libvirt knows of a user's own running domain, by the group's source.
+    """
 
     group: str
     host: str
@@ -37,6 +40,7 @@ class Owned:
     record: Record | None
     macs: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
     host, system = config.hosts[name], config.system
     found = [(facts, parse(facts.metadata)) for facts in connection.domains()]
     pairs = [(facts, record, _group_of(config, facts, record)) for facts, record in found]
-    owned = tuple(_owned(connection, group, name, facts, record) for facts, record, group in pairs if group)
+    owned = tuple(_owned(connection, config, group, name, facts, record) for facts, record, group in pairs if group)
     unclaimed = {facts.name: record.group if record else "none" for facts, record, group in pairs if group is None}
     is_ours = may_touch([group for group in config.groups.values() if name in group.hosts])
     facts = connection.host_facts()
@@ -158,7 +162,9 @@ def _group_of(config: Config, facts: DomainFacts, record: Record | None) -> str 
     return None
 
 
-def _owned(connection: Connection, group: str, host: str, facts: DomainFacts, record: Record | None) -> Owned:
+def _owned(
+    connection: Connection, config: Config, group: str, host: str, facts: DomainFacts, record: Record | None
+) -> Owned:
     try:
         root = ET.fromstring(connection.definition(facts.name))  # noqa: S314 - libvirt's own text
     except HypervisorError:
@@ -166,7 +172,16 @@ def _owned(connection: Connection, group: str, host: str, facts: DomainFacts, re
     macs = tuple(mac.get("address", "") for mac in root.iterfind("./devices/interface/mac"))
     sources = root.iterfind("./devices/disk[@device='disk']/source")
     disks = tuple(path for source in sources if (path := source.get("file") or source.get("dev")))
-    return Owned(group, host, facts, record, macs, disks)
+    return Owned(group, host, facts, record, macs, disks, _address(connection, config.groups[group], facts))
+
+
+def _address(connection: Connection, group: Group, facts: DomainFacts) -> str | None:
+    """Return the address of a user's own domain; None where libvirt knows none, or tells it with more rights only."""
+    is_asked = group.kind == "existing" and group.address_source != "static" and facts.state is DomainState.RUNNING
+    try:
+        return connection.address(facts.name, group.address_source) if is_asked else None
+    except HypervisorError:
+        return None
 
 
 def _client_ids(connection: Connection, network: str) -> dict[str, str]:

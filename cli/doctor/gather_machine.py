@@ -20,6 +20,7 @@ from services.balancer.core.haproxy_config import haproxy_config
 
 PATIENCE_S: Final = 20.0
 LISTEN: Final = "0A"
+SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 STA_UNSYNC: Final = 0x40
 _PROC: Final = Path("/proc")
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -144,7 +145,7 @@ def _bind_error(host: str, port: int) -> str:
 
 def haproxy(config: Config) -> HaproxyFacts:
     """Return HAProxy's version, and what it says about the configuration that the balancer would give it."""
-    path = shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
+    path = shutil.which("haproxy") or shutil.which("haproxy", path=SBIN)  # as what starts it looks for it
     if path is None:
         return HaproxyFacts(None, "", "")
     told = _run([path, "-vv"])
@@ -189,7 +190,8 @@ def is_synchronised() -> bool | None:
 
 
 def _written(directory: Path) -> Iterator[tuple[float, str]]:
-    for path in (*directory.glob("*.json"), *directory.glob("recording/*"), *directory.glob("log/*")):
+    """Yield when files of ours were written: the program itself, and what the services keep."""
+    for path in (Path(__file__), *directory.glob("*.json"), *directory.glob("recording/*"), *directory.glob("log/*")):
         try:
             yield path.stat().st_mtime, str(path)
         except OSError:

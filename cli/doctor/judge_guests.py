@@ -42,7 +42,8 @@ def judge_readiness(name: str, group: Group, members: Sequence[MemberFacts]) -> 
     about = f"group {name}"
     asked = [m for m in members if m.is_running and m.is_right is not None]
     silent = [m for m in asked if not m.is_right and m.phase in MUST_ANSWER]
-    coming = [m for m in asked if not m.is_right and m.phase not in MUST_ANSWER]
+    unknown = [m for m in asked if not m.is_right and not m.phase]
+    coming = [m for m in asked if not m.is_right and m.phase and m.phase not in MUST_ANSWER]
     path = (
         f"{group.readiness.path} at port {group.port}" if group.readiness.protocol == "http" else f"port {group.port}"
     )
@@ -54,6 +55,15 @@ def judge_readiness(name: str, group: Group, members: Sequence[MemberFacts]) -> 
             f"{path} is not answered rightly by {said}",
             "it gets no traffic, and is replaced after a while; if all of them fail, the endpoint answers nobody",
             f"curl -si http://{silent[0].address}:{group.port}{group.readiness.path}   # see groups.{name}.readiness",
+        )
+    if unknown:
+        said = "; ".join(f"{m.name} ({m.detail})" for m in unknown[:MAX_NAMED])
+        return warning(
+            "readiness",
+            about,
+            f"{path} is not answered rightly by {said}; it is not looked after yet",
+            "the group would take it over, and it would get no traffic",
+            f"curl -si http://{unknown[0].address}:{group.port}{group.readiness.path}   # see groups.{name}.readiness",
         )
     if coming:
         return note("readiness", about, f"{_some([m.name for m in coming])} do not answer yet ({coming[0].phase})")

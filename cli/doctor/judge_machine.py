@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cli.doctor.facts import ClockFacts, HaproxyFacts, PortFacts, ServiceFacts
-from cli.doctor.finding import Finding, error, note, ok, skipped, warning
+from cli.doctor.finding import Finding, error, ok, skipped, warning
 
 FDS_EACH: Final = 2  # HAProxy: one towards the client, one towards the domain
 FDS_RESERVED: Final = 300
@@ -114,27 +114,21 @@ def judge_files_open(maxconn: int, open_files: int) -> Finding:
     )
 
 
-def judge_clock(facts: ClockFacts, is_wall_needed: bool) -> Finding:
-    """Return whether the wall clock can be right, and whether somebody keeps it right.
-
-    Args:
-        facts: what the clock says.
-        is_wall_needed: whether a policy goes by the time of day, or hosts compare their times.
-    """
+def judge_clock(facts: ClockFacts) -> Finding:
+    """Return whether the wall clock can be right, and whether somebody keeps it right."""
     now = datetime.fromtimestamp(facts.epoch_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     mend = "timedatectl set-ntp true   # or: apt-get install chrony"
+    why = "schedules fire at wrong times, events and recordings carry wrong ones, certificates are refused"
     if facts.epoch_s < EARLIEST_S:
-        why = "schedules fire at wrong times, events and recordings carry wrong ones, certificates are refused"
         return error("clock", "", f"it says {now}, before this program was written", why, mend)
     if facts.newest_file_s > facts.epoch_s + FUTURE_TOLERANCE_S:
         ahead_s = facts.newest_file_s - facts.epoch_s
         what = f"it says {now}, but {facts.newest_file} was written {ahead_s:.0f} s later"
-        return warning("clock", "", what, "it has been set back: events and recordings are out of order", mend)
-    if facts.is_synchronised is False and is_wall_needed:
-        why = "a schedule policy goes by the time of day; several hosts compare their times"
-        return warning("clock", "", f"{now}, and no time server keeps it right", why, mend)
+        return error("clock", "", what, f"it is wrong, or was: {why}", mend)
     if facts.is_synchronised is False:
-        return note("clock", "", f"{now}; no time server keeps it right", "times in events may be off", mend)
+        return warning(
+            "clock", "", f"{now}, and no time server keeps it right", f"nobody sees when it is off: {why}", mend
+        )
     return ok("clock", "", f"{now}{', kept right by a time server' if facts.is_synchronised else ''}")
 
 

@@ -1,5 +1,6 @@
 """Whether there is room for what will be written, and whether what the groups boot is there and whole."""
 
+import math
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
@@ -9,6 +10,7 @@ from cli.doctor.finding import Finding, error, ok, size, skipped, warning
 from common.config import Group
 
 MIB: Final = 1024 * 1024
+GIB: Final = 1024 * MIB
 BUILD_BYTES: Final = 1024 * MIB  # what building the demo guest takes for a while
 START_BYTES: Final = 64 * MIB  # stores, logs, HAProxy's state: below this nothing starts well
 LOG_BYTES: Final = 30 * MIB  # of each service: supervisord keeps three files of 10 MB
@@ -23,14 +25,37 @@ def needed_now_bytes(images: Mapping[str, ImageFacts]) -> int:
     return START_BYTES + build + sum(image.size_bytes for image in distinct if image.kind != "disk")
 
 
-def needed_later_bytes(groups: Mapping[str, Group], recording_left_bytes: int, services: int) -> int:
-    """Return what the state directory may still grow by: the recording, logs, memory of saved domains."""
-    saved = sum(_saved_bytes(group) for group in groups.values())
-    return recording_left_bytes + services * LOG_BYTES + saved
+def needed_later_bytes(
+    groups: Mapping[str, Group], images: Mapping[str, ImageFacts], recording_left_bytes: int, services: int
+) -> int:
+    """Return what the state directory may still grow by: recording, logs, memory that is kept, disks of domains.
+
+    Args:
+        groups: those with domains on this machine.
+        images: what they boot, by the same names.
+        recording_left_bytes: what the recording may still grow by.
+        services: how many of them write a log.
+    """
+    kept = sum(_memory_bytes(group) for group in groups.values())
+    disks = sum(_disk_bytes(group, images[name]) for name, group in groups.items() if name in images)
+    return recording_left_bytes + services * LOG_BYTES + kept + disks
 
 
-def _saved_bytes(group: Group) -> int:
-    return group.warm.saved * group.image.memory_mib * MIB
+def _memory_bytes(group: Group) -> int:
+    """Return the memory of domains that stand by on disk, and of the template that clones begin as."""
+    return (group.warm.saved + _templates(group)) * group.image.memory_mib * MIB
+
+
+def _disk_bytes(group: Group, image: ImageFacts) -> int:
+    """Return what the overlays of all domains of the group take when their guests have written everywhere."""
+    if image.kind != "disk":
+        return 0
+    each = max(image.capacity_bytes, round((group.image.disk_gib or 0) * GIB))
+    return math.ceil((group.ceiling + _templates(group)) / len(group.hosts)) * each
+
+
+def _templates(group: Group) -> int:
+    return 1 if group.warm.start == "clone" else 0
 
 
 def judge_space(label: str, facts: SpaceFacts, now_bytes: int, later_bytes: int) -> Finding:

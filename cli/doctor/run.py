@@ -120,7 +120,10 @@ def _host(this: Round, host: str) -> list[Finding]:
 def _spaces(this: Round) -> list[Finding]:
     system = this.config.system
     now = needed_now_bytes(this.images)
-    later = needed_later_bytes(this.groups, gather_machine.recording_left_bytes(this.config), len(this.config.services))
+    here = {host for host, view in this.views.items() if view.libvirt.is_local}
+    groups = {name: group for name, group in this.groups.items() if here & set(group.hosts)}
+    recording = gather_machine.recording_left_bytes(this.config)
+    later = needed_later_bytes(groups, this.images, recording, len(this.config.services))
     return [
         judge_space("system.state_dir", gather_machine.space(system.state_path), now, later),
         judge_space("system.run_dir", gather_machine.space(system.run_path), RUN_BYTES, 0),
@@ -134,7 +137,6 @@ def _ports(this: Round) -> list[Finding]:
 
 def _machine(this: Round) -> list[Finding]:
     config, clock = this.config, this.clock
-    schedules = [policy for group in this.groups.values() for policy in group.policies if policy.type == "schedule"]
     services = ServiceFacts(
         heard=this.snapshot.services,
         expected=config.services,
@@ -146,7 +148,7 @@ def _machine(this: Round) -> list[Finding]:
         *judge_haproxy(gather_machine.haproxy(config), bool(config.metrics.haproxy_listen)),
         judge_receivers(unready_receivers(config), len(config.notifications)),
         judge_files_open(config.haproxy.maxconn, gather_machine.open_files()),
-        judge_clock(gather_machine.clock_facts(config, clock), bool(schedules) or len(config.hosts) > 1),
+        judge_clock(gather_machine.clock_facts(config, clock)),
         *judge_services(services),
     ]
 

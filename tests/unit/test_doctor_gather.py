@@ -12,11 +12,12 @@ import pytest
 
 from cli.doctor import gather_images
 from cli.doctor.gather_images import _partitions, disk_facts, image_facts
-from cli.doctor.gather_libvirt import _group_of
-from cli.doctor.gather_machine import is_synchronised, listeners, ports, space
+from cli.doctor.gather_libvirt import _address, _group_of
+from cli.doctor.gather_machine import haproxy, is_synchronised, listeners, ports, space
 from cli.doctor.gather_strays import is_locked
-from common.config import Config
+from common.config import Config, Group
 from common.domain import DomainFacts, DomainState
+from common.errors import HypervisorError
 from common.phases import Phase
 from common.run_dir import Lock
 from services.actuator.core.record import Record
@@ -97,6 +98,42 @@ def test_a_lock_is_seen_while_it_is_held(tmp_path: Path) -> None:
 
 def test_the_kernel_tells_whether_its_clock_is_kept_right() -> None:
     assert is_synchronised() in (True, False, None)
+
+
+def test_the_haproxy_that_runs_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "haproxy"
+    program.write_text("#!/bin/sh\necho HAProxy version 9.8.7\n", encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = haproxy(config())
+    assert (found.path, "9.8.7" in found.version_text) == (str(program), True)
+
+
+class Addresses:
+    """A connection that knows leases, and asks for more rights before it asks a guest's agent."""
+
+    def address(self, _name: str, source: str) -> str:
+        if source == "agent":
+            raise HypervisorError("read only")
+        return "192.0.2.7"
+
+
+@pytest.mark.parametrize(
+    ("keys", "state", "address"),
+    [
+        ({"kind": "existing"}, DomainState.RUNNING, "192.0.2.7"),
+        ({"kind": "existing"}, DomainState.SHUTOFF, None),
+        ({"kind": "existing", "address_source": "agent"}, DomainState.RUNNING, None),
+        ({"kind": "existing", "address_source": "static", "addresses": {"a": "b"}}, DomainState.RUNNING, None),
+        ({}, DomainState.RUNNING, None),
+    ],
+)
+def test_a_running_domain_of_the_users_has_the_address_that_libvirt_knows(
+    keys: dict[str, Any], state: DomainState, address: str | None
+) -> None:
+    group = Group.model_validate({"prefix": "w-", **keys})
+    facts = DomainFacts("w-0000", "u", state, "", True)
+    assert _address(Addresses(), group, facts) == address  # type: ignore[arg-type]
 
 
 def image(directory: Path) -> tuple[bool, str]:

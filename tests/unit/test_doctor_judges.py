@@ -232,20 +232,17 @@ CLOCK = ClockFacts(
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_wall_needed", "level", "word"),
+    ("changes", "level", "word"),
     [
-        ({}, True, Level.OK, "time server"),
-        ({"is_synchronised": None}, True, Level.OK, "2027"),
-        ({"is_synchronised": False}, False, Level.NOTE, "no time server"),
-        ({"is_synchronised": False}, True, Level.WARNING, "schedule"),
-        ({"newest_file_s": 1_800_003_600.0}, False, Level.WARNING, "3600 s later"),
-        ({"epoch_s": 1000.0, "newest_file_s": 0.0}, False, Level.ERROR, "1970"),
+        ({}, Level.OK, "time server"),
+        ({"is_synchronised": None}, Level.OK, "2027"),
+        ({"is_synchronised": False}, Level.WARNING, "no time server"),
+        ({"newest_file_s": 1_800_003_600.0}, Level.ERROR, "3600 s later"),
+        ({"epoch_s": 1000.0, "newest_file_s": 0.0}, Level.ERROR, "1970"),
     ],
 )
-def test_a_wall_clock_is_sane_and_kept_right(
-    changes: dict[str, Any], is_wall_needed: bool, level: Level, word: str
-) -> None:
-    found = judge_machine.judge_clock(replace(CLOCK, **changes), is_wall_needed)
+def test_a_wall_clock_is_sane_and_kept_right(changes: dict[str, Any], level: Level, word: str) -> None:
+    found = judge_machine.judge_clock(replace(CLOCK, **changes))
     assert found.level is level
     assert word in f"{found.what} {found.why}"
 
@@ -306,7 +303,25 @@ def test_a_demo_image_that_must_be_built_needs_more_room() -> None:
 
 
 def test_what_may_still_be_written_counts_recording_logs_and_saved_memory() -> None:
-    assert judge_storage.needed_later_bytes({"w": GROUP}, 1000, 2) == 1000 + 2 * judge_storage.LOG_BYTES
+    assert judge_storage.needed_later_bytes({"w": GROUP}, {}, 1000, 2) == 1000 + 2 * judge_storage.LOG_BYTES
+
+
+@pytest.mark.parametrize(
+    ("keys", "disks", "memories"),
+    [
+        ({"image": {"disk": "/d", "memory_mib": 1024}}, 5 * 3, 0),  # as large as the image
+        ({"image": {"disk": "/d", "memory_mib": 1024, "disk_gib": 8}}, 5 * 8, 0),
+        ({"image": {"disk": "/d", "memory_mib": 1024}, "hosts": ["a", "b"]}, 3 * 3, 0),
+        ({"image": {"disk": "/d", "memory_mib": 1024}, "warm": {"saved": 2}}, 7 * 3, 2),
+        ({"image": {"disk": "/d", "memory_mib": 1024}, "warm": {"start": "clone"}}, 6 * 3, 1),
+    ],
+)
+def test_overlays_may_grow_to_their_whole_size_and_kept_memory_counts(
+    keys: dict[str, Any], disks: int, memories: int
+) -> None:
+    group = Group.model_validate({"prefix": "w-", "max": 4, "surge": 1, **keys})
+    image = replace(DISK, capacity_bytes=3 * GIB)
+    assert judge_storage.needed_later_bytes({"w": group}, {"w": image}, 0, 0) == (disks + memories) * GIB
 
 
 DISK = ImageFacts("/d.raw", "disk", exists=True, size_bytes=GIB, machine_id="", is_machine_id_read=True)
@@ -382,6 +397,8 @@ def test_a_domain_that_serves_must_answer_and_one_that_boots_may_wait() -> None:
     must_mend(found, Level.ERROR, "w-0001 (status 404)", "curl -si http://10.0.0.5:8080/healthz")
     booting = member("w-0001", is_right=False, phase="booting")
     assert judge_guests.judge_readiness("w", GROUP, [booting]).level is Level.NOTE
+    unknown = replace(silent, phase="")
+    must_mend(judge_guests.judge_readiness("w", GROUP, [unknown]), Level.WARNING, "not looked after yet", "curl")
     assert judge_guests.judge_readiness("w", GROUP, [member("w-0000")]).level is Level.OK
     off = member("w-0000", is_running=False, is_right=None)
     assert judge_guests.judge_readiness("w", GROUP, [off]).level is Level.SKIPPED
