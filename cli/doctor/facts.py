@@ -49,7 +49,7 @@ class AccelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One chain of the host's firewall. A rule is (interface in, interface out, verdict or chain jumped to)."""
+    """One chain of the host's firewall, its rules in their order."""
 
     table: str
     name: str
@@ -60,12 +60,17 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What of a rule decides whether our bridge passes; ``is_plain``: it matches every packet."""
+    """What of a rule decides whether a bridge's packets pass: its interfaces, and a verdict or the chain it jumps to.
+
+    ``is_plain``: it asks for nothing beside the interfaces. ``is_for_new``: it may match the first packet of a
+    connection.
+    """
 
     came_in: str
     goes_out: str
     verdict: str
     is_plain: bool
+    is_for_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,25 @@ class NetworkFacts:
     bridge: BridgeFacts | None
     is_forwarding: bool | None
     chains: tuple[Chain, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class UserNetFacts:
+    """A network or a bare bridge that NICs of a user's own domains name; ``name`` is libvirt's, empty for a bridge.
+
+    ``range_size`` is how many addresses DHCP gives out, ``leased`` how many of them are taken; ``wanting`` are domains
+    that have none and no reservation.
+    """
+
+    name: str
+    bridge: str
+    is_there: bool
+    is_active: bool
+    has_stp: bool | None
+    range_size: int = 0
+    leased: int = 0
+    wanting: tuple[str, ...] = ()
+    chains: tuple[Chain, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a firewall does with packets that are forwarded, from ``nft -j`` or ``iptables -S``: pure.
 
-Only two things of a rule are read: which interfaces it names, and what becomes of the packet. That is enough to tell
-whether a chain that drops by default lets our bridge through.
+Of a rule are read: which interfaces it names, whether it asks for anything else, whether it is for connections that
+stand already, and what becomes of the packet. That is enough to tell whether guests at a bridge get out.
 """
 
 import json
@@ -13,6 +13,8 @@ from cli.doctor.facts import Chain, Rule
 
 JUMPS: Final = ("jump", "goto")
 VERDICTS: Final = ("accept", "drop", "reject", "return")
+DROPS: Final = ("drop", "reject")
+NEW: Final = "new"
 
 
 def chains_of_nft(text: str) -> tuple[Chain, ...]:
@@ -58,12 +60,8 @@ def chains_of_iptables(text: str) -> tuple[Chain, ...]:
 
 
 def closed_chains(chains: Sequence[Chain], bridge: str) -> list[Chain]:
-    """Return the chains that drop what is forwarded unless a rule accepts it, and accept nothing of ``bridge``."""
-    return [
-        chain
-        for chain in chains
-        if chain.hook == "forward" and chain.policy == "drop" and not _lets_through(chain, chains, bridge)
-    ]
+    """Return the chains that drop the first packet of a connection from ``bridge`` to elsewhere; see ``_fate``."""
+    return [chain for chain in chains if chain.hook == "forward" and _drops(chain, chains, bridge)]
 
 
 def has_libvirt_rules(chains: Iterable[Chain]) -> bool:
@@ -71,40 +69,65 @@ def has_libvirt_rules(chains: Iterable[Chain]) -> bool:
     return any(rule.verdict.startswith("LIBVIRT_FW") for chain in chains for rule in chain.rules)
 
 
-def _lets_through(chain: Chain, chains: Sequence[Chain], bridge: str) -> bool:
+def _drops(chain: Chain, chains: Sequence[Chain], bridge: str) -> bool:
     named = {other.name: other for other in chains if other.table == chain.table}
-    return _accepts(chain, named, bridge, frozenset())
+    fate = _fate(chain, named, bridge, frozenset())
+    return fate in DROPS or (fate != "accept" and chain.policy == "drop")
 
 
-def _accepts(chain: Chain, named: Mapping[str, Chain], bridge: str, been: frozenset[str]) -> bool:
+def _fate(chain: Chain, named: Mapping[str, Chain], bridge: str, been: frozenset[str]) -> str:
+    """Return what the first rule that decides does, empty where none does.
+
+    A rule with conditions that are not read here (addresses, ports) decides only where it accepts and names the bridge:
+    libvirt's own rules name its addresses too.
+    """
     for rule in chain.rules:
-        is_about_us = rule.is_plain or bridge in (rule.came_in, rule.goes_out)
-        if rule.verdict == "accept" and is_about_us:
-            return True
-        follows = named.get(rule.verdict)
-        if follows is None or follows.name in been or not (is_about_us or not (rule.came_in or rule.goes_out)):
+        if not _may_match(rule, bridge):
             continue
-        if _accepts(follows, named, bridge, been | {chain.name}):
-            return True
-    return False
+        is_sure = rule.is_plain and not rule.goes_out
+        follows = named.get(rule.verdict)
+        fate = rule.verdict
+        if follows is not None:
+            fate = "" if follows.name in been else _fate(follows, named, bridge, been | {chain.name})
+        if fate == "accept" and (is_sure or rule.came_in == bridge or (follows is not None and not rule.goes_out)):
+            return fate
+        if is_sure and fate in DROPS:
+            return fate
+        if is_sure and fate == "return":
+            return ""
+    return ""
+
+
+def _may_match(rule: Rule, bridge: str) -> bool:
+    """Return whether the rule may match the first packet of a connection that leaves the bridge."""
+    return rule.is_for_new and rule.came_in in ("", bridge) and rule.goes_out != bridge
 
 
 def _nft_rule(expressions: list[dict[str, Any]]) -> Rule:
     came_in = goes_out = verdict = ""
-    is_plain = True
+    is_plain = is_for_new = True
     for expression in expressions:
-        if "match" in expression:
-            is_plain = False
-            match = expression["match"]
-            left, right = match.get("left"), match.get("right")
-            key = left.get("meta", {}).get("key", "") if isinstance(left, dict) else ""
-            if match.get("op") == "==" and isinstance(right, str):
-                came_in = right if key in ("iifname", "iif") else came_in
-                goes_out = right if key in ("oifname", "oif") else goes_out
+        match = expression.get("match")
+        if match is not None:
+            key, right = _nft_key(match.get("left")), match.get("right")
+            is_name = match.get("op") == "==" and isinstance(right, str)
+            if key in ("iifname", "iif") and is_name:
+                came_in = right
+            elif key in ("oifname", "oif") and is_name:
+                goes_out = right
+            else:
+                is_plain = False
+                is_for_new = is_for_new and not (key == "state" and match.get("op") != "!=" and NEW not in str(right))
         elif "xt" in expression:
             is_plain = False
         verdict = _nft_verdict(expression) or verdict
-    return Rule(came_in, goes_out, verdict, is_plain)
+    return Rule(came_in, goes_out, verdict, is_plain, is_for_new)
+
+
+def _nft_key(left: Any) -> str:
+    """Return what a match looks at: an interface's name or the state of a connection; empty for all else."""
+    about = left.get("meta") or left.get("ct") if isinstance(left, dict) else None
+    return str(about.get("key", "")) if isinstance(about, dict) else ""
 
 
 def _nft_verdict(expression: Mapping[str, Any]) -> str:
@@ -117,8 +140,15 @@ def _nft_verdict(expression: Mapping[str, Any]) -> str:
 
 def _iptables_rule(words: Sequence[str]) -> Rule:
     came_in, goes_out, verdict = (_after(words, flag) for flag in ("-i", "-o", "-j"))
-    is_plain = list(words[:1]) == ["-j"]
-    return Rule(came_in, goes_out, verdict.lower() if verdict.lower() in VERDICTS else verdict, is_plain)
+    states = _after(words, "--ctstate") or _after(words, "--state")
+    read = sum(2 for found in (came_in, goes_out, verdict) if found)
+    return Rule(
+        came_in,
+        goes_out,
+        verdict.lower() if verdict.lower() in VERDICTS else verdict,
+        is_plain=read == len(words) or (verdict == "REJECT" and words[read : read + 1] == ["--reject-with"]),
+        is_for_new=not states or NEW in states.lower(),
+    )
 
 
 def _after(words: Sequence[str], flag: str) -> str:

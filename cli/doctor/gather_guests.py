@@ -77,8 +77,8 @@ def _member(
 
 def _identities(domain: Owned, view: HostView, is_thorough: bool) -> dict[str, str]:
     found = {}
-    for mac in domain.macs:
-        if duid := machine_duid(view.client_ids.get(mac, "")):
+    for nic in domain.nics:
+        if duid := machine_duid(view.client_ids.get(nic.mac, "")):
             found["lease"] = duid
     for disk in domain.disks if view.libvirt.is_local else ():
         identity = _disk_identity(Path(disk), is_thorough)

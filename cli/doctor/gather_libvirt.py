@@ -28,6 +28,15 @@ MODULAR: Final = ("/run/libvirt/virtqemud-sock-ro", "/run/libvirt/virtqemud-sock
 
 
 @dataclass(frozen=True, slots=True)
+class Nic:
+    """What a domain's network interface is plugged into: a network of libvirt's, or a bridge. Either may be empty."""
+
+    mac: str
+    network: str
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True)
 class Owned:
     """One domain that is of a group of this file: ``record`` is None for a user's domain that was never adopted.
 
@@ -38,14 +47,17 @@ class Owned:
     host: str
     facts: DomainFacts
     record: Record | None
-    macs: tuple[str, ...] = ()
+    nics: tuple[Nic, ...] = ()
     disks: tuple[str, ...] = ()
     address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """All that one connection told; empty where there is none."""
+    """All that one connection told; empty where there is none.
+
+    ``leases``: by network, DHCP client identifiers by MAC.
+    """
 
     name: str
     libvirt: LibvirtFacts
@@ -55,7 +67,12 @@ class HostView:
     strangers: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     networks: tuple[tuple[str, bool], ...] = ()
-    client_ids: dict[str, str] = field(default_factory=dict)
+    leases: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def client_ids(self) -> dict[str, str]:
+        """Return DHCP client identifiers by MAC, of all networks."""
+        return {mac: client_id for of_network in self.leases.values() for mac, client_id in of_network.items()}
 
     def network(self, name: str) -> tuple[str | None, bool]:
         """Return the definition of a network and whether it is active."""
@@ -97,7 +114,7 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
     unclaimed = {facts.name: record.group if record else "none" for facts, record, group in pairs if group is None}
     is_ours = may_touch([group for group in config.groups.values() if name in group.hosts])
     facts = connection.host_facts()
-    images = probe_images(config)
+    images, networks = probe_images(config), tuple(connection.networks())
     return HostView(
         name=name,
         libvirt=libvirt,
@@ -117,8 +134,8 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
         owned=owned,
         strangers={name: group for name, group in unclaimed.items() if is_ours(name)},
         others={name: group for name, group in unclaimed.items() if not is_ours(name)},
-        networks=tuple(connection.networks()),
-        client_ids=_client_ids(connection, config.network.name),
+        networks=networks,
+        leases={network: _client_ids(connection, network) for text, _ in networks if (network := name_of(text))},
     )
 
 
@@ -169,10 +186,10 @@ def _owned(
         root = ET.fromstring(connection.definition(facts.name))  # noqa: S314 - libvirt's own text
     except HypervisorError:
         return Owned(group, host, facts, record)  # it has gone since it was listed
-    macs = tuple(mac.get("address", "") for mac in root.iterfind("./devices/interface/mac"))
+    nics = tuple(_nic(interface) for interface in root.iterfind("./devices/interface"))
     sources = root.iterfind("./devices/disk[@device='disk']/source")
     disks = tuple(path for source in sources if (path := source.get("file") or source.get("dev")))
-    return Owned(group, host, facts, record, macs, disks, _address(connection, config.groups[group], facts))
+    return Owned(group, host, facts, record, nics, disks, _address(connection, config.groups[group], facts))
 
 
 def _address(connection: Connection, group: Group, facts: DomainFacts) -> str | None:
@@ -182,6 +199,18 @@ def _address(connection: Connection, group: Group, facts: DomainFacts) -> str | 
         return connection.address(facts.name, group.address_source) if is_asked else None
     except HypervisorError:
         return None
+
+
+def _nic(interface: ET.Element) -> Nic:
+    mac, source = interface.find("mac"), interface.find("source")
+    about = source.attrib if source is not None else {}
+    address = mac.get("address", "").lower() if mac is not None else ""
+    return Nic(address, about.get("network", ""), "" if "network" in about else about.get("bridge", ""))
+
+
+def name_of(text: str) -> str:
+    """Return the name in a network's definition."""
+    return ET.fromstring(text).findtext("name") or ""  # noqa: S314 - libvirt's own text
 
 
 def _client_ids(connection: Connection, network: str) -> dict[str, str]:

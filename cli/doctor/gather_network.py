@@ -5,12 +5,14 @@ import shutil
 import socket
 import struct
 import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from cli.doctor.facts import BridgeFacts, Chain, Net, NetworkFacts
+from cli.doctor.facts import BridgeFacts, Chain, Net, NetworkFacts, UserNetFacts
 from cli.doctor.firewall import chains_of_iptables, chains_of_nft
-from cli.doctor.gather_libvirt import HostView
+from cli.doctor.gather_libvirt import HostView, name_of
 from common.config import Network
 
 PATIENCE_S: Final = 10.0
@@ -32,6 +34,58 @@ def network_facts(network: Network, view: HostView) -> NetworkFacts:
         is_forwarding=is_forwarding() if is_here else None,
         chains=chains() if is_here else None,
     )
+
+
+def user_networks(view: HostView, groups: Collection[str]) -> list[UserNetFacts]:
+    """Return what NICs of the groups' domains are plugged into, as libvirt and, if it is here, the kernel show it."""
+    plugged: dict[tuple[str, str], dict[str, str]] = {}
+    nics = [(nic, domain.facts.name) for domain in view.owned if domain.group in groups for nic in domain.nics]
+    for nic, domain in nics:
+        if nic.network or nic.bridge:
+            plugged.setdefault((nic.network, nic.bridge), {})[nic.mac] = domain
+    firewall = chains() if plugged and view.libvirt.is_local else None
+    return [
+        _user_network(view, name, macs, firewall) if name else _user_bridge(view, bridge)
+        for (name, bridge), macs in sorted(plugged.items())
+    ]
+
+
+def _user_bridge(view: HostView, name: str) -> UserNetFacts:
+    if not view.libvirt.is_local:
+        return UserNetFacts("", name, is_there=True, is_active=True, has_stp=None)
+    seen = bridge_facts(name)
+    return UserNetFacts("", name, seen is not None, is_active=True, has_stp=seen.has_stp if seen else None)
+
+
+def _user_network(
+    view: HostView, name: str, macs: Mapping[str, str], firewall: tuple[Chain, ...] | None
+) -> UserNetFacts:
+    text, is_active = next(((text, is_on) for text, is_on in view.networks if name_of(text) == name), (None, False))
+    if text is None:
+        return UserNetFacts(name, "", is_there=False, is_active=False, has_stp=None)
+    root = ET.fromstring(text)  # noqa: S314 - libvirt's own text
+    bridge = root.find("bridge")
+    bridge_name = bridge.get("name", "") if bridge is not None else ""
+    seen = bridge_facts(bridge_name) if bridge_name and view.libvirt.is_local else None
+    has_stp = seen.has_stp if seen is not None else None if bridge is None else bridge.get("stp", "on") == "on"
+    reserved = {host.get("mac", "").lower() for host in root.iterfind("ip/dhcp/host")}
+    leased = {mac.lower() for mac in view.leases.get(name, {})}
+    return UserNetFacts(
+        name=name,
+        bridge=bridge_name,
+        is_there=True,
+        is_active=is_active,
+        has_stp=has_stp,
+        range_size=sum(map(_range_size, root.iterfind("ip/dhcp/range"))),
+        leased=len(leased - reserved),
+        wanting=tuple(sorted(domain for mac, domain in macs.items() if mac not in leased | reserved)),
+        chains=firewall,
+    )
+
+
+def _range_size(found: ET.Element) -> int:
+    first, last = (ipaddress.ip_address(found.get(end, "")) for end in ("start", "end"))
+    return int(last) - int(first) + 1 if first.version == 4 else 0
 
 
 def routes(text: str) -> tuple[Net, ...]:

@@ -1,10 +1,10 @@
-"""Whether our network is as it must be, and whether anything around it is in its way."""
+"""Whether our network is as it must be, and those of a user's own domains, and whether anything is in their way."""
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from cli.doctor.facts import Net, NetworkFacts
+from cli.doctor.facts import Chain, Net, NetworkFacts, UserNetFacts
 from cli.doctor.finding import Finding, error, note, ok, skipped, warning
 from cli.doctor.firewall import closed_chains, has_libvirt_rules
 from common.config import Network
@@ -159,21 +159,67 @@ def forwarding(_network: Network, facts: NetworkFacts, about: str) -> Finding:
 
 def forward_policy(network: Network, facts: NetworkFacts, about: str) -> Finding:
     """Return whether a firewall (Docker's, usually) drops what guests send out."""
-    if facts.chains is None:
+    return _forward_policy(network.bridge, facts.chains, facts.is_active, about)
+
+
+def _forward_policy(bridge: str, chains: Sequence[Chain] | None, is_active: bool, about: str) -> Finding:
+    if chains is None:
         return skipped("forward-policy", about, "the firewall could not be read: it needs root, and nft or iptables")
-    closed = closed_chains(facts.chains, network.bridge)
+    closed = closed_chains(chains, bridge)
     if not closed:
-        return ok("forward-policy", about, f"what {network.bridge} forwards is not dropped")
+        return ok("forward-policy", about, f"what {bridge} forwards is not dropped")
     where = ", ".join(f"chain {chain.name} of table {chain.table}" for chain in closed)
-    if not facts.is_active and has_libvirt_rules(facts.chains):
-        return note("forward-policy", about, f"{where} drops by default; libvirt opens it with the network")
+    if not is_active and has_libvirt_rules(chains):
+        return note("forward-policy", about, f"{where} drops it now; libvirt opens it with the network")
     return warning(
         "forward-policy",
         about,
-        f"{where} has policy DROP and accepts nothing of {network.bridge} (Docker sets this)",
+        f"{where} drops new connections from {bridge}, by a rule or by its policy (Docker sets DROP)",
         "guests cannot reach anything outside this host, nor others them; the endpoint on this host still works",
-        f"iptables -I FORWARD -i {network.bridge} -j ACCEPT && iptables -I FORWARD -o {network.bridge} "
+        f"iptables -I FORWARD -i {bridge} -j ACCEPT && iptables -I FORWARD -o {bridge} "
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    )
+
+
+def judge_user_network(facts: UserNetFacts, host: str) -> list[Finding]:
+    """Return the findings about a network or a bridge of the user's that domains of existing groups use on one host."""
+    about = f"host {host}, {f'network {facts.name}' if facts.name else f'bridge {facts.bridge}'}"
+    if not facts.is_there or not facts.is_active:
+        state = "is not started" if facts.is_there else "is not there"
+        mend = (
+            f"virsh net-start {facts.name}; virsh net-autostart {facts.name}"
+            if facts.name
+            else f"ip link add {facts.bridge} type bridge"
+        )
+        return [error("network", about, f"it {state}, and domains of ours use it", "they cannot be started", mend)]
+    found = [_user_stp(facts, about)]
+    if facts.range_size:
+        found.append(_dhcp_room(facts, about))
+    if facts.name and facts.bridge:
+        found.append(_forward_policy(facts.bridge, facts.chains, facts.is_active, about))
+    return found
+
+
+def _user_stp(facts: UserNetFacts, about: str) -> Finding:
+    if not facts.has_stp:
+        return ok("network-stp", about, "off" if facts.has_stp is not None else "no bridge that could have it")
+    mend = f"ip link set {facts.bridge} type bridge stp_state 0 forward_delay 0"
+    if facts.name:
+        mend += f"   # and for good: virsh net-edit {facts.name}, <bridge stp='off' delay='0'/>"
+    return note("network-stp", about, f"STP is on at the bridge {facts.bridge}", STP_WHY, mend)
+
+
+def _dhcp_room(facts: UserNetFacts, about: str) -> Finding:
+    free = facts.range_size - facts.leased
+    said = f"{facts.leased} of {facts.range_size} addresses are leased"
+    if free >= len(facts.wanting):
+        return ok("network-dhcp", about, said)
+    return warning(
+        "network-dhcp",
+        about,
+        f"{said}; {len(facts.wanting)} domains of ours have none yet, {facts.wanting[0]} among them",
+        "a domain that gets no address never serves; leases outlive the domains that had them",
+        f"virsh net-edit {facts.name}: a larger range, or a <host mac=… ip=…/> for each   # virsh net-dhcp-leases",
     )
 
 

@@ -11,7 +11,7 @@ from cli.doctor.facts import ImageFacts, Proof, ServiceFacts, StopFacts, StrayFa
 from cli.doctor.finding import Finding, Level, warning
 from cli.doctor.gather_images import image_facts
 from cli.doctor.gather_libvirt import HostView, Owned
-from cli.doctor.gather_network import network_facts
+from cli.doctor.gather_network import network_facts, user_networks
 from cli.doctor.gather_strays import is_locked, stray_files
 from cli.doctor.judge_guests import judge_guest_clocks, judge_identities, judge_readiness, judge_stops, judge_strays
 from cli.doctor.judge_host import judge_acceleration, judge_cpus, judge_libvirt, judge_memory
@@ -23,7 +23,7 @@ from cli.doctor.judge_machine import (
     judge_receivers,
     judge_services,
 )
-from cli.doctor.judge_network import judge_network
+from cli.doctor.judge_network import judge_network, judge_user_network
 from cli.doctor.judge_storage import (
     RUN_BYTES,
     judge_image,
@@ -112,6 +112,9 @@ def _host(this: Round, host: str) -> list[Finding]:
     found += [judge_cpus(this.groups, view.limits, host), judge_memory(this.groups, view.limits, host)]
     if any(_boots(group) and host in group.hosts for group in this.groups.values()):
         found += judge_network(config.network, network_facts(config.network, view), host)
+    existing = {name for name, group in this.groups.items() if not _boots(group)}
+    for facts in user_networks(view, existing):
+        found += judge_user_network(facts, host)
     files = stray_files(config, view) if view.libvirt.is_local else ()
     strays = StrayFacts(view.strangers, view.others, view.stray_networks(config.network.name), files)
     return found + judge_strays(strays, host)

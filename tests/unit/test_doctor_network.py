@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from cli.doctor.facts import BridgeFacts, Chain, Net, NetworkFacts, Rule
+from cli.doctor.facts import BridgeFacts, Chain, LibvirtFacts, Net, NetworkFacts, Rule, UserNetFacts
 from cli.doctor.finding import Level, worst
 from cli.doctor.firewall import chains_of_iptables, chains_of_nft, closed_chains, has_libvirt_rules
-from cli.doctor.gather_network import routes
-from cli.doctor.judge_network import judge_network
+from cli.doctor.gather_libvirt import HostView, Nic, Owned
+from cli.doctor.gather_network import routes, user_networks
+from cli.doctor.judge_network import judge_network, judge_user_network
 from common.config import Network
+from common.domain import DomainFacts, DomainState
 from common.network_xml import network_xml
 
 NETWORK = Network(slots=3)
@@ -135,3 +137,95 @@ def test_routes_are_read_without_the_default_one() -> None:
         "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
     )
     assert routes(text) == (Net("eth0", "192.0.2.0/24"),)
+
+
+def iptables(*rules: str, policy: str = "ACCEPT") -> tuple[Chain, ...]:
+    return chains_of_iptables("\n".join([f"-P FORWARD {policy}", "-N OWN", *rules]))
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_closed"),
+    [
+        (["-A FORWARD -i asbr0 -j DROP"], True),
+        (["-A FORWARD -i asbr0 -j REJECT --reject-with icmp-port-unreachable"], True),
+        (["-A FORWARD -j DROP"], True),
+        (["-A FORWARD -i asbr0 -j ACCEPT", "-A FORWARD -j DROP"], False),  # the first that decides
+        (["-A FORWARD -j DROP", "-A FORWARD -i asbr0 -j ACCEPT"], True),
+        (["-A FORWARD -j OWN", "-A OWN -i asbr0 -j DROP"], True),
+        (["-A FORWARD -j OWN", "-A OWN -j RETURN", "-A OWN -j DROP"], False),
+        (["-A FORWARD -i asbr0 -p tcp --dport 25 -j DROP"], False),  # some packets, not all
+        (["-A FORWARD -o asbr0 -j REJECT"], False),  # to guests, not from them
+        (["-A FORWARD -i docker0 -j DROP"], False),
+        (["-A FORWARD -i asbr0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-A FORWARD -j DROP"], True),
+        (["-A FORWARD -i asbr0 -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT", "-A FORWARD -j DROP"], False),
+        (["-A FORWARD -o docker0 -j OWN", "-A OWN -j ACCEPT", "-A FORWARD -j DROP"], True),
+    ],
+)
+def test_rules_count_in_their_order_and_for_new_connections_from_the_bridge(rules: list[str], is_closed: bool) -> None:
+    assert bool(closed_chains(iptables(*rules), "asbr0")) is is_closed
+
+
+def test_an_accept_for_standing_connections_alone_opens_no_closed_chain() -> None:
+    standing = "-A FORWARD -i asbr0 -m state --state ESTABLISHED -j ACCEPT"
+    assert closed_chains(iptables(standing, policy="DROP"), "asbr0") != []
+    about = {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}
+    assert closed_chains(chains_of_nft(nft([{"match": about}, {"accept": None}])), "asbr0") != []
+    about = {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "asbr0"}
+    drop = nft([{"match": about}, {"counter": {}}, {"drop": None}], policy="accept")
+    assert closed_chains(chains_of_nft(drop), "asbr0") != []
+
+
+# --- networks of a user's own domains ------------------------------------------------------------------------------
+
+DEFAULT = """<network><name>default</name><bridge name='virbr-none' stp='on' delay='0'/>
+<ip address='192.0.2.1' netmask='255.255.255.0'><dhcp><range start='192.0.2.2' end='192.0.2.4'/>
+<host mac='52:54:00:00:00:09' ip='192.0.2.9'/></dhcp></ip></network>"""
+LIBVIRT = LibvirtFacts("qemu+tls://b/system", False, "ann", False, (), (), "", "")
+
+
+def owned(name: str, *nics: Nic, group: str = "old") -> Owned:
+    return Owned(group, "b", DomainFacts(name, "u", DomainState.SHUTOFF, "", True), None, nics)
+
+
+def seen(*domains: Owned, leases: dict[str, str] | None = None, is_active: bool = True) -> list[UserNetFacts]:
+    view = HostView("b", LIBVIRT, owned=domains, networks=((DEFAULT, is_active),), leases={"default": leases or {}})
+    return user_networks(view, {"old"})
+
+
+def test_what_nics_of_existing_groups_name_is_looked_at_once_and_nothing_else() -> None:
+    nics = [Nic(f"52:54:00:00:00:0{n}", "default", "") for n in (1, 2, 9)]
+    domains = [owned(f"old-000{n}", nic) for n, nic in enumerate(nics)]
+    (found,) = seen(*domains, owned("web-0000", Nic("m", "other", ""), group="web"), leases={nics[0].mac: "", "x": ""})
+    assert (found.name, found.bridge, found.has_stp) == ("default", "virbr-none", True)
+    assert (found.range_size, found.leased, found.wanting) == (3, 2, ("old-0001",))
+    assert seen() == []
+
+
+def test_a_network_that_is_gone_or_off_and_a_bare_bridge_are_told_apart() -> None:
+    nic = Nic("52:54:00:00:00:01", "default", "")
+    assert not seen(owned("old-0000", nic), is_active=False)[0].is_active
+    assert not seen(owned("old-0000", replace(nic, network="gone")))[0].is_there
+    assert seen(owned("old-0000", Nic("m", "", "br7")))[0].bridge == "br7"
+
+
+USERS = UserNetFacts("default", "virbr0", True, True, False, range_size=3, leased=1, wanting=("a", "b"), chains=(OPEN,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "level", "word"),
+    [
+        ({"has_stp": True}, "network-stp", Level.NOTE, "virsh net-edit default"),
+        ({"leased": 2}, "network-dhcp", Level.WARNING, "2 of 3 addresses are leased; 2 domains of ours have none"),
+        ({"chains": (CLOSED,)}, "forward-policy", Level.WARNING, "iptables -I FORWARD -i virbr0"),
+        ({"is_active": False}, "network", Level.ERROR, "virsh net-start default"),
+        ({"is_there": False}, "network", Level.ERROR, "not there"),
+        ({"name": "", "is_there": False}, "network", Level.ERROR, "bridge virbr0"),
+    ],
+)
+def test_what_is_wrong_with_a_users_network_is_said(
+    changes: dict[str, Any], check: str, level: Level, word: str
+) -> None:
+    assert worst(judge_user_network(USERS, "h")) is Level.OK
+    bad = [found for found in judge_user_network(replace(USERS, **changes), "h") if found.level is not Level.OK]
+    assert [(finding.check, finding.level) for finding in bad] == [(check, level)]
+    assert word in f"{bad[0].about} {bad[0].what} {bad[0].mend}"
