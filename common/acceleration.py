@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import xml.etree.ElementTree as ET
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -220,13 +221,14 @@ def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: 
         aside.replace(path)
     except OSError as error:
         logger().warning("acceleration-not-stored", path=str(path), reason=error.strerror)
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return a file's JSON object; a missing or unreadable one is empty: the proof is made again."""
     try:
         store = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {}
     return store if isinstance(store, dict) else {}

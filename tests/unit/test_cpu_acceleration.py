@@ -122,6 +122,12 @@ def test_the_answer_is_remembered(images: Path) -> None:
     assert again.probes == []
 
 
+def test_an_answer_that_cannot_be_kept_counts_all_the_same(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images.parent / "state").symlink_to("nowhere/at-all")
+    assert run(FakeHost(), images).type == "kvm"
+    assert "acceleration-not-stored" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("changed", ["libvirt", "hypervisor", "cpu_model"])
 def test_a_changed_host_is_proven_again(images: Path, changed: str) -> None:
     run(FakeHost(), images)
