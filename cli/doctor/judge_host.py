@@ -46,7 +46,8 @@ def _no_rights(facts: LibvirtFacts, about: str) -> Finding:
     mend = f"usermod -aG libvirt {facts.user}   # then log in again; or run this with sudo"
     if "libvirt" in facts.groups or facts.is_root:
         mend = (
-            'auth_unix_rw = "none" in /etc/libvirt/libvirtd.conf where there is no polkit; systemctl restart libvirtd'
+            'auth_unix_rw = auth_unix_ro = "none" in /etc/libvirt/libvirtd.conf where there is no polkit, with '
+            'unix_sock_group = "libvirt" and unix_sock_rw_perms = "0770"; systemctl restart libvirtd'
         )
     return error(
         "libvirt-rights",

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -94,7 +95,8 @@ class Images:
         for part in (directory, *directory.parents):
             if part == self._state_path:
                 return
-            part.chmod(0o755)
+            if stat.S_IMODE(part.stat().st_mode) != 0o755:  # one that root made is as it must be
+                part.chmod(0o755)
 
     def _copy(self, source: Path, manifest_path: Path) -> Template:
         try:

@@ -129,6 +129,8 @@ def test_the_actuator_has_an_account_of_its_own_and_shares_two_directories_with_
     for path, mode in (("run", 0o3770), ("var/lib", 0o1771)):
         found = (tmp_path / path / "libvirt-autoscaler").stat()
         assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (mode, 0, int(shared))
+    own = (tmp_path / "var/lib/libvirt-autoscaler/actuator/boot").stat()
+    assert own.st_uid == int(accounts["libvirt-autoscaler-actuator"][2])
 
 
 def test_only_what_changes_domains_runs_as_the_actuators_account(destdir: Path) -> None:

@@ -4,18 +4,23 @@ import grp
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cli import shared_dirs, stack
-from common.config import System
+from common.bus import Bus
+from common.clock import SystemClock
+from common.config import Config, Group, Image, Network, System
 from common.errors import AutoscalerError, BusError
+from common.messages import ServiceStatus
 from common.run_dir import ensure_run_dir, is_shared
+from services.actuator.images import Images
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to other users needs root")
 UID, GID = 10001, 10002
+CLOCK = SystemClock()
 
 
 @pytest.fixture
@@ -93,23 +98,73 @@ def test_a_path_that_is_a_file_cannot_be_shared(system: System) -> None:
 
 def as_user(uid: int, gid: int, path: Path) -> str:
     """Return what ``ensure_run_dir`` says to another user, in a process of its own."""
+
+    def look() -> str:
+        try:
+            ensure_run_dir(path)
+            return "ok"
+        except BusError as error:
+            return str(error)
+
+    return begun_as(uid, gid, look)()
+
+
+def begun_as(uid: int, gid: int, act: Callable[[], str]) -> Callable[[], str]:
+    """Begin to act as another user in a process of its own; what comes back waits for the end, and for what it says."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
+        os.umask(0o007)
         try:
-            ensure_run_dir(path)
-            said = "ok"
-        except BusError as error:
-            said = str(error)
-        os.write(writer, said.encode())
-        os._exit(0)
+            os.write(writer, act().encode())
+        finally:
+            os._exit(0)
     os.close(writer)
-    os.waitpid(pid, 0)
-    with os.fdopen(reader) as pipe:
-        return pipe.read()
+
+    def end() -> str:
+        os.waitpid(pid, 0)
+        with os.fdopen(reader) as pipe:
+            return pipe.read()
+
+    return end
+
+
+def test_services_of_two_accounts_hear_each_other_and_keep_their_own_sockets(system: System) -> None:
+    """As the installed units: the actuator has an account of its own, and the group in common."""
+    shared_dirs.share(system, GID)
+    config = Config(system=system, groups={"web": Group(prefix="web-")})
+
+    def talk(name: str, other: str) -> str:
+        bus = Bus.open(config, name, CLOCK)
+        bus.subscribe(other, "service")
+        end_s, heard = CLOCK.monotonic_s() + 3, set[str]()  # as long for both: neither goes before it was heard
+        while CLOCK.monotonic_s() < end_s:
+            bus.publish(ServiceStatus(name=name, pid=1, started_at_s=0, release="0"))
+            heard |= {message.topic for message in bus.receive(0.05).messages}
+        bus.close()
+        return ",".join(heard)
+
+    ends = [begun_as(UID, GID, lambda: talk("decider", "actuator"))]
+    ends.append(begun_as(UID + 1, GID, lambda: talk("actuator", "decider")))
+    assert [end() for end in ends] == ["service.actuator", "service.decider"]
+    owners = {path.name: path.stat().st_uid for path in system.run_path.glob("*.lock")}
+    assert owners == {"decider.lock": UID, "actuator.lock": UID + 1}
+
+
+def test_what_root_has_copied_serves_the_actuators_account(system: System) -> None:
+    shared_dirs.share(system, GID)
+    image = Image(disk="/srv/base.qcow2")
+
+    def look() -> str:
+        try:
+            return Images(system.state_path).of(image, Network()).console_dir
+        except OSError as error:
+            return str(error)
+
+    assert begun_as(0, 0, look)() == begun_as(UID, GID, look)() == str(system.state_path / "actuator" / "console")
 
 
 def test_a_shared_run_directory_serves_its_group_and_nobody_else(system: System) -> None:
