@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from common.config import Config, split_endpoint
+from common.config import Config
 from common.config_environment import overriding
+from common.endpoint import split_endpoint
 from common.errors import ConfigError
 
 FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")

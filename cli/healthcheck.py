@@ -14,8 +14,9 @@ from pathlib import Path
 
 from common.bus import Bus
 from common.clock import Clock, SystemClock
-from common.config import Config, split_endpoint
+from common.config import Config
 from common.config_file import load
+from common.endpoint import within_reach
 from common.errors import AutoscalerError
 from common.messages import Body, Drain, HostSample, ServiceStatus
 from common.services import ALL_SERVICES
@@ -100,9 +101,8 @@ def _said(config: Config, name: str, clock: Clock) -> dict[str, Body]:
 
 
 def _page_trouble(listen: str) -> str:
-    host, port = split_endpoint(listen)
-    wide = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
-    connection = http.client.HTTPConnection(wide.get(host.strip("[]"), host.strip("[]")), port, timeout=PAGE_PATIENCE_S)
+    host, port = within_reach(listen)
+    connection = http.client.HTTPConnection(host, port, timeout=PAGE_PATIENCE_S)
     try:
         connection.request("GET", "/metrics")
         status = connection.getresponse().status

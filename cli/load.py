@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from common.config import Config
+from common.endpoint import join_endpoint, within_reach
 from common.errors import AutoscalerError
 from load import levels
 
@@ -41,8 +42,8 @@ def run_load(
         except BlockingIOError:
             print(f"a load runs already; it is now {wanted.name}: a request every {wanted.period_s:g} s, n={wanted.n}")
             return 0
-        host = config.groups[group].endpoint.replace("*", "127.0.0.1")
-        return _run(host, control, seconds, web, as_json=as_json)
+        endpoint = join_endpoint(*within_reach(config.groups[group].endpoint))
+        return _run(endpoint, control, seconds, web, as_json=as_json)
 
 
 def _run(endpoint: str, control: Path, seconds: float, web: int | None, *, as_json: bool) -> int:

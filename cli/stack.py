@@ -25,9 +25,10 @@ from cli.reload import MARKER
 from cli.status import endpoint_url
 from cli.supervisor_config import control_socket, supervisor_config
 from common.clock import Clock
-from common.config import SERVICES, Config, Group, System, split_endpoint
+from common.config import SERVICES, Config, Group, System
 from common.config_environment import overriding
 from common.config_file import load
+from common.endpoint import join_endpoint, split_endpoint, within_reach
 from common.errors import AutoscalerError
 from common.messages import Membership
 from common.phases import FATES
@@ -180,7 +181,7 @@ def check_address_is_free(key: str, address: str) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("" if host == "*" else host.strip("[]"), port))
+            probe.bind(("" if host == "*" else host, port))
         except OSError as error:
             raise AutoscalerError(
                 f"{key}: {address} cannot be used: {error.strerror}; stop what holds it, or choose another ADDRESS:PORT"
@@ -313,13 +314,12 @@ def is_stuck(membership: Membership | None) -> bool:
 
 def answers(group: Group) -> bool:
     """Return whether the group's endpoint gives a good answer now."""
-    host, port = split_endpoint(group.endpoint.replace("*", "127.0.0.1"))
     try:
         if group.protocol == "tcp":
-            with socket.create_connection((host, port), timeout=2) as connection:
+            with socket.create_connection(within_reach(group.endpoint), timeout=2) as connection:
                 connection.settimeout(0.5)
                 return _stays_open(connection)
-        url = f"http://{host}:{port}{group.readiness.path}"
+        url = f"http://{join_endpoint(*within_reach(group.endpoint))}{group.readiness.path}"
         if group.readiness.protocol != "http":
             return _is_served(url)
         with urllib.request.urlopen(url, timeout=3) as response:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from cli.observe import Snapshot
 from common.config import Config, Group
+from common.endpoint import join_endpoint, within_reach
 from common.messages import Member, Membership
 from common.phases import Phase
 
@@ -46,7 +47,7 @@ def endpoint_url(group: Group) -> str:
     >>> endpoint_url(Group(prefix="web-", endpoint="*:8000"))
     'http://127.0.0.1:8000/'
     """
-    where = group.endpoint.replace("*", "127.0.0.1")
+    where = join_endpoint(*within_reach(group.endpoint))
     return f"http://{where}/" if group.protocol == "http" else f"tcp://{where}"
 
 

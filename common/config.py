@@ -6,6 +6,7 @@ beyond what follows from the values alone.
 
 import hashlib
 import ipaddress
+import os.path
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -27,6 +28,7 @@ from common.config_policies import TargetTracking as TargetTracking
 from common.config_policies import Threshold as Threshold
 from common.config_table import Positive, Seconds
 from common.config_table import Table as Table
+from common.endpoint import is_address, is_clash, split_endpoint
 from common.services import ALL_SERVICES as ALL_SERVICES
 from common.services import OPTIONAL_SERVICES as OPTIONAL_SERVICES
 from common.services import SERVICES as SERVICES
@@ -42,7 +44,7 @@ class System(Table):
 
     run_dir: str = "/run/libvirt-autoscaler"
     state_dir: str = "/var/lib/libvirt-autoscaler"
-    interval_s: Positive = 1.0
+    interval_s: float = Field(default=1.0, ge=0.1, le=3600)
     republish_s: Positive = 2.0
     stale_after_s: Positive = 3.5
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -50,19 +52,33 @@ class System(Table):
     recording_max_age_s: float = Field(default=7 * 86400.0, gt=0)
 
     @model_validator(mode="after")
-    def _stale_after_more_than_one_interval(self) -> Self:
+    def _stale_after_more_than_one_message(self) -> Self:
         if self.stale_after_s <= self.interval_s:
             raise ValueError(
                 f"stale_after_s must be greater than interval_s ({self.interval_s}); got {self.stale_after_s}"
+            )
+        if self.stale_after_s <= self.republish_s:
+            raise ValueError(
+                f"stale_after_s must be greater than republish_s ({self.republish_s}); got {self.stale_after_s}"
             )
         return self
 
     @field_validator("run_dir", "state_dir")
     @classmethod
-    def _absolute(cls, path: str) -> str:
+    def _is_a_directory_of_ours(cls, path: str) -> str:
         if not path.startswith("/"):
             raise ValueError("must be an absolute path")
+        if not path.isprintable() or set(path) & set(",;#"):
+            raise ValueError("must be printable and without ',', ';' and '#': HAProxy and supervisord read it too")
+        if os.path.normpath(path) in ("/", "//"):
+            raise ValueError("must be a directory of its own: it is closed to others, and 'make clean' removes it")
         return path
+
+    @model_validator(mode="after")
+    def _state_outlives_the_run_dir(self) -> Self:
+        if Path(os.path.normpath(self.state_dir)).is_relative_to(os.path.normpath(self.run_dir)):
+            raise ValueError(f"state_dir must not be run_dir, nor in it ({self.run_dir!r}); got {self.state_dir!r}")
+        return self
 
     @property
     def run_path(self) -> Path:
@@ -215,14 +231,27 @@ class Group(Table):
             raise ValueError(f"must match {names.PREFIX.pattern}")
         return prefix
 
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_differ(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(hosts)) != len(hosts):
+            raise ValueError(f"every host must be given once; got {list(hosts)}")
+        return hosts
+
+    @field_validator("addresses")
+    @classmethod
+    def _addresses_are_apart(cls, addresses: dict[str, str]) -> dict[str, str]:
+        for name, address in addresses.items():
+            if not is_address(address):
+                raise ValueError(f"{name} needs an IP address, not a host name; got {address!r}")
+        if len(set(addresses.values())) != len(addresses):
+            raise ValueError(f"every domain needs an address of its own; got {addresses}")
+        return addresses
+
     @field_validator("endpoint")
     @classmethod
     def _endpoint_is_an_address(cls, endpoint: str) -> str:
-        host, port = split_endpoint(endpoint)
-        if host != "*":
-            ipaddress.ip_address(host.strip("[]"))
-        if not 1 <= port <= 65535:
-            raise ValueError("the port must be in 1..65535")
+        split_endpoint(endpoint)
         return endpoint
 
     @model_validator(mode="after")
@@ -235,6 +264,9 @@ class Group(Table):
             raise ValueError("image.disk is for groups of kind 'template'; the domains of this one exist already")
         if self.address_source == "static" and not self.addresses:
             raise ValueError("address_source 'static' needs a table addresses = { NAME = ADDRESS }")
+        strangers = [name for name in self.addresses if names.domain_index(self.prefix, name) is None]
+        if strangers:
+            raise ValueError(f"addresses must name domains {self.prefix}0000, {self.prefix}0001, …; got {strangers}")
         return self
 
     @field_validator("warm", mode="before")
@@ -303,8 +335,10 @@ class Config(Table):
     def _outputs_fit_the_groups(self) -> Self:
         for key, listen in (("listen", self.metrics.listen), ("haproxy_listen", self.metrics.haproxy_listen)):
             for name, group in self.groups.items():
-                if listen and _endpoints_clash(listen, group.endpoint):
-                    raise ValueError(f"metrics.{key} clashes with groups.{name}.endpoint: both {listen!r}")
+                if listen and is_clash(listen, group.endpoint):
+                    raise ValueError(
+                        f"metrics.{key} clashes with groups.{name}.endpoint: {listen!r} and {group.endpoint!r}"
+                    )
         for number, told in enumerate(self.notifications):
             strangers = sorted(set(told.groups) - set(self.groups))
             if strangers:
@@ -334,6 +368,10 @@ class Config(Table):
                 raise ValueError(
                     f"groups.{name}.max must be <= haproxy.slots ({self.haproxy.slots}); got {group.maximum}"
                 )
+            if group.kind == "template" and group.maximum > self.network.slots:
+                raise ValueError(
+                    f"groups.{name}.max must be <= network.slots ({self.network.slots}); got {group.maximum}"
+                )
             if group.warm.is_used and group.ceiling > self.network.slots:
                 raise ValueError(
                     f"groups.{name}.warm: max + surge + paused + saved must be <= network.slots "
@@ -342,37 +380,20 @@ class Config(Table):
             for other, rival in self.groups.items():
                 if other < name and group.prefix == rival.prefix:
                     raise ValueError(f"groups.{name}.prefix clashes with groups.{other}.prefix: both {group.prefix!r}")
-                if other < name and _endpoints_clash(group.endpoint, rival.endpoint):
+                if other < name and is_clash(group.endpoint, rival.endpoint):
                     raise ValueError(
-                        f"groups.{name}.endpoint clashes with groups.{other}.endpoint: both {group.endpoint!r}"
+                        f"groups.{name}.endpoint clashes with groups.{other}.endpoint: "
+                        f"{group.endpoint!r} and {rival.endpoint!r}"
                     )
         return self
-
-
-def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Return address and port of ``ADDRESS:PORT``.
-
-    >>> split_endpoint("127.0.0.1:8000")
-    ('127.0.0.1', 8000)
-    """
-    host, colon, port = endpoint.rpartition(":")
-    if not colon or not host or not port.isdigit():
-        raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8000")
-    return host, int(port)
-
-
-def _endpoints_clash(one: str, other: str) -> bool:
-    (host, port), (rival, rival_port) = split_endpoint(one), split_endpoint(other)
-    return port == rival_port and (host == rival or "*" in (host, rival))
 
 
 def _check_tcp_endpoint(name: str, endpoint: str) -> None:
     try:
         host, port = split_endpoint(endpoint.removeprefix("tcp://"))
-        ipaddress.ip_address(host.strip("[]"))
     except ValueError as error:
         raise ValueError(f"endpoints.{name} must be tcp://ADDRESS:PORT; got {endpoint!r} ({error})") from error
-    if not endpoint.startswith("tcp://") or not 1 <= port <= 65534:
+    if not endpoint.startswith("tcp://") or host == "*" or port > 65534:
         raise ValueError(f"endpoints.{name} must be tcp://ADDRESS:PORT with a port in 1..65534; got {endpoint!r}")
 
 

@@ -79,7 +79,7 @@ def parse(raw: bytes, name: str) -> Config:
 
 def _tables(raw: bytes, name: str) -> tuple[str, dict[str, Any]]:
     try:
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
         return text, tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: not UTF-8 at byte {error.start}") from error

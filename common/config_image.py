@@ -40,6 +40,15 @@ class Image(Table):
             raise ValueError("must be the path of a file, without control characters")
         return path
 
+    @field_validator("directory")
+    @classmethod
+    def _is_an_absolute_directory(cls, path: str) -> str:
+        if path and not path.startswith("/"):
+            raise ValueError("must be an absolute path")
+        if not path.isprintable():
+            raise ValueError("must be printable")
+        return path
+
     @field_validator("ssh_keys")
     @classmethod
     def _are_public_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:

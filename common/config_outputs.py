@@ -1,6 +1,5 @@
 """The tables of ``autoscaler.toml`` about what leaves the system: metrics and notifications."""
 
-import ipaddress
 import re
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -8,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from common.config_table import Table
+from common.endpoint import is_clash, split_endpoint
 
 ALL_EVENTS: Final = "all"
 EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
@@ -43,15 +43,14 @@ class Metrics(Table):
     @field_validator("listen", "haproxy_listen")
     @classmethod
     def _listen_is_an_address(cls, listen: str) -> str:
-        host, _, port = listen.rpartition(":")
-        if listen and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535 and _is_address(host)):
-            raise ValueError('must be ADDRESS:PORT, such as 127.0.0.1:9464, or "" for none')
+        if listen:
+            split_endpoint(listen)
         return listen
 
     @model_validator(mode="after")
     def _addresses_are_apart(self) -> Self:
-        if self.listen and self.listen == self.haproxy_listen:
-            raise ValueError(f"listen and haproxy_listen must differ; got {self.listen!r} for both")
+        if self.listen and self.haproxy_listen and is_clash(self.listen, self.haproxy_listen):
+            raise ValueError(f"listen and haproxy_listen clash: {self.listen!r} and {self.haproxy_listen!r}")
         return self
 
 
@@ -116,10 +115,3 @@ class Notification(Table):
         if self.secret_file and not self.url:
             raise ValueError("secret_file is for a url: what a command gets on its standard input is not signed")
         return self
-
-
-def _is_address(host: str) -> bool:
-    try:
-        return host == "*" or bool(ipaddress.ip_address(host.strip("[]")))
-    except ValueError:
-        return False

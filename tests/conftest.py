@@ -54,7 +54,7 @@ def images() -> Path:
 
 
 def _system() -> System:
-    return System(run_dir=str(NOTES), state_dir=str(NOTES))
+    return System(run_dir=str(NOTES))
 
 
 def _is_fast_only(args: list[str]) -> bool:

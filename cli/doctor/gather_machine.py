@@ -15,7 +15,8 @@ from typing import Final
 
 from cli.doctor.facts import ClockFacts, HaproxyFacts, PortFacts, SpaceFacts
 from common.clock import Clock
-from common.config import Config, split_endpoint
+from common.config import Config
+from common.endpoint import split_endpoint
 from services.balancer.core.haproxy_config import haproxy_config
 
 PATIENCE_S: Final = 20.0
@@ -68,7 +69,7 @@ def _port(
     config: Config, key: str, address: str, service: str, running: Mapping[str, int], listening: list[Listener]
 ) -> PortFacts:
     host, port = split_endpoint(address)
-    inodes = {found.inode for found in listening if found.port == port and _meet(host.strip("[]"), found.address)}
+    inodes = {found.inode for found in listening if found.port == port and _meet(host, found.address)}
     holders = _holders(inodes) if inodes else []
     is_expected = service in running or (service == "haproxy" and "balancer" in running)
     is_ours = any(_is_ours(config, service, holder, running) for holder in holders)
@@ -137,7 +138,7 @@ def _bind_error(host: str, port: int) -> str:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("" if host == "*" else host.strip("[]"), port))
+            probe.bind(("" if host == "*" else host, port))
         except OSError as error:
             return error.strerror or str(error)
     return ""

@@ -2,7 +2,8 @@
 
 import ipaddress
 
-from common.config import Config, split_endpoint
+from common.config import Config
+from common.endpoint import join_endpoint, split_endpoint
 from common.errors import ConfigError
 
 
@@ -18,7 +19,7 @@ def control_address(config: Config, service: str) -> str:
     if _is_local(config, service):
         return f"ipc://{config.system.run_path}/control-{service}.sock"
     host, port = split_endpoint(config.bus.endpoints[service].removeprefix("tcp://"))
-    return f"tcp://{host}:{port + 1}"
+    return f"tcp://{join_endpoint(host, port + 1)}"
 
 
 def check_encrypted(config: Config, service: str) -> None:
@@ -31,7 +32,7 @@ def check_encrypted(config: Config, service: str) -> None:
         return
     endpoint = config.bus.endpoints[service]
     host, _ = split_endpoint(endpoint.removeprefix("tcp://"))
-    if not ipaddress.ip_address(host.strip("[]")).is_loopback:
+    if not ipaddress.ip_address(host).is_loopback:
         raise ConfigError(
             f"bus.endpoints.{service} = {endpoint!r} is open to other machines and needs keys: "
             "set bus.keys_dir to a directory made by 'autoscaler keys DIR', or use a loopback address"

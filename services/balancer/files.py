@@ -5,7 +5,7 @@ import pwd
 import resource
 from pathlib import Path
 
-from common.config import Config
+from common.config import Config, System
 from common.errors import AutoscalerError, ConfigError
 from common.run_dir import ensure_run_dir
 from services.balancer.core.haproxy_config import haproxy_config, state_file
@@ -32,7 +32,7 @@ def write_config(config: Config) -> Path:
         AutoscalerError: a directory or a file cannot be written.
     """
     system = config.system
-    _check_paths(config)
+    _check_socket_fits(system)
     ensure_run_dir(system.run_path)
     path = system.run_path / "haproxy.cfg"
     try:
@@ -45,17 +45,13 @@ def write_config(config: Config) -> Path:
     return path
 
 
-def _check_paths(config: Config) -> None:
-    system = config.system
+def _check_socket_fits(system: System) -> None:
     longest = str(system.run_path / "haproxy-master.sock")
     if len(longest.encode()) > MAX_SOCKET_PATH_BYTES:
         raise ConfigError(
             f"system.run_dir is too long for HAProxy: {longest} has {len(longest.encode())} bytes; "
             f"at most {MAX_SOCKET_PATH_BYTES} are allowed"
         )
-    for key, path in (("run_dir", system.run_dir), ("state_dir", system.state_dir)):
-        if not path.isprintable():
-            raise ConfigError(f"system.{key} must be printable; got {path!r}")
 
 
 def _fd_limit() -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from common.config import Config, Group
+from common.endpoint import is_address
 from common.log import Quiet, logger
 from common.messages import BackendState, Drain, Event, Failure, Membership, Reply
 from common.messaging.inbox import Inbox, Received
@@ -27,7 +28,7 @@ from services.balancer.core.backends import (
     wanted_from,
     with_owners,
 )
-from services.balancer.core.commands import commands, is_address
+from services.balancer.core.commands import commands
 from services.balancer.core.haproxy_config import state_file, stats_socket
 from services.balancer.core.holds import HOLD_S, Hold, held
 from services.balancer.core.report import backend_states, blind, news, substance

@@ -10,7 +10,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from common.config import split_endpoint
+from common.endpoint import split_endpoint
 
 CLIENT_TIMEOUT_S: Final = 10.0
 MAX_CLIENTS: Final = 16
@@ -78,7 +78,7 @@ class PageServer:
         """
         host, port = split_endpoint(listen)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._server = _Server(("" if host == "*" else host.strip("[]"), port), family)
+        self._server = _Server(("" if host == "*" else host, port), family)
         self._server.set_app(_app(registry))
         self._thread = threading.Thread(target=self._server.serve_forever, name="page", daemon=True)
         self._thread.start()

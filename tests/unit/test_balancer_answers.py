@@ -2,9 +2,10 @@
 
 import pytest
 
+from common.endpoint import is_address
 from services.balancer.core.answers import Admin, Server, Totals, durable, parse_look, refusal, split_answers
 from services.balancer.core.backends import Assign, Clear, Cut, Owner, SetDrain, SetMaint, SetReady, Step
-from services.balancer.core.commands import commands, is_address
+from services.balancer.core.commands import commands
 from services.balancer.errors import ProxyError
 
 INFO = "Name: HAProxy\nPid: 4711\nUptime_sec: 1"

@@ -106,12 +106,6 @@ def test_run_dir_too_long_for_haproxy_is_refused_by_name() -> None:
         write_config(config(text.encode()))
 
 
-def test_unprintable_directory_is_refused() -> None:
-    text = '[system]\nstate_dir = "/a\\nb"\n[groups.web]\nprefix = "web-"\n'
-    with pytest.raises(ConfigError, match="state_dir must be printable"):
-        write_config(config(text.encode()))
-
-
 def test_directory_that_cannot_be_written_is_named(short_path: Path) -> None:
     (short_path / "file").touch()
     text = f'[system]\nrun_dir = "{short_path}/r"\nstate_dir = "{short_path}/file/s"\n[groups.web]\nprefix = "web-"\n'

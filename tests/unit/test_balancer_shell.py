@@ -77,7 +77,7 @@ class FakeApi:
 
 class Bench:
     def __init__(self, directory: Path) -> None:
-        text = f'[system]\nrun_dir = "{directory}"\nstate_dir = "{directory}"\n[groups.web]\nprefix = "web-"\n'
+        text = f'[system]\nrun_dir = "{directory}/run"\nstate_dir = "{directory}"\n[groups.web]\nprefix = "web-"\n'
         self.does_accept = False
         self.bus, self.clock, self.api = FakeBus(), FakeClock(), FakeApi()
         config = config_file.parse(text.encode(), "t")

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from common import config_file
-from common.config import SERVICES, Config, Group, Network, split_endpoint
+from common.config import SERVICES, Config, Group, Network
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 GROUP = '[groups.web]\nprefix = "web-"\n'
+STATIC = GROUP + "kind = 'existing'\naddress_source = 'static'\naddresses = { "
 TCP = "{" + ", ".join(f'{name} = "tcp://127.0.0.1:{7000 + 2 * at}"' for at, name in enumerate(SERVICES)) + "}"
 
 
@@ -96,7 +97,25 @@ def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:
         ("[groups.web]\nprefix = ''\n", 2, "groups.web.prefix: must match"),
         ("[network]\nbridge = 'br0; reboot'\n" + GROUP, 2, "network.bridge: "),
         (GROUP + "[groups.web.readiness]\npath = '/x\\r\\nHost: y'\n", 4, "groups.web.readiness.path: "),
+        (GROUP + 'endpoint = "fe80::1%lo\\n    bind 0.0.0.0:9999\\n    # :80"\n', 3, "groups.web.endpoint: must be"),
+        (GROUP + "endpoint = '::1:8000'\n", 3, "groups.web.endpoint: must be ADDRESS:PORT"),
+        ('[system]\nrun_dir = "/run/x\\n[program:evil]"\n' + GROUP, 2, "system.run_dir: must be printable"),
+        ("[system]\nrun_dir = '/run/a,b'\n" + GROUP, 2, "system.run_dir: must be printable and without ','"),
+        ("[system]\nrun_dir = '/run/..'\n" + GROUP, 2, "system.run_dir: must be a directory of its own"),
+        ("[system]\nrun_dir = '/srv/x'\nstate_dir = '/srv/x'\n" + GROUP, 1, "state_dir must not be run_dir"),
+        ("[system]\nrun_dir = '/srv/x'\nstate_dir = '/srv/y/../x/s'\n" + GROUP, 1, "state_dir must not be run_dir"),
+        ("[system]\ninterval_s = 0.001\n" + GROUP, 2, "system.interval_s: input should be greater than or equal to"),
+        ("[system]\nrepublish_s = 3.5\n" + GROUP, 1, "stale_after_s must be greater than republish_s (3.5); got 3.5"),
+        (GROUP + "hosts = ['local', 'local']\n", 3, "groups.web.hosts: every host must be given once"),
+        (GROUP + "[network]\nslots = 3\n", None, "groups.web.max must be <= network.slots (3); got 4"),
+        (GROUP + "image = { directory = 'images' }\n", 3, "groups.web.image.directory: must be an absolute path"),
+        (STATIC + "web-0000 = 'web0.lan' }\n", 5, "web-0000 needs an IP address, not a host name; got 'web0.lan'"),
+        (STATIC + "web-0000 = 'fe80::1%lo' }\n", 5, "web-0000 needs an IP address"),
+        (STATIC + "web-0000 = '::1', web-0001 = '::1' }\n", 5, "every domain needs an address of its own"),
+        (STATIC + "db-0000 = '10.0.0.1' }\n", 1, "addresses must name domains web-0000, web-0001, …; got ['db-0000']"),
         # clashes
+        (GROUP + "[groups.db]\nprefix = 'db-'\nendpoint = '0.0.0.0:8000'\n", None, "endpoint clashes with groups."),
+        (GROUP + "[groups.db]\nprefix = 'db-'\nendpoint = '*:8000'\n", None, "endpoint clashes with groups."),
         (GROUP + "[groups.db]\nprefix = 'web-'\nendpoint = '127.0.0.1:9000'\n", None, "both 'web-'"),
         (GROUP + "[groups.db]\nprefix = 'db-'\n", None, "endpoint clashes with groups."),
         # bus
@@ -133,6 +152,10 @@ def test_a_key_given_twice_is_refused() -> None:
 def test_what_is_not_utf_8_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"f\.toml: not UTF-8 at byte 2"):
         config_file.parse(b"# \xff", "f.toml")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file() -> None:
+    assert config_file.parse(b"\xef\xbb\xbf" + GROUP.encode(), "f.toml") == parse(GROUP)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -181,12 +204,6 @@ def test_slots_have_addresses_and_macs_of_their_own() -> None:
     assert len({network.address(slot) for slot in range(network.slots)}) == network.slots
     assert len({network.mac(slot) for slot in range(network.slots)}) == network.slots
     assert Network(name="other").mac(0) != network.mac(0)
-
-
-@pytest.mark.parametrize("text", ["", "8000", ":8000", "a:", "a:b", "a:-1"])
-def test_what_is_no_endpoint_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="must be ADDRESS:PORT"):
-        split_endpoint(text)
 
 
 @pytest.mark.parametrize(

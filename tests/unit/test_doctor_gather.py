@@ -118,13 +118,16 @@ class Addresses:
         return "192.0.2.7"
 
 
+STATIC = {"kind": "existing", "address_source": "static", "addresses": {"w-0001": "192.0.2.8"}}
+
+
 @pytest.mark.parametrize(
     ("keys", "state", "address"),
     [
         ({"kind": "existing"}, DomainState.RUNNING, "192.0.2.7"),
         ({"kind": "existing"}, DomainState.SHUTOFF, None),
         ({"kind": "existing", "address_source": "agent"}, DomainState.RUNNING, None),
-        ({"kind": "existing", "address_source": "static", "addresses": {"a": "b"}}, DomainState.RUNNING, None),
+        (STATIC, DomainState.RUNNING, None),
         ({}, DomainState.RUNNING, None),
     ],
 )

@@ -240,7 +240,13 @@ def test_only_the_group_that_is_asked_for_is_repeated() -> None:
         {},
         {"policies": EVERY_KIND},
         {"protocol": "tcp"},
-        {"kind": "existing", "address_source": "static", "addresses": {"web-1": "10.0.0.5"}, "min": 0, "mode": "off"},
+        {
+            "kind": "existing",
+            "address_source": "static",
+            "addresses": {"web-0001": "10.0.0.5"},
+            "min": 0,
+            "mode": "off",
+        },
         {"readiness": {"path": "/ready", "identity": False}, "image": {"cpu_quota": 0.4}},
     ],
 )

@@ -4,26 +4,13 @@ Only checked names and addresses get here: group names by the configuration, slo
 ``is_address``. So no value can end one command and begin another.
 """
 
-import ipaddress
 from typing import Final
 
+from common.endpoint import is_address
 from services.balancer.core.backends import Assign, Clear, Cut, SetDrain, SetMaint, SetReady, Step
 from services.balancer.core.haproxy_config import EMPTY_ADDRESS, EMPTY_PORT
 
 _STATES: Final = {SetDrain: "drain", SetMaint: "maint", Cut: "maint"}
-
-
-def is_address(text: str) -> bool:
-    """Return whether the text is an IPv4 or IPv6 address, without a zone.
-
-    >>> is_address("10.0.0.5"), is_address("10.0.0.5;shutdown"), is_address("fe80::1%eth0")
-    (True, False, False)
-    """
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return "%" not in text
 
 
 def commands(group: str, step: Step) -> list[str]:
