@@ -132,7 +132,10 @@ def _watch(config: Any) -> None:
 def explain(
     group: GroupArgument = None,
     at: Annotated[
-        str | None, typer.Option(help="A recorded tick: 14:03:20 of today, 2026-11-22T14:03:20, or epoch seconds.")
+        str | None,
+        typer.Option(
+            help="A recorded tick: 14:03:20 of today (local; or 14:03:20 UTC), 2026-11-22T14:03:20, or epoch seconds."
+        ),
     ] = None,
     since: Annotated[str | None, typer.Option(help="Every change of the outcome since: 90s, 15m, 2h, 1d ago.")] = None,
     each_tick: Annotated[bool, typer.Option("--ticks", help="With --since: every tick, not only changes.")] = False,

@@ -1,6 +1,7 @@
 """Plain words: why it did, or did not, scale, and what would change it; checked by running the core forward."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from common.messages import DecisionRecord
 from services.decider.core.group import metrics_of
 from services.decider.core.outlook import look_ahead, scenarios
 from tests.sim.decider_model import World, calm, settings
+
+SCHEDULE = {"type": "schedule", "cron": "0 0 29 2 MON", "duration_s": 60.0, "capacity": 2}
 
 
 def world(load: Any, ready: int = 1, **changes: Any) -> World:
@@ -46,7 +49,30 @@ def test_after_a_change_it_names_the_cooldowns() -> None:
 
 def test_a_bound_names_itself() -> None:
     assert last(world(0.95, max=1).run(20)).counterfactual == "a max above 1 would let it scale out"
-    assert last(world(0.05).run(40)).counterfactual == "a min below 1 would let it scale in"
+    assert last(world(0.05, ready=2, min=2).run(40)).counterfactual == "a min below 2 would let it scale in"
+    busy = world(0.5, ready=2, min=2, policies=[{"type": "threshold", "low_ratio": 0.6}]).run(40)
+    assert last(busy).counterfactual == "with a min below 2 and below 38 % CPU it could spare one"
+
+
+@pytest.mark.parametrize("policy", [{"type": "threshold"}, SCHEDULE])
+@pytest.mark.parametrize("seconds", [5, 40])
+def test_nothing_is_said_to_take_away_the_last_domain_but_an_order(policy: dict[str, Any], seconds: int) -> None:
+    said = last(world(0.05, policies=[policy]).run(seconds)).counterfactual
+    assert "the last domain stays: without it nothing would show new load" in said
+    assert last(world(0.05, policies=[policy], min=0).run(seconds)).counterfactual == "an operator may scale it to 0"
+
+
+@pytest.mark.parametrize("load", [0.05, 0.2, 0.3, 0.5, 0.6, 0.9])
+@pytest.mark.parametrize("ready", [1, 2, 3])
+@pytest.mark.parametrize("policy", [{"type": "threshold", "low_ratio": 0.7}, {"type": "target-tracking"}, SCHEDULE])
+def test_a_lower_min_is_named_exactly_where_it_would_let_it_scale_in(
+    policy: dict[str, Any], ready: int, load: float
+) -> None:
+    found = world(load, ready=ready, min=ready, policies=[policy]).run(120)
+    lower = replace(found.state, standing=replace(found.state.standing, minimum=ready - 1))
+    view = look_ahead(lower, metrics_of(found.state, found.now_s), found.now_s, "with a lower min")
+    is_said = last(found).counterfactual == f"a min below {ready} would let it scale in"
+    assert is_said is (view.to is not None and view.to < ready)
 
 
 @pytest.mark.parametrize(

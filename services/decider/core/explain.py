@@ -4,6 +4,7 @@ from common.messages import DecisionRecord, Vote
 from services.decider.core import patience, policies
 from services.decider.core.ballot import NONE, leaning
 from services.decider.core.decide import Decision
+from services.decider.core.limits import MARGIN, is_safe, least_safe
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState
 from services.decider.core.words import clock, domains, percent, seconds
@@ -20,7 +21,7 @@ def counterfactual(state: GroupState, metrics: GroupMetrics, decision: Decision,
     if special:
         return special
     if decision.limit.name == "projection":
-        return _of_projection(state, metrics)
+        return _of_sparing_none(state, metrics)
     vote = leaning(decision.votes, metrics.desired)
     if vote is None or vote.wanted is None:
         return _of_calm(state, metrics)
@@ -47,25 +48,32 @@ def _after_a_change(state: GroupState, now_s: float) -> str:
     return f"no further scale-out for {seconds(max(out_s, 0.0))}, no scale-in for {seconds(max(in_s, 0.0))}"
 
 
-def _of_projection(state: GroupState, metrics: GroupMetrics) -> str:
+def _of_sparing_none(state: GroupState, metrics: GroupMetrics) -> str:
+    """Return what would let a group have one fewer that would have it: a lower min, less load, or both."""
     point, fewer = state.settings.out_point_ratio, metrics.desired - 1
+    if fewer == 0 and state.minimum > 0:
+        return "; ".join([*_ways_out(state, metrics), "the last domain stays: without it nothing would show new load"])
     if point is None or fewer == 0 or not metrics.ready:
         return "an operator may scale it to 0"
-    enough = 0.95 * point * min(fewer, metrics.ready) / metrics.ready
-    return f"below {percent(enough)} CPU it could spare one"
+    enough = MARGIN * point * min(fewer, metrics.ready) / metrics.ready
+    lower = "" if fewer >= state.minimum else f"with a min below {state.minimum} and "
+    return f"{lower}below {percent(enough)} CPU it could spare one"
 
 
 def _of_calm(state: GroupState, metrics: GroupMetrics) -> str:
-    clauses, counting = [], state.settings.counting
-    if metrics.desired < state.maximum:
-        ways = [way for policy in counting if (way := policies.of(policy).out_when(policy))]
-        clauses += [f"{' or '.join(ways)} it scales out"] if ways else []
-    else:
-        clauses.append(f"a max above {state.maximum} would let it scale out")
+    clauses = _ways_out(state, metrics)
     if metrics.desired > state.minimum:
-        ways = [way for policy in counting if (way := policies.of(policy).in_when(policy))]
+        ways = [way for policy in state.settings.counting if (way := policies.of(policy).in_when(policy))]
         clauses += [f"{' and '.join(ways)} it scales in"] if ways else []
     return ", ".join(clauses) or "nothing that its policies look at"
+
+
+def _ways_out(state: GroupState, metrics: GroupMetrics) -> list[str]:
+    """Return the clause that says when it scales out, none where no policy does."""
+    if metrics.desired >= state.maximum:
+        return [f"a max above {state.maximum} would let it scale out"]
+    ways = [way for policy in state.settings.counting if (way := policies.of(policy).out_when(policy))]
+    return [f"{' or '.join(ways)} it scales out"] if ways else []
 
 
 def _of_leaning_out(state: GroupState, metrics: GroupMetrics, decision: Decision, vote: Vote, now_s: float) -> str:
@@ -79,9 +87,12 @@ def _of_leaning_out(state: GroupState, metrics: GroupMetrics, decision: Decision
 def _of_leaning_in(
     state: GroupState, metrics: GroupMetrics, decision: Decision, vote: Vote, now_s: float, epoch_s: float
 ) -> str:
-    if metrics.desired <= state.minimum:
+    if metrics.desired <= state.minimum and is_safe(state, metrics, metrics.desired - 1):
         return f"a min below {state.minimum} would let it scale in"
-    to = max(vote.wanted or 0, state.minimum, metrics.desired - state.settings.group.max_step_in)
+    target = max(vote.wanted or 0, state.minimum, metrics.desired - state.settings.group.max_step_in)
+    to = least_safe(state, metrics, target)
+    if to >= metrics.desired:
+        return _of_sparing_none(state, metrics)
     calm_s = patience.required_s(state.standing, state.settings, now_s) - decision.leaning_in_s
     wait_s = max(vote.wait_s, calm_s, decision.observing_left_s, state.standing.cooldown_in_until_s - now_s)
     return f"scales in to {to} in {seconds(wait_s)} ({clock(epoch_s + wait_s)}) if nothing changes"

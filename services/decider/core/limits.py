@@ -102,10 +102,8 @@ def _inwards(case: Case, wanted: int) -> tuple[int, Limit]:
         limit = Limit("step-limit", f"{wanted} wanted, at most {case.desired - step_most} fewer at once")
         if target == case.state.minimum:
             limit = Limit("bounds", f"{wanted} wanted, min is {case.state.minimum}")
-    while target < case.desired and not _is_safe(case, target):
-        limit = _projection(case, target)
-        target += 1
-    return target, limit
+    least = least_safe(case.state, case.metrics, target)
+    return (least, limit) if least == target else (least, _projection(case, least - 1))
 
 
 def _as_ordered(case: Case, after: int, limit: Limit) -> tuple[int, Limit]:
@@ -223,11 +221,19 @@ def projected_ratio(metrics: GroupMetrics, target: int) -> float:
     return metrics.ready * metrics.high / serving if serving else float("inf")
 
 
-def _is_safe(case: Case, target: int) -> bool:
-    point = case.state.settings.out_point_ratio
+def least_safe(state: GroupState, metrics: GroupMetrics, target: int) -> int:
+    """Return the fewest domains, ``target`` or more, that would not scale out again at once; at most those desired."""
+    while target < metrics.desired and not is_safe(state, metrics, target):
+        target += 1
+    return target
+
+
+def is_safe(state: GroupState, metrics: GroupMetrics, target: int) -> bool:
+    """Return whether ``target`` domains would carry the present use; none never would."""
+    point = state.settings.out_point_ratio
     if point is None:
         return target > 0
-    return projected_ratio(case.metrics, target) < MARGIN * point
+    return projected_ratio(metrics, target) < MARGIN * point
 
 
 def _projection(case: Case, target: int) -> Limit:
