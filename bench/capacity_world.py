@@ -43,6 +43,9 @@ stale_after_s = 2.5
 [metrics]
 listen = ""
 
+[hosts.local]
+accel = "tcg"
+
 [network]
 name = "{name}"
 bridge = "{bridge}"

@@ -14,6 +14,7 @@ from cli import shared_dirs, stack
 from cli.compose_limits import check_configuration
 from cli.console import Steps
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from cli.refusals import write_text
 from common.clock import Clock
 from common.config import Config, System
 from common.config_file import load
@@ -45,7 +46,7 @@ def up(config_path: Path, clock: Clock) -> None:
         stack.prepare_directories(config.system)
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
     with steps.step("guest image"):
-        steps.say(stack.build_image(config))
+        steps.say(stack.ensure_image(config))
         stack.check_images(config, config_path)
     with steps.step("acceleration"):
         steps.say(stack.prove_acceleration(config, clock))
@@ -157,7 +158,7 @@ def _start(config: Config, compose: Compose, digest: str) -> str:
         stack.check_addresses_are_free(config)
     shared_dirs.hand_over(config.system, *compose.ids)
     compose.run("up", "-d", "--remove-orphans")
-    marker.write_text(digest, encoding="ascii")
+    write_text(marker, digest)
     if has_changed:
         compose.run("exec", "-T", "balancer", "python3", "-m", "services.balancer", "--write-config")
         # From inside: after a signal sent by the engine itself, Docker would not start the container again.

@@ -400,13 +400,15 @@ def up(
     ] = "native",
 ) -> None:
     """Start everything; end when the endpoint answers (what `make up` does after installing packages)."""
+    from cli.refusals import told
     from common.clock import SystemClock
 
     if runtime == "compose":
         from cli.compose import up as bring_up
     else:
         from cli.stack import up as bring_up
-    bring_up(_config_path(), SystemClock())
+    with told():
+        bring_up(_config_path(), SystemClock())
 
 
 @app.command()
@@ -416,6 +418,7 @@ def down(
     ] = False,
 ) -> None:
     """Stop the services and the domains that they created, as they were started: natively or in containers."""
+    from cli.refusals import told
     from cli.shared_dirs import are_shared
     from common.clock import SystemClock
 
@@ -423,17 +426,20 @@ def down(
         from cli.compose import down as bring_down
     else:
         from cli.stack import down as bring_down
-    bring_down(_config_path(), SystemClock(), everything=everything)
+    with told():
+        bring_down(_config_path(), SystemClock(), everything=everything)
 
 
 @app.command()
 def image() -> None:
     """Build the demo guest's image if it is not up to date."""
+    from cli.refusals import told
     from cli.stack import build_image, prepare_directories
 
     config = _load()
-    prepare_directories(config.system)
-    print(build_image(config))
+    with told():
+        prepare_directories(config.system)
+        print(build_image(config))
 
 
 @app.command(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.refusals import write_text
 from common import bus
 from common.config import Config, System
 from common.config_file import load
@@ -66,7 +67,7 @@ def note_digest(system: System, digest: str) -> None:
     """Have the next ``up`` know that what runs has this configuration, where ``up`` has started it."""
     marker = system.run_path / MARKER
     if marker.is_file():
-        marker.write_text(digest, encoding="ascii")
+        write_text(marker, digest)
 
 
 def _objection(replies: Mapping[str, Reply], digest: str, path: Path) -> str:

@@ -13,6 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 import xmlrpc.client
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,6 +22,7 @@ from cli import shared_dirs
 from cli.console import Steps
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.observe import Snapshot, observe_once
+from cli.refusals import write_text
 from cli.reload import MARKER
 from cli.status import endpoint_url
 from cli.supervisor_config import control_socket, supervisor_config
@@ -28,7 +30,7 @@ from common.clock import Clock
 from common.config import SERVICES, Config, Group, System
 from common.config_environment import overriding
 from common.config_file import load
-from common.endpoint import join_endpoint, split_endpoint, within_reach
+from common.endpoint import is_clash, join_endpoint, split_endpoint, within_reach
 from common.errors import AutoscalerError
 from common.messages import Membership
 from common.phases import FATES
@@ -59,7 +61,7 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step("libvirt"):
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
     with steps.step("guest image"):
-        steps.say(build_image(config))
+        steps.say(ensure_image(config))
         check_images(config, config_path)
     with steps.step("acceleration"):
         steps.say(prove_acceleration(config, clock))
@@ -105,11 +107,29 @@ def prepare_directories(system: System) -> None:
     (system.state_path / "log").mkdir(mode=0o700, exist_ok=True)
 
 
+def ensure_image(config: Config) -> str:
+    """Build the demo guest's image where it is needed: a group boots it, or it is to prove KVM for other images.
+
+    Raises:
+        AutoscalerError: a group boots it, and it was not built.
+    """
+    templates = [group for group in config.groups.values() if group.kind == "template"]
+    if any(not (group.image.directory or group.image.disk) for group in templates):
+        return build_image(config)
+    if not any(config.hosts[host].accel == "auto" for group in templates for host in group.hosts):
+        return "no group boots the demo guest, and no KVM is to be proven with it"
+    try:
+        return f"{build_image(config)}, to prove KVM"
+    except AutoscalerError:
+        return "not built, so KVM cannot be proven: domains run in software emulation (or set accel = 'kvm')"
+
+
 def build_image(config: Config) -> str:
-    """Build the demo guest's image if a group boots it and it is not up to date."""
-    wants_demo = any(group.kind == "template" and not group.image.directory for group in config.groups.values())
-    if not wants_demo:
-        return "no group boots the demo guest"
+    """Build the demo guest's image if it is not up to date; return where it is.
+
+    Raises:
+        AutoscalerError: it was not built.
+    """
     output = config.system.state_path / "images"
     command = ["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(output)]
     print(flush=True)
@@ -149,8 +169,7 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
     Raises:
         AutoscalerError: an endpoint is taken by another program, or HAProxy refuses the configuration.
     """
-    if not is_supervised(config.system):
-        check_addresses_are_free(config)
+    check_addresses_are_free(config, held_addresses(config.system))
     command = [sys.executable, "-m", "services.balancer", "--config", str(config_path), "--write-config"]
     written = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if written.returncode != 0:
@@ -166,12 +185,28 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
     return ", ".join(group.endpoint for group in config.groups.values())
 
 
-def check_addresses_are_free(config: Config) -> None:
-    """Refuse an address of HAProxy's that another program holds or that this machine does not have."""
-    for name, group in config.groups.items():
-        check_address_is_free(f"groups.{name}.endpoint", group.endpoint)
+def held_addresses(system: System) -> list[str]:
+    """Return the addresses that our own HAProxy holds, none while it does not run."""
+    path = system.run_path / "haproxy.cfg"
+    if not is_supervised(system) or not path.is_file():
+        return []
+    words = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line[1] for line in words if line[:1] == ["bind"]]
+
+
+def check_addresses_are_free(config: Config, held: Sequence[str] = ()) -> None:
+    """Refuse an address of HAProxy's that another program holds or that this machine does not have.
+
+    Args:
+        config: names the addresses.
+        held: those that our own HAProxy has now; what clashes with one of them is not looked at.
+    """
+    wanted = {f"groups.{name}.endpoint": group.endpoint for name, group in config.groups.items()}
     if config.metrics.haproxy_listen:
-        check_address_is_free("metrics.haproxy_listen", config.metrics.haproxy_listen)
+        wanted["metrics.haproxy_listen"] = config.metrics.haproxy_listen
+    for key, address in wanted.items():
+        if not any(is_clash(address, ours) for ours in held):
+            check_address_is_free(key, address)
 
 
 def check_address_is_free(key: str, address: str) -> None:
@@ -202,11 +237,13 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
             return start_stopped(system)
         else:
             restart_services(config)
-            marker.write_text(digest, encoding="ascii")
+            write_text(marker, digest)
             return "restarted with the changed configuration; HAProxy reloaded it"
-    path.write_text(text, encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", str(path)], check=True, cwd=ROOT)
-    marker.write_text(digest, encoding="ascii")
+    write_text(path, text)
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)]
+    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
+        raise AutoscalerError(f"supervisord does not start with {path}; see the lines above")
+    write_text(marker, digest)
     return "started under supervisord"
 
 
@@ -252,9 +289,9 @@ def remove_domains(config_path: Path, *, everything: bool) -> str:
 
 def remove_files(system: System) -> None:
     """Remove what we put into the run and state directories, and these where nothing else is left in them."""
-    for name in ("images", "recording", "log", "console", "stores"):
+    for name in ("images", "recording", "log", "console", "learned"):
         shutil.rmtree(system.state_path / name, ignore_errors=True)
-    for pattern in ("*.json", "graph.*", "*.state", "*.run"):
+    for pattern in ("*.json", "graph.*", "*.state", "*.run", "*.new", ".acceleration.json.*"):
         for path in system.state_path.glob(pattern):
             path.unlink(missing_ok=True)
     shutil.rmtree(system.run_path, ignore_errors=True)
@@ -290,7 +327,7 @@ def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
     Raises:
         AutoscalerError: a group does not answer in time; the message says what stands in its way.
     """
-    waiting = {name: group for name, group in config.groups.items() if group.minimum > 0 and group.mode == "on"}
+    waiting = {name: group for name, group in config.groups.items() if not why_not_awaited(group)}
     began_s = hopeful_s = clock.monotonic_s()
     while waiting := {name: group for name, group in waiting.items() if not answers(group)}:
         snapshot = observe_once(config, clock, timeout_s=0.7)
@@ -302,7 +339,18 @@ def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
             raise AutoscalerError(f"no answer after {now_s - began_s:.0f} s: {missing}; the services go on trying")
         steps.wait_for(missing)
         Event().wait(0.3)
-    steps.say(", ".join(f"{name} answers" for name in config.groups))
+    steps.say("; ".join(f"{name} {why_not_awaited(group) or 'answers'}" for name, group in config.groups.items()))
+
+
+def why_not_awaited(group: Group) -> str:
+    """Return why nobody waits for the group's answer, empty where ``up`` does.
+
+    >>> why_not_awaited(Group.model_validate({"prefix": "web-", "min": 0})), why_not_awaited(Group(prefix="web-"))
+    ('may have no domain (min 0): not waited for', '')
+    """
+    if group.mode != "on":
+        return f"has mode {group.mode}: not waited for"
+    return "" if group.minimum > 0 else "may have no domain (min 0): not waited for"
 
 
 def is_stuck(membership: Membership | None) -> bool:

@@ -32,7 +32,7 @@ def supervisor_config(
         services: those to run, as ``Config.services``.
         config_path: absolute path of ``autoscaler.toml``.
         python: the interpreter that runs the services.
-        root: the directory that holds ``services`` and ``common``.
+        root: the directory that holds ``services`` and ``common``; the services start in it, so they import from it.
         variables: those that set keys of the configuration. Services inherit them through supervisord, so with others
             the text is another one, and ``up`` starts supervisord anew.
     """
@@ -42,8 +42,8 @@ def supervisor_config(
         f"pidfile={run / 'supervisord.pid'}",
         f"logfile={log / 'supervisord.log'}",
         f"childlogdir={log}",
-        f"directory={root}",
-        f'environment=PYTHONPATH={_quote(str(root))},PYTHONDONTWRITEBYTECODE="1"',
+        f"directory={_plain(root)}",
+        'environment=PYTHONDONTWRITEBYTECODE="1"',
         f"; {_mark(variables)}",
         "umask=077",
         "",
@@ -83,7 +83,7 @@ def haproxy_command(system: System, root: Path) -> list[str]:
 def _program(name: str, command: list[str], log: Path, stop_wait_s: int, priority: int) -> list[str]:
     return [
         f"[program:{name}]",
-        f"command={shlex.join(command).replace('%', '%%')}",
+        f"command={_plain(shlex.join(command))}",
         f"priority={priority}",
         "autorestart=true",
         "startsecs=1",
@@ -98,5 +98,6 @@ def _program(name: str, command: list[str], log: Path, stop_wait_s: int, priorit
     ]
 
 
-def _quote(value: str) -> str:
-    return '"' + value.replace("%", "%%").replace('"', '\\"') + '"'
+def _plain(value: str | Path) -> str:
+    """Return the value such that supervisord expands nothing in it."""
+    return str(value).replace("%", "%%")

@@ -68,8 +68,8 @@ class System(Table):
     def _is_a_directory_of_ours(cls, path: str) -> str:
         if not path.startswith("/"):
             raise ValueError("must be an absolute path")
-        if not path.isprintable() or set(path) & set(",;#"):
-            raise ValueError("must be printable and without ',', ';' and '#': HAProxy and supervisord read it too")
+        if not path.isprintable() or set(path) & set(",;#%"):
+            raise ValueError("must be printable and without any of ,;#% for HAProxy and supervisord read it too")
         if os.path.normpath(path) in ("/", "//"):
             raise ValueError("must be a directory of its own: it is closed to others, and 'make clean' removes it")
         return path

@@ -23,6 +23,9 @@ TEMPLATE = """
 run_dir = "{run_dir}"
 state_dir = "{state_dir}"
 
+[hosts.local]
+accel = "tcg"
+
 [network]
 name = "{name}"
 bridge = "{bridge}"

@@ -198,7 +198,7 @@ def test_a_policy_file_without_the_group_or_a_picture_of_no_kind_is_refused(
 def test_explain_at_a_time_tells_votes_limiter_and_what_comes_next(config: Path, recording: Path) -> None:
     at_s = EPOCH_S + 63
     text = autoscaler(config, "explain", "web", "--at", at_s).stdout
-    assert "2023-11-14 22:14:23  web: It keeps 1 domain: CPU 95 %, at or above 80 % for 3 s of 5 s." in text
+    assert "2023-11-14 22:14:23+00:00  web: It keeps 1 domain: CPU 95 %, at or above 80 % for 3 s of 5 s." in text
     assert "threshold votes 1" in text
     assert "if nothing changes: it scales out to 2 in 2 s" in text
     assert "thread: monitor/1/sample.local/63 → decider/7f/web/63" in text

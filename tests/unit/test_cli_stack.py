@@ -44,7 +44,7 @@ def test_each_service_runs_alone_with_this_configuration() -> None:
 def test_a_percent_sign_in_a_path_is_no_expansion() -> None:
     text = supervisor_config(SYSTEM, SERVICES, Path("/etc/a%b.toml"), Path("/venv/bin/python"), Path("/opt/100%"))
     assert "/etc/a%%b.toml" in text
-    assert '"/opt/100%%"' in text
+    assert "directory=/opt/100%%\n" in text
 
 
 def test_haproxy_and_its_keeper_end_with_their_supervisor() -> None:
