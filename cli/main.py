@@ -89,10 +89,12 @@ def _on_terminate(_number: int, _frame: FrameType | None) -> None:
 # --- what is ------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog=_examples("status", "status --watch", "status --json"))
+@app.command(epilog=_examples("status", "status --watch", "status --json", "status --watch --json"))
 def status(
     as_json: JsonFlag = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it, live; Ctrl-C ends.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep showing it, live; with --json a line each second. Ctrl-C ends.")
+    ] = False,
 ) -> None:
     """Show groups, domains and services."""
     from cli.observe import observe_once
@@ -101,7 +103,7 @@ def status(
 
     config, digest = _loaded()
     if watch:
-        _watch(config)
+        _watch(config, as_json=as_json)
         return
     snapshot = observe_once(config, SystemClock())
     if as_json:
@@ -110,18 +112,22 @@ def status(
     _rich_print(status_view(config, snapshot, digest))
 
 
-def _watch(config: Any) -> None:
+def _watch(config: Any, *, as_json: bool) -> None:
     from rich.live import Live
 
     from cli.observe import Observer
-    from cli.status import status_view
+    from cli.status import status_values, status_view
     from common.clock import SystemClock
 
     observer = Observer(config, SystemClock())
     try:
-        with Live(auto_refresh=False, screen=sys.stdout.isatty()) as live:
+        if as_json:
             for snapshot in observer.follow():
-                live.update(status_view(config, snapshot, _digest()), refresh=True)
+                print(json.dumps(status_values(config, snapshot, _digest()), ensure_ascii=False), flush=True)
+        else:
+            with Live(auto_refresh=False, screen=sys.stdout.isatty()) as live:
+                for snapshot in observer.follow():
+                    live.update(status_view(config, snapshot, _digest()), refresh=True)
     except KeyboardInterrupt:
         pass
     finally:

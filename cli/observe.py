@@ -1,12 +1,12 @@
 """Listening to the bus for a moment: the last value of everything, as the operator sees it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from common.bus import Bus
 from common.clock import Clock
 from common.config import Config
-from common.messages import Body, DecisionRecord, Drain, HostSample, Membership, ServiceStatus, Traffic
+from common.messages import Body, DecisionRecord, DesiredCapacity, Drain, HostSample, Membership, ServiceStatus, Traffic
 
 STANDING_KINDS = {
     "monitor": ("service", "sample"),
@@ -18,6 +18,7 @@ STANDING_KINDS = {
     "exporter": ("service",),
     "notifier": ("service",),
 }
+MISSED = 3.0  # repetitions that must fail to come before a value is unknown
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Snapshot:
     samples: dict[str, HostSample] = field(default_factory=dict)
     memberships: dict[str, Membership] = field(default_factory=dict)
     decisions: dict[str, DecisionRecord] = field(default_factory=dict)
+    wanted: dict[str, DesiredCapacity] = field(default_factory=dict)
     drains: dict[str, Drain] = field(default_factory=dict)
     traffics: dict[str, Traffic] = field(default_factory=dict)
 
@@ -42,6 +44,8 @@ class Snapshot:
                 self.memberships[body.group] = body
             case DecisionRecord():
                 self.decisions[body.group] = body
+            case DesiredCapacity():
+                self.wanted[body.group] = body
             case Drain():
                 self.drains[body.group] = body
             case Traffic():
@@ -51,12 +55,32 @@ class Snapshot:
 
     def is_whole(self, config: Config) -> bool:
         """Return whether every service and every group has been heard."""
-        per_group = (self.memberships, self.decisions, self.drains, self.traffics)
+        per_group = (self.memberships, self.decisions, self.wanted, self.drains, self.traffics)
         return (
             self.services.keys() >= set(config.services)
             and self.samples.keys() >= config.hosts.keys()
             and all(heard.keys() >= config.groups.keys() for heard in per_group)
         )
+
+
+@dataclass(slots=True)
+class Heard:
+    """The last value of each topic, and when it came; what was not said again for ``silent_after_s`` is unknown."""
+
+    silent_after_s: float
+    last: dict[str, tuple[float, Body]] = field(default_factory=dict)
+
+    def note(self, body: Body, now_s: float) -> None:
+        """Keep what came at ``now_s``."""
+        self.last[body.topic] = (now_s, body)
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        """Return what is known at ``now_s``."""
+        found = Snapshot()
+        for heard_s, body in self.last.values():
+            if now_s - heard_s <= self.silent_after_s:
+                found.take(body)
+        return found
 
 
 class Observer:
@@ -65,41 +89,30 @@ class Observer:
     def __init__(self, config: Config, clock: Clock) -> None:
         self._config = config
         self._clock = clock
+        repeated_s = max(config.system.interval_s, config.system.republish_s)
+        self._heard = Heard(silent_after_s=MISSED * repeated_s)
         self._bus = Bus.open(config, "operator", clock, publishes=False)
         for service in config.services:
             self._bus.subscribe(service, *STANDING_KINDS[service])
 
     def observe(self, timeout_s: float = 1.0) -> Snapshot:
         """Return what was heard until the picture was whole, or ``timeout_s`` passed."""
-        snapshot = Snapshot()
-        deadline_s = self._clock.monotonic_s() + timeout_s
-        while not snapshot.is_whole(self._config):
-            left_s = deadline_s - self._clock.monotonic_s()
-            if left_s <= 0:
-                break
-            for received in self._bus.receive(left_s).messages:
-                snapshot.take(received.body)
-        return snapshot
+        return self._listen(timeout_s, lambda snapshot: snapshot.is_whole(self._config))
 
     def follow(self, every_s: float = 1.0) -> Iterator[Snapshot]:
-        """Yield the state every ``every_s``, for ever; a service that has fallen silent is dropped from it."""
-        snapshot = self.observe(every_s)
-        heard_s = dict.fromkeys(snapshot.services, self._clock.monotonic_s())
-        silent_after_s = 3 * self._config.system.republish_s
+        """Yield the state every ``every_s``, for ever."""
+        yield self.observe(every_s)
         while True:
-            yield snapshot
-            self._listen(snapshot, heard_s, every_s)
-            now_s = self._clock.monotonic_s()
-            for name in [name for name, last_s in heard_s.items() if now_s - last_s > silent_after_s]:
-                del snapshot.services[name], heard_s[name]
+            yield self._listen(every_s, lambda _: False)
 
-    def _listen(self, snapshot: Snapshot, heard_s: dict[str, float], for_s: float) -> None:
-        deadline_s = self._clock.monotonic_s() + for_s
-        while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
-            for received in self._bus.receive(left_s).messages:
-                snapshot.take(received.body)
-                if isinstance(received.body, ServiceStatus):
-                    heard_s[received.body.name] = self._clock.monotonic_s()
+    def _listen(self, for_s: float, is_enough: Callable[[Snapshot], bool]) -> Snapshot:
+        now_s = self._clock.monotonic_s()
+        deadline_s = now_s + for_s
+        while not is_enough(snapshot := self._heard.snapshot(now_s)) and now_s < deadline_s:
+            for received in self._bus.receive(deadline_s - now_s).messages:
+                self._heard.note(received.body, self._clock.monotonic_s())
+            now_s = self._clock.monotonic_s()
+        return snapshot
 
     def close(self) -> None:
         """Leave the bus."""

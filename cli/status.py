@@ -24,7 +24,11 @@ _PHASE_STYLES = {
 
 
 def status_values(config: Config, snapshot: Snapshot, digest: str = "") -> dict[str, Any]:
-    """Return the status in the form that ``status --json`` prints; ``digest`` is that of the file as it is now."""
+    """Return the status in the form that ``status --json`` prints; ``digest`` is that of the file as it is now.
+
+    Unknown is null: ``ready`` too while the actuator says nothing, and ``domains`` is empty. ``min`` and ``max`` are the
+    bounds in force, those of the file while the decider says nothing.
+    """
     return {
         "config_digest": digest,
         "groups": [_group_values(name, group, snapshot) for name, group in config.groups.items()],
@@ -54,16 +58,17 @@ def endpoint_url(group: Group) -> str:
 def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]:
     membership = snapshot.memberships.get(name)
     decision = snapshot.decisions.get(name)
+    wanted = snapshot.wanted.get(name)
     traffic = snapshot.traffics.get(name)
     members = membership.members if membership else ()
     desired = decision.desired_after if decision else (membership.desired_seen if membership else None)
     return {
         "name": name,
         "desired": desired,
-        "ready": sum(member.phase is Phase.READY for member in members),
+        "ready": sum(member.phase is Phase.READY for member in members) if membership else None,
         "endpoint": endpoint_url(group),
-        "min": group.minimum,
-        "max": group.maximum,
+        "min": wanted.minimum if wanted else group.minimum,
+        "max": wanted.maximum if wanted else group.maximum,
         "mode": decision.mode if decision else None,
         "cpu_ratio": decision.evidence.cpu_ratio if decision else None,
         "request_rate": traffic.request_rate if traffic else None,
@@ -123,7 +128,7 @@ def status_view(config: Config, snapshot: Snapshot, digest: str = "") -> RichGro
 def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Table | Text]:
     head = Text.assemble(
         (f"{group['name']}", "bold"),
-        f"  desired {_show(group['desired'])}  ready {group['ready']}  bounds {group['min']}..{group['max']}"
+        f"  desired {_show(group['desired'])}  ready {_show(group['ready'])}  bounds {group['min']}..{group['max']}"
         f"  mode {_show(group['mode'])}  cpu {_percent(group['cpu_ratio'])}"
         f"  {_rate(group['request_rate'])}  {group['endpoint']}",
     )

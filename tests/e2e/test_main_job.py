@@ -113,7 +113,7 @@ def test_high_load_brings_a_second_domain(world: World, steady: Steady, high_loa
     begin = now_s()
     wait_until(lambda: world.group()["desired"] >= 2, 30, "a scale-out")
     decided = now_s()
-    wait_until(lambda: world.group()["ready"] >= 2, BOOT_S, "the second domain in rotation")
+    wait_until(lambda: (world.group()["ready"] or 0) >= 2, BOOT_S, "the second domain in rotation")
     print(f"scale-out: decided after {decided - begin:.1f} s, serving after {now_s() - begin:.1f} s")
     wait_until(lambda: "ase1-0001" in steady.served_by, 10, "an answer from the second domain")
     explained = world.autoscaler("explain").stdout
@@ -167,7 +167,7 @@ def test_a_killed_service_comes_back_and_nothing_is_lost(world: World, steady: S
 
 
 def test_a_restarted_libvirtd_is_found_again(world: World, steady: Steady, high_load: subprocess.Popen[str]) -> None:
-    wait_until(lambda: world.group()["ready"] >= 2, BOOT_S, "two domains in rotation")
+    wait_until(lambda: (world.group()["ready"] or 0) >= 2, BOOT_S, "two domains in rotation")
     before = {d["name"]: d["uuid"] for d in world.group()["domains"]}
     restart_libvirtd()
     begin = now_s()

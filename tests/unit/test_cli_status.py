@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from cli.events import duration_s
-from cli.observe import Snapshot
+from cli.observe import Heard, Snapshot
 from cli.status import endpoint_url, status_values, status_view
 from common.config import Config, Group
 from common.errors import ConfigError
-from common.messages import BackendState, Drain, HostSample, Member, Membership, ServiceStatus
+from common.messages import BackendState, DesiredCapacity, Drain, HostSample, Member, Membership, ServiceStatus
 from common.phases import Phase
 
 CONFIG = Config(groups={"web": Group(prefix="web-")})
@@ -46,7 +46,7 @@ def test_the_promised_keys_are_there_also_when_nothing_answers() -> None:
     values = status_values(CONFIG, Snapshot())
     group = values["groups"][0]
     assert {"name", "desired", "ready", "endpoint", "domains"} <= group.keys()
-    assert (group["desired"], group["ready"], group["domains"]) == (None, 0, [])
+    assert (group["desired"], group["ready"], group["domains"]) == (None, None, [])
     assert {(service["alive"], service["pid"]) for service in values["services"]} == {(False, None)}
     json.dumps(values)
 
@@ -70,6 +70,25 @@ def test_only_ready_domains_count_as_ready() -> None:
     heard = snapshot(membership(member("web-0000", Phase.READY, "a"), member("web-0001", Phase.BOOTING, "b")))
     group = status_values(CONFIG, heard)["groups"][0]
     assert (group["ready"], [domain["phase"] for domain in group["domains"]]) == (1, ["ready", "booting"])
+
+
+def test_the_bounds_are_those_in_force() -> None:
+    told = DesiredCapacity(group="web", generation=1, desired=2, minimum=2, maximum=9)
+    assert [(g["min"], g["max"]) for g in status_values(CONFIG, snapshot(told))["groups"]] == [(2, 9)]
+    assert [(g["min"], g["max"]) for g in status_values(CONFIG, Snapshot())["groups"]] == [(1, 4)]
+    assert "bounds 2..9" in text_of(snapshot(told))
+
+
+def test_what_is_not_said_again_becomes_unknown_and_the_rest_stays() -> None:
+    heard = Heard(silent_after_s=6.0)
+    heard.note(membership(member("web-0000", Phase.READY, "a")), now_s=0.0)
+    heard.note(ServiceStatus(name="actuator", pid=42, started_at_s=0, release="1"), now_s=0.0)
+    heard.note(DesiredCapacity(group="web", generation=1, desired=2, minimum=2, maximum=9), now_s=5.0)
+    assert status_values(CONFIG, heard.snapshot(6.0))["groups"][0]["ready"] == 1
+    late = heard.snapshot(6.1)
+    assert (late.memberships, late.services, list(late.wanted)) == ({}, {}, ["web"])
+    heard.note(membership(), now_s=7.0)
+    assert list(heard.snapshot(12.0).memberships) == ["web"]
 
 
 def test_who_stands_by_is_shown_with_the_way_it_waits() -> None:
@@ -103,7 +122,9 @@ def test_the_table_says_what_is_in_the_way() -> None:
 
 
 def test_a_silent_actuator_is_named() -> None:
-    assert "the actuator does not answer" in text_of(Snapshot())
+    text = text_of(Snapshot())
+    assert "the actuator does not answer" in text
+    assert "ready ?" in text
 
 
 @pytest.mark.parametrize(
