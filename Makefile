@@ -1,6 +1,6 @@
 # One command for each thing a user does. `make help` lists them.
 SHELL := /bin/bash
-CONFIG ?= autoscaler.toml
+CONFIG ?= $(or $(AUTOSCALER_CONFIG),autoscaler.toml)
 LEVEL ?= mid
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -37,11 +37,12 @@ image-wheels:  ## fetch the container image's Python packages here: it is then b
 	@scripts/image-wheels.sh
 
 plot:  ## the live graph in a window
+	@scripts/bootstrap.sh run
 	@$(BIN)/autoscaler plot
 
-load:  ## drive the endpoint: LEVEL=low|mid|high, or PERIOD=0.3 (seconds between requests)
+load:  ## drive the endpoint: LEVEL=low|mid|high, or PERIOD=0.3 (seconds between requests); GROUP=NAME of several
 	@scripts/bootstrap.sh load
-	@$(BIN)/autoscaler load --level $(LEVEL) $(if $(PERIOD),--period $(PERIOD)) $(if $(SECONDS_TO_RUN),--seconds $(SECONDS_TO_RUN))
+	@$(BIN)/autoscaler load --level $(LEVEL) $(if $(GROUP),--group $(GROUP)) $(if $(PERIOD),--period $(PERIOD)) $(if $(SECONDS_TO_RUN),--seconds $(SECONDS_TO_RUN))
 
 bench: ## the benchmarks, with side-by-side ratios
 	@scripts/bootstrap.sh dev

@@ -1,12 +1,14 @@
 """``autoscaler config``: what is in force, and where each value comes from."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.config import Config
+from common.config_environment import unread
 from common.config_file import Loaded, read
 from common.config_schema import Path_
 from common.errors import ConfigError
@@ -31,17 +33,49 @@ class Setting:
         return {"key": self.key, "value": self.value, "from": self.origin}
 
 
-def check(path: Path) -> str:
-    """Return the line that says that all is well, and a line for each receiver of notifications that is not.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A configuration with which all is well; ``unread`` are variables that look like ours and set nothing.
+
+    ``notes``: what is wrong with receivers of notifications.
+    """
+
+    path: Path
+    groups: tuple[str, ...]
+    digest: str
+    variables: tuple[str, ...]
+    unread: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """Return what ``config check`` prints."""
+        note = f"; set by the environment: {', '.join(self.variables)}" if self.variables else ""
+        note += f"; not read: {', '.join(self.unread)}" if self.unread else ""
+        line = f"{self.path}: ok; groups {', '.join(self.groups)}; digest {self.digest}{note}"
+        return "\n".join([line, *(f"note: {trouble}" for trouble in self.notes)])
+
+    def values(self) -> dict[str, Any]:
+        """Return what ``config check --json`` prints."""
+        return {
+            "path": str(self.path),
+            "groups": list(self.groups),
+            "digest": self.digest,
+            "variables": list(self.variables),
+            "unread": list(self.unread),
+            "notes": list(self.notes),
+        }
+
+
+def check(path: Path, environ: Mapping[str, str] = os.environ) -> Checked:
+    """Return what is to be said of a good configuration.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is none.
     """
-    loaded = read(path)
-    variables = [override.variable for override in loaded.overrides]
-    note = f"; set by the environment: {', '.join(variables)}" if variables else ""
-    line = f"{path}: ok; groups {', '.join(loaded.config.groups)}; digest {loaded.digest}{note}"
-    return "\n".join([line, *(f"note: {trouble}" for trouble in unready_receivers(loaded.config))])
+    loaded = read(path, environ)
+    variables = tuple(override.variable for override in loaded.overrides)
+    notes = tuple(unready_receivers(loaded.config))
+    return Checked(path, tuple(loaded.config.groups), loaded.digest, variables, unread(environ), notes)
 
 
 def unready_receivers(config: Config) -> list[str]:

@@ -31,5 +31,3 @@ def draw_files(config: Config, minutes: float, paths: list[Path]) -> None:
     left_out = render(config, recording_dir(config.system.state_path), minutes, paths)
     if left_out:
         print(f"autoscaler: {left_out}", file=sys.stderr)
-    for path in paths:
-        print(path)

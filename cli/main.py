@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -180,17 +181,20 @@ def scale(
     _order("decider", "scale", as_json, group=_group(group), desired=desired)
 
 
-@app.command(epilog=_examples("bounds --min 2", "bounds --max 6 --group web"))
+@app.command(epilog=_examples("bounds --min 2", "bounds --max 6 --group web", "bounds --reset"))
 def bounds(
     minimum: Annotated[int | None, typer.Option("--min", min=0, help="The new lower bound.")] = None,
     maximum: Annotated[int | None, typer.Option("--max", min=1, help="The new upper bound.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Go back to the bounds of the configuration.")] = False,
     group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Change the group's bounds until they are changed again."""
-    if minimum is None and maximum is None:
-        raise typer.BadParameter("give --min, --max or both")
-    _order("decider", "bounds", as_json, group=_group(group), min=minimum, max=maximum)
+    """Change the group's bounds until they are changed again, whatever the configuration says; or end that."""
+    is_given = minimum is not None or maximum is not None
+    if is_given == reset:
+        raise typer.BadParameter("give --min, --max or both; or --reset alone")
+    bounds = {"reset": True} if reset else {"min": minimum, "max": maximum}
+    _order("decider", "bounds", as_json, group=_group(group), **bounds)
 
 
 @app.command(epilog=_examples("mode observe", "mode on --group web"))
@@ -270,6 +274,7 @@ def plot(
     png: Annotated[Path | None, typer.Option(help="Write a PNG file; needs no display.")] = None,
     svg: Annotated[Path | None, typer.Option(help="Write an SVG file; needs no display.")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, max=10080, help="How many minutes back.")] = 10,
+    as_json: JsonFlag = False,
 ) -> None:
     """Open the live graph, or draw the last minutes into a file."""
     from cli.graph import draw_files, open_window
@@ -277,7 +282,9 @@ def plot(
     config = _load()
     if png is None and svg is None:
         raise typer.Exit(open_window(_config_path()))
-    draw_files(config, minutes, [path for path in (png, svg) if path is not None])
+    files = [path for path in (png, svg) if path is not None]
+    draw_files(config, minutes, files)
+    _print_files(files, as_json)
 
 
 @app.command(epilog=_examples("load --level high", "load --period 0.3", "load --level low   (in a second terminal)"))
@@ -398,7 +405,7 @@ def doctor(
 # --- the installation ---------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=_examples("up", "--config /etc/libvirt-autoscaler/autoscaler.toml up", "up --runtime compose"))
 def up(
     runtime: Annotated[
         Literal["native", "compose"],
@@ -417,7 +424,7 @@ def up(
         bring_up(_config_path(), SystemClock())
 
 
-@app.command()
+@app.command(epilog=_examples("down", "down --everything"))
 def down(
     everything: Annotated[
         bool, typer.Option("--everything", help="Images, network, recordings and sockets too.")
@@ -436,7 +443,7 @@ def down(
         bring_down(_config_path(), SystemClock(), everything=everything)
 
 
-@app.command()
+@app.command(epilog=_examples("image"))
 def image() -> None:
     """Build the demo guest's image if it is not up to date."""
     from cli.refusals import told
@@ -454,23 +461,28 @@ def image() -> None:
 def keys(
     directory: Annotated[Path, typer.Argument(help="Where the keys are, or will be; must be empty at first.")],
     client: Annotated[str | None, typer.Option(help="Add and authorize one more client's pair.")] = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Make the CURVE keys for a bus that spans machines, readable by their owner alone."""
     from common.keys import add_client, make_keys
 
     made = add_client(directory, client) if client else make_keys(directory)
-    for path in made.files:
-        print(path)
+    _print_files(made.files, as_json)
 
 
-@config_app.command("check", epilog=_examples("config check autoscaler.toml"))
+@config_app.command("check", epilog=_examples("config check", "config check autoscaler.toml", "config check --json"))
 def config_check(
     file: Annotated[Path | None, typer.Argument(help="The file; by default the one in use.")] = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Check a configuration file, and the variables that set keys, without acting on it."""
     from cli.configuration import check
 
-    print(check(file or _config_path()))
+    checked = check(file or _config_path())
+    if as_json:
+        _print_json(checked.values())
+    else:
+        print(checked.text())
 
 
 @config_app.command("show", epilog=_examples("config show", "config show groups.web", "config show --changed --json"))
@@ -551,6 +563,14 @@ def _order(service: str, verb: str, as_json: bool, **args: Any) -> None:
         print(f"{reply.status}: {reply.reason}" if reply.reason else reply.status)
     if reply.status != "applied":
         raise typer.Exit(1)
+
+
+def _print_files(paths: Iterable[Path], as_json: bool) -> None:
+    """Say which files were written."""
+    if as_json:
+        _print_json({"files": [str(path) for path in paths]})
+    else:
+        print(*paths, sep="\n")
 
 
 def _print_json(values: Any) -> None:

@@ -26,8 +26,8 @@ _PHASE_STYLES = {
 def status_values(config: Config, snapshot: Snapshot, digest: str = "") -> dict[str, Any]:
     """Return the status in the form that ``status --json`` prints; ``digest`` is that of the file as it is now.
 
-    Unknown is null: ``ready`` too while the actuator says nothing, and ``domains`` is empty. ``min`` and ``max`` are the
-    bounds in force, those of the file while the decider says nothing.
+    Unknown is null: ``ready`` too while the actuator says nothing, and ``domains`` is empty. ``min`` and ``max`` are
+    the bounds in force, those of the file while the decider says nothing.
     """
     return {
         "config_digest": digest,

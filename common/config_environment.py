@@ -2,7 +2,7 @@
 
 Two underscores part the tables; letters are small in the file and capital here; an entry of a list goes by its number,
 from 0; ``-`` in a name is written ``_``. A value is written as in the file, text without its quotes. A variable without
-two underscores in it is not ours to read.
+two underscores in it is not ours to read; one that begins like a table of the file is refused: it was meant.
 """
 
 import re
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.config import Config
+from common.config_places import VARIABLE
 from common.config_schema import Path_, fields, inside, is_text, table_for, unknown_key
 from common.errors import ConfigError
 
@@ -36,12 +37,26 @@ def overriding(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in sorted(environ) if name.startswith(PREFIX) and "__" in name[len(PREFIX) :]}
 
 
+def unread(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables that begin like ours and that nothing reads.
+
+    >>> unread({"AUTOSCALER_CONFIG": "a.toml", "AUTOSCALER_MAX": "2", "AUTOSCALER_SYSTEM__INTERVAL_S": "2"})
+    ('AUTOSCALER_MAX',)
+    """
+    known = {VARIABLE, *overriding(environ)}
+    return tuple(name for name in sorted(environ) if name.startswith(PREFIX) and name not in known)
+
+
 def override(values: dict[str, Any], environ: Mapping[str, str]) -> tuple[Override, ...]:
     """Set in ``values``, the tables of the file, what the environment sets; return what that is.
 
     Raises:
-        ConfigError: a variable names no key.
+        ConfigError: a variable names no key, or seems to be meant to.
     """
+    for name in unread(environ):
+        table = name[len(PREFIX) :].partition("_")[0]
+        if table.lower() in Config.model_fields:
+            raise ConfigError(f"{name} sets no key: two underscores part tables and keys, as in {PREFIX}{table}__KEY")
     variables = overriding(environ)
     # A policy's type decides which keys it may have, so that comes first.
     return tuple(_set(values, name, variables[name]) for name in sorted(variables, key=lambda n: "__TYPE" not in n))
@@ -66,7 +81,7 @@ def _key(node: Any, annotation: Any, part: str, variable: str, path: Path_) -> t
     """Return the key that ``part`` names in ``node``, and the annotation of its value."""
     way, below = inside(annotation)
     if way == "numbers":
-        if not part.isdigit() or int(part) > len(node):
+        if not (part.isascii() and part.isdigit()) or int(part) > len(node):
             raise ConfigError(f"{variable}: {_dotted(path)}: an entry goes by its number, 0..{len(node)}; got {part!r}")
         return int(part), below
     if way == "names":

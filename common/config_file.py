@@ -116,7 +116,8 @@ def _explain(details: ErrorDetails, name: str, text: str, overrides: Sequence[Ov
     key = ".".join(str(part) for part in path)
     line = _line_of(path, text)
     where = f"{name}:{line}" if line else name
-    involved = [o.variable for o in overrides if o.path[: len(path)] == path]
+    around = path[:-1] if details["type"] == "missing" else path  # whoever sets one key of a table makes the table
+    involved = [o.variable for o in overrides if o.path[: len(around)] == around]
     setter = next((o.variable for o in overrides if path[: len(o.path)] == o.path), "")
     note = f" (with {', '.join(involved)} set)" if involved and not setter else ""
     return f"{setter or where}: {key + ': ' if key else ''}{_reason(details)}{note}"

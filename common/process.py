@@ -26,7 +26,7 @@ from common.clock import Clock, SystemClock
 from common.config import Config
 from common.errors import AutoscalerError
 from common.log import logger
-from common.messages import Event, ServiceStatus
+from common.messages import Event, Reply, ServiceStatus
 from common.reloading import VERB, Outcome, outcome
 from common.sd_notify import Notifier
 
@@ -195,9 +195,16 @@ def _reload(
         found = outcome(context.config, context.config_path)
         if not pending.request.args.get("check"):
             context = _taken_over(context, service, found, now_s)
-        pending.reply(found.reply)
+        pending.reply(_with_notes(found.reply, context))
     left = tuple(pending for pending in inbox.requests if pending not in asked)
     return context, Inbox(inbox.messages, left) if asked else inbox
+
+
+def _with_notes(reply: Reply, context: Context) -> Reply:
+    """Return the answer with what the operator should know beside it."""
+    if reply.status != "applied" or not context.notes:
+        return reply
+    return reply.model_copy(update={"reason": "; ".join([reply.reason, *context.notes.values()])})
 
 
 def _taken_over(context: Context, service: Service, found: Outcome, now_s: float) -> Context:

@@ -41,7 +41,7 @@ from services.decider.core.events import (
     Wait,
 )
 from services.decider.core.group import claims_of, handle
-from services.decider.core.orders import QUESTIONS
+from services.decider.core.orders import QUESTIONS, ordered_bounds
 from services.decider.core.seen import read_sample
 from services.decider.core.state import GroupState, Settings, begin
 from services.decider.core.stored import Instant
@@ -82,6 +82,7 @@ class DeciderService:
             self._ask(pending, now_s)
         if now_s >= self._next_tick_s:
             self._retry_store()
+            self._note_bounds()
             epoch_s = self._clock.epoch_s()
             claimed = [claim for state in self._groups.values() for claim in claims_of(state, now_s)]
             for name, state in self._groups.items():
@@ -94,6 +95,7 @@ class DeciderService:
         for name, settings in settings_of(config, self._bus.run_id).items():
             if settings != self._groups[name].settings:
                 self._pass(name, Reconfigured(settings), now_s)
+        self._note_bounds()
 
     def close(self) -> None:
         """Leave: everything that matters was saved when it changed."""
@@ -116,6 +118,15 @@ class DeciderService:
             self._notes[NAME] = f"{self._store.trouble}; a restart forgets the newest orders and decisions"
         else:
             self._notes.pop(NAME, None)
+
+    def _note_bounds(self) -> None:
+        """Have status, and the answer to a reload, say where an order outlives what the configuration says."""
+        for name, state in self._groups.items():
+            note = ordered_bounds(state)
+            if note:
+                self._notes[f"bounds {name}"] = note
+            else:
+                self._notes.pop(f"bounds {name}", None)
 
     def _pass(self, name: str, event: CoreEvent, now_s: float) -> None:
         self._groups[name], actions = handle(self._groups[name], event, now_s)

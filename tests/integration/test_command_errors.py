@@ -1,5 +1,6 @@
 """Typing wrong things: one clear sentence, the right exit code, nothing started."""
 
+import json
 import os
 import socket
 import subprocess
@@ -156,3 +157,16 @@ def test_an_address_that_is_not_this_machines_is_refused() -> None:
 
 def one_group(endpoint: str) -> Config:
     return Config(groups={"web": Group(prefix="web-", endpoint=endpoint)})
+
+
+def test_what_was_made_or_checked_can_be_read_by_a_program(config: Path, tmp_path: Path) -> None:
+    made = json.loads(autoscaler(config, "keys", str(tmp_path / "keys"), "--json").stdout)
+    assert f"{tmp_path}/keys/service.key" in made["files"]
+    checked = json.loads(autoscaler(config, "config", "check", "--json").stdout)
+    assert (checked["path"], checked["groups"]) == (str(config), ["web"])
+
+
+@pytest.mark.parametrize("args", [["bounds", "--reset", "--min", "1"], ["bounds"]])
+def test_bounds_are_set_or_reset(config: Path, args: list[str]) -> None:
+    done = autoscaler(config, *args)
+    assert (done.returncode, "--reset alone" in done.stderr) == (2, True)

@@ -115,7 +115,7 @@ def test_a_reload_reaches_all_services_and_the_recording_repeats_it(path: Path, 
     path.write_text(FILE.format(path.parent, 0))
     wrong = autoscaler(path, "reload")
     assert (wrong.returncode, "groups.web.max" in wrong.stderr) == (2, True)
-    path.write_text(FILE.format(path.parent, 3).replace('"test-"', '"other-"'))
+    path.write_text(FILE.format(path.parent, 3).replace('"test-', '"other-').replace(" test-0000", " other-0000"))
     refused = autoscaler(path, "reload")
     assert refused.returncode == 1
     assert refused.stdout.count("groups.web.prefix test- → other-") == len(SERVICES)

@@ -103,6 +103,9 @@ def test_a_value_is_written_as_in_the_file_and_text_without_quotes(name: str, va
         ("GROUPS__WEB__MAX__X", "2", "AUTOSCALER_GROUPS__WEB__MAX__X: groups.web.max is a value, not a table"),
         ("GROUPS__WEB__POLICIES__7__MODE", "on", "groups.web.policies: an entry goes by its number, 0..1; got '7'"),
         ("GROUPS__WEB__POLICIES__X__MODE", "on", "an entry goes by its number, 0..1; got 'X'"),
+        ("NOTIFICATIONS__\u00b2__URL", "x", "notifications: an entry goes by its number, 0..0; got '\u00b2'"),
+        ("SYSTEM_INTERVAL_S", "2", "AUTOSCALER_SYSTEM_INTERVAL_S sets no key: two underscores part tables and keys"),
+        ("GROUPS__WBE__MAX", "6", "groups.wbe.prefix: is required and missing (with AUTOSCALER_GROUPS__WBE__MAX set)"),
         ("GROUPS__WEB__MAX", "many", "AUTOSCALER_GROUPS__WEB__MAX: groups.web.max: input should be"),
         ("GROUPS__WEB__POLICIES__0__MODE", "off", "AUTOSCALER_GROUPS__WEB__POLICIES__0__MODE: groups.web."),
         ("SYSTEM__", "1", "AUTOSCALER_SYSTEM__: system.: unknown key"),
@@ -168,6 +171,12 @@ def test_show_can_leave_out_defaults_and_refuses_a_key_that_is_none(path: Path) 
 
 
 def test_check_names_what_the_environment_sets(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "environment" not in check(path)
+    assert "environment" not in check(path).text()
     monkeypatch.setenv("AUTOSCALER_GROUPS__WEB__MAX", "6")
-    assert check(path).endswith("; set by the environment: AUTOSCALER_GROUPS__WEB__MAX")
+    assert check(path).text().endswith("; set by the environment: AUTOSCALER_GROUPS__WEB__MAX")
+
+
+def test_check_names_what_looks_like_ours_and_is_not_read(path: Path) -> None:
+    checked = check(path, {"AUTOSCALER_CONFIG": "x", "AUTOSCALER_MAX": "2", "AUTOSCALER_GROUPS__WEB__MAX": "6"})
+    assert checked.text().endswith("set by the environment: AUTOSCALER_GROUPS__WEB__MAX; not read: AUTOSCALER_MAX")
+    assert checked.values().items() >= {"groups": ["web", "batch-jobs"], "unread": ["AUTOSCALER_MAX"]}.items()

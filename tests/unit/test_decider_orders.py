@@ -3,6 +3,7 @@
 import pytest
 
 from services.decider.core.events import Emit, PublishDesired, Save
+from services.decider.core.orders import ordered_bounds
 from tests.sim.decider_model import World, settings
 
 
@@ -83,7 +84,7 @@ def test_bounds_are_changed_one_by_one_and_kept() -> None:
         ({"max": 65}, "refused", "max must be <= haproxy.slots (64); got 65"),
         ({"max": 0}, "refused", "max must be >= 1; got 0"),
         ({"min": "2"}, "error", "min must be a whole number >= 0; got '2'"),
-        ({}, "error", "give min, max or both"),
+        ({}, "error", "give min, max or both, or reset"),
     ],
 )
 def test_impossible_bounds_change_nothing(args: dict[str, int], status: str, reason: str) -> None:
@@ -92,6 +93,20 @@ def test_impossible_bounds_change_nothing(args: dict[str, int], status: str, rea
     reply = found.ask("bounds", **args).reply
     assert (reply.status, reply.reason) == (status, reason)
     assert found.standing() == before
+
+
+def test_ordered_bounds_end_where_they_are_reset() -> None:
+    found = world()
+    assert found.ask("bounds", reset=True).reply.reason == "bounds are those of the configuration, 1..4, were 1..4"
+    assert ordered_bounds(found.state) == ""
+    found.ask("bounds", max=6)
+    assert ordered_bounds(found.state) == (
+        "web keeps the bounds 1..6 that were ordered, not 1..4: bounds --reset ends that"
+    )
+    found.restart()
+    assert found.state.maximum == 6
+    found.ask("bounds", reset=True)
+    assert (found.state.minimum, found.state.maximum, ordered_bounds(found.state)) == (1, 4, "")
 
 
 def test_max_lowered_far_below_is_followed_at_the_next_tick() -> None:

@@ -258,3 +258,17 @@ def test_a_reload_reaches_the_groups_that_it_changes_and_no_others(tmp_path: Pat
     assert rig.service._groups["api"] is before
     rig.step()
     assert [[order.verb for order in body.ordered] for body in rig.said("decision")] == [[], ["reload"]]
+
+
+def test_bounds_that_outlive_a_reload_are_noted_until_they_are_reset(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, "web")
+    rig.step(ask=(Asked("bounds", max=6),))
+    tables = rig.config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    tables["groups"]["web"]["max"] = 8
+    rig.service.reload(Config.model_validate(tables), rig.clock.now_s)
+    assert list(rig.notes.values()) == [
+        "web keeps the bounds 1..6 that were ordered, not 1..8: bounds --reset ends that"
+    ]
+    rig.step(ask=(Asked("bounds", reset=True),))
+    rig.step()
+    assert rig.notes == {}

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeGuard
 from common.messages import DecisionRecord, Reply, Request
 from services.decider.core import outlook
 from services.decider.core.decide import moved
+from services.decider.core.evolve import evolve
 from services.decider.core.explain import page
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState, Standing
@@ -82,6 +83,8 @@ def _held_back(order: Order) -> str:
 
 def _bounds(order: Order) -> Outcome:
     state, args = order.state, order.args
+    if args.get("reset") is True:
+        return _reset_bounds(order)
     asked: dict[str, int | None] = {}
     for key in ("min", "max"):
         value = args.get(key)
@@ -89,7 +92,7 @@ def _bounds(order: Order) -> Outcome:
             return order.mistaken(f"{key} must be a whole number >= 0; got {value!r}")
         asked[key] = value
     if asked["min"] is None and asked["max"] is None:
-        return order.mistaken("give min, max or both")
+        return order.mistaken("give min, max or both, or reset")
     minimum = state.minimum if asked["min"] is None else asked["min"]
     maximum = state.maximum if asked["max"] is None else asked["max"]
     refusal = _impossible_bounds(minimum, maximum, state.settings.slots)
@@ -102,6 +105,23 @@ def _bounds(order: Order) -> Outcome:
         maximum=own.maximum if asked["max"] is None else asked["max"],
     )
     return order.applied(f"bounds are now {minimum}..{maximum}, were {state.minimum}..{state.maximum}", after)
+
+
+def _reset_bounds(order: Order) -> Outcome:
+    state = order.state
+    after = replace(state.standing, minimum=None, maximum=None)
+    own = evolve(state, standing=after)
+    was = f"were {state.minimum}..{state.maximum}"
+    return order.applied(f"bounds are those of the configuration, {own.minimum}..{own.maximum}, {was}", after)
+
+
+def ordered_bounds(state: GroupState) -> str:
+    """Return the note that an operator's bounds are in force and not those of the configuration, empty if they are."""
+    group = state.settings.group
+    own, configured = f"{state.minimum}..{state.maximum}", f"{group.minimum}..{group.maximum}"
+    if own == configured or state.standing.minimum is state.standing.maximum is None:
+        return ""
+    return f"{state.settings.name} keeps the bounds {own} that were ordered, not {configured}: bounds --reset ends that"
 
 
 def _impossible_bounds(minimum: int, maximum: int, slots: int) -> str:
