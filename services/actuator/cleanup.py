@@ -2,7 +2,8 @@
 
 For when the services are stopped. Domains that we made are shut down and undefined; a user's own domains stay as they
 are and lose our record. The network goes with its last domain, for its DHCP server is a process too, and so does the
-pool of disks.
+pool of disks. Domains of groups that were renamed or taken out of the configuration go too, where it is certain that
+this installation made them: by their network and by files in our state directory.
 ``--remove-everything`` also removes the copies of the images. Every part has a deadline.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import shutil
 import sys
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -84,15 +86,19 @@ def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
         config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups), pool=disk_pool(config)
     )
     try:
-        ours = own_domains(config, connection.domains())
+        found = connection.domains()
+        ours = own_domains(config, found)
+        strays = stray_domains(config, found, connection.definition)
+        for facts, record in strays:
+            _say(f"{host}: {facts.name} is of group {record.group}, which the configuration no longer has like that")
         for facts, _ in [pair for pair in ours if not is_template(pair[1])]:
             connection.set_metadata(facts.name, {})
             _say(f"{host}: {facts.name} is yours; it stays as it is ({facts.state})")
         left = Removal(connection, host, SystemClock(), _patience_s(config)).run(
-            [facts for facts, record in ours if is_template(record)]
+            [facts for facts, record in (*ours, *strays) if is_template(record)]
         )
         _remove_disks(connection, host, () if is_everything else Snapshots(config.system.state_path).spared())
-        has_made_network = any(group.kind == "template" for group in groups)
+        has_made_network = bool(strays) or any(group.kind == "template" for group in groups)
         if not left and has_made_network and connection.has_network(config.network.name):
             connection.remove_network(config.network.name)
             _say(f"{host}: network {config.network.name} is removed")
@@ -123,6 +129,38 @@ def own_domains(config: Config, found: Sequence[DomainFacts]) -> list[tuple[Doma
         and record.group in config.groups
         and _is_name_of(config.groups[record.group].prefix, facts.name)
     ]
+
+
+def stray_domains(
+    config: Config, found: Sequence[DomainFacts], definition: Callable[[str], str]
+) -> list[tuple[DomainFacts, Record]]:
+    """Return the domains that this installation made for groups that the configuration no longer has like that.
+
+    Args:
+        config: what is configured now.
+        found: the domains of a host.
+        definition: gives the XML of a domain by its name.
+    """
+    known = {facts.uuid for facts, _ in own_domains(config, found)}
+    pairs = [(facts, parse(facts.metadata)) for facts in found if facts.uuid not in known]
+    return [
+        (facts, record)
+        for facts, record in pairs
+        if record is not None
+        and record.uuid == facts.uuid
+        and is_template(record)
+        and _is_made_here(config, definition(facts.name))
+    ]
+
+
+def _is_made_here(config: Config, xml: str) -> bool:
+    """Return whether a definition is on our network and names files in our state directory: another's has its own."""
+    root = ET.fromstring(xml)  # noqa: S314 - libvirt wrote it
+    networks = {source.get("network") for source in root.iterfind("devices/interface/source")}
+    sources = list(root.iterfind("devices/*/source"))
+    paths = [root.findtext("os/kernel"), *(source.get("path") or source.get("file") for source in sources)]
+    state = config.system.state_path
+    return config.network.name in networks and any(Path(path).is_relative_to(state) for path in paths if path)
 
 
 def _is_name_of(prefix: str, name: str) -> bool:

@@ -222,7 +222,8 @@ def test_killed_actuator_is_rebuilt_from_what_libvirt_shows(driver: Driver) -> N
     connection.close()
 
 
-def test_cleanup_leaves_nothing_of_ours(driver: Driver, place: Path) -> None:
+@pytest.mark.parametrize("name", ["actest", "renamed"])
+def test_cleanup_leaves_nothing_of_ours(driver: Driver, place: Path, name: str) -> None:
     driver.want(1)
     driver.run_until({"actest-0000": "ready"})
     driver.close()
@@ -237,8 +238,8 @@ def test_cleanup_leaves_nothing_of_ours(driver: Driver, place: Path) -> None:
         bridge = "asbr7"
         subnet = "192.168.157.0/24"
         slots = 20
-        [groups.actest]
-        prefix = "actest-"
+        [groups.{name}]
+        prefix = "{name}-"
         endpoint = "127.0.0.1:18999"
         """
     )

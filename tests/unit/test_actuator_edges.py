@@ -14,7 +14,7 @@ from common.messages import BackendState, DesiredCapacity, Drain
 from common.phases import Phase
 from common.volume import Volume
 from services.actuator.access import may_touch
-from services.actuator.cleanup import is_asked_for, own_domains
+from services.actuator.cleanup import is_asked_for, own_domains, stray_domains
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend
@@ -341,6 +341,39 @@ def test_cleanup_takes_only_domains_that_carry_their_own_record() -> None:
     renamed = DomainFacts("other-0000", "u", DomainState.RUNNING, "", True, RECORD.to_metadata())
     foreign = DomainFacts("web-0003", "u", DomainState.RUNNING, "", True, RECORD.to_metadata() | {"group": "api"})
     assert [facts for facts, _ in own_domains(CONFIG, [OURS, OTHER, BARE, renamed, foreign])] == [OURS]
+
+
+STRAY = DomainFacts(
+    "api-0000", "s", DomainState.RUNNING, "", True, RECORD.to_metadata() | {"group": "api", "uuid": "s"}
+)
+STATE = "/var/lib/libvirt-autoscaler"
+
+
+def made(network: str = "autoscaler", kernel: str = f"{STATE}/actuator/boot/d1/vmlinuz", disk: str = "") -> str:
+    source = f"<disk><source file='{disk}'/></disk>" if disk else ""
+    nic = f"<interface><source network='{network}'/></interface>"
+    return f"<domain><os><kernel>{kernel}</kernel></os><devices>{nic}{source}</devices></domain>"
+
+
+@pytest.mark.parametrize(
+    ("xml", "is_ours"),
+    [
+        (made(), True),
+        (made(kernel="", disk=f"{STATE}/disks/x.qcow2"), True),
+        (made(network="other"), False),
+        (made(kernel="/srv/other/actuator/boot/d1/vmlinuz"), False),
+        (made(kernel=f"{STATE}-2/actuator/boot/d1/vmlinuz"), False),
+        ("<domain/>", False),
+    ],
+)
+def test_cleanup_takes_a_stray_only_where_network_and_files_are_ours(xml: str, is_ours: bool) -> None:
+    assert [facts for facts, _ in stray_domains(CONFIG, [OURS, STRAY], lambda _: xml)] == ([STRAY] if is_ours else [])
+
+
+@pytest.mark.parametrize("changed", [{"template": ""}, {"uuid": "u"}, {"phase": "no phase"}])
+def test_cleanup_leaves_what_is_not_certainly_made_by_us(changed: dict[str, str]) -> None:
+    facts = DomainFacts("api-0000", "s", DomainState.RUNNING, "", True, dict(STRAY.metadata) | changed)
+    assert stray_domains(CONFIG, [facts, OTHER, BARE], lambda _: made()) == []
 
 
 def test_cleanup_is_asked_for_by_its_flags() -> None:
