@@ -41,6 +41,7 @@ DOWN_TIMEOUT_S = 60.0
 NOBODY_SERVES = 503
 STUCK_S = 20.0  # no domain serves, none is coming, and the actuator says why
 STOPPED = {"STOPPED", "EXITED", "FATAL"}
+WAITING = "BACKOFF"
 
 
 def up(config_path: Path, clock: Clock) -> None:
@@ -248,15 +249,18 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
 
 
 def start_stopped(system: System) -> str:
-    """Start the programs that somebody stopped by supervisord; return what was done.
+    """Start the programs that somebody stopped by supervisord, or that wait for their next try; return what was done.
 
     Raises:
         AutoscalerError: supervisord does not answer, or does not start one.
     """
     supervisor = _supervisor(system)
     try:
-        stopped = [found["name"] for found in supervisor.getAllProcessInfo() if found["statename"] in STOPPED]
+        found = {one["name"]: one["statename"] for one in supervisor.getAllProcessInfo()}
+        stopped = [name for name, state in found.items() if state in (*STOPPED, WAITING)]
         for name in stopped:
+            if found[name] == WAITING:
+                supervisor.stopProcess(name)
             supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
         raise AutoscalerError(f"supervisord does not start what is stopped: {error}") from error

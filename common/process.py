@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from common.sd_notify import Notifier
 
 LATE_AFTER_S: Final = 1.0
 STUCK_THREADS_S: Final = 2.0
+LINGER_S: Final = 3.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -109,7 +110,8 @@ def main(name: str, build: Callable[[Context], Service], argv: Sequence[str] | N
         0 after a clean stop, 1 after an error, 2 if the configuration is wrong, 75 if another copy runs.
     """
     log.configure(name, "info")
-    stop = _Stop()
+    clock, stop = SystemClock(), _Stop()
+    began_s = clock.monotonic_s()
     code = 1
     try:
         path = _parse(name, argv)
@@ -120,6 +122,7 @@ def main(name: str, build: Callable[[Context], Service], argv: Sequence[str] | N
         code = error.exit_code
     except Exception as error:  # noqa: BLE001 - the top of the process: logged whole, and the supervisor starts it again
         logger().error("service-failed", exc_info=error)
+    _linger(linger_s(code, clock.monotonic_s() - began_s, os.environ))
     return _leave(code)
 
 
@@ -251,6 +254,31 @@ def _is_orphan(parent: int) -> bool:
     if parent != 1:
         return False
     return b"supervisord" not in Path("/proc/1/cmdline").read_bytes()
+
+
+# Note [A steady pace after a failure]
+# supervisord waits one second more after each start that fails within ``startsecs`` (1 s), without a limit: 80 s and
+# more after an hour. A service that outlives that second has started, for supervisord, and is started again at once
+# however often it ends. So one that fails sooner stays for ``LINGER_S`` before it goes: a crash loop turns at one pace.
+# What is killed in its first second, or cannot be imported, still waits longer each time; `make up` ends that wait.
+
+
+def linger_s(code: int, lived_s: float, environ: Mapping[str, str]) -> float:
+    """Return how long to stay before the process ends; see Note [A steady pace after a failure].
+
+    >>> linger_s(1, 0.4, {"SUPERVISOR_ENABLED": "1"}), linger_s(1, 9.0, {"SUPERVISOR_ENABLED": "1"})
+    (3.0, 0.0)
+    """
+    is_quick = code != 0 and lived_s < LINGER_S
+    return LINGER_S if is_quick and "SUPERVISOR_ENABLED" in environ else 0.0
+
+
+def _linger(for_s: float) -> None:
+    """Wait; a signal to stop ends the process at once, for nothing is open any more."""
+    if for_s > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        threading.Event().wait(for_s)
 
 
 def _leave(code: int) -> int:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Keep HAProxy running: its master ends when its worker is killed, and supervisord looks only once a second.
-# SIGUSR2 (reload) and SIGTERM go on to the master. A HAProxy that ends within its first second is left to supervisord,
-# which waits longer each time: a wrong configuration must not spin.
+# SIGUSR2 (reload) and SIGTERM go on to the master. A HAProxy that ends within its first second is started again after a
+# pause: a wrong configuration must not spin, and supervisord would wait a second longer each time, without a limit.
 # Usage: keep-haproxy.sh COMMAND…
 is_asked_to_stop=
 trap 'is_asked_to_stop=yes; kill -TERM "$child" 2>/dev/null' TERM INT
@@ -18,6 +18,9 @@ while :; do
 		code=$?
 	done
 	[ -n "$is_asked_to_stop" ] && exit 0
-	[ $(($(cut -d. -f1 /proc/uptime) - started)) -lt 2 ] && exit "${code:-1}"
 	echo "HAProxy ended with code ${code:-1}; it is started again" >&2
+	[ $(($(cut -d. -f1 /proc/uptime) - started)) -ge 2 ] && continue
+	sleep 3 &
+	wait $!
+	[ -n "$is_asked_to_stop" ] && exit 0
 done

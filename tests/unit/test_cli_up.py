@@ -2,7 +2,9 @@
 
 import pytest
 
+from cli import stack
 from cli.stack import is_stuck
+from common.config import System
 from common.messages import Member, Membership
 from common.phases import FATES, Phase
 
@@ -32,3 +34,26 @@ def test_nothing_there_and_a_reason_why_is_stuck() -> None:
 @pytest.mark.parametrize("phase", Phase)
 def test_a_domain_that_counts_as_capacity_is_waited_for(phase: Phase) -> None:
     assert is_stuck(membership(phase)) is not FATES[phase].is_capacity
+
+
+class Supervisor:
+    """Knows each program's state, and what was asked of it."""
+
+    def __init__(self, **states: str) -> None:
+        self.states, self.asked = states, []  # type: ignore[var-annotated]
+
+    def getAllProcessInfo(self) -> list[dict[str, str]]:  # noqa: N802 - supervisord's own names
+        return [{"name": name, "statename": state} for name, state in self.states.items()]
+
+    def stopProcess(self, name: str) -> None:  # noqa: N802
+        self.asked.append(("stop", name))
+
+    def startProcess(self, name: str, wait: bool) -> None:  # noqa: N802
+        self.asked.append(("start", name))
+
+
+def test_up_starts_what_stands_still_and_what_waits_for_its_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = Supervisor(monitor="RUNNING", decider="STOPPED", actuator="BACKOFF", balancer="STARTING")
+    monkeypatch.setattr(stack, "_supervisor", lambda _system: supervisor)
+    assert stack.start_stopped(System()) == "started again: decider, actuator"
+    assert supervisor.asked == [("start", "decider"), ("stop", "actuator"), ("start", "actuator")]
