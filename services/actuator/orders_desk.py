@@ -44,6 +44,11 @@ class OrdersDesk:
         self._say = say
         self._asked: list[Asked] = []
 
+    @property
+    def is_asked(self) -> bool:
+        """Return whether a request waits for its answer."""
+        return bool(self._asked)
+
     def take(self, pending: PendingRequest, now_s: float) -> None:
         """Take a request in; one that makes no sense is answered at once."""
         order = order_of(pending.request)

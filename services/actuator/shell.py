@@ -105,11 +105,9 @@ class ActuatorService:
         self._take_reports(now_s)
         self._remember_owned()
         self._hold_back()
-        views = {name: self._look(name, now_s) for name in self._config.groups}
-        self._orders.serve(views.values(), now_s)
-        for view in views.values():
-            for step in view.planned.steps:
-                self._submit(view.wanted, step, now_s)
+        if self._orders.is_asked:
+            self._orders.serve([self._look(name, now_s) for name in self._config.groups], now_s)
+        views = {name: self._turn(name, now_s) for name in self._config.groups}
         self._prober.aim({key: target for view in views.values() for key, target in targets(view).items()})
         for view in views.values():
             self._publish_membership(view, now_s)
@@ -319,6 +317,13 @@ class ActuatorService:
     def _look(self, name: str, now_s: float) -> View:
         wanted, seen = self._wanted(name, now_s), self._seen(name, now_s)
         return View(wanted, seen, plan(wanted, seen, now_s))
+
+    def _turn(self, name: str, now_s: float) -> View:
+        """Plan one group and hand out its steps: the next group's plan counts what they take of the hosts."""
+        view = self._look(name, now_s)
+        for step in view.planned.steps:
+            self._submit(view.wanted, step, now_s)
+        return view
 
     def _submit(self, wanted: Wanted, step: Step, now_s: float) -> None:
         """Hand a step to its host's worker, unless one for the same domain is under way."""

@@ -201,6 +201,7 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
         record=record,
         replaces="" if lost is None else lost.name,
         accel=found.accel,
+        memory_mib=wanted.group.image.memory_mib,
         tier=tier,
     )
 

@@ -108,6 +108,7 @@ def _take(context: Context, host: str, snapshot: Snapshot, planned: list[Step]) 
         tier=TIER,
         record=record,
         accel=where.accel,
+        memory_mib=wanted.group.image.memory_mib,
         snapshot=snapshot.key,
     )
 

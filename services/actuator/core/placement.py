@@ -74,16 +74,17 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[New
     unusable = _why_no_disk(wanted, host)
     if unusable:
         return unusable
-    coming = sum(1 for member in view.members if member.domain.host == host.name and member.phase in COMING)
-    coming += sum(1 for step in new if step.host == host.name and step not in seen.in_flight)
+    own = sum(1 for member in view.members if member.domain.host == host.name and member.phase in COMING)
+    own += sum(1 for step in new if step.host == host.name and step.group == wanted.name and step not in seen.in_flight)
     breaker = seen.breakers.get(breakers.key(wanted.name, host.name), breakers.CLOSED)
     if breakers.is_open(breaker, now_s):
         left_s = (breaker.open_until_s or now_s) - now_s
         return f"{breaker.failures} starts in a row failed; the next trial is in {left_s:.0f} s"
     if breakers.is_pausing(breaker, now_s):
         return "the last start failed; trying again in a moment"
-    if breakers.is_half_open(breaker, now_s) and coming > 0:
+    if breakers.is_half_open(breaker, now_s) and own > 0:
         return "one trial start is under way after failed ones"
+    coming = _coming(host, new)
     if coming >= 2 * max(host.cpus, 1):
         return f"{coming} domains are starting there already"
     room = _room_bytes(wanted, host, new)
@@ -128,6 +129,12 @@ def _why_no_disk(wanted: Wanted, host: SeenHost) -> str:
     return base.note or changed(base, {d.name: d.record for d in host.domains if d.record is not None})
 
 
+def _coming(host: SeenHost, new: list[New]) -> int:
+    """Return how many domains of all groups start on the host: those that it shows, and those being defined."""
+    shown = {d.name for d in host.domains if d.record is not None and d.record.phase in COMING}
+    return len(shown | {step.domain for step in new if step.host == host.name})
+
+
 def _owned_on(host: SeenHost, view: View, new: list[New], wanted: Wanted) -> int:
     shown = {member.name for member in view.members if member.domain.host == host.name}
     return len(shown | {step.domain for step in new if step.host == host.name and step.group == wanted.name})
@@ -137,5 +144,5 @@ def _room_bytes(wanted: Wanted, host: SeenHost, new: list[New]) -> int | None:
     """Return the memory left on the host after one more domain and those being defined; None where unknown."""
     if host.free_memory_bytes is None:
         return None
-    each = wanted.group.image.memory_mib * MIB + OVERHEAD_BYTES
-    return host.free_memory_bytes - each * (1 + sum(1 for step in new if step.host == host.name))
+    wants = [wanted.group.image.memory_mib, *(step.memory_mib for step in new if step.host == host.name)]
+    return host.free_memory_bytes - sum(mib * MIB + OVERHEAD_BYTES for mib in wants)

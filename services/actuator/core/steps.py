@@ -21,11 +21,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Define(Step):
-    """Make the domain known to libvirt, with its record inside; it is not started. ``replaces`` names a lost one."""
+    """Make the domain known to libvirt, with its record inside; it is not started. ``replaces`` names a lost one.
+
+    ``memory_mib`` is what its guest takes of the host.
+    """
 
     record: Record
     accel: str
     replaces: str = ""
+    memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,7 @@ class TakeSnapshot(Step):
     record: Record
     accel: str
     snapshot: str
+    memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
