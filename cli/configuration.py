@@ -37,7 +37,7 @@ class Setting:
 class Checked:
     """A configuration with which all is well; ``unread`` are variables that look like ours and set nothing.
 
-    ``notes``: what is wrong with receivers of notifications.
+    ``notes``: what is allowed, and will not work.
     """
 
     path: Path
@@ -74,7 +74,7 @@ def check(path: Path, environ: Mapping[str, str] = os.environ) -> Checked:
     """
     loaded = read(path, environ)
     variables = tuple(override.variable for override in loaded.overrides)
-    notes = tuple(unready_receivers(loaded.config))
+    notes = (*unready_receivers(loaded.config), *same_addresses(loaded.config))
     return Checked(path, tuple(loaded.config.groups), loaded.digest, variables, unread(environ), notes)
 
 
@@ -82,6 +82,17 @@ def unready_receivers(config: Config) -> list[str]:
     """Return what is wrong with the secrets and programs of notifications, by their place in the file."""
     troubles = [(number, file_trouble(told)) for number, told in enumerate(config.notifications)]
     return [f"notifications.{number}: {trouble}" for number, trouble in troubles if trouble]
+
+
+def same_addresses(config: Config) -> list[str]:
+    """Return what to say where template domains may run on several hosts: each numbers its slots from 0."""
+    hosts = sorted({host for group in config.groups.values() if group.kind == "template" for host in group.hosts})
+    if len(hosts) < 2:
+        return []
+    return [
+        f"template domains may run on {', '.join(hosts)}, whose networks {config.network.name} have the same addresses "
+        f"({config.network.subnet}): HAProxy cannot tell them apart; let them run on one host"
+    ]
 
 
 def settings(path: Path, prefix: str = "", *, is_default_shown: bool = True) -> list[Setting]:

@@ -180,3 +180,12 @@ def test_check_names_what_looks_like_ours_and_is_not_read(path: Path) -> None:
     checked = check(path, {"AUTOSCALER_CONFIG": "x", "AUTOSCALER_MAX": "2", "AUTOSCALER_GROUPS__WEB__MAX": "6"})
     assert checked.text().endswith("set by the environment: AUTOSCALER_GROUPS__WEB__MAX; not read: AUTOSCALER_MAX")
     assert checked.values().items() >= {"groups": ["web", "batch-jobs"], "unread": ["AUTOSCALER_MAX"]}.items()
+
+
+def test_check_warns_of_template_domains_on_hosts_with_the_same_addresses(tmp_path: Path) -> None:
+    hosts = '[hosts.a]\n[hosts.b]\n[groups.web]\nprefix = "web-"\nhosts = ["a", "b"]\n'
+    template, existing = tmp_path / "template.toml", tmp_path / "existing.toml"
+    template.write_text(hosts, encoding="utf-8")
+    existing.write_text(f'{hosts}kind = "existing"\n', encoding="utf-8")
+    assert "may run on a, b" in check(template).text() and "(192.168.150.0/24)" in check(template).text()
+    assert "may run on" not in check(existing).text()
