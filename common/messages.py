@@ -310,7 +310,8 @@ class Membership(Body):
 
     ``blocked`` says in plain words what the actuator wants but cannot do (breaker open, ceiling, host lost, no room);
     empty when nothing is in the way. ``boot_p50_s`` is the measured time from start to serving, None before the first.
-    ``notes``: what was chosen for the group, and what another way had to be found for, and why.
+    ``notes``: what was chosen for the group, and what another way had to be found for, and why. ``adoptable``: how many
+    domains of an existing group run and are no members yet: they will be, unless the group only observes.
     """
 
     kind: ClassVar[str] = "membership"
@@ -328,6 +329,7 @@ class Membership(Body):
     boot_p95_s: float | None = None
     lead_times: tuple[LeadTime, ...] = ()
     notes: tuple[str, ...] = ()
+    adoptable: int = Field(ge=0, default=0)
 
     @property
     def topic(self) -> str:

@@ -318,13 +318,14 @@ class World:
             self.memory.observed(Observation(host.name, self.now_s, facts, host.free_memory_bytes(), 4))
 
     def tick(self) -> None:
-        """One round of the actuator: look, plan, perform; it may die and is a new one in the next round."""
+        """One round of the actuator: look, plan, tell, perform; it may die and is a new one in the next round."""
         self.now_s += self.tick_s
         try:
             self.look()
             self.stored = self.memory.owned()
             found = plan(self.wanted(), self.seen(), self.now_s)
             self.last_plan = found
+            self.message = membership(self.wanted(), self.seen(), found, (), self.now_s)
             for step in found.steps:
                 self._perform(step)
         except Killed:
@@ -332,7 +333,6 @@ class World:
             self.memory = self.fresh()
         self.look()
         self.last_plan = plan(self.wanted(), self.seen(), self.now_s)
-        self.message = membership(self.wanted(), self.seen(), self.last_plan, (), self.now_s)
         ours = [d for d in self.everything() if d.metadata.get("group") == self.name]
         self.most_owned = max(self.most_owned, len(ours))
 
@@ -379,13 +379,14 @@ class World:
         return {d.name: (str(d.state), d.metadata.get("phase", "")) for d in self.everything()}
 
     def is_settled(self) -> bool:
+        if self.desired is None or self.last_plan is None or self.last_plan.steps:
+            return False
+        told = membership(self.wanted(), self.seen(), self.last_plan, (), self.now_s).members
+        wanted = self.desired.desired + self.group.warm.running
         return (
-            self.desired is not None
-            and self.ready() == self.desired.desired + self.group.warm.running
-            and len(self.phases()) == self.ready() + self.wanted().standby.total
+            sum(1 for member in told if member.phase == "ready") == wanted
+            and len(told) == wanted + self.wanted().standby.total
             and not any(d.metadata.get("phase") in ("creating", "booting", "draining") for d in self.everything())
-            and self.last_plan is not None
-            and not self.last_plan.steps
         )
 
 

@@ -51,7 +51,7 @@ def test_group_that_has_all_it_needs_makes_its_reserve_one_at_a_time() -> None:
 def test_reserve_that_boots_is_on_standby_for_others_and_no_capacity() -> None:
     world = settled(1)
     world.group = group(**warm(paused=1))
-    world.run_until(lambda: len(world.everything()) == 2)
+    world.run_until(lambda: "web-0001" in world.phases())
     member = next(m for m in world.message.members if m.name == "web-0001") if world.message else None
     assert member is not None and (member.phase, member.tier, member.note) == (
         Phase.STANDBY,

@@ -49,6 +49,7 @@ def membership(
         boot_p95_s=quantile(boot_times_s, 0.95),
         notes=planned.notes,
         lead_times=lead_times,
+        adoptable=sum(1 for domain in planned.view.adoptable if domain.power is DomainState.RUNNING),
     )
 
 
