@@ -282,12 +282,16 @@ def stop_services(system: System, clock: Clock) -> str:
 
 
 def remove_domains(config_path: Path, *, everything: bool) -> str:
-    """Have the actuator remove the domains it created, and with ``everything`` the network and image copies."""
+    """Have the actuator remove the domains it created, and with ``everything`` the network and image copies.
+
+    The decider forgets how many it wanted: the next start begins anew.
+    """
     flag = "--remove-everything" if everything else "--remove-domains"
-    command = [sys.executable, "-m", "services.actuator", "--config", str(config_path), flag]
     print(flush=True)
-    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
-        raise AutoscalerError("not every domain could be removed; see the lines above")
+    for service, what in (("decider", "--forget-capacity"), ("actuator", flag)):
+        command = [sys.executable, "-m", f"services.{service}", "--config", str(config_path), what]
+        if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
+            raise AutoscalerError("not every domain could be removed; see the lines above")
     return "none of ours is left"
 
 
@@ -333,8 +337,10 @@ def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
     """
     waiting = {name: group for name, group in config.groups.items() if not why_not_awaited(group)}
     began_s = hopeful_s = clock.monotonic_s()
-    while waiting := {name: group for name, group in waiting.items() if not answers(group)}:
+    left_off: dict[str, str] = {}
+    while waiting := {name: group for name, group in waiting.items() if name not in left_off and not answers(group)}:
         snapshot = observe_once(config, clock, timeout_s=0.7)
+        left_off |= {name: why for name in waiting if (why := ordered_mode(snapshot, name))}
         missing, now_s = _what_is_missing(waiting, snapshot), clock.monotonic_s()
         if not any(is_stuck(snapshot.memberships.get(name)) for name in waiting):
             hopeful_s = now_s
@@ -343,7 +349,8 @@ def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
             raise AutoscalerError(f"no answer after {now_s - began_s:.0f} s: {missing}; the services go on trying")
         steps.wait_for(missing)
         Event().wait(0.3)
-    steps.say("; ".join(f"{name} {why_not_awaited(group) or 'answers'}" for name, group in config.groups.items()))
+    items = config.groups.items()
+    steps.say("; ".join(f"{name} {left_off.get(name) or why_not_awaited(group) or 'answers'}" for name, group in items))
 
 
 def why_not_awaited(group: Group) -> str:
@@ -355,6 +362,14 @@ def why_not_awaited(group: Group) -> str:
     if group.mode != "on":
         return f"has mode {group.mode}: not waited for"
     return "" if group.minimum > 0 else "may have no domain (min 0): not waited for"
+
+
+def ordered_mode(snapshot: Snapshot, group: str) -> str:
+    """Return the order of an operator by which no domain of the group is started, in words, else nothing."""
+    decision = snapshot.decisions.get(group)
+    if decision is None or decision.mode not in ("off", "observe"):
+        return ""
+    return f"has mode {decision.mode}, as ordered: not waited for"
 
 
 def is_stuck(membership: Membership | None) -> bool:

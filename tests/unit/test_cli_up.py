@@ -3,9 +3,10 @@
 import pytest
 
 from cli import stack
-from cli.stack import is_stuck
+from cli.observe import Snapshot
+from cli.stack import is_stuck, ordered_mode
 from common.config import System
-from common.messages import Member, Membership
+from common.messages import DecisionRecord, Evidence, Member, Membership
 from common.phases import FATES, Phase
 
 
@@ -57,3 +58,15 @@ def test_up_starts_what_stands_still_and_what_waits_for_its_next_try(monkeypatch
     monkeypatch.setattr(stack, "_supervisor", lambda _system: supervisor)
     assert stack.start_stopped(System()) == "started again: decider, actuator"
     assert supervisor.asked == [("start", "decider"), ("stop", "actuator"), ("start", "actuator")]
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("on", ""), ("out-only", ""), ("off", "off"), ("observe", "observe")])
+def test_up_waits_for_no_group_that_an_operator_has_switched_off(mode: str, expected: str) -> None:
+    record = DecisionRecord(
+        group="web", tick=1, decision_id="web-1", action="hold", desired_before=0, desired_after=0, recommended=0,
+        votes=(), limiter="mode", limiter_text="", counterfactual="", mode=mode, evidence=Evidence(domains_ready=0),
+    )  # fmt: skip
+    heard = Snapshot()
+    assert ordered_mode(heard, "web") == ""
+    heard.take(record)
+    assert ordered_mode(heard, "web") == (f"has mode {expected}, as ordered: not waited for" if expected else "")

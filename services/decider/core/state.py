@@ -109,6 +109,10 @@ class Standing:
     mode: str | None = None
     is_paused: bool = False
 
+    def without_decisions(self) -> "Standing":
+        """Return what an operator ordered: nothing is desired, and no cooldown runs."""
+        return Standing(minimum=self.minimum, maximum=self.maximum, mode=self.mode, is_paused=self.is_paused)
+
 
 @dataclass(frozen=True)
 class GroupState:
