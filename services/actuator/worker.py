@@ -1,9 +1,9 @@
-"""One host's threads: an observer, a few hands, a slow lane. A host that hangs holds up nobody else.
+"""One host's threads: an observer, a few hands, a quick and a slow lane. A host that hangs holds up nobody else.
 
 The observer looks every tick, at once after a step or an event, and never faster than ``LOOK_GAP_S``. The hands
-perform steps; destroying takes up to 12 s where QEMU is frozen, so that has a lane of its own, and so has taking a
-snapshot. Everything is reported
-through one callback; nothing here decides. The threads are daemons: one that is stuck in a call ends with the process.
+perform steps; what takes milliseconds does not wait for them. Destroying takes up to 12 s where QEMU is frozen, so that
+has a lane of its own, and so has taking a snapshot. Everything is reported through one callback; nothing here decides.
+The threads are daemons: one that is stuck in a call ends with the process.
 
 # Note [Listing waits for the dying]
 While libvirt ends a domain, it holds that domain's lock, and every listing waits for it: 12 s where QEMU is frozen. So
@@ -14,6 +14,7 @@ that somebody else makes in those seconds is seen after them.
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
@@ -23,7 +24,18 @@ from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
 from common.volume import Pool
 from services.actuator.core.disks import Base
-from services.actuator.core.steps import Define, Destroy, Save, Start, Step, TakeSnapshot
+from services.actuator.core.steps import (
+    Define,
+    Destroy,
+    Save,
+    SetPhase,
+    SetQuota,
+    Start,
+    Step,
+    Suspend,
+    TakeSnapshot,
+    Wake,
+)
 from services.actuator.drafts import Draft
 from services.actuator.host import Host
 from services.actuator.keeper import Storage
@@ -31,6 +43,7 @@ from services.actuator.perform import Outcome, Result, attempt
 
 LOOK_GAP_S: Final = 0.03
 HANDS: Final = 4
+QUICK_HANDS: Final = 4  # a frozen QEMU may hold one up for a while
 SLOW_HANDS: Final = 2
 FIRST_RETRY_S: Final = 0.25
 LONGEST_RETRY_S: Final = 4.0
@@ -81,6 +94,7 @@ class Bases:
     bases: Mapping[str, Base]
 
 
+Lane = SimpleQueue[tuple[Step, str | Draft | None]]
 Report = Observation | Lost | Prepared | Outcome | Bases
 
 
@@ -121,9 +135,10 @@ class HostWorker:
         self._to_prepare = threading.Event()
         self._may_change = threading.Event()
         self._may_change.set()
-        self._hands: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
-        self._slow: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
-        self._studio: SimpleQueue[tuple[Step, str | Draft | None]] = SimpleQueue()
+        self._hands: Lane = SimpleQueue()
+        self._quick: Lane = SimpleQueue()
+        self._slow: Lane = SimpleQueue()
+        self._studio: Lane = SimpleQueue()
         self._addresses: dict[str, tuple[str, str]] = {}
         self._asked_s: dict[str, float] = {}
         self._listing = threading.Lock()
@@ -135,16 +150,14 @@ class HostWorker:
         """Start the observer, the preparation and the hands."""
         self._spawn("observer", self._observe)
         self._spawn("prepare", self._prepare)
-        for number in range(HANDS):
-            self._spawn(f"hand-{number}", lambda: self._work(self._hands))
-        self._spawn("studio", lambda: self._work(self._studio))
-        for number in range(SLOW_HANDS):
-            self._spawn(f"slow-{number}", lambda: self._work(self._slow))
+        lanes = {"hand": (self._hands, HANDS), "quick": (self._quick, QUICK_HANDS), "slow": (self._slow, SLOW_HANDS)}
+        for role, (lane, count) in (lanes | {"studio": (self._studio, 1)}).items():
+            for number in range(count):
+                self._spawn(f"{role}-{number}", partial(self._work, lane))
 
     def submit(self, step: Step, xml: str | Draft | None = None) -> None:
-        """Hand over a step; its ``Outcome`` is reported, whatever happens. Saving a memory takes seconds too."""
-        lane = self._studio if isinstance(step, TakeSnapshot) else self._hands
-        (self._slow if isinstance(step, Destroy | Save) else lane).put((step, xml))
+        """Hand over a step; its ``Outcome`` is reported, whatever happens."""
+        self._lane(step).put((step, xml))
 
     def ask_agent(self, domain: str, timeout_s: float) -> str | None:
         """Return the host name that the domain's guest agent tells, None while nobody answers."""
@@ -165,6 +178,18 @@ class HostWorker:
         self._look.set()
         self._to_prepare.set()
         self._may_change.set()
+
+    def _lane(self, step: Step) -> Lane:
+        """Return where the step waits for its turn: what takes milliseconds never does so behind what takes longer."""
+        match step:
+            case SetPhase() | SetQuota() | Suspend() | Wake(tier="paused"):
+                return self._quick
+            case Destroy() | Save():
+                return self._slow
+            case TakeSnapshot():
+                return self._studio
+            case _:
+                return self._hands
 
     def _spawn(self, role: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=f"{self.name}-{role}", daemon=True).start()
@@ -269,12 +294,15 @@ class HostWorker:
                 self._to_prepare.set()
             self._stopping.wait(PREPARE_RETRY_S)
 
-    def _work(self, lane: SimpleQueue[tuple[Step, str | Draft | None]]) -> None:
+    def _work(self, lane: Lane) -> None:
         while True:
             step, xml = lane.get()
             if self._stopping.is_set():
                 return
-            result, error = self._attempt(step, xml)
+            try:
+                result, error = self._attempt(step, xml)
+            except Exception as failure:  # noqa: BLE001 - whatever went wrong, the lane goes on and the step is over
+                result, error = Result.FAILED, f"{type(failure).__name__}: {failure}"
             if isinstance(step, Start) and result is Result.FAILED:
                 self._to_prepare.set()  # the network may have been removed by hand
             self._report(self._outcome(step, result, error))

@@ -9,17 +9,20 @@ import pytest
 from common.clock import SystemClock
 from common.domain import DomainFacts, DomainState
 from common.errors import HypervisorError, HypervisorLostError
-from services.actuator.core.steps import Destroy, Start, Step
+from common.phases import Phase
+from services.actuator.core.record import Record
+from services.actuator.core.steps import Destroy, SetPhase, SetQuota, Start, Step, Suspend, Wake
 from services.actuator.perform import Outcome, Result
 from services.actuator.prober import Prober, Target
 from services.actuator.worker import Access, HostWorker, Lost, Observation, Prepared, Report
 
 CLOCK = SystemClock()
 METADATA = {"group": "web"}
+RECORD = Record(group="web", uuid="u", host="a", phase=Phase.READY, since_mono_s=0.0, since_s=0.0, boot_id="b")
 
 
-def step(kind: type[Step], name: str, host: str = "a") -> Step:
-    return kind(group="web", host=host, domain=name, uuid=f"u-{name}", reason="")
+def step(kind: type[Step], name: str, **values: object) -> Step:
+    return kind(group="web", host="a", domain=name, uuid=f"u-{name}", reason="", **values)  # type: ignore[arg-type] # a test's values
 
 
 class FakeHost:
@@ -32,12 +35,15 @@ class FakeHost:
         self.is_lost = False
         self.hang: dict[str, threading.Event] = {}
         self.lookup_error: HypervisorError | None = None
+        self.bug: Exception | None = None
 
     def _wait(self, call: str) -> None:
         if call in self.hang:
             self.hang[call].wait(30)
         if self.is_lost:
             raise HypervisorLostError("gone")
+        if call == "start" and self.bug is not None:
+            raise self.bug
 
     def domains(self) -> list[DomainFacts]:
         self.looks += 1
@@ -53,6 +59,18 @@ class FakeHost:
 
     def destroy(self, name: str) -> None:
         self._wait("destroy")
+
+    def suspend(self, name: str) -> None:
+        pass
+
+    def resume(self, name: str) -> None:
+        pass
+
+    def set_quota(self, name: str, cpu_quota: float | None) -> None:
+        pass
+
+    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+        pass
 
     def address(self, name: str, source: str) -> str | None:
         if self.lookup_error is not None:
@@ -143,6 +161,49 @@ def test_slow_destroys_delay_no_other_step(workers: Callable[..., HostWorker], r
     assert not any(is_outcome("web-0000")(report) for report in reports.all)
     host.hang["destroy"].set()
     reports.wait_for(is_outcome("web-0000"))
+
+
+@pytest.mark.parametrize(
+    "quick",
+    [
+        step(SetQuota, "web-0001", record=RECORD, cpu_quota=1.0, is_raised=True),
+        step(SetPhase, "web-0001", record=RECORD, was=Phase.WARMING),
+        step(Suspend, "web-0001", is_standby=True),
+        step(Wake, "web-0001", tier="paused", record=RECORD, otherwise=RECORD),
+    ],
+    ids=lambda quick: type(quick).__name__,
+)
+def test_slow_starts_delay_nothing_that_takes_milliseconds(
+    workers: Callable[..., HostWorker], reports: Reports, quick: Step
+) -> None:
+    host = FakeHost()
+    host.hang["start"] = threading.Event()
+    worker = workers("a", host)
+    reports.wait_for(lambda r: isinstance(r, Observation))
+    for _ in range(10):
+        worker.submit(step(Start, "web-0000"))
+    worker.submit(quick)
+    reports.wait_for(is_outcome("web-0001"))
+    assert not any(is_outcome("web-0000")(report) for report in reports.all)
+    host.hang["start"].set()
+
+
+def test_an_error_that_nobody_expects_fails_its_step_and_no_other(
+    workers: Callable[..., HostWorker], reports: Reports
+) -> None:
+    host = FakeHost()
+    host.bug = OSError(28, "No space left on device")
+    worker = workers("a", host)
+    reports.wait_for(lambda r: isinstance(r, Observation))
+    for number in range(10):
+        worker.submit(step(Start, f"web-{number:04d}"))
+    last = reports.wait_for(is_outcome("web-0009"))
+    assert isinstance(last, Outcome)
+    assert (last.result, last.error) == (Result.FAILED, "OSError: [Errno 28] No space left on device")
+    host.bug = None
+    worker.submit(step(Start, "web-0010"))
+    after = reports.wait_for(is_outcome("web-0010"))
+    assert isinstance(after, Outcome) and after.result is Result.DONE
 
 
 def test_no_listing_is_begun_while_a_destroy_is_under_way(workers: Callable[..., HostWorker], reports: Reports) -> None:
