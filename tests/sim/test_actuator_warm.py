@@ -9,6 +9,7 @@ from common.domain import DomainState
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError
 from common.phases import Phase
 from services.actuator.core.sizing import with_demand
+from services.actuator.core.steps import SetPhase
 from tests.sim.actuator_model import TEMPLATE, FakeDomain, World, group
 
 REST = {"paused": (DomainState.PAUSED, False), "saved": (DomainState.SHUTOFF, True)}
@@ -102,8 +103,12 @@ def test_reserve_that_still_boots_serves_when_it_is_wanted() -> None:
     world.run_until(lambda: "booting" in {d.metadata["phase"] for d in world.everything()})
     name = one(world, "booting").name
     world.want(2, generation=2)
+    world.tick()
+    assert one(world, "booting").metadata["boosted"] == "1", "somebody waits for it now"
     world.run_until(lambda: world.ready() == 2)
     assert world.phases()[name] == "ready"
+    assert [world.hosts["local"].by_name[name].metadata[key] for key in ("boosted", "tier")] == ["0", ""]
+    assert any(isinstance(s, SetPhase) and s.domain == name and s.lead_s is not None for s in world.steps)
     defined = [n for _, call, n in world.log if call == "define"]
     assert defined == ["web-0000", "web-0001"]
 

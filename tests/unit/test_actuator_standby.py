@@ -10,7 +10,7 @@ from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError
 from common.phases import Phase
 from services.actuator.core.membership import membership
 from services.actuator.core.plan import plan
-from services.actuator.core.seen import Probe, Seen, SeenDomain, Standby, Wanted
+from services.actuator.core.seen import Probe, Seen, SeenDomain, Snapshot, Standby, Wanted
 from services.actuator.core.sizing import HISTORY_S, choose, largest_rise, with_demand
 from services.actuator.core.steps import Save, Start, Step, Suspend, Wake
 from services.actuator.hosts import Hosts
@@ -87,6 +87,13 @@ def test_wake_writes_when_it_began_and_what_led_to_it() -> None:
     assert isinstance(step, Wake)
     assert (step.record.phase, step.record.is_woken, step.record.started_mono_s) == (Phase.BOOTING, True, NOW_S)
     assert (step.record.cause, step.otherwise.phase, step.otherwise.is_woken) == ("decision-1", Phase.FAILED, True)
+
+
+@pytest.mark.parametrize(("snapshot", "expected"), [(True, "Clone web-0001"), (False, "SetQuota web-0000")])
+def test_reserve_that_still_boots_is_taken_where_no_clone_serves_sooner(snapshot: bool, expected: str) -> None:
+    want = replace(wanted(1), standby=Standby(1, 0), snapshots={"local": Snapshot("k", snapshot)})
+    see = seen(domain(ONE, Phase.BOOTING, age_s=1, tier="paused"))
+    assert brief(steps(want, see)) == [expected]
 
 
 def test_wake_in_flight_counts_as_capacity_until_its_time_is_over() -> None:

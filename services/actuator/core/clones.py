@@ -37,16 +37,19 @@ def as_clone(context: Context, step: Define, lost: Member | None) -> Define:
     Args:
         lost: The one that it replaces; the place of a clone that never answered is taken by a domain that boots.
     """
-    snapshot = context.wanted.snapshots.get(step.host)
-    if snapshot is None or not snapshot.is_there or step.tier:
+    if step.tier or not has_snapshot(context, step.host):
         return step
     if lost is not None and lost.phase is Phase.FAILED and _is_dumb(lost):
         return step
-    if _is_held(context, step.host):
-        return step
     values = {each.name: getattr(step, each.name) for each in fields(step)}
     values |= {"tier": TIER, "record": replace(step.record, tier=TIER), "reason": f"{step.reason}: cloned"}
-    return Clone(**values, snapshot=snapshot.key)
+    return Clone(**values, snapshot=context.wanted.snapshots[step.host].key)
+
+
+def has_snapshot(context: Context, host: str) -> bool:
+    """Return whether a new domain on the host would be a clone."""
+    snapshot = context.wanted.snapshots.get(host)
+    return snapshot is not None and snapshot.is_there and not _is_held(context, host)
 
 
 def tend_snapshots(context: Context, planned: list[Step]) -> Tending:

@@ -10,6 +10,7 @@ from typing import Final
 
 from common.domain import DomainState
 from common.phases import Phase
+from services.actuator.core.clones import has_snapshot
 from services.actuator.core.context import Context, about, enter
 from services.actuator.core.lead_times import decided_s
 from services.actuator.core.members import WAKE_TIMEOUT_S, Member
@@ -57,19 +58,16 @@ def is_at_rest(member: Member) -> bool:
 def wakeable(context: Context, members: tuple[Member, ...]) -> list[Member]:
     """Return who may serve instead of a new domain: the fastest first, of these the newest image, the longest there.
 
-    One on its way to stand by comes last: it goes on booting, to serve.
+    One on its way to stand by comes last: it goes on booting, to serve; where a clone serves sooner, it is left alone.
     """
-    able = [m for m in members if m.is_reserve and m.is_free and not m.record.protected and _may_serve(m)]
+    able = [m for m in members if m.is_reserve and m.is_free and not m.record.protected and _may_serve(context, m)]
     return _that_fit(context, sorted(able, key=lambda member: _rank(context, member)))
 
 
 def wake(context: Context, member: Member, cause: str) -> Step:
     """Return the step by which the member serves: it is woken, or where it still boots, it no longer stands by."""
     if member.phase is not Phase.STANDBY:
-        # It enters nothing anew: the time it has booted for counts.
-        record = replace(member.record, tier="", cause=cause)
-        reason = "wanted before it stood by"
-        return SetPhase(**about(member), reason=reason, cause=cause, record=record, was=member.phase)
+        return _hurry(context, member, cause)
     awake = {"is_woken": True, "started_mono_s": context.now_s, "cause": cause, "note": ""}
     awake["decided_mono_s"] = decided_s(context)
     how = "resumed" if member.record.tier == "paused" else "started from its saved memory"
@@ -100,9 +98,18 @@ def count(members: tuple[Member, ...], tier: str) -> int:
     return sum(1 for m in members if m.is_reserve and m.record.tier == tier) + (coming if tier == "paused" else 0)
 
 
-def _may_serve(member: Member) -> bool:
+def _hurry(context: Context, member: Member, cause: str) -> Step:
+    """Let it boot on to serve, without its quota. It enters nothing anew: the time it has booted for counts."""
+    reason, is_bound = "wanted before it stood by", context.wanted.group.image.cpu_quota < 1
+    record = replace(member.record, cause=cause, tier="", is_boosted=is_bound, decided_mono_s=decided_s(context))
+    if not is_bound:
+        return SetPhase(**about(member), reason=reason, cause=cause, record=record, was=member.phase)
+    return SetQuota(**about(member), reason=reason, cause=cause, record=record, cpu_quota=1.0, is_raised=True)
+
+
+def _may_serve(context: Context, member: Member) -> bool:
     if member.phase is not Phase.STANDBY:
-        return True
+        return not has_snapshot(context, member.domain.host)
     return member.domain.power is DomainState.RUNNING or is_at_rest(member)
 
 
