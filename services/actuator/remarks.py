@@ -3,11 +3,21 @@
 from typing import Final
 
 from common.phases import Phase
-from services.actuator.core.steps import Clone, Save, SetPhase, TakeSnapshot, Wake
+from services.actuator.core.clones import TIER
+from services.actuator.core.steps import Clone, Save, SetPhase, Step, TakeSnapshot, Wake
 from services.actuator.perform import Outcome, Result
 
 TOLD_S: Final = 600.0
 KEPT: Final = 4
+
+
+def is_cut_short(step: Step) -> bool:
+    """Return whether a domain that was to be cloned boots instead, for whoever cloned it was killed."""
+    return (
+        isinstance(step, SetPhase)
+        and step.was is step.record.phase is Phase.CREATING
+        and (step.tier, step.record.tier) == (TIER, "")
+    )
 
 
 class Remarks:
@@ -22,6 +32,8 @@ class Remarks:
         step = outcome.step
         if isinstance(step, Save | Wake | Clone | TakeSnapshot) and outcome.result is Result.FAILED:
             self.add(step.group, f"{step.domain} ({step.tier}): {outcome.error}", now_s)
+        if is_cut_short(step) and outcome.result is Result.DONE:
+            self.add(step.group, f"{step.domain} ({step.tier}): {step.reason}", now_s)
         is_failure = isinstance(step, SetPhase) and step.record.phase is Phase.FAILED and step.was is not Phase.READY
         if is_failure and step.tier and outcome.result is Result.DONE:
             self.add(step.group, f"{step.domain} ({step.tier}): {step.reason}", now_s)

@@ -242,9 +242,12 @@ class ActuatorService:
             self._remarks.note(outcome, now_s)
         dropped = self._snapshots.finished(outcome)
         if dropped:
-            text = f"the snapshot is taken anew: {dropped}"
-            self._remarks.add(step.group, text, now_s)
-            self._say(Event(name="snapshot-dropped", group=step.group, host=step.host, text=text, level="warning"))
+            self._say_dropped(step.group, step.host, dropped, now_s)
+
+    def _say_dropped(self, group: str, host: str, why: str, now_s: float) -> None:
+        text = f"the snapshot is taken anew: {why}"
+        self._remarks.add(group, text, now_s)
+        self._say(Event(name="snapshot-dropped", group=group, host=host, text=text, level="warning"))
 
     def _count_start(self, outcome: Outcome, now_s: float) -> None:
         """Tell the breaker about a start that failed, or that led to a right answer, and keep what it says."""
@@ -279,6 +282,8 @@ class ActuatorService:
         )
         demand = self._stored.demand.get(name, ())
         snapshots = self._snapshots.seen(name, group, template, self._config, self._hosts.seen(now_s))
+        for owner, host in self._snapshots.damaged():
+            self._say_dropped(owner, host, "its file was damaged", now_s)
         standby = choose(group, wanted.maximum, demand, self._clock.epoch_s())
         return replace(wanted, standby=standby, snapshots=snapshots)
 

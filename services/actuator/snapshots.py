@@ -72,6 +72,7 @@ class Snapshots:
         self._checked: dict[Path, tuple[tuple[int, int], Manifest | None]] = {}
         self._failures: dict[tuple[str, str], int] = {}
         self._keys: dict[tuple[str, str], str] = {}
+        self._damaged: list[tuple[str, str]] = []
 
     def seen(
         self, name: str, group: Group, template: Template | None, config: Config, hosts: tuple[SeenHost, ...]
@@ -87,7 +88,12 @@ class Snapshots:
             if not why_not:
                 key, why_not = key_of(name, group, template, config.network, host)
             self._keys[(name, host.name)] = key
-            found[host.name] = Snapshot(key, bool(key) and self._is_whole(self.path(name, host.name, key)), why_not)
+            found[host.name] = Snapshot(key, bool(key) and self._is_whole(name, host.name, key), why_not)
+        return found
+
+    def damaged(self) -> list[tuple[str, str]]:
+        """Return the group and host of each snapshot thrown away since the last call, for its file was damaged."""
+        found, self._damaged = self._damaged, []
         return found
 
     def path(self, group: str, host: str, key: str) -> Path:
@@ -132,7 +138,8 @@ class Snapshots:
         self._remove(self.path(*key, self._keys.get(key, "")))
         return f"{MAX_FAILURES} clones in a row failed; the last: {outcome.error or step.reason}"
 
-    def _is_whole(self, path: Path) -> bool:
+    def _is_whole(self, group: str, host: str, key: str) -> bool:
+        path = self.path(group, host, key)
         try:
             state = path.stat()
         except OSError:
@@ -144,6 +151,7 @@ class Snapshots:
         is_whole = known[1] is not None and (known[1].disk is None or known[1].disk.is_whole)
         if not is_whole:
             log.warning("snapshot-damaged", path=str(path))
+            self._damaged.append((group, host))
             self._remove(path)
         return is_whole
 

@@ -280,6 +280,7 @@ def test_saved_memory_stays_where_it_is_while_the_host_is_short_of_memory() -> N
     world.run(10)
     assert len(standing_by(world, "saved")) == 1
     assert world.message is not None and "not enough free memory" in world.message.blocked
+    assert world.message.notes == ("stay saved, for their host has no memory for them: web-0001 (local)",)
     world.hosts["local"].free_memory = 16 * 1024**3
     world.run_until(world.is_settled)
 

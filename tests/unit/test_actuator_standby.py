@@ -220,6 +220,13 @@ def test_tier_that_fails_opens_its_own_breaker_only() -> None:
     assert count_start({}, outcome(Suspend(**about, tier="paused")), NOW_S) == {}
 
 
+def test_clone_that_nobody_made_to_its_end_is_told() -> None:
+    (step,) = steps(wanted(1), seen(domain(ONE, Phase.CREATING, SHUTOFF, age_s=1, tier="clone")))
+    remarks = Remarks()
+    remarks.note(outcome(step), 0.0)
+    assert remarks.of("web", 1.0) == (f"{ONE} (clone): its cloning was cut short, so it boots",)
+
+
 def test_remarks_are_told_for_a_while_each_once() -> None:
     remarks = Remarks()
     remarks.note(outcome(wake_of("saved"), Result.FAILED, "two\nlines"), 0.0)

@@ -224,8 +224,10 @@ def test_a_snapshot_counts_only_while_it_is_as_its_manifest_says(tmp_path: Path)
     path = put(store, b"abc123")
     assert is_there(store)
     assert not is_there(store, replace(HOST, version="libvirt 9, hypervisor 8"))
+    assert store.damaged() == []
     path.write_bytes(b"abc12")
     assert not is_there(store) and not path.exists()
+    assert (store.damaged(), store.damaged()) == ([("web", "local")], [])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"format": 1}'])

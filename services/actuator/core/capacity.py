@@ -16,7 +16,7 @@ from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_o
 from services.actuator.core.placement import COMING, Place, place
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenDomain
-from services.actuator.core.standby import TO_STAND_BY, count, recyclable, wake, wakeable
+from services.actuator.core.standby import TO_STAND_BY, count, held_back, recyclable, wake, wakeable
 from services.actuator.core.steps import Define, SetPhase, Step
 from services.actuator.core.uuids import domain_uuid
 
@@ -28,10 +28,11 @@ LEAVING: Final = frozenset({Phase.DRAINING, Phase.STOPPING})
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The steps towards the desired capacity, and in plain words what is in the way."""
+    """The steps towards the desired capacity, in plain words what is in the way, and what took another way."""
 
     steps: tuple[Step, ...] = ()
     blocked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def target(context: Context) -> int | None:
@@ -61,7 +62,7 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
         balance = _shrink(context, members, reachable - goal)
     else:
         balance = Balance()
-    return Balance((*balance.steps, *_replace_ordered(context, members, goal)), balance.blocked)
+    return replace(balance, steps=(*balance.steps, *_replace_ordered(context, members, goal)))
 
 
 def _is_stuck(context: Context, member: Member) -> bool:
@@ -108,7 +109,12 @@ def _grow(context: Context, members: tuple[Member, ...], planned: list[Step], mi
         if context.is_template
         else _start_more(context, planned, missing)
     )
-    return Balance((*steps, *more.steps), more.blocked)
+    return Balance((*steps, *more.steps), more.blocked, _held_notes(context, members))
+
+
+def _held_notes(context: Context, members: tuple[Member, ...]) -> tuple[str, ...]:
+    held = ", ".join(f"{member.name} ({member.domain.host})" for member in held_back(context, members))
+    return (f"stay saved, for their host has no memory for them: {held}",) if held else ()
 
 
 def _cancellable(members: tuple[Member, ...]) -> list[Member]:

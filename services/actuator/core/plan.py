@@ -61,7 +61,7 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     tended = tend(context, after(found.members, steps), steps)
     snapshots = tend_snapshots(context, [*steps, *tended.steps])
     steps += snapshots.steps
-    notes = tuple(why for why in (wanted.standby.why,) if why) + tended.notes + snapshots.notes
+    notes = tuple(why for why in (wanted.standby.why,) if why) + balance.notes + tended.notes + snapshots.notes
     return Plan((*steps, *tended.steps), tuple(_notes(context)) + balance.blocked, found, notes)
 
 

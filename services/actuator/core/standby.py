@@ -60,8 +60,25 @@ def wakeable(context: Context, members: tuple[Member, ...]) -> list[Member]:
 
     One on its way to stand by comes last: it goes on booting, to serve; where a clone serves sooner, it is left alone.
     """
-    able = [m for m in members if m.is_reserve and m.is_free and not m.record.protected and _may_serve(context, m)]
-    return _that_fit(context, sorted(able, key=lambda member: _rank(context, member)))
+    able = _able(context, members)
+    held = held_back(context, members)
+    return [member for member in able if member not in held]
+
+
+def held_back(context: Context, members: tuple[Member, ...]) -> list[Member]:
+    """Return the saved ones that their host has no memory for: a start would fail, and spend the saved state."""
+    room = {host.name: host.free_memory_bytes for host in context.seen.hosts}
+    each = context.wanted.group.image.memory_mib * MIB + OVERHEAD_BYTES
+    held = []
+    for member in _able(context, members):
+        left = room.get(member.domain.host)
+        if not member.is_off or member.phase is not Phase.STANDBY or left is None:
+            continue
+        if left < each:
+            held.append(member)
+        else:
+            room[member.domain.host] = left - each
+    return held
 
 
 def wake(context: Context, member: Member, cause: str) -> Step:
@@ -113,26 +130,16 @@ def _may_serve(context: Context, member: Member) -> bool:
     return member.domain.power is DomainState.RUNNING or is_at_rest(member)
 
 
+def _able(context: Context, members: tuple[Member, ...]) -> list[Member]:
+    able = [m for m in members if m.is_reserve and m.is_free and not m.record.protected and _may_serve(context, m)]
+    return sorted(able, key=lambda member: _rank(context, member))
+
+
 def _rank(context: Context, member: Member) -> tuple[bool, int, bool, float, tuple[str, str]]:
     template = context.wanted.template
     is_old = template is not None and member.record.template != template.digest
     tier = TIERS.index(member.record.tier)
     return member.phase is not Phase.STANDBY, tier, is_old, member.record.since_mono_s, member.key
-
-
-def _that_fit(context: Context, members: list[Member]) -> list[Member]:
-    """Leave out the saved ones that their host has no memory for: a start would fail, and spend the saved state."""
-    room = {host.name: host.free_memory_bytes for host in context.seen.hosts}
-    each = context.wanted.group.image.memory_mib * MIB + OVERHEAD_BYTES
-    fit = []
-    for member in members:
-        left = room.get(member.domain.host)
-        if member.is_off and member.phase is Phase.STANDBY and left is not None:
-            if left < each:
-                continue
-            room[member.domain.host] = left - each
-        fit.append(member)
-    return fit
 
 
 def _with_quota(context: Context, member: Member) -> SetQuota:
