@@ -232,7 +232,7 @@ def protect(
 @app.command(epilog=_examples("drain web-0001", "drain web-0001 --force", "drain web-0001 --cancel"))
 def drain(
     domain: Annotated[str, typer.Argument(help="The domain's name.")],
-    force: Annotated[bool, typer.Option("--force", help="Even if it is protected.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if it is protected, or nobody else serves.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Return a draining domain to service.")] = False,
     as_json: JsonFlag = False,
 ) -> None:

@@ -8,6 +8,8 @@ import pytest
 from common.domain import DomainState
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError
 from common.phases import Phase
+from services.actuator.core.orders import Order, fulfil
+from services.actuator.core.plan import context_of, plan
 from services.actuator.core.sizing import with_demand
 from services.actuator.core.steps import SetPhase
 from tests.sim.actuator_model import TEMPLATE, FakeDomain, World, group
@@ -219,6 +221,22 @@ def test_operator_may_keep_a_standby_where_it_is() -> None:
     world.want(2, generation=2)
     world.run_until(lambda: world.ready() == 2)
     assert domain.state is DomainState.PAUSED and len(world.everything()) == 3
+
+
+@pytest.mark.parametrize("tier", ["paused", "saved"])
+@pytest.mark.parametrize("verb", ["drain", "replace"])
+def test_standby_that_an_operator_wants_away_leaves_and_the_reserve_refills_itself(tier: str, verb: str) -> None:
+    world = settled(1, **warm(**{tier: 1}))
+    (old,) = standing_by(world, tier)
+    seen = plan(world.wanted(), world.seen(), world.now_s).view
+    member = next(m for m in seen.members if m.name == old.name)
+    step = fulfil(Order(verb, old.name), context_of(world.wanted(), world.seen(), world.now_s), member)
+    assert isinstance(step, SetPhase)
+    world._perform(step)
+    world.run_until(lambda: old not in world.everything())
+    world.run_until(world.is_settled)
+    (new,) = standing_by(world, tier)
+    assert new.uuid != old.uuid and world.ready() == 1
 
 
 # --- faults --------------------------------------------------------------------------------------------------------

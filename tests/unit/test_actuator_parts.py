@@ -216,9 +216,9 @@ def test_boot_time_is_measured_from_the_start_to_readiness() -> None:
 # --- orders --------------------------------------------------------------------------------------------------------
 
 
-def context(wanted: Wanted | None = None) -> Context:
+def context(wanted: Wanted | None = None, members: tuple[Member, ...] = ()) -> Context:
     seen = Seen(epoch_s=2e9, boot_id="b", hosts=())
-    return Context(wanted, seen, View(()), 100.0, False)  # type: ignore[arg-type] # orders do not look at it
+    return Context(wanted, seen, View(members), 100.0, False)  # type: ignore[arg-type] # orders do not look at it
 
 
 def member(phase: Phase = Phase.READY, **changes: object) -> Member:
@@ -265,6 +265,37 @@ def test_order_becomes_a_step(verb: str, phase: Phase, expected: tuple[Phase, st
 @pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.STOPPING, Phase.FAILED])
 def test_domain_that_leaves_already_needs_no_order(phase: Phase) -> None:
     assert isinstance(fulfil(Order("drain", "web-0000"), context(), member(phase)), Already)
+
+
+@pytest.mark.parametrize("verb", ["drain", "replace"])
+@pytest.mark.parametrize("phase", [Phase.BOOTING, Phase.STANDBY])
+def test_domain_of_the_reserve_leaves_at_once(verb: str, phase: Phase) -> None:
+    step = fulfil(Order(verb, "web-0000"), context(), member(phase, tier="paused"))
+    assert isinstance(step, SetPhase) and step.record.phase is Phase.STOPPING
+
+
+def test_user_s_domain_that_does_not_answer_is_not_drained() -> None:
+    refusal = fulfil(Order("drain", "web-0000"), context(), member(Phase.STANDBY))
+    assert isinstance(refusal, Refusal) and "does not answer" in refusal.reason
+
+
+def test_only_domain_in_rotation_is_drained_by_force_only() -> None:
+    alone, spare = member(), member(Phase.WARMING)
+    spare = replace(spare, domain=replace(spare.domain, name="web-0001"))
+    ready = replace(spare, record=replace(spare.record, phase=Phase.READY))
+    refusal = fulfil(Order("drain", "web-0000"), context(members=(alone, spare)), alone)
+    assert isinstance(refusal, Refusal) and "ask for replace" in refusal.reason
+    for order, others in (
+        (Order("drain", "web-0000", is_forced=True), ()),
+        (Order("replace", "web-0000"), ()),
+        (Order("drain", "web-0000"), (ready,)),
+    ):
+        assert isinstance(fulfil(order, context(members=(alone, *others)), alone), SetPhase)
+
+
+def test_undrain_does_not_keep_what_a_scale_in_takes() -> None:
+    refusal = fulfil(Order("undrain", "web-0000"), context(), member(Phase.DRAINING))
+    assert isinstance(refusal, Refusal) and "fewer domains are desired" in refusal.reason
 
 
 def test_undrain_brings_back_and_takes_the_order_off() -> None:

@@ -68,6 +68,8 @@ def _protect(order: Order, context: Context, member: Member, by: str) -> SetPhas
 
 
 def _undrain(context: Context, member: Member, by: str) -> SetPhase | Refusal:
+    if member.phase is Phase.DRAINING and not member.record.order:
+        return Refusal(f"{member.name} leaves, for fewer domains are desired; to keep it: autoscaler scale")
     if member.phase is Phase.DRAINING:
         return enter(context, member, Phase.READY if member.backend else Phase.WARMING, f"undrained{by}", order="")
     if member.record.order and member.phase in SERVING:
@@ -78,9 +80,24 @@ def _undrain(context: Context, member: Member, by: str) -> SetPhase | Refusal:
 def _take_away(order: Order, context: Context, member: Member, by: str) -> SetPhase | Refusal | Already:
     if member.record.protected and not order.is_forced:
         return Refusal(f"{member.name} is protected; ask with force to {order.verb} it all the same")
-    if member.phase not in SERVING | COMING:
+    if member.phase is Phase.STANDBY and not member.is_reserve:
+        return Refusal(
+            f"{member.name} does not answer, so it serves nobody; it was running before us, and is left alone"
+        )
+    if member.phase not in SERVING | COMING and not member.is_reserve:
         return Already(f"{member.name} is {member.phase} already")
+    if order.verb == "drain" and not order.is_forced and _is_last(context, member):
+        return Refusal(
+            f"{member.name} is the only domain in rotation: until another is there, nobody would serve; "
+            f"ask for replace, or with force to drain it all the same"
+        )
     if order.verb == "replace" and member.phase in SERVING:
         step = enter(context, member, member.phase, f"to be replaced{by}")
         return replace(step, record=replace(member.record, order="replace"))
     return leave(context, member, f"{order.verb}{by}", order=order.verb)
+
+
+def _is_last(context: Context, member: Member) -> bool:
+    """Return whether nobody would take new requests without this one."""
+    ready = {m.name for m in context.view.members if m.phase is Phase.READY and m.is_reachable}
+    return ready == {member.name}
