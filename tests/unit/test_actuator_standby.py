@@ -268,6 +268,14 @@ def test_fixed_sizes_are_those_of_the_file() -> None:
     assert choose(group, 4, (), 0.0) == Standby(2, 1)
 
 
+@pytest.mark.parametrize(("maximum", "expected"), [(3, (2, 1)), (2, (2, 0)), (1, (1, 0)), (0, (0, 0))])
+def test_of_fixed_sizes_no_more_stand_by_than_could_serve(maximum: int, expected: tuple[int, int]) -> None:
+    group = Group.model_validate({"prefix": "web-", "min": 1, "surge": 1, "warm": {"paused": 2, "saved": 1}})
+    found = choose(group, maximum, (), 0.0)
+    assert (found.paused, found.saved) == expected
+    assert ("could never serve" in found.why) is (expected != (2, 1))
+
+
 @pytest.mark.parametrize(
     ("demand", "memory_mib", "expected"),
     [

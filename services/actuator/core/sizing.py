@@ -1,5 +1,7 @@
 """How many domains stand by: as configured, or with ``sizing = "auto"`` as many as demand lately asked for at once.
 
+None stands by that could not serve within the bounds in force.
+
 The largest rise of the desired capacity within the time that a boot takes is what nobody could have booted for: so many
 stand by, paused as far as their memory budget goes, the others saved. A short memory would forget the morning's rush
 by noon, so ``HISTORY_S`` counts.
@@ -31,7 +33,7 @@ def choose(group: Group, maximum: int, demand: Demand, epoch_s: float) -> Standb
     """
     warm = group.warm
     if warm.sizing == "fixed":
-        return Standby(warm.paused, warm.saved)
+        return _within(group, maximum)
     rise = largest_rise(demand, epoch_s)
     needed = min(rise or NOBODY_KNOWS, max(maximum - group.minimum, 0))
     fit = warm.memory_mib * MIB // (group.image.memory_mib * MIB + OVERHEAD_BYTES)
@@ -39,6 +41,16 @@ def choose(group: Group, maximum: int, demand: Demand, epoch_s: float) -> Standb
     seen = f"the largest rise in {HISTORY_S / 3600:.0f} h was {rise} within {WINDOW_S:.0f} s" if rise else "no rise yet"
     why = f"warm auto: {paused} paused, {needed - paused} saved: {seen}; {warm.memory_mib} MiB hold {fit} paused"
     return Standby(paused, needed - paused, why)
+
+
+def _within(group: Group, maximum: int) -> Standby:
+    """Return the configured sizes, the fastest first, as far as they could ever serve: up to ``max``, or as surge."""
+    warm, useful = group.warm, max(maximum + group.surge - group.minimum, 0)
+    paused = min(warm.paused, useful)
+    saved = min(warm.saved, useful - paused)
+    if (paused, saved) == (warm.paused, warm.saved):
+        return Standby(paused, saved)
+    return Standby(paused, saved, f"warm: {paused} paused, {saved} saved: with max {maximum} more could never serve")
 
 
 def largest_rise(demand: Demand, epoch_s: float) -> int:
