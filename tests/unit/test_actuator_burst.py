@@ -53,6 +53,16 @@ def test_it_loses_the_quota_when_nobody_vouches_for_it(want: Wanted) -> None:
     assert quota_step(want) is None
 
 
+@pytest.mark.parametrize("mode", ["observe", "off"])
+def test_a_burst_is_given_back_when_a_group_is_switched_off_and_nothing_else_is_done(mode: str) -> None:
+    want = bursting(None)
+    assert want.desired is not None
+    want = replace(want, desired=want.desired.model_copy(update={"mode": mode, "desired": 3}))
+    step = quota_step(want, cpu_quota=0.8)
+    assert step is not None and (step.cpu_quota, step.record.cpu_quota) == (0.4, None)
+    assert quota_step(want) is None
+
+
 def test_no_quota_goes_beyond_the_configured_bounds() -> None:
     above, below = quota_step(bursting(1.0)), quota_step(bursting(0.1), cpu_quota=0.8)
     assert above is not None and below is not None

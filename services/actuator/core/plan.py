@@ -43,7 +43,8 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     context = context_of(wanted, seen, now_s)
     found = context.view
     if is_observing(wanted.group, wanted.desired):
-        return Plan((), (*_notes(context), "mode observe: nothing is changed, and nothing written down"), found)
+        observing = "mode observe: nothing is changed, and nothing written down"
+        return Plan(_given_back(context), (*_notes(context), observing), found)
     moving = [member for member in found.members if not member.is_standing_by]
     steps = [step for member in moving if (step := advance(context, member)) is not None]
     steps += [
@@ -80,6 +81,13 @@ def is_observing(group: Group, desired: DesiredCapacity | None) -> bool:
 
 def _is_passive(wanted: Wanted) -> bool:
     return wanted.desired is not None and wanted.desired.mode == OFF
+
+
+def _given_back(context: Context) -> tuple[Step, ...]:
+    """Return the steps that end a burst from before the group only observed: it would last for ever."""
+    lent = [member for member in context.view.members if member.record.cpu_quota is not None]
+    steps = [advance(context, member) for member in lent]
+    return tuple(step for step in steps if isinstance(step, SetQuota) and not step.is_raised)
 
 
 def _only_notes(step: Step) -> bool:
