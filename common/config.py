@@ -309,8 +309,8 @@ class Group(Table):
 
     @property
     def ceiling(self) -> int:
-        """Return the most domains the group may own, in whatever phase: also those configured to stand by."""
-        return self.maximum + self.surge + self.warm.standby
+        """Return the most domains the group may own, in whatever phase: also those to stand by, and a template."""
+        return self.maximum + self.surge + self.warm.standby + self.warm.templates
 
 
 class Config(Table):
@@ -374,7 +374,7 @@ class Config(Table):
                 )
             if group.warm.is_used and group.ceiling > self.network.slots:
                 raise ValueError(
-                    f"groups.{name}.warm: max + surge + paused + saved must be <= network.slots "
+                    f"groups.{name}.warm: max + surge + paused + saved + template must be <= network.slots "
                     f"({self.network.slots}); got {group.ceiling}"
                 )
             for other, rival in self.groups.items():

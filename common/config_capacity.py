@@ -38,6 +38,11 @@ class Warm(Table):
         return self.sizing == "auto" or self.start == "clone" or self.running + self.paused + self.saved > 0
 
     @property
+    def templates(self) -> int:
+        """Return how many domains are booted only to be saved, at most."""
+        return 1 if self.start == "clone" else 0
+
+    @property
     def standby(self) -> int:
         """Return how many domains are configured to wait in phase standby; with ``auto`` that is not fixed."""
         return self.paused + self.saved

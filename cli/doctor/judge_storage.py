@@ -43,7 +43,7 @@ def needed_later_bytes(
 
 def _memory_bytes(group: Group) -> int:
     """Return the memory of domains that stand by on disk, and of the template that clones begin as."""
-    return (group.warm.saved + _templates(group)) * group.image.memory_mib * MIB
+    return (group.warm.saved + group.warm.templates) * group.image.memory_mib * MIB
 
 
 def _disk_bytes(group: Group, image: ImageFacts) -> int:
@@ -51,11 +51,7 @@ def _disk_bytes(group: Group, image: ImageFacts) -> int:
     if image.kind != "disk":
         return 0
     each = max(image.capacity_bytes, round((group.image.disk_gib or 0) * GIB))
-    return math.ceil((group.ceiling + _templates(group)) / len(group.hosts)) * each
-
-
-def _templates(group: Group) -> int:
-    return 1 if group.warm.start == "clone" else 0
+    return math.ceil(group.ceiling / len(group.hosts)) * each
 
 
 def judge_space(label: str, facts: SpaceFacts, now_bytes: int, later_bytes: int) -> Finding:

@@ -7,8 +7,8 @@ from common.phases import Phase
 from services.actuator.core.placement import MIB, OVERHEAD_BYTES
 from services.actuator.core.plan import plan
 from services.actuator.core.seen import SeenDomain, SeenHost
-from services.actuator.core.steps import Define
-from tests.unit.test_actuator_plan import NOW_S, record, seen, wanted
+from services.actuator.core.steps import Define, TakeSnapshot
+from tests.unit.test_actuator_plan import NOW_S, brief, domain, record, seen, wanted
 
 OTHERS = replace(record("api-0000", Phase.CREATING, slot=0), group="api")
 BEGUN = Define(
@@ -38,3 +38,15 @@ def test_starts_of_all_groups_count_towards_what_a_host_starts_at_once() -> None
     found = plan(wanted(1), seen(hosts=(host,), in_flight=(BEGUN,)), NOW_S)
     assert (found.steps, found.blocked) == ((), ("local: 2 domains are starting there already",))
     assert len(plan(wanted(1), seen(hosts=(host,)), NOW_S).steps) == 1
+
+
+def test_a_template_that_is_being_saved_takes_the_place_of_no_domain_that_serves() -> None:
+    template = replace(record("web-0009", Phase.STANDBY), tier="template")
+    taking = TakeSnapshot(
+        group="web", host="local", domain="web-template", uuid=template.uuid, reason="", tier="clone", record=template,
+        accel="qemu", snapshot="k",
+    )  # fmt: skip
+    want = wanted(2, max=2, surge=0, warm={"start": "clone"})
+    found = plan(want, seen(domain("web-0000"), in_flight=(taking,)), NOW_S)
+    assert (brief(found.steps), found.blocked) == (["Define web-0001"], ())
+    assert (found.view.owned_total, want.ceiling) == (2, 3)

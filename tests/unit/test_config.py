@@ -217,6 +217,10 @@ def test_slots_have_addresses_and_macs_of_their_own() -> None:
         ("[groups.web.warm]\nfrozen = 1\n", "groups.web.warm.frozen: unknown key"),
         ("[groups.web.warm]\nmax_age_s = 0.0\n", "groups.web.warm.max_age_s: "),
         ("[groups.web.warm]\nsaved = 6\n[network]\nslots = 10\n", "must be <= network.slots (10); got 11"),
+        (
+            "surge = 0\n[groups.web.warm]\nstart = 'clone'\n[network]\nslots = 4\n",
+            "must be <= network.slots (4); got 5",
+        ),
     ],
 )
 def test_warm_domains_that_cannot_be_are_refused(text: str, told: str) -> None:

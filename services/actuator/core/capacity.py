@@ -164,7 +164,8 @@ def _is_just_lost(context: Context, member: Member) -> bool:
 
 
 def _at_ceiling(context: Context, owned: int) -> str:
-    what = "max + surge + standby" if context.wanted.standby.total else "max + surge"
+    what = "max + surge" + (" + standby" if context.wanted.standby.total else "")
+    what += " + template" if context.wanted.group.warm.templates else ""
     return f"{owned} domains are owned in all; the ceiling is {context.wanted.ceiling} ({what})"
 
 

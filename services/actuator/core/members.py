@@ -104,8 +104,8 @@ class View:
 
     @property
     def owned_besides_reserve(self) -> int:
-        """Return how many domains are owned that are not in reserve."""
-        return self.owned_total - sum(1 for member in self.members if member.is_reserve)
+        """Return how many domains are owned that serve, will or did: neither in reserve nor a template."""
+        return len(self.members) + self.unseen - sum(1 for member in self.members if member.is_reserve)
 
     @property
     def generation(self) -> int:

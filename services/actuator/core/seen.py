@@ -178,5 +178,5 @@ class Wanted:
 
     @property
     def ceiling(self) -> int:
-        """Return the most domains to own, in whatever phase: ``room``, and those that are to stand by."""
-        return self.room + self.standby.total
+        """Return the most domains to own, in whatever phase: ``room``, those that are to stand by, and a template."""
+        return self.room + self.standby.total + self.group.warm.templates
