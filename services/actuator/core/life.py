@@ -13,7 +13,7 @@ from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.context import NEVER_SERVED, Context, about, enter
-from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, boot_limit_s, is_overdue
+from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, boot_limit_s, is_overdue, why_no_address
 from services.actuator.core.placement import COMING
 from services.actuator.core.standby import TO_STAND_BY, stand_by
 from services.actuator.core.steps import Destroy, SetQuota, Shutdown, Start, Step, Suspend, Undefine
@@ -92,11 +92,15 @@ def _booting(context: Context, member: Member) -> Step | None:
         if member.record.is_woken:
             return enter(context, member, Phase.FAILED, f"woken from {member.record.tier}, it does not answer")
         if not context.is_template and member.record.started_mono_s is None:
-            return enter(context, member, Phase.STANDBY, SILENT)
-        detail = f" ({member.probe.detail})" if member.probe is not None and member.probe.detail else ""
+            return enter(context, member, Phase.STANDBY, _with_detail(SILENT, why_no_address(context.wanted, member)))
+        detail = why_no_address(context.wanted, member) or (member.probe.detail if member.probe is not None else "")
         limit_s = boot_limit_s(context.wanted, member)
-        return enter(context, member, Phase.FAILED, f"no right answer within {limit_s:g} s{detail}")
+        return enter(context, member, Phase.FAILED, _with_detail(f"no right answer within {limit_s:g} s", detail))
     return None
+
+
+def _with_detail(text: str, detail: str) -> str:
+    return f"{text} ({detail})" if detail else text
 
 
 def _serving(context: Context, member: Member) -> Step | None:

@@ -21,6 +21,7 @@ OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
 RESERVE: Final = frozenset({Phase.CREATING, Phase.BOOTING, Phase.STANDBY})
 CLONE_TIMEOUT_S: Final = 20.0  # from its making; ten at once, on two CPUs with other work for ten, took 7 to 16 s
 DISK_CLONE_TIMEOUT_S: Final = 60.0
+ADDRESS_SOURCES: Final = ("lease", "arp", "agent", "static")
 WAKE_TIMEOUT_S: Final = {"paused": 5.0, "saved": 20.0}  # the tiers of a reserve, the fastest first
 
 
@@ -194,6 +195,17 @@ def is_overdue(wanted: Wanted, member: Member, now_s: float) -> bool:
         and FATES[member.phase].on_deadline is not OnDeadline.STAY
         and (member.age_s(now_s) >= limit_s)
     )
+
+
+def why_no_address(wanted: Wanted, member: Member) -> str:
+    """Return why nobody can ask a user's domain whether it answers, empty where it has an address."""
+    group, source = wanted.group, wanted.group.address_source
+    if group.kind == "template" or group.addresses.get(member.name, member.domain.address) is not None:
+        return ""
+    if source == "static":
+        return "addresses names none for it"
+    others = [other for other in ADDRESS_SOURCES if other != source]
+    return f"its address is not known by {source}; try {', '.join(others[:-1])} or {others[-1]}"
 
 
 def _member(domain: SeenDomain, record: Record, seen: Seen, is_reachable: bool, is_busy: bool) -> Member:

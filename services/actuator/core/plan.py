@@ -15,7 +15,7 @@ from services.actuator.core.capacity import rebalance
 from services.actuator.core.clones import tend_snapshots
 from services.actuator.core.context import Context, adopt
 from services.actuator.core.life import advance, is_halted
-from services.actuator.core.members import View, after, view
+from services.actuator.core.members import View, after, view, why_no_address
 from services.actuator.core.reserve import tend
 from services.actuator.core.seen import Seen, Wanted
 from services.actuator.core.steps import SetPhase, SetQuota, Step
@@ -103,9 +103,12 @@ def _notes(context: Context) -> list[str]:
     if context.view.strangers:
         strangers = ", ".join(domain.name for domain in context.view.strangers[:3])
         notes.append(f"domains under our prefix that are not ours are left alone: {strangers}")
-    silent = [m.name for m in context.view.members if m.phase is Phase.STANDBY and not m.is_reserve]
+    silent = [m for m in context.view.members if m.phase is Phase.STANDBY and not m.is_reserve]
     if silent:
-        notes.append(f"running and not answering, left as they are: {', '.join(silent)}")
+        notes.append(f"running and not answering, left as they are: {', '.join(m.name for m in silent)}")
+    unknown = [m for m in silent if why_no_address(context.wanted, m)]
+    if unknown:
+        notes.append(f"{', '.join(m.name for m in unknown)}: {why_no_address(context.wanted, unknown[0])}")
     lost = sorted(h.name for h in context.seen.hosts if not h.is_reachable and h.name in context.wanted.group.hosts)
     if lost:
         notes.append(f"not reachable: {', '.join(lost)}")
