@@ -1,14 +1,19 @@
 """The snapshots of all groups on disk: which are whole, which are used up, which nobody needs any more.
 
 ``state_dir/actuator/snapshots/GROUP@HOST/KEY.save`` with ``KEY.json`` beside it, which holds size and digest. A
-snapshot is hashed once, when it is first seen; while its size and time stay as they were, it is taken to be the same.
+snapshot is hashed once, when it is first seen, and not in the service's own thread: that takes a second for each GiB.
+While its size and time stay as they were, it is taken to be the same.
 """
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -32,9 +37,14 @@ from services.actuator.prober import Target
 
 FOLDER: Final = "actuator/snapshots"
 MAX_FAILURES: Final = 2
+LOOKING: Final = "its snapshot is being looked at"
 NOBODY: Final = "00000000-0000-4000-8000-000000000000"
 
 log = logger()
+
+
+Mark = tuple[int, int]
+"""The time of a file's last change, and its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +73,20 @@ class Manifest:
     disk: Frozen | None = None
 
 
+def elsewhere(work: Callable[[], None]) -> None:
+    """Have the work done by a thread of its own."""
+    threading.Thread(target=work, name="snapshot-check", daemon=True).start()
+
+
 class Snapshots:
     """What the groups' clones go on from; used by the service's own thread only."""
 
-    def __init__(self, state_path: Path) -> None:
-        """Keep them under ``state_path``."""
+    def __init__(self, state_path: Path, do: Callable[[Callable[[], None]], None] = elsewhere) -> None:
+        """Keep them under ``state_path``; ``do`` has done what takes long."""
         self._folder = state_path / FOLDER
-        self._checked: dict[Path, tuple[tuple[int, int], Manifest | None]] = {}
+        self._do = do
+        self._checked: dict[Path, tuple[Mark, Manifest | None]] = {}
+        self._checking: set[tuple[Path, Mark]] = set()
         self._failures: dict[tuple[str, str], int] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._damaged: list[tuple[str, str]] = []
@@ -88,7 +105,8 @@ class Snapshots:
             if not why_not:
                 key, why_not = key_of(name, group, template, config.network, host)
             self._keys[(name, host.name)] = key
-            found[host.name] = Snapshot(key, bool(key) and self._is_whole(name, host.name, key), why_not)
+            is_whole = self._is_whole(name, host.name, key) if key else False
+            found[host.name] = Snapshot(key, bool(is_whole), LOOKING if is_whole is None else why_not)
         return found
 
     def damaged(self) -> list[tuple[str, str]]:
@@ -111,19 +129,25 @@ class Snapshots:
         return frozenset(Path(m.disk.path).name for m in manifests if m is not None and m.disk is not None)
 
     def sweep(self, config: Config) -> None:
-        """Remove what no group clones from any more, and what a killed process left; only at the start."""
+        """Remove what no group clones from any more, and what a killed process left, and look at the rest at once.
+
+        Only at the start: when the first domains are wanted, it is known what they can be cloned from.
+        """
         used = {f"{n}@{h}" for n, g in config.groups.items() if g.warm.start == TIER for h in g.hosts}
         for folder in self._folder.iterdir() if self._folder.is_dir() else ():
             if folder.name not in used:
                 shutil.rmtree(folder, ignore_errors=True)
             for left in (*folder.glob("*.pipe"), *folder.glob("*.part"), *folder.glob("*.new")):
                 left.unlink(missing_ok=True)
+            for snapshot in folder.glob("*.save"):
+                self._look(snapshot, _mark(snapshot.stat()))
 
     def finished(self, outcome: Outcome) -> str:
         """Count what became of a clone; return why the snapshot was thrown away, empty where it was not."""
         step = outcome.step
         if isinstance(step, TakeSnapshot) and outcome.result is Result.DONE:
             self._failures.pop((step.group, step.host), None)
+            self._trust(self.path(step.group, step.host, step.snapshot))
             self._remove_others(step)
         if step.tier != TIER or not _is_verdict(step, outcome.result):
             return ""
@@ -138,22 +162,39 @@ class Snapshots:
         self._remove(self.path(*key, self._keys.get(key, "")))
         return f"{MAX_FAILURES} clones in a row failed; the last: {outcome.error or step.reason}"
 
-    def _is_whole(self, group: str, host: str, key: str) -> bool:
+    def _is_whole(self, group: str, host: str, key: str) -> bool | None:
+        """Return whether the snapshot is there, as its manifest says; None while that is being looked at."""
         path = self.path(group, host, key)
         try:
             state = path.stat()
         except OSError:
             return False
-        mark = state.st_mtime_ns, state.st_size
+        mark = _mark(state)
+        self._look(path, mark)
         known = self._checked.get(path)
         if known is None or known[0] != mark:
-            self._checked[path] = known = mark, _matching(path)
+            return None
         is_whole = known[1] is not None and (known[1].disk is None or known[1].disk.is_whole)
         if not is_whole:
             log.warning("snapshot-damaged", path=str(path))
             self._damaged.append((group, host))
             self._remove(path)
         return is_whole
+
+    def _look(self, path: Path, mark: Mark) -> None:
+        """Have the file hashed, unless it has been, as it is now, or is being."""
+        if (path, mark) not in self._checking and self._checked.get(path, (None,))[0] != mark:
+            self._checking.add((path, mark))
+            self._do(partial(self._check, path, mark))
+
+    def _check(self, path: Path, mark: Mark) -> None:
+        self._checked[path] = mark, _matching(path)
+        self._checking.discard((path, mark))
+
+    def _trust(self, path: Path) -> None:
+        """Take a snapshot that has just been made, and hashed, to be as its manifest says."""
+        with suppress(OSError):
+            self._checked[path] = _mark(path.stat()), _manifest(path)
 
     def _remove_others(self, step: TakeSnapshot) -> None:
         own = self.path(step.group, step.host, step.snapshot)
@@ -250,6 +291,10 @@ def _target(wanted: Wanted, step: TakeSnapshot) -> Target:
         is_identity_checked=group.is_identity_checked,
         timeout_s=readiness.timeout_s,
     )
+
+
+def _mark(state: os.stat_result) -> Mark:
+    return state.st_mtime_ns, state.st_size
 
 
 def _program() -> str:

@@ -1,8 +1,8 @@
 """The actuator with real guests that are cloned: on a network of its own, with a decider and a balancer played here."""
 
-import hashlib
 import http.client
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -266,11 +266,10 @@ def test_a_damaged_snapshot_is_made_up_for_by_booting(driver: Driver) -> None:
 
 
 def damage(snapshot: Path) -> None:
-    """Spoil the memory in a way that its manifest does not show."""
+    """Spoil the memory in a way that nobody sees who does not read it."""
+    state = snapshot.stat()
     content = bytearray(snapshot.read_bytes())
     start = save_image.parse(bytes(content)).stream_at
     content[start : start + 4096] = bytes(4096)
     snapshot.write_bytes(content)
-    manifest = snapshot.with_suffix(".json")
-    digest = hashlib.sha256(content).hexdigest()
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "sha256": digest}))
+    os.utime(snapshot, ns=(state.st_atime_ns, state.st_mtime_ns))

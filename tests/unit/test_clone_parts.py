@@ -3,6 +3,7 @@
 import json
 import struct
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from services.actuator.core.seen import SeenHost, Template
 from services.actuator.core.steps import Clone, SetPhase, TakeSnapshot
 from services.actuator.drafts import CloneDisks
 from services.actuator.perform import Outcome, Result
-from services.actuator.snapshots import Snapshots, key_of
+from services.actuator.snapshots import LOOKING, Snapshots, key_of
 
 XML = "<domain type='qemu'><name>a</name></domain>"
 GOLDEN = (
@@ -219,7 +220,7 @@ def is_there(store: Snapshots, host: SeenHost = HOST) -> bool:
 
 
 def test_a_snapshot_counts_only_while_it_is_as_its_manifest_says(tmp_path: Path) -> None:
-    store = Snapshots(tmp_path)
+    store = Snapshots(tmp_path, do=lambda work: work())
     assert not is_there(store)
     path = put(store, b"abc123")
     assert is_there(store)
@@ -230,15 +231,49 @@ def test_a_snapshot_counts_only_while_it_is_as_its_manifest_says(tmp_path: Path)
     assert (store.damaged(), store.damaged()) == ([("web", "local")], [])
 
 
+def test_a_snapshot_is_hashed_elsewhere_once_and_neither_used_nor_taken_anew_meanwhile(tmp_path: Path) -> None:
+    waiting: list[Callable[[], None]] = []
+    store = Snapshots(tmp_path, do=waiting.append)
+    put(store, b"abc123")
+    for _ in range(2):
+        found = store.seen("web", config().groups["web"], TEMPLATE, config(), (HOST,))["local"]
+        assert (found.is_there, found.why_not) == (False, LOOKING)
+    (check,) = waiting
+    check()
+    assert is_there(store) and len(waiting) == 1
+
+
+def test_a_snapshot_that_was_just_taken_is_used_at_once(tmp_path: Path) -> None:
+    waiting: list[Callable[[], None]] = []
+    store = Snapshots(tmp_path, do=waiting.append)
+    path = put(store, b"abc123")
+    step = TakeSnapshot(
+        group="web", host="local", domain="web-template", uuid="u", reason="r", record=RECORD, accel="qemu",
+        snapshot=path.stem,
+    )  # fmt: skip
+    store.finished(Outcome(step, Result.DONE, "", 1.0))
+    assert is_there(store) and waiting == []
+
+
+def test_a_snapshot_from_before_is_looked_at_at_the_start(tmp_path: Path) -> None:
+    waiting: list[Callable[[], None]] = []
+    store = Snapshots(tmp_path, do=waiting.append)
+    put(store, b"abc123")
+    store.sweep(config())
+    (check,) = waiting
+    check()
+    assert is_there(store)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"format": 1}'])
 def test_a_manifest_that_cannot_be_read_means_no_snapshot(tmp_path: Path, text: str) -> None:
-    store = Snapshots(tmp_path)
+    store = Snapshots(tmp_path, do=lambda work: work())
     put(store, b"abc123").with_suffix(".json").write_text(text)
     assert not is_there(store)
 
 
 def test_two_failed_clones_in_a_row_end_a_snapshot_and_a_right_answer_between_them_saves_it(tmp_path: Path) -> None:
-    store = Snapshots(tmp_path)
+    store = Snapshots(tmp_path, do=lambda work: work())
     put(store, b"abc123")
     failed = Outcome(
         Clone(
@@ -267,7 +302,7 @@ def test_two_failed_clones_in_a_row_end_a_snapshot_and_a_right_answer_between_th
 
 
 def test_what_a_killed_process_left_is_swept_and_groups_that_do_not_clone_lose_theirs(tmp_path: Path) -> None:
-    store = Snapshots(tmp_path)
+    store = Snapshots(tmp_path, do=lambda work: work())
     kept = put(store, b"abc123")
     for left in (kept.with_suffix(".part"), kept.with_suffix(".new"), kept.with_name("u.pipe")):
         left.touch()
@@ -279,7 +314,7 @@ def test_what_a_killed_process_left_is_swept_and_groups_that_do_not_clone_lose_t
 
 
 def test_taking_a_snapshot_removes_those_that_fit_no_more(tmp_path: Path) -> None:
-    store = Snapshots(tmp_path)
+    store = Snapshots(tmp_path, do=lambda work: work())
     old = put(store, b"abc123")
     new = old.with_name("fresh.save")
     new.write_bytes(b"x")
@@ -312,12 +347,14 @@ def test_an_image_that_cannot_be_used_is_not_cloned_and_that_is_said(
     tmp_path: Path, bases: dict[str, Base], why: str
 ) -> None:
     host = replace(DISK_HOST, bases=bases)
-    seen = Snapshots(tmp_path).seen("web", config().groups["web"], DISK_TEMPLATE, config(), (host,))
+    seen = Snapshots(tmp_path, do=lambda work: work()).seen(
+        "web", config().groups["web"], DISK_TEMPLATE, config(), (host,)
+    )
     assert (seen["local"].is_there, seen["local"].why_not) == (False, why)
 
 
 def test_a_snapshot_counts_only_while_its_disk_is_as_it_was_and_spares_it(tmp_path: Path) -> None:
-    store, disk = Snapshots(tmp_path), tmp_path / f"web-template.{RECORD.uuid}.qcow2"
+    store, disk = Snapshots(tmp_path, do=lambda work: work()), tmp_path / f"web-template.{RECORD.uuid}.qcow2"
     disk.write_bytes(b"disk")
     state = disk.stat()
     path = store.path("web", "local", disk_key()[0])
