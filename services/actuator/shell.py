@@ -284,7 +284,8 @@ class ActuatorService:
         snapshots = self._snapshots.seen(name, group, template, self._config, self._hosts.seen(now_s))
         for owner, host in self._snapshots.damaged():
             self._say_dropped(owner, host, "its file was damaged", now_s)
-        standby = choose(group, wanted.maximum, demand, self._clock.epoch_s())
+        lead_s = lead_times.of_new(lead_times.told(name, self._stored.lead_times_s), group.warm.start)
+        standby = choose(group, wanted.maximum, demand, self._clock.epoch_s(), lead_s)
         return replace(wanted, standby=standby, snapshots=snapshots)
 
     def _template(self, image: Image, now_s: float) -> tuple[Template | None, str]:

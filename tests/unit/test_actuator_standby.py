@@ -7,7 +7,9 @@ import pytest
 from common.config import Group
 from common.domain import DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError
+from common.messages import LeadTime
 from common.phases import Phase
+from services.actuator.core.lead_times import of_new
 from services.actuator.core.membership import membership
 from services.actuator.core.plan import plan
 from services.actuator.core.seen import Probe, Seen, SeenDomain, Snapshot, Standby, Wanted
@@ -296,10 +298,26 @@ def test_auto_keeps_what_demand_asked_for_within_a_boot(
     assert chosen.why.startswith(f"warm auto: {expected[0]} paused, {expected[1]} saved: ")
 
 
+@pytest.mark.parametrize(("lead_s", "paused"), [(None, 3), (60.0, 3), (12.0, 3), (5.0, 2), (0.5, 2)])
+def test_auto_counts_rises_within_the_measured_lead_time(lead_s: float | None, paused: int) -> None:
+    demand = ((0.0, 1), (10.0, 2), (20.0, 4))
+    chosen = choose(auto(), 6, demand, 300.0, lead_s)
+    assert chosen.paused == paused
+    assert ("no lead time measured yet" in chosen.why) is (lead_s is None)
+
+
+def test_the_lead_time_is_that_of_the_way_new_domains_are_made_on_the_slowest_host() -> None:
+    leads = [
+        LeadTime(tier=tier, host=host, n=5, p50_s=1.0, p95_s=p95_s)
+        for tier, host, p95_s in [("", "a", 3.0), ("", "b", 9.0), ("clone", "a", 0.6), ("paused", "a", 0.1)]
+    ]
+    assert (of_new(leads, "cold"), of_new(leads, "clone"), of_new([], "cold")) == (9.0, 0.6, None)
+
+
 def test_rises_are_forgotten_after_hours_and_never_before() -> None:
     demand = ((0.0, 1), (10.0, 3))
-    assert largest_rise(demand, 10.0 + HISTORY_S) == 2
-    assert largest_rise(demand, 11.0 + HISTORY_S) == 0
+    assert largest_rise(demand, 10.0 + HISTORY_S, 60.0) == 2
+    assert largest_rise(demand, 11.0 + HISTORY_S, 60.0) == 0
     assert with_demand(demand, 20.0 + HISTORY_S, 4) == ((10.0, 3), (20.0 + HISTORY_S, 4))
 
 

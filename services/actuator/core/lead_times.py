@@ -39,3 +39,9 @@ def told(group: str, times_s: Mapping[str, Sequence[float]]) -> tuple[LeadTime, 
         if owner == group and p50_s is not None and p95_s is not None:
             found.append(LeadTime(tier="" if tier == "-" else tier, host=host, n=len(values), p50_s=p50_s, p95_s=p95_s))
     return tuple(found)
+
+
+def of_new(leads: Sequence[LeadTime], start: str) -> float | None:
+    """Return the p95 of domains that are made the way ``start`` says, on the slowest host; None where none is known."""
+    tier = "clone" if start == "clone" else ""
+    return max((lead.p95_s for lead in leads if lead.tier == tier), default=None)

@@ -2,9 +2,9 @@
 
 None stands by that could not serve within the bounds in force.
 
-The largest rise of the desired capacity within the time that a boot takes is what nobody could have booted for: so many
-stand by, paused as far as their memory budget goes, the others saved. A short memory would forget the morning's rush
-by noon, so ``HISTORY_S`` counts.
+The largest rise of the desired capacity within the lead time of a new domain, as measured here, is what nobody could
+have started one for: so many stand by, paused as far as their memory budget goes, the others saved. A short memory
+would forget the morning's rush by noon, so ``HISTORY_S`` counts.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from services.actuator.core.placement import MIB, OVERHEAD_BYTES
 from services.actuator.core.seen import Standby
 
 HISTORY_S: Final = 6 * 3600.0
-WINDOW_S: Final = 60.0
+UNMEASURED_S: Final = 60.0  # the lead time until one is known
 KEPT: Final = 500
 NOBODY_KNOWS: Final = 1  # before any rise has been seen
 
@@ -23,22 +23,27 @@ Demand = tuple[tuple[float, int], ...]
 """When the desired capacity changed, in epoch seconds, and what it has been since; oldest first."""
 
 
-def choose(group: Group, maximum: int, demand: Demand, epoch_s: float) -> Standby:
+def choose(group: Group, maximum: int, demand: Demand, epoch_s: float, lead_s: float | None = None) -> Standby:
     """Return how many domains of the group are to stand by.
 
     Args:
+        group: the group.
         maximum: the most domains that may be in service now: more can never be woken.
         demand: when the desired capacity changed, and to what.
         epoch_s: now.
+        lead_s: from a decision to a new domain in rotation, p95; None where it has not been measured.
     """
     warm = group.warm
     if warm.sizing == "fixed":
         return _within(group, maximum)
-    rise = largest_rise(demand, epoch_s)
+    window_s = UNMEASURED_S if lead_s is None else lead_s
+    rise = largest_rise(demand, epoch_s, window_s)
     needed = min(rise or NOBODY_KNOWS, max(maximum - group.minimum, 0))
     fit = warm.memory_mib * MIB // (group.image.memory_mib * MIB + OVERHEAD_BYTES)
     paused = min(needed, fit)
-    seen = f"the largest rise in {HISTORY_S / 3600:.0f} h was {rise} within {WINDOW_S:.0f} s" if rise else "no rise yet"
+    known = "no lead time measured yet" if lead_s is None else "the lead time"
+    within = f"within {window_s:.1f} s ({known})"
+    seen = f"the largest rise in {HISTORY_S / 3600:.0f} h was {rise} {within}" if rise else "no rise yet"
     why = f"warm auto: {paused} paused, {needed - paused} saved: {seen}; {warm.memory_mib} MiB hold {fit} paused"
     return Standby(paused, needed - paused, why)
 
@@ -53,17 +58,17 @@ def _within(group: Group, maximum: int) -> Standby:
     return Standby(paused, saved, f"warm: {paused} paused, {saved} saved: with max {maximum} more could never serve")
 
 
-def largest_rise(demand: Demand, epoch_s: float) -> int:
-    """Return by how many domains the desired capacity rose at most within a boot's time; 0 where it did not rise.
+def largest_rise(demand: Demand, epoch_s: float, window_s: float) -> int:
+    """Return by how many domains the desired capacity rose at most within ``window_s``; 0 where it did not rise.
 
-    >>> largest_rise(((0.0, 1), (10.0, 2), (20.0, 4), (500.0, 1), (700.0, 2)), 700.0)
+    >>> largest_rise(((0.0, 1), (10.0, 2), (20.0, 4), (500.0, 1), (700.0, 2)), 700.0, 60.0)
     3
     """
     rises = [
         later - before
         for at, (since_s, before) in enumerate(demand)
         for rose_s, later in demand[at + 1 :]
-        if epoch_s - rose_s <= HISTORY_S and rose_s - _end_s(demand, at, since_s) <= WINDOW_S
+        if epoch_s - rose_s <= HISTORY_S and rose_s - _end_s(demand, at, since_s) <= window_s
     ]
     return max([0, *rises])
 
