@@ -224,7 +224,7 @@ class DecisionRecord(Body):
 
     ``action`` is ``out``, ``in`` or ``hold``. ``limiter`` names what kept the decision from the recommendation (none,
     bounds, cooldown, window, unknown-data, stale-data, projection, step-limit, paused, operator, observing, unhealthy,
-    …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the outcome.
+    blocked, floor, …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the outcome.
 
     ``now_s``, ``at_s`` (the same instant on the decider's monotonic clock and in epoch seconds), ``taken``, ``ordered``
     and, in the first record of a run, ``resumed_from`` (the stored state it began with, as JSON) and ``learned`` (what

@@ -1,10 +1,14 @@
 """Plain words: why it did, or did not, scale, and what would change it; checked by running the core forward."""
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from common.messages import DecisionRecord
 from services.decider.core.group import metrics_of
@@ -104,7 +108,9 @@ LIVES = [
 @pytest.mark.parametrize(("found", "seconds"), LIVES, ids=range(len(LIVES)))
 def test_the_forecast_of_look_ahead_comes_true(found: World, seconds: int) -> None:
     found.run(seconds)
-    view = look_ahead(found.state, metrics_of(found.state, found.now_s), found.now_s, "if nothing changes")
+    view = look_ahead(
+        found.state, metrics_of(found.state, found.now_s, found.tick().epoch_s), found.now_s, "if nothing changes"
+    )
     assert view.to is not None
     changes = len(found.desired)
     found.run(round(view.after_s))
@@ -114,33 +120,123 @@ def test_the_forecast_of_look_ahead_comes_true(found: World, seconds: int) -> No
 @pytest.mark.parametrize(("found", "seconds"), [(world(0.9), 2), (world(0.05, ready=2), 10)])
 def test_the_clause_of_every_tick_agrees_with_look_ahead(found: World, seconds: int) -> None:
     found.run(seconds)
-    view = look_ahead(found.state, metrics_of(found.state, found.now_s), found.now_s, "x")
+    view = look_ahead(found.state, metrics_of(found.state, found.now_s, found.tick().epoch_s), found.now_s, "x")
     assert f"{view.after_s:.0f} s" in last(found).counterfactual
     assert f"to {view.to}" in last(found).counterfactual
 
 
+SEVERAL: list[list[dict[str, Any]]] = [
+    [{"type": "threshold"}],
+    [{"type": "threshold", "low_ratio": 0.5}],
+    [{"type": "threshold"}, {"type": "target-tracking", "in_stabilization_s": 40.0}],
+    [{"type": "threshold"}, {"type": "predictive", "mode": "on", "step_s": 10.0}],
+    [{"type": "step", "steps": [{"above_ratio": 0.7, "change": "+50%"}, {"below_ratio": 0.3, "change": -2}]}],
+]
+
+
+@given(
+    policies=st.sampled_from(SEVERAL), load=st.floats(0.0, 4.0), ready=st.integers(1, 4), seconds=st.integers(1, 150)
+)
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_a_time_and_a_target_that_a_clause_names_come_true(
+    policies: list[dict[str, Any]], load: float, ready: int, seconds: int
+) -> None:
+    found = world(lambda t: load, ready=ready, policies=policies).run(seconds)
+    clause = last(found).counterfactual
+    named = re.search(r"scales in to (\d+) in ([\d.]+) s", clause)
+    named_out = re.search(r"([\d.]+) s more like this and it scales out to (\d+)", clause)
+    if named is None and named_out is None:
+        return
+    to, after_s = (named[1], named[2]) if named else (named_out[2], named_out[1])  # type: ignore[index]
+    changes, at_t = len(found.desired), found.t + float(after_s)
+    found.run(float(after_s) + 10 * (len(policies) > 1 and policies[1]["type"] == "predictive"))
+    first_at_t, first_to = found.desired[changes]
+    assert first_to == int(to)
+    assert first_at_t == pytest.approx(at_t, abs=0.0 if found.settings.counting[-1].type != "predictive" else 10.0)
+
+
+def test_a_calm_that_would_not_last_names_what_binds_and_promises_nothing() -> None:
+    found = world(0.45, ready=2, policies=[{"type": "threshold", "low_ratio": 0.5}]).run(10)
+    assert last(found).counterfactual == "below 38 % CPU it could spare one"
+
+
+def test_of_two_policies_that_would_have_fewer_the_larger_target_is_told() -> None:
+    policies = [{"type": "threshold", "step_in": 3}, {"type": "target-tracking", "in_stabilization_s": 30.0}]
+    found = world(0.3, ready=4, max_step_in=4, policies=policies).run(10)
+    assert last(found).counterfactual.startswith("scales in to 2 in 21 s")
+
+
+def held_by_a_forecast(in_window_s: float, step_s: float) -> World:
+    """Return a group that is nearly idle, and whose forecast asks for all that there is."""
+    forecast = {"type": "predictive", "mode": "on", "step_s": step_s, "target_ratio": 0.2}
+    return world(0.18, ready=3, policies=[{"type": "threshold", "in_window_s": in_window_s}, forecast])
+
+
+def test_a_floor_that_holds_the_group_is_its_limiter_and_in_the_clause() -> None:
+    found = held_by_a_forecast(30.0, step_s=5.0).run(200)
+    assert last(found).limiter == "floor"
+    assert re.search(r"with predictive asking for less than \d it scales in", last(found).counterfactual)
+
+
+def test_looking_far_ahead_a_forecast_still_learns_and_holds_its_floor() -> None:
+    found = held_by_a_forecast(3000.0, step_s=30.0).run(400)
+    view = look_ahead(found.state, metrics_of(found.state, found.now_s, found.tick().epoch_s), found.now_s, "x")
+    assert view.horizon_s > 3000
+    assert (view.to, view.limiter) == (None, "floor")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"type": "threshold"},
+        {"type": "target-tracking", "metric": "requests-per-domain", "target_requests_per_s": 1.0},
+        {"type": "target-tracking", "metric": "response-time", "target_response_time_s": 0.02},
+        {"type": "step", "steps": [{"above_ratio": 0.7, "change": 1}]},
+        {"type": "schedule", "cron": "* * * * *", "duration_s": 60.0, "capacity": 4},
+    ],
+)
+def test_what_stops_the_actuator_is_the_limiter_whatever_the_policy_looks_at(policy: dict[str, Any]) -> None:
+    found = world(0.65, ready=2, min=1, policies=[policy]).run(2)
+    found.state = replace(found.state, standing=replace(found.state.standing, desired=4))
+    found.traffic = lambda t: calm(3.0, request_rate=4.0, response_time_s=0.02)
+    good = found.membership
+
+    def stopped() -> Any:
+        seen = good()
+        body = seen.membership.model_copy(update={"blocked": "the breaker is open for 42 s"})
+        return replace(seen, membership=body)
+
+    found.membership = stopped  # type: ignore[method-assign]
+    found.act = lambda: None  # type: ignore[method-assign]
+    found.run(1)
+    assert last(found).desired_after == 4
+    assert last(found).limiter == "blocked"
+    assert "2 domains to come, but the actuator cannot go on: the breaker is open" in last(found).limiter_text
+    assert "once the actuator can go on" in last(found).counterfactual
+
+
 def test_look_ahead_finds_no_change_where_none_comes() -> None:
     found = world(0.5).run(50)
-    view = look_ahead(found.state, metrics_of(found.state, found.now_s), found.now_s, "x")
+    view = look_ahead(found.state, metrics_of(found.state, found.now_s, found.tick().epoch_s), found.now_s, "x")
     assert view.to is None
 
 
 def test_a_far_horizon_costs_no_more_steps() -> None:
     found = world(0.05, ready=2, policies=[{"type": "threshold", "in_window_s": 86400.0}]).run(10)
-    view = look_ahead(found.state, metrics_of(found.state, found.now_s), found.now_s, "x")
+    view = look_ahead(found.state, metrics_of(found.state, found.now_s, found.tick().epoch_s), found.now_s, "x")
     assert view.to == 1
     assert view.after_s == pytest.approx(86390, rel=0.02)
 
 
 def test_scenarios_show_all_busy_and_all_idle() -> None:
     found = world(0.5, ready=2).run(50)
-    same, busy, idle = scenarios(found.state, metrics_of(found.state, found.now_s), found.now_s)
+    same, busy, idle = scenarios(found.state, metrics_of(found.state, found.now_s, found.tick().epoch_s), found.now_s)
     assert (same.to, busy.to, busy.after_s, idle.to, idle.after_s) == (None, 3, 5.0, 1, 30.0)
 
 
 def test_scenarios_are_cheap() -> None:
     found = world(0.5, ready=2).run(50)
-    metrics = metrics_of(found.state, found.now_s)
+    metrics = metrics_of(found.state, found.now_s, found.tick().epoch_s)
     best_s = min(_cost_s(found, metrics) for _ in range(5))
     assert best_s < 0.025  # 5 ms on an idle machine; three scenarios
 

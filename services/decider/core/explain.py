@@ -1,19 +1,25 @@
 """What was decided, in plain words: why, which limiter bound, what would change it."""
 
+from typing import Final
+
 from common.messages import DecisionRecord, Vote
-from services.decider.core import patience, policies
+from services.decider.core import policies
 from services.decider.core.ballot import NONE, leaning
 from services.decider.core.decide import Decision
-from services.decider.core.limits import MARGIN, is_safe, least_safe
+from services.decider.core.limits import MARGIN, is_safe
 from services.decider.core.metrics import GroupMetrics
+from services.decider.core.outlook import look_ahead, quiet_s
 from services.decider.core.state import GroupState
 from services.decider.core.words import clock, domains, percent, seconds
+
+AHEAD: Final = 8  # ticks run forward in a decision: it is to cost far less than a millisecond
 
 
 def counterfactual(state: GroupState, metrics: GroupMetrics, decision: Decision, now_s: float, epoch_s: float) -> str:
     """Return what would change the outcome of this tick, in one clause.
 
-    The times follow from windows and cooldowns, as if nothing else changed; ``outlook`` checks them by running on.
+    Times and targets are those of the same core run forward (``outlook``), as if nothing changed: at most ``AHEAD``
+    ticks, and never into a forecast's next step, because this is done at every tick.
     """
     if decision.action != "hold":
         return _after_a_change(state, now_s)
@@ -24,10 +30,13 @@ def counterfactual(state: GroupState, metrics: GroupMetrics, decision: Decision,
         return _of_sparing_none(state, metrics)
     vote = leaning(decision.votes, metrics.desired)
     if vote is None or vote.wanted is None:
-        return _of_calm(state, metrics)
-    if vote.wanted > metrics.desired:
-        return _of_leaning_out(state, metrics, decision, vote, now_s)
-    return _of_leaning_in(state, metrics, decision, vote, now_s, epoch_s)
+        return _of_calm(state, metrics, decision.votes)
+    if vote.wanted > metrics.desired >= state.maximum:
+        return f"a max above {state.maximum} would let it scale out"
+    if vote.wanted < metrics.desired <= state.minimum:
+        is_spare = is_safe(state, metrics, metrics.desired - 1)
+        return f"a min below {state.minimum} would let it scale in" if is_spare else _of_sparing_none(state, metrics)
+    return _of_leaning(state, metrics, now_s, epoch_s)
 
 
 _OF_LIMIT = {
@@ -38,6 +47,7 @@ _OF_LIMIT = {
     "unhealthy": "healthy domains with fresh figures let it remove and replace again",
     "pressure": "once users no longer wait or get errors, it may scale in",
     "settling": "once the last one has left rotation, it may go on",
+    "blocked": "once the actuator can go on, the domains to come decide",
     "coming": "the coming domain decides: if the load stays too high with it, it scales out again",
 }
 
@@ -60,10 +70,11 @@ def _of_sparing_none(state: GroupState, metrics: GroupMetrics) -> str:
     return f"{lower}below {percent(enough)} CPU it could spare one"
 
 
-def _of_calm(state: GroupState, metrics: GroupMetrics) -> str:
+def _of_calm(state: GroupState, metrics: GroupMetrics, votes: tuple[Vote, ...]) -> str:
+    """Return what each policy waits for; of those that would have fewer already, nothing is asked."""
     clauses = _ways_out(state, metrics)
     if metrics.desired > state.minimum:
-        ways = [way for policy in state.settings.counting if (way := policies.of(policy).in_when(policy))]
+        ways = _ways_in(state, metrics.desired, votes)
         clauses += [f"{' and '.join(ways)} it scales in"] if ways else []
     return ", ".join(clauses) or "nothing that its policies look at"
 
@@ -76,26 +87,30 @@ def _ways_out(state: GroupState, metrics: GroupMetrics) -> list[str]:
     return [f"{' or '.join(ways)} it scales out"] if ways else []
 
 
-def _of_leaning_out(state: GroupState, metrics: GroupMetrics, decision: Decision, vote: Vote, now_s: float) -> str:
-    if metrics.desired >= state.maximum:
-        return f"a max above {state.maximum} would let it scale out"
-    to = min(vote.wanted or 0, state.maximum, metrics.desired + state.settings.group.max_step_out)
-    wait_s = max(vote.wait_s, decision.observing_left_s, state.standing.cooldown_out_until_s - now_s)
-    return f"{seconds(wait_s)} more like this and it scales out to {to}"
+def _ways_in(state: GroupState, desired: int, votes: tuple[Vote, ...]) -> list[str]:
+    """Return what those policies wait for that keep the group as large as it is."""
+    holding = {vote.policy: vote for vote in votes if vote.weight != NONE and (vote.wanted or 0) >= desired}
+    found = []
+    for policy in state.settings.counting:
+        if policy.type in holding:
+            way = policies.of(policy).in_when(policy)
+            found.append(way or f"with {policy.type} asking for less than {holding[policy.type].wanted}")
+    return found
 
 
-def _of_leaning_in(
-    state: GroupState, metrics: GroupMetrics, decision: Decision, vote: Vote, now_s: float, epoch_s: float
-) -> str:
-    if metrics.desired <= state.minimum and is_safe(state, metrics, metrics.desired - 1):
-        return f"a min below {state.minimum} would let it scale in"
-    target = max(vote.wanted or 0, state.minimum, metrics.desired - state.settings.group.max_step_in)
-    to = least_safe(state, metrics, target)
-    if to >= metrics.desired:
-        return _of_sparing_none(state, metrics)
-    calm_s = patience.required_s(state.standing, state.settings, now_s) - decision.leaning_in_s
-    wait_s = max(vote.wait_s, calm_s, decision.observing_left_s, state.standing.cooldown_in_until_s - now_s)
-    return f"scales in to {to} in {seconds(wait_s)} ({clock(epoch_s + wait_s)}) if nothing changes"
+def _of_leaning(state: GroupState, metrics: GroupMetrics, now_s: float, epoch_s: float) -> str:
+    learning = [policy for policy in state.settings.policies if policies.of(policy).learned]
+    within_s = quiet_s(learning, metrics, now_s) - state.settings.interval_s
+    view = look_ahead(state, metrics, now_s, "", most=AHEAD, within_s=within_s)
+    if view.to is None:
+        if view.limiter == "projection":
+            return _of_sparing_none(state, metrics)
+        if view.horizon_s < state.settings.interval_s:
+            return "the next step of its forecast decides"
+        return f"if nothing changes it keeps {metrics.desired} for {seconds(view.horizon_s)} at least ({view.limiter})"
+    if view.to > metrics.desired:
+        return f"{seconds(view.after_s)} more like this and it scales out to {view.to}"
+    return f"scales in to {view.to} in {seconds(view.after_s)} ({clock(epoch_s + view.after_s)}) if nothing changes"
 
 
 def sentence(record: DecisionRecord) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from common.messages import Vote
 from services.decider.core import patience
-from services.decider.core.ballot import leading, leaning
+from services.decider.core.ballot import FULL, leading, leaning, recommended
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState
 from services.decider.core.words import domains, percent, seconds
@@ -256,11 +256,13 @@ def _nothing_asked(case: Case) -> Limit:
     waiting = leaning(case.votes, case.desired)
     if waiting is not None and waiting.wait_s > 0:
         return Limit("window", waiting.reason)
-    point = case.state.settings.out_point_ratio
-    if case.metrics.coming and point is not None and case.metrics.low >= point:
-        blocked = f"; the actuator cannot go on: {case.metrics.blocked}" if case.metrics.blocked else ""
-        return Limit("coming", f"{_leading(case)}{blocked}")
-    return Limit("none", _leading(case))
+    metrics, point = case.metrics, case.state.settings.out_point_ratio
+    if metrics.coming and metrics.blocked:
+        return Limit("blocked", f"{domains(metrics.coming)} to come, but the actuator cannot go on: {metrics.blocked}")
+    if metrics.coming and point is not None and metrics.low >= point:
+        return Limit("coming", _leading(case))
+    asked = recommended(tuple(vote for vote in case.votes if vote.weight == FULL), case.desired)
+    return Limit("none" if asked is None or asked >= case.desired else "floor", _leading(case))
 
 
 def _leading(case: Case) -> str:

@@ -1,17 +1,24 @@
 """What will happen if …: the decider's own core, run forward with figures that stay as they are.
 
-Not prose but computation: each scenario is a bounded number of the same ticks that decide in earnest.
+Not prose but computation: each scenario is a bounded number of the same ticks that decide in earnest. While nothing
+changes a tick can only differ from the one before where a window fills, or a cooldown or a lesson ends: the ticks
+between are left out. A calendar may speak at any time, and a forecast with each of its steps: they are asked often.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
-from services.decider.core.decide import decide
-from services.decider.core.metrics import GroupMetrics
+from services.decider.core import patience, policies
+from services.decider.core.decide import Decision, decide
+from services.decider.core.evolve import evolve
+from services.decider.core.limits import Limit
+from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics
 from services.decider.core.state import GroupState
 from services.decider.core.words import clock, percent, seconds
 
-STEPS: Final = 120  # of one scenario; a far horizon takes longer steps, not more
+STEPS: Final = 120  # ticks of one scenario; each may be a step of a forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,13 @@ class Outlook:
 
 
 def look_ahead(
-    state: GroupState, metrics: GroupMetrics, now_s: float, scenario: str, cpu_ratio: float | None = None
+    state: GroupState,
+    metrics: GroupMetrics,
+    now_s: float,
+    scenario: str,
+    cpu_ratio: float | None = None,
+    most: int = STEPS,
+    within_s: float = math.inf,
 ) -> Outlook:
     """Return the first change of desired capacity after ``now_s`` if the figures stay as they are.
 
@@ -36,22 +49,28 @@ def look_ahead(
         now_s: The last tick.
         scenario: What to call it.
         cpu_ratio: Use this CPU ratio for every ready domain instead.
+        most: After so many ticks the horizon is where they have come to.
+        within_s: A nearer horizon.
 
     Returns:
-        The change, exact to one step: an interval, or a ``STEPS``-th of the longest wait where that is longer.
+        The change, exact to an interval; to a tenth of a forecast's step where a policy that learns counts.
     """
-    horizon_s = _horizon_s(state, now_s)
-    step_s = max(state.settings.interval_s, horizon_s / STEPS)
-    held = _constant(metrics, cpu_ratio)
-    future = replace(state, history=(), taken=(), ordered=())
-    steps = int(horizon_s / step_s) + 1
-    limiter = ""
-    for number in range(1, steps + 1):
-        future, decision = decide(future, held, now_s + number * step_s)
-        limiter = decision.limit.name
+    interval_s, horizon_s = state.settings.interval_s, min(_horizon_s(state, now_s), within_s)
+    held, settings = _constant(metrics, cpu_ratio), state.settings
+    learns = any(policies.of(policy).learned for policy in settings.counting)
+    future = evolve(state, history=(), taken=(), ordered=())
+    after_s, wait_s, ticks = 0.0, interval_s, 0
+    limit = Limit("", "")
+    while after_s + wait_s <= horizon_s and ticks < most:
+        after_s, ticks = after_s + wait_s, ticks + 1
+        seen = replace(held, interval_s=wait_s) if learns else held
+        future, decision = decide(future, seen, now_s + after_s)
+        limit = decision.limit
         if decision.after != decision.before:
-            return Outlook(scenario, number * step_s, decision.after, horizon_s, limiter)
-    return Outlook(scenario, 0.0, None, horizon_s, limiter)
+            return Outlook(scenario, after_s, decision.after, horizon_s, limit.name)
+        next_s = min(_next_s(future, decision, now_s + after_s), quiet_s(settings.counting, held, now_s + after_s))
+        wait_s = interval_s * _intervals(next_s / interval_s)
+    return Outlook(scenario, 0.0, None, after_s if ticks >= most else horizon_s, limit.name)
 
 
 def scenarios(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Outlook, ...]:
@@ -72,6 +91,12 @@ def tell(outlook: Outlook, desired: int, epoch_s: float) -> str:
     return f"{outlook.scenario}: it scales {way} to {outlook.to} {when}"
 
 
+def quiet_s(asked: Iterable[Any], metrics: GroupMetrics, now_s: float) -> float:
+    """Return how long no vote of the policies ``asked`` changes by the time alone, while no window fills."""
+    pairs = [(policies.of(policy).quiet_s, policy) for policy in asked]
+    return min((quiet(policy, metrics, now_s - metrics.age_s) for quiet, policy in pairs if quiet), default=math.inf)
+
+
 def _horizon_s(state: GroupState, now_s: float) -> float:
     """Return how far to look: past every window, cooldown and lesson in force."""
     settings, standing = state.settings, state.standing
@@ -84,3 +109,19 @@ def _constant(metrics: GroupMetrics, cpu_ratio: float | None) -> GroupMetrics:
     if cpu_ratio is None or not metrics.ready:
         return metrics
     return replace(metrics, mean=cpu_ratio, low=cpu_ratio, high=cpu_ratio, known=metrics.ready, unknown=())
+
+
+def _next_s(state: GroupState, decision: Decision, now_s: float) -> float:
+    """Return when the next window fills, or the next cooldown or lesson ends; infinite where nothing will."""
+    standing, settings = state.standing, state.settings
+    left_s = [vote.wait_s for vote in decision.votes]
+    left_s += [standing.cooldown_out_until_s - now_s, standing.cooldown_in_until_s - now_s]
+    left_s += [standing.patience_until_s - now_s, decision.observing_left_s]
+    if state.leaning_in_since_s is not None:
+        left_s.append(patience.required_s(standing, settings, now_s) - decision.leaning_in_s)
+    return min((one_s for one_s in left_s if one_s > 0), default=math.inf)
+
+
+def _intervals(count: float) -> float:
+    """Return a time in whole intervals, at least one: when the tick comes at which a window counts as full."""
+    return count if math.isinf(count) else max(1, math.ceil(count - WINDOW_SLACK))

@@ -26,7 +26,8 @@ class Kind:
     measured before says nothing about the group as it is now. ``out_point_ratio`` is the mean CPU ratio at which it
     scales out, None where it does not look at it. ``sees_spare``: its metric shows how much is not used. ``filled_s``
     returns how full its two windows are. ``out_when`` and
-    ``in_when`` complete the sentence "it scales out when …", empty where there is nothing to say.
+    ``in_when`` complete the sentence "it scales out when …", empty where there is nothing to say. ``quiet_s`` returns
+    how long its vote stays the same while the figures do, where it may change by the time alone.
 
     A kind that learns also has ``after_gap``, the state after ticks were missed (others start anew), ``learned``, what
     of its state is to be stored, and ``resume``, the state from what was stored (ValueError: it does not fit).
@@ -43,6 +44,7 @@ class Kind:
     sees_spare: Callable[[Policy], bool]
     out_when: Callable[[Policy], str]
     in_when: Callable[[Policy], str]
+    quiet_s: Callable[[Policy, GroupMetrics, float], float] | None = None
     after_gap: Callable[[PolicyState], PolicyState] | None = None
     learned: Callable[[PolicyState], Learned | None] | None = None
     resume: Callable[[Policy, Learned], PolicyState] | None = None

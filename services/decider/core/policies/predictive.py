@@ -65,12 +65,20 @@ def recommend(policy: Predictive, state: State, metrics: GroupMetrics, now_s: fl
         metrics: The group now; ``chance`` spreads the ends of the steps of many groups.
         now_s: When its figures were measured.
     """
-    epoch_s = now_s + metrics.epoch_offset_s
-    state = _counted_on(policy, state, metrics, math.floor(epoch_s / policy.step_s + metrics.chance))
+    state = _counted_on(policy, state, metrics, math.floor(_steps(policy, metrics, now_s)))
     load = load_of(policy, metrics)
     if load is not None and now_s > state.newest_s:
         state = replace(state, total=state.total + load, count=state.count + 1, newest_s=now_s)
     return _vote(policy, state, metrics, load), state
+
+
+def next_step_s(policy: Predictive, metrics: GroupMetrics, now_s: float) -> float:
+    """Return how long the step still lasts: until then nothing is learned."""
+    return policy.step_s * (1.0 - _steps(policy, metrics, now_s) % 1.0)
+
+
+def _steps(policy: Predictive, metrics: GroupMetrics, now_s: float) -> float:
+    return (now_s + metrics.epoch_offset_s) / policy.step_s + metrics.chance
 
 
 def load_of(policy: Predictive, metrics: GroupMetrics) -> float | None:
@@ -195,6 +203,7 @@ KIND = Kind(
     sees_spare=lambda _: False,
     out_when=lambda _: "",
     in_when=lambda _: "",
+    quiet_s=next_step_s,
     after_gap=lambda state: state,
     learned=lambda state: state.learned,
     resume=resume,

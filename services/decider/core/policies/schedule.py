@@ -20,6 +20,7 @@ from services.decider.core.policies.kind import Kind
 from services.decider.core.words import domains
 
 ROUNDING: Final = 1e-6
+MINUTE_S: Final = 60.0  # cron names whole ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +105,5 @@ KIND = Kind(
     sees_spare=lambda _: False,
     out_when=lambda _: "",
     in_when=lambda _: "",
+    quiet_s=lambda _, metrics, now_s: MINUTE_S - (now_s + metrics.age_s + metrics.epoch_offset_s) % MINUTE_S,
 )
