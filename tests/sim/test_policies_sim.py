@@ -250,6 +250,16 @@ def test_a_forecast_alone_never_scales_in() -> None:
     assert found.path() == sorted(found.path())
 
 
+def test_while_a_forecast_learns_nobody_is_taken_away_unless_it_is_only_observed() -> None:
+    learning = world([THRESHOLD, FORECAST], lambda t: 0.2, ready=3, has_queue=False).run(95)
+    assert learning.path() == [3]
+    assert records(learning)[-1].limiter == "unknown-data"
+    assert "it learns" in records(learning)[-1].limiter_text
+    assert learning.run(200).path() == [3, 2, 1]
+    observed = world([THRESHOLD, FORECAST | {"mode": "observe"}], lambda t: 0.2, ready=3, has_queue=False).run(95)
+    assert observed.path() == [3, 2, 1]
+
+
 def test_an_observed_forecast_is_recorded_and_changes_nothing() -> None:
     plain = world([THRESHOLD], hourly, max=8).run(1500)
     watched = world([THRESHOLD, FORECAST | {"mode": "observe"}], hourly, max=8).run(1500)

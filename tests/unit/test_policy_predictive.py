@@ -48,7 +48,7 @@ def known(state: State) -> int:
 def test_it_votes_only_when_it_has_learned_for_a_while() -> None:
     found = ballots(policy(), [busy(2.0)] * (10 * FIRST_STEPS + 1), begin_s=0.0)
     assert {vote.capacity for vote in found[:-1]} == {None}
-    assert {vote.weight for vote in found[:-1]} == {"none"}
+    assert {vote.weight for vote in found[:-1]} == {"floor"}
     assert found[0].reason == "it learns: 0 of 10 steps of 10 s known"
     assert (found[-1].capacity, found[-1].weight) == (4, "floor")
 
@@ -104,7 +104,7 @@ def test_requests_can_be_forecast_instead_of_cpu_use() -> None:
     assert state.advice is not None
     assert 10 <= state.advice.capacity <= 12
     vote, _ = recommend(used, state, busy(0.1, request_rate=None, is_traffic_known=False), 400.0)
-    assert (vote.capacity, vote.weight) == (None, "none")
+    assert (vote.capacity, vote.weight) == (None, "floor")
 
 
 # --- what is not learned ---------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_unknown_figures_are_not_learned_and_have_no_vote(changes: dict[str, Any
     before = known(state)
     for tick in range(200, 260):
         vote, state = recommend(policy(), state, metrics(0.9, **{"ready": 4, **changes}), float(tick))
-        assert (vote.capacity, vote.weight) == (None, "none")
+        assert (vote.capacity, vote.weight) == (None, "floor")
     assert known(state) == before + 1  # the step that was complete when the figures ended
 
 
@@ -140,7 +140,8 @@ def test_a_figure_that_arrives_twice_or_late_counts_once() -> None:
 def test_old_advice_ends_with_the_lead_time_it_was_about() -> None:
     state = taught([2.0] * 20)
     later, _ = recommend(policy(), state, busy(2.0), 200.0 + 3600.0)
-    assert (later.capacity, later.weight) == (None, "none")
+    assert (later.capacity, later.weight) == (None, "floor")
+    assert later.reason == "too much is unknown since the last of 20 known steps of 10 s"
 
 
 def test_a_gap_of_weeks_is_bridged_at_once() -> None:

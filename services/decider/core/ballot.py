@@ -1,7 +1,7 @@
 """How votes become one recommendation: the largest wins.
 
-A vote has a weight. ``full``: it counts both ways, and without a capacity it forbids scale-in. ``floor``: others may
-not scale in below what it wants, but by itself it only scales out. ``none``: it is recorded and changes nothing.
+A vote has a weight. ``full``: it counts both ways. ``floor``: others may not scale in below what it wants, but by
+itself it only scales out. Without a capacity both forbid scale-in. ``none``: it is recorded and changes nothing.
 """
 
 from typing import Final

@@ -3,8 +3,9 @@
 The group's load (CPU in use, or requests) is summed up over steps of ``step_s`` and forecast over the lead time: the
 step in which it is noticed and the measured p95 of a boot. Of the forecast, a distribution, the capacity is taken that
 ``headroom`` is worth (see ``forecast``). Its vote is a floor: others may not scale in below it, because the capacity
-would have to come back; it never scales in by itself. Without fresh figures, and before ``FIRST_STEPS``, it has no
-vote, and forbids nothing. A step that was not seen for half of it at least is unknown, and nothing is learned from it.
+would have to come back; it never scales in by itself. Without fresh figures, before ``FIRST_STEPS``, and while the last
+known step is further back than the forecast reaches, it has no vote, and like every policy without data that forbids
+scale-in. A step that was not seen for half of it at least is unknown, and nothing is learned from it.
 """
 
 import math
@@ -57,7 +58,7 @@ class State:
 
 
 def recommend(policy: Predictive, state: State, metrics: GroupMetrics, now_s: float) -> tuple[Vote, State]:
-    """Return the vote of one tick: a floor, never below what is desired; no part in the decision without a forecast.
+    """Return the vote of one tick: a floor, never below what is desired, without a capacity while there is no forecast.
 
     Args:
         policy: What one domain is to carry, how long a step is, what headroom is worth.
@@ -168,8 +169,10 @@ def _vote(policy: Predictive, state: State, metrics: GroupMetrics, load: float |
     known = state.forecast.points.known if state.forecast else 0
     if load is None:
         return _no_vote(policy, "no forecast is made without fresh figures of the whole group")
-    if advice is None or known < FIRST_STEPS:
+    if known < FIRST_STEPS:
         return _no_vote(policy, f"it learns: {known} of {FIRST_STEPS} steps of {seconds(policy.step_s)} known")
+    if advice is None:
+        return _no_vote(policy, f"too much is unknown since the last of {known} known steps of {seconds(policy.step_s)}")
     capacity = max(advice.capacity, metrics.desired)
     return Vote(
         policy=policy.type, capacity=capacity, reason=_reason(policy, state, advice), wanted=advice.capacity,
@@ -178,7 +181,7 @@ def _vote(policy: Predictive, state: State, metrics: GroupMetrics, load: float |
 
 
 def _no_vote(policy: Predictive, reason: str) -> Vote:
-    return Vote(policy=policy.type, capacity=None, reason=reason, weight="none")
+    return Vote(policy=policy.type, capacity=None, reason=reason, weight="floor")
 
 
 def _reason(policy: Predictive, state: State, advice: Advice) -> str:
