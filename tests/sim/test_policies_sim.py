@@ -180,6 +180,25 @@ def test_a_square_wave_near_any_window_costs_two_changes_of_direction_an_hour(na
     assert len(found.turns()) <= 2, found.desired
 
 
+SWINGS = ["threshold", "step", "requests", "predictive+threshold"]
+
+
+@given(name=st.sampled_from(SWINGS), period_s=st.integers(2, 600), high=st.sampled_from([0.95, 2.3]))
+@hypothesis_settings(max_examples=8, deadline=None)
+@pytest.mark.long
+def test_a_square_wave_of_up_to_ten_minutes_costs_two_changes_of_direction_an_hour(
+    name: str, period_s: int, high: float
+) -> None:
+    found = world(ALONE[name], square(0.1, high, float(period_s)), max=8).run(3600)
+    assert len(found.turns()) <= 2, found.desired
+
+
+@pytest.mark.parametrize("period_s", [180.0, 240.0, 600.0])
+def test_a_slow_square_wave_is_followed_once_and_then_known(period_s: float) -> None:
+    found = world([THRESHOLD], square(0.1, 0.95, period_s), max=8).run(1500)
+    assert len(found.turns()) == 2, found.desired
+
+
 # --- a tenfold load --------------------------------------------------------------------------------------------------
 
 
@@ -239,10 +258,14 @@ def under(found: World, begin_s: float) -> float:
 
 
 def test_a_forecast_brings_capacity_before_it_is_needed() -> None:
-    without = world([THRESHOLD], hourly, max=16, has_queue=False).run(3000)
-    withit = world([THRESHOLD, FORECAST], hourly, max=16, has_queue=False).run(3000)
-    print(f"seconds at the limit: {under(without, 1200):.1%} without, {under(withit, 1200):.1%} with the forecast")
-    assert under(withit, 1200) < 0.5 * under(without, 1200)
+    def slowly(t: float) -> float:
+        """Return a load of the same shape whose quiet is too long for the crest before to be kept."""
+        return hourly(min(t % 1500.0, 599.0))
+
+    without = world([THRESHOLD], slowly, max=16, has_queue=False).run(6000)
+    withit = world([THRESHOLD, FORECAST], slowly, max=16, has_queue=False).run(6000)
+    print(f"seconds at the limit: {under(without, 1500):.1%} without, {under(withit, 1500):.1%} with the forecast")
+    assert under(withit, 1500) < 0.5 * under(without, 1500)
 
 
 def test_a_forecast_alone_never_scales_in() -> None:

@@ -259,7 +259,7 @@ def test_after_a_scale_in_that_had_to_be_undone_it_waits_for_a_longer_calm() -> 
 
 
 def test_a_scale_out_long_after_a_scale_in_teaches_nothing() -> None:
-    found = world(lambda t: 1.5 if t > 120 else 0.2, ready=2).run(130)
+    found = world(lambda t: 1.5 if t > 335 else 0.2, ready=2).run(345)
     assert found.path() == [2, 1, 2]
     assert found.state.standing.patience_s == 0.0
 

@@ -79,8 +79,9 @@ class Settings:
 
     @cached_property
     def is_blind(self) -> bool:
-        """Return whether no policy sees how much could be spared."""
-        return not any(policies.of(policy).sees_spare(policy) for policy in self.counting)
+        """Return whether a calm says little of what could be spared: no policy sees it, or a forecast has a say."""
+        kinds = [(policies.of(policy), policy) for policy in self.counting]
+        return not any(kind.sees_spare(policy) for kind, policy in kinds) or any(kind.learned for kind, _ in kinds)
 
     @cached_property
     def _least_out_window_s(self) -> float:

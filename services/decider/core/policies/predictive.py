@@ -172,7 +172,9 @@ def _vote(policy: Predictive, state: State, metrics: GroupMetrics, load: float |
     if known < FIRST_STEPS:
         return _no_vote(policy, f"it learns: {known} of {FIRST_STEPS} steps of {seconds(policy.step_s)} known")
     if advice is None:
-        return _no_vote(policy, f"too much is unknown since the last of {known} known steps of {seconds(policy.step_s)}")
+        return _no_vote(
+            policy, f"too much is unknown since the last of {known} known steps of {seconds(policy.step_s)}"
+        )
     capacity = max(advice.capacity, metrics.desired)
     return Vote(
         policy=policy.type, capacity=capacity, reason=_reason(policy, state, advice), wanted=advice.capacity,
