@@ -118,6 +118,7 @@ def ticks(
 
 def nothing_in(recording: Recording, group: str | None) -> RecordingError:
     """Return the error for a recording without a decision that can be replayed."""
+    recording = Recording(recording.directory)  # read once more: what is left out counts once
     names = {body.group for _, _, body in recording.messages(kinds=["decision"]) if isinstance(body, DecisionRecord)}
     left_out = f"; {recording.damage.text()}" if recording.damage.text() else ""
     if group is not None and names and group not in names:

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.pictures import check_png
 from cli.replay import nothing_in, opened, ticks
 from cli.words import local_time
 from common.config_file import load
-from common.errors import AutoscalerError, ConfigError
+from common.errors import ConfigError
 from common.recording import Recording
 from services.decider.core.state import Settings
 from services.decider.core.what_if import (
@@ -105,7 +106,7 @@ def tried(recording: Recording, config_path: Path, group: str, other: Settings, 
     lead_s, lead_from = _lead_s(known, lead_time_s)
     control = modelled(known, known.settings, lead_s)
     steps = modelled(known, adjusted(other, known.settings), lead_s)
-    return Trial(group, known, lead_s, lead_from, control, steps, first_difference(known, steps))
+    return Trial(group, known, lead_s, lead_from, control, steps, first_difference(known, control, steps))
 
 
 def values(trial: Trial) -> dict[str, Any]:
@@ -229,19 +230,9 @@ def _print(trial: Trial, policy: Path) -> None:
 
 def _difference_text(difference: Difference | None) -> str:
     if difference is None:
-        return "Both want the same capacity at every tick."
+        return "In the model both want the same capacity at every tick."
     return (
-        f"First difference, {local_time(difference.at_s)}:\n"
-        f"  recorded: {difference.recorded}\n"
-        f"  other:    {difference.other}"
+        f"First difference of the two modelled columns, {local_time(difference.at_s)}:\n"
+        f"  same policy: {difference.control}\n"
+        f"  other:       {difference.other}"
     )
-
-
-def check_png(path: Path) -> None:
-    """Refuse a name that is no picture.
-
-    Raises:
-        AutoscalerError: it ends in something else.
-    """
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise AutoscalerError(f"the name of a picture must end in .png or .svg; got {path.name!r}")

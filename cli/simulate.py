@@ -3,7 +3,8 @@
 Demand in step i is ``ceil(requests_i / requests_per_domain)``. What is decided at the end of step i serves in step
 ``i + lead``, scale-in included. Supply before the first decision can serve is the first step's demand, at least
 ``MINIMUM``. Without a configuration the forecasting family decides alone, with no cooldown and no stabilization; with
-one, the group's own policies, limits and cooldowns decide (``cli.simulate_group``).
+one, the group's own policies, limits and cooldowns decide (``cli.simulate_group``). The actuator's planner is not
+driven: what is decided is taken to be there after the lead time, whatever the hosts.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import traces
+from cli.pictures import check_png
 from cli.traces import Trace
 from common.errors import ConfigError
 from services.decider.core import forecast
@@ -109,8 +111,8 @@ def headrooms_of(text: str) -> tuple[float, ...]:
 
 def checked_headroom(headroom: float) -> float:
     """Return ``headroom`` if it is allowed."""
-    if not 0 <= headroom <= forecast.MAX_HEADROOM:
-        raise ConfigError(f"headroom must be in 0..{forecast.MAX_HEADROOM:g}; got {headroom}")
+    if not (math.isfinite(headroom) and headroom >= 0):
+        raise ConfigError(f"headroom must be finite and >= 0; got {headroom}")
     return headroom
 
 
@@ -133,15 +135,18 @@ def run(
     Raises:
         ConfigError: The trace or an option is not what is allowed.
     """
+    if png is not None:
+        check_png(png)
+    if group is not None and config is None:
+        raise ConfigError("--group names a group of --config FILE, which is not given")
     trace = _trace(trace_path, synthetic, seed)
-    if not (math.isfinite(requests_per_domain) and requests_per_domain > 0):
-        raise ConfigError(f"--requests-per-domain must be finite and > 0; got {requests_per_domain}")
+    _check_size(requests_per_domain, trace)
     lead_steps = lead_steps_of(lead_time_s, trace.step_s)
     if config is not None and (sweep is not None or headroom is not None):
         raise ConfigError("--config decides by the group's own policies; it cannot be used with --headroom or --sweep")
     if sweep is not None and headroom is not None:
         raise ConfigError("--headroom and --sweep cannot be used together")
-    settings = headrooms_of(sweep) if sweep else (checked_headroom(_or_default(headroom)),)
+    settings = headrooms_of(sweep) if sweep is not None else (checked_headroom(_or_default(headroom)),)
     if config is not None:
         from cli import simulate_group
 
@@ -183,6 +188,20 @@ def _trace(path: Path | None, synthetic: str | None, seed: int) -> Trace:
     if path is not None:
         return traces.read(path)
     return traces.synthetic(synthetic or "", seed)
+
+
+def _check_size(requests_per_domain: float, trace: Trace) -> None:
+    """Refuse a size of a domain that is none, or of which a trace needs more than can be counted."""
+    if not 0 < requests_per_domain <= traces.MOST_REQUESTS:
+        raise ConfigError(
+            f"--requests-per-domain must be > 0 and <= {traces.MOST_REQUESTS:g}; got {requests_per_domain}"
+        )
+    most = max(trace.requests) / requests_per_domain
+    if most > forecast.MAX_CAPACITY:
+        raise ConfigError(
+            f"--requests-per-domain {requests_per_domain:g}: {trace.name} would need {most:g} domains; "
+            f"at most {forecast.MAX_CAPACITY} can be counted"
+        )
 
 
 def _or_default(headroom: float | None) -> float:

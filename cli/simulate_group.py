@@ -1,7 +1,9 @@
 """A group's own configuration over a trace: the decider's ``decide``, tick by tick, against modelled figures.
 
 A trace knows one number a step, so within a step the load is even; what is over the domains' capacity waits in the
-queue, and CPU use is load over capacity, at most 1. The supply is what was desired ``lead_steps`` before. The group's
+queue, and CPU use is load over capacity, at most 1. A domain answers one request at a time, so the response time is
+that of a queue with random arrivals, service / (1 - use), and what waits comes on top. The supply is what was desired
+``lead_steps`` before, which is also the measured boot time. ``t_seconds`` are epoch seconds to a calendar. The group's
 bounds, cooldowns, windows and limits all bind. Ticks are the configured interval, at most ``TICKS`` in a step.
 """
 
@@ -24,6 +26,7 @@ from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState, Settings, Standing, begin
 
 TICKS = 12
+BUSIEST = 0.99  # of one domain: beyond it the response time of such a queue has no bound
 NO_HEADROOM = math.nan
 Figures = Callable[[int], GroupMetrics]
 
@@ -52,7 +55,7 @@ def of_group(trace: Trace, requests_per_domain: float, lead_steps: int, group: G
     desired = []
     ticks = round(trace.step_s / tick_s)
     for number, requests in enumerate(trace.requests):
-        figures = _figures(requests, requests_per_domain, coming.popleft(), trace.step_s, tick_s)
+        figures = _figures(requests, requests_per_domain, coming.popleft(), trace, lead_steps, tick_s)
         for tick in range(1, ticks + 1):
             state = _ticked(state, figures, number * trace.step_s + tick * tick_s)
         wanted = state.standing.desired or 0
@@ -69,13 +72,19 @@ def _group(config: Config, path: Path, name: str | None) -> Group:
     return config.groups[name]
 
 
-def _figures(requests: float, requests_per_domain: float, supply: int, step_s: float, tick_s: float) -> Figures:
+def _figures(
+    requests: float, requests_per_domain: float, supply: int, trace: Trace, lead_steps: int, tick_s: float
+) -> Figures:
     """Return what the decider sees in every tick of one step, given how many are desired at that tick."""
     capacity = supply * requests_per_domain
     ratio = min(1.0, requests / capacity) if supply else 0.0
     queue = math.ceil(max(0.0, requests - capacity))
+    service_s = trace.step_s / requests_per_domain
+    response_s = service_s / (1 - min(ratio, BUSIEST)) + queue * service_s / max(supply, 1)
     base = GroupMetrics(
         interval_s=tick_s,
+        epoch_offset_s=trace.t_s[0],
+        boot_s=lead_steps * trace.step_s,
         desired=supply,
         ready=supply,
         known=supply,
@@ -85,7 +94,8 @@ def _figures(requests: float, requests_per_domain: float, supply: int, step_s: f
         is_membership_fresh=True,
         is_traffic_known=True,
         queue=queue,
-        request_rate=requests / step_s,
+        request_rate=requests / trace.step_s,
+        response_time_s=response_s,
         error_rate=0.0,
     )
 

@@ -62,7 +62,7 @@ def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, float, float]
     if [field.strip() for field in header] != HEADER:
         raise TraceError(f"{path}, line 1: the header must be {','.join(HEADER)}; got {','.join(header)!r}")
     for row in reader:
-        if not row or row == [""]:
+        if not "".join(row).strip() and len(row) <= 1:
             continue
         line = reader.line_num
         if len(row) != len(HEADER):
@@ -104,6 +104,8 @@ def synthetic(kind: str, seed: int, steps: int = 1440, step_s: float = 60.0, mea
     Raises:
         TraceError: The kind is unknown, or a number is out of range.
     """
+    if seed < 0:
+        raise TraceError(f"--seed must be >= 0; got {seed}")
     shape = SYNTHETIC.get(kind)
     if shape is None:
         raise TraceError(f"--synthetic must be one of {', '.join(SYNTHETIC)}; got {kind!r}")

@@ -222,7 +222,7 @@ class Predictive(Table):
     target_ratio: Share = 0.60
     target_requests_per_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
     step_s: Annotated[float, Field(ge=5, le=900)] = 30.0
-    headroom: Annotated[float, Field(ge=0, le=20)] = 2.0
+    headroom: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
     lead_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
 
     @model_validator(mode="after")

@@ -94,13 +94,13 @@ def test_a_step_must_have_a_length(step_s: float) -> None:
 
 @pytest.mark.parametrize("lead_steps", [0, -1, forecast.MAX_LEAD_STEPS + 1])
 def test_a_lead_must_be_within_its_limits(lead_steps: int) -> None:
-    with pytest.raises(ValueError, match=r"lead_steps must be in 1\.\.120"):
+    with pytest.raises(ValueError, match=r"lead_steps must be in 1\.\.3600"):
         forecast.initial(60.0, lead_steps)
 
 
-@pytest.mark.parametrize("headroom", [-0.1, math.nan, math.inf])
+@pytest.mark.parametrize("headroom", [-0.1, math.nan])
 def test_headroom_must_be_within_its_limits(headroom: float) -> None:
-    with pytest.raises(ValueError, match=r"headroom must be in 0\.\.20"):
+    with pytest.raises(ValueError, match="headroom must be >= 0"):
         forecast.recommend(after([1.0]), 10.0, headroom)
 
 

@@ -66,18 +66,26 @@ def test_the_recorded_policy_in_the_model_does_what_was_recorded() -> None:
     assert ours.over_threshold_s == pytest.approx(theirs.over_threshold_s, abs=1)  # the tick in which it is started
     assert ours.domain_hours == pytest.approx(theirs.domain_hours, abs=2 / 3600)
     assert (ours.starts, ours.changes, ours.flaps) == (theirs.starts, theirs.changes, theirs.flaps)
-    assert first_difference(known, control) is None
+    assert first_difference(known, control, control) is None
 
 
 def test_a_shorter_window_scales_out_earlier_and_the_first_difference_says_so() -> None:
     known = recorded()
     quick = modelled(known, other(policies=[{"type": "threshold", "out_window_s": 2.0}]), known.lead_s or 0.0)
-    found = first_difference(known, quick)
+    control = modelled(known, known.settings, known.lead_s or 0.0)
+    found = first_difference(known, control, quick)
     assert found is not None
     assert found.at_s == pytest.approx(known.instants[61].at_s, abs=2)
     assert "for 2 s of 2 s" in found.other
-    assert found.recorded.startswith("It keeps 1 domain")
+    assert found.control.startswith("It keeps 1 domain")
     assert judged(known, quick).over_threshold_s < judged(known, known.steps).over_threshold_s
+
+
+def test_what_only_the_model_does_otherwise_is_no_difference_of_the_policies() -> None:
+    known = recorded()
+    strayed = modelled(known, other(policies=[{"type": "threshold", "out_window_s": 2.0}]), known.lead_s or 0.0)
+    assert [step.desired for step in strayed] != [step.desired for step in known.steps]
+    assert first_difference(known, strayed, strayed) is None
 
 
 def test_a_policy_that_never_acts_costs_less_and_is_over_the_threshold_longer() -> None:

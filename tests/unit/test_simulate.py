@@ -93,14 +93,20 @@ def test_a_picture_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"requests_per_domain": 0.0}, "--requests-per-domain must be finite and > 0; got 0.0"),
-        ({"requests_per_domain": math.nan}, "--requests-per-domain must be finite and > 0; got nan"),
+        ({"requests_per_domain": 0.0}, "--requests-per-domain must be > 0 and .*; got 0.0"),
+        ({"requests_per_domain": math.nan}, "--requests-per-domain must be > 0 and .*; got nan"),
         ({"lead_time_s": -1.0}, "--lead-time must be finite and >= 0 seconds; got -1.0"),
-        ({"lead_time_s": 1e9}, "--lead-time must be at most 120 steps of 60 s"),
-        ({"headroom": -1.0}, r"headroom must be in 0\.\.20; got -1.0"),
+        ({"lead_time_s": 1e9}, "--lead-time must be at most 3600 steps of 60 s"),
+        ({"headroom": -1.0}, "headroom must be finite and >= 0; got -1.0"),
+        ({"headroom": math.inf}, "headroom must be finite and >= 0; got inf"),
+        ({"sweep": ""}, "--sweep must be headroom=auto or headroom=a,b,c; got ''"),
+        ({"group": "web"}, "--group names a group of --config FILE"),
+        ({"seed": -1}, "--seed must be >= 0; got -1"),
+        ({"requests_per_domain": 1e-30}, r"would need .* domains; at most 1000000 can be counted"),
+        ({"requests_per_domain": 1e30}, r"--requests-per-domain must be > 0 and <= 1e\+15; got 1e\+30"),
         ({"sweep": "headroom=0,many"}, "--sweep must be headroom=auto or headroom=a,b,c with numbers"),
         ({"sweep": "lead=1"}, "--sweep must be headroom=auto or headroom=a,b,c; got 'lead=1'"),
-        ({"sweep": "headroom=-1"}, r"headroom must be in 0\.\.20; got -1.0"),
+        ({"sweep": "headroom=-1"}, "headroom must be finite and >= 0; got -1.0"),
         ({"sweep": "headroom=1", "headroom": 1.0}, "cannot be used together"),
         ({"config": EXAMPLE, "headroom": 1.0}, "--config decides by the group's own policies"),
         ({"config": EXAMPLE, "group": "absent"}, "--group must be one of web; got absent"),
@@ -113,6 +119,47 @@ def test_an_impossible_option_is_refused(options: dict[str, object], message: st
     given = {"synthetic": "ramp", "requests_per_domain": 100.0, "lead_time_s": 60.0, **options}
     with pytest.raises(ConfigError, match=message):
         simulate.run(**given)  # type: ignore[arg-type]
+
+
+def test_a_picture_of_no_kind_is_refused_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AutoscalerError, match=r"must end in .png or .svg; got 'a.txt'"):
+        simulate.run(synthetic="ramp", requests_per_domain=100, lead_time_s=60, png=tmp_path / "a.txt")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_huge_headroom_and_a_lead_of_many_steps_are_taken() -> None:
+    load = trace(*[10.0, 20.0] * 150, step_s=1.0)
+    most, more = simulate.simulate(load, 10, simulate.lead_steps_of(180, 1), [20.0, 1e6])
+    assert most.desired == more.desired
+    assert more.supply[:181] == (1,) * 180 + more.desired[:1]
+
+
+def of_policies(policies: list[dict[str, object]], load: Trace, lead_steps: int = 1) -> simulate.Run:
+    group = Group.model_validate({"prefix": "web-", "max": 20, "policies": policies})
+    return simulate_group.of_group(load, 10, lead_steps, group, Config(groups={"web": group}))
+
+
+def test_a_calendar_goes_by_the_epoch_seconds_of_the_trace() -> None:
+    begins_s = 1_795_996_800.0  # 2026-11-30 00:00:00 UTC, a Monday
+    times = tuple(begins_s + 3600.0 * hour for hour in range(48))
+    morning = {"type": "schedule", "cron": "0 8 * * MON", "duration_s": 7200.0, "capacity": 6}
+    run = of_policies([morning], Trace("two days", 3600.0, times, (5.0,) * 48))
+    assert [hour for hour, wanted in enumerate(run.desired) if wanted > 4] == [7, 8, 9]
+
+
+def test_a_response_time_is_modelled_so_that_a_policy_that_looks_at_it_decides() -> None:
+    by_response = {"type": "target-tracking", "metric": "response-time", "target_response_time_s": 12.0}
+    run = of_policies([by_response], trace(*[5.0] * 30, *[38.0] * 60, *[1.0] * 90))
+    assert max(run.desired) >= 4
+    assert run.desired[-1] < max(run.desired)
+
+
+def test_the_lead_time_is_what_a_forecast_looks_ahead() -> None:
+    forecast = {"type": "predictive", "mode": "on", "step_s": 60.0, "target_ratio": 0.6}
+    ramp = trace(*[20.0] * 60, *[20.0 + 2.0 * step for step in range(60)])
+    near, far = (of_policies([forecast], ramp, lead_steps).desired[75:] for lead_steps in (1, 10))
+    assert all(later >= sooner for later, sooner in zip(far, near, strict=True))
+    assert sum(far) > sum(near)
 
 
 def test_a_group_of_a_configuration_scales_by_its_own_policies(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_trace_is_read_as_it_is_written(tmp_path: Path) -> None:
-    trace = traces.read(written(tmp_path, "\ufefft_seconds,requests\r\n0,1.5\r\n\r\n60,0\r\n120.5,7\r\n"))
+    trace = traces.read(written(tmp_path, "\ufefft_seconds,requests\r\n0,1.5\r\n\r\n60,0\r\n120.5,7\r\n   "))
     assert trace == traces.Trace("load.csv", 60.0, (0.0, 60.0, 120.5), (1.5, 0.0, 7.0))
 
 
@@ -28,6 +28,7 @@ def test_a_trace_is_read_as_it_is_written(tmp_path: Path) -> None:
         ("0,1\n60,\n", "line 3, field requests: must be a number; got ''"),
         ("0,1\nsoon,2\n", "line 3, field t_seconds: must be a number; got 'soon'"),
         ("0,1\ninf,2\n", "line 3, field t_seconds: must be finite; got 'inf'"),
+        ("0,1\n,\n", "line 3, field requests: must be a number; got ''"),
         ("0,1\n60,2,3\n", r"line 3: must have 2 fields \(t_seconds,requests\); got 3"),
         ("0,1\n60,2\n240,3\n", "line 4, field t_seconds: a gap; after 60 must come 120; got 240"),
         ("0,1\n60,2\n30,3\n", r"line 4, field t_seconds: must be greater than on the line before \(60\); got 30"),

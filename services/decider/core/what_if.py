@@ -93,11 +93,11 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two sides first want another capacity."""
+    """Where the same policy and the other one, both in the model, first want another capacity."""
 
     at_s: float
     tick: int
-    recorded: str
+    control: str
     other: str
 
 
@@ -364,9 +364,9 @@ def judged(past: Past, steps: Sequence[Step]) -> Side:
     )
 
 
-def first_difference(past: Past, steps: Sequence[Step]) -> Difference | None:
-    """Return where ``steps`` first want another capacity than was recorded."""
-    for number, (recorded, other) in enumerate(zip(past.steps, steps, strict=True)):
-        if recorded.desired != other.desired:
-            return Difference(past.instants[number].at_s, number + 1, recorded.text, other.text)
+def first_difference(past: Past, control: Sequence[Step], steps: Sequence[Step]) -> Difference | None:
+    """Return where ``steps`` first want another capacity than ``control``: the model's own error is in both."""
+    for number, (own, other) in enumerate(zip(control, steps, strict=True)):
+        if own.desired != other.desired:
+            return Difference(past.instants[number].at_s, number + 1, own.text, other.text)
     return None

@@ -25,6 +25,7 @@ from services.decider.core.words import percent, seconds
 FIRST_STEPS: Final = 10
 SEEN_SHARE: Final = 0.5  # of a step, at least, to count it
 BACK_STEPS: Final = 10  # the wall clock went back further than this: count on from where it is now
+MOST_LEAD_STEPS: Final = 120  # each is an outlook that is kept until it has come
 BAND_SHARE: Final = forecast.BAND[-1] - forecast.BAND[0]
 JUDGED: Final = 100.0  # outcomes over which it is counted how often the band held
 
@@ -158,7 +159,7 @@ def _judged(state: State, load: float) -> State:
 
 def _lead_steps(policy: Predictive, metrics: GroupMetrics) -> int:
     boot_s = policy.lead_s if metrics.boot_s is None else metrics.boot_s
-    return min(1 + math.ceil(boot_s / policy.step_s), forecast.MAX_LEAD_STEPS)
+    return min(1 + math.ceil(boot_s / policy.step_s), MOST_LEAD_STEPS)
 
 
 # --- voting ----------------------------------------------------------------------------------------------------------
