@@ -35,6 +35,7 @@ class Tally:
     doubts: dict[str, int] = field(default_factory=dict)
     exact_from: DecisionRecord | None = None
     left_out: frozenset[str] = frozenset()
+    not_known: frozenset[str] = frozenset()
     last_run: int | None = None
 
     def add(self, replayed: Replayed) -> None:
@@ -42,6 +43,7 @@ class Tally:
         self.ticks += 1
         self.counts[replayed.verdict] += 1
         self.left_out |= replayed.left_out
+        self.not_known |= replayed.not_known
         run_id = replayed.heard.header.run_id
         self.runs += run_id != self.last_run
         self.last_run = run_id
@@ -161,6 +163,9 @@ def told(tally: Tally) -> list[str]:
     if tally.left_out:
         fields = ", ".join(sorted(tally.left_out))
         lines.append(f"  recorded by an older release, without {fields}; compared without that")
+    if tally.not_known:
+        fields = ", ".join(sorted(tally.not_known))
+        lines.append(f"  recorded by a newer release, with {fields}; compared without that")
     return lines + (_first_lines(tally.first) if tally.first else [])
 
 
@@ -191,6 +196,7 @@ def _values(tally: Tally) -> dict[str, Any]:
         "not_repeatable": tally.doubts,
         "exact_from": tally.exact_from.decision_id if tally.exact_from else None,
         "fields_left_out": sorted(tally.left_out),
+        "fields_not_known": sorted(tally.not_known),
         "first_difference": None if first is None else {
             "decision_id": first.heard.record.decision_id,
             "at_s": first.heard.record.at_s,

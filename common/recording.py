@@ -90,6 +90,7 @@ class Damage:
     tail_bytes: int = 0
     unreadable_files: list[str] = field(default_factory=list)
     unknown_messages: int = 0
+    first_unknown: str = ""  # why the first of them is
 
     def text(self) -> str:
         """Return it as one sentence for people; empty when nothing was left out.
@@ -100,7 +101,9 @@ class Damage:
         parts = [
             f"{_count(self.places, 'damaged place')} ({self.place_bytes} bytes)" if self.places else "",
             f"{_count(self.tails, 'cut-off end')} ({self.tail_bytes} bytes)" if self.tails else "",
-            f"{_count(self.unknown_messages, 'unknown message')}" if self.unknown_messages else "",
+            f"{_count(self.unknown_messages, 'unknown message')} ({self.first_unknown})"
+            if self.unknown_messages
+            else "",
             f"{', '.join(self.unreadable_files)} (not a recording)" if self.unreadable_files else "",
         ]
         left_out = ", ".join(part for part in parts if part)
@@ -156,8 +159,9 @@ class Recording:
         for recorded in frames:
             try:
                 header, body = recorded.decode()
-            except ProtocolError:
+            except ProtocolError as error:
                 self.damage.unknown_messages += 1
+                self.damage.first_unknown = self.damage.first_unknown or str(error)
                 continue
             yield recorded, header, body
 

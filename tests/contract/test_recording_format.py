@@ -190,7 +190,8 @@ def test_messages_of_another_release_are_left_out_and_counted(tmp_path: Path) ->
     write(tmp_path, 1, header_bytes(BOOT, 0.0) + strange + frame_bytes(2.0, 2.0, *event(0)))
     recording = Recording(tmp_path)
     assert [recorded.at_s for recorded, _, _ in recording.messages()] == [2.0]
-    assert recording.damage.text() == "left out of the recording: 1 unknown message"
+    assert recording.damage.text().startswith("left out of the recording: 1 unknown message (")
+    assert "weather.local" in recording.damage.text()
 
 
 def test_a_file_that_is_no_segment_is_left_out_and_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import msgpack
 import pytest
@@ -151,8 +152,8 @@ def test_a_recording_that_begins_in_the_middle_says_so_and_claims_no_difference(
     assert found[0].verdict == UNKNOWN
     assert found[0].doubt == f"the recording begins in the middle of a run, at tick {tick}"
     assert DIFFERENT not in verdicts(found)
-    assert verdicts(found)[UNKNOWN] < 60
-    assert {one.verdict for one in found[-300:]} == {IDENTICAL}
+    assert verdicts(found)[UNKNOWN] < 150  # a lesson of before holds for minutes
+    assert {one.verdict for one in found[-40:]} == {IDENTICAL}  # those of the next run
 
 
 def test_from_a_basis_on_all_is_exact_soon_and_without_the_configuration() -> None:
@@ -187,7 +188,7 @@ def test_lost_records_are_told_and_the_replay_goes_on_from_the_next() -> None:
     begins = [one.begins for one in found if one.begins]
     assert begins[1] == "11 records before tick 61 lost"
     assert DIFFERENT not in verdicts(found)
-    assert {one.verdict for one in found[-300:]} == {IDENTICAL}
+    assert {one.verdict for one in found[-40:]} == {IDENTICAL}  # those of the next run
 
 
 def test_a_decision_that_the_core_would_not_make_is_different_and_its_fields_are_named() -> None:
@@ -212,6 +213,49 @@ def test_fields_that_an_older_release_did_not_write_are_left_out_and_named() -> 
     found = played(frames, configured)
     assert verdicts(found) == {IDENTICAL: len(found)}
     assert found[0].left_out == {"basis"}
+
+
+def edited(frame: Recorded, change: Callable[[dict[str, Any]], None]) -> Recorded:
+    values = msgpack.unpackb(frame.payload)
+    change(values)
+    return replace(frame, payload=msgpack.packb(values))
+
+
+def of_another_release(change: Callable[[dict[str, Any]], None]) -> list[Replayed]:
+    return played([edited(frame, change) if is_decision(frame) else frame for frame in eventful()])
+
+
+def test_a_nested_field_that_an_older_release_did_not_write_is_left_out_by_its_path() -> None:
+    def older(values: dict[str, Any]) -> None:
+        del values["body"]["evidence"]["in_flight"]
+        for vote in values["body"]["votes"]:
+            del vote["wait_s"]
+
+    found = of_another_release(older)
+    assert verdicts(found) == {IDENTICAL: len(found)}
+    assert set().union(*(one.left_out for one in found)) == {"evidence.in_flight", "votes[].wait_s"}
+
+
+def test_fields_that_only_a_newer_release_knows_are_left_out_by_their_path() -> None:
+    def newer(values: dict[str, Any]) -> None:
+        values["header"]["zone"] = "B"
+        values["body"]["mood"] = "calm"
+        values["body"]["evidence"]["heat"] = 7
+
+    found = of_another_release(newer)
+    assert verdicts(found) == {IDENTICAL: len(found)}
+    assert found[5].not_known == {"header.zone", "mood", "evidence.heat"}
+
+
+def test_a_difference_shows_also_beside_a_field_of_another_release() -> None:
+    def changed_too(values: dict[str, Any]) -> None:
+        values["body"]["mood"] = "calm"
+        if values["body"]["tick"] == 50:
+            values["body"]["evidence"]["queue"] = 99
+
+    found = [one for one in of_another_release(changed_too) if one.verdict == DIFFERENT]
+    assert found
+    assert list(differences(found[0])) == ["evidence"]
 
 
 def test_other_settings_than_recorded_show_as_a_difference() -> None:

@@ -12,7 +12,7 @@ set right from its record, and the replay goes on.
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from common.messages import (
@@ -28,7 +28,7 @@ from common.messages import (
     Traffic,
 )
 from common.recording import Recorded
-from common.wire import encode
+from common.wire import encode, unpack
 from services.decider.core import basis, learned, policies
 from services.decider.core.burst import Burst
 from services.decider.core.decide import after_gap
@@ -64,7 +64,8 @@ class Replayed:
     """One tick, recorded and repeated. ``state`` is as the tick left it; ``doubt`` says why it may not be exact.
 
     ``verdict``: ``identical``, byte for byte; ``different``; ``unknown``: different while the state is in doubt.
-    ``left_out`` names fields that the recording does not have, because an older release wrote it.
+    ``left_out`` names fields that the recording does not have, because an older release wrote it, ``not_known`` those
+    that a newer one wrote: each by its path, as in ``votes[].wait_s``. What both know is compared.
     """
 
     heard: Heard
@@ -74,6 +75,7 @@ class Replayed:
     doubt: str
     begins: str
     left_out: frozenset[str]
+    not_known: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -226,15 +228,15 @@ def _repeated(run: _Run, heard: Heard, begins: str) -> Replayed:
         run.doubt_for(f"message {lost[0]} of tick {record.tick} is not in the recording", until_s)
     state = _ticked(run.state, heard)
     again = state.history[-1]
-    left_out = _left_out(again, heard)
-    is_same = _is_identical(again, heard, left_out)
+    is_same, apart = _compared(again, heard)
     is_doubtful = bool(run.doubt) and record.now_s <= run.doubt_until_s
     verdict = IDENTICAL if is_same else UNKNOWN if is_doubtful else DIFFERENT
     doubt = run.doubt if is_doubtful else ""
     run.state = _corrected(state, heard) if verdict == UNKNOWN else state
     if not is_doubtful:
         run.doubt = ""
-    return Replayed(heard, again, run.state, verdict, doubt, begins, left_out)
+    apart_in = frozenset(apart.missing), frozenset(apart.extra)
+    return Replayed(heard, again, run.state, verdict, doubt, begins, *apart_in)
 
 
 def _ticked(state: GroupState, heard: Heard) -> GroupState:
@@ -292,30 +294,49 @@ def differences(replayed: Replayed) -> dict[str, tuple[str, str]]:
     """Return each field that differs: what the recording says, and what the replay says."""
     again, found = replayed.record.model_dump(), {}
     for name, value in replayed.heard.values.items():
-        ours = _as_text(_like(again.get(name), value))
-        if ours != _as_text(value):
-            found[name] = (_as_text(value), ours)
+        if name in again:
+            ours, theirs = (_as_text(one) for one in _shared(again[name], value, name, _Apart()))
+            if ours != theirs:
+                found[name] = (theirs, ours)
     return found
 
 
-def _is_identical(again: DecisionRecord, heard: Heard, left_out: frozenset[str]) -> bool:
-    if not left_out:
-        return encode(heard.header, again)[1] == heard.frame.payload
-    return _as_text(_like(again.model_dump(), heard.values)) == _as_text(heard.values)
+@dataclass(slots=True)
+class _Apart:
+    """The fields that only one of two records has, each by its path."""
+
+    missing: set[str] = field(default_factory=set)
+    extra: set[str] = field(default_factory=set)
 
 
-def _left_out(again: DecisionRecord, heard: Heard) -> frozenset[str]:
-    return frozenset(type(again).model_fields) - heard.values.keys()
+def _compared(again: DecisionRecord, heard: Heard) -> tuple[bool, _Apart]:
+    """Return whether both records are the same as far as both releases know their fields, and what only one has."""
+    if encode(heard.header, again)[1] == heard.frame.payload:
+        return True, _Apart()
+    apart = _Apart()
+    _shared(heard.header.model_dump(), unpack(heard.frame.payload)["header"], "header", apart)
+    ours, theirs = _shared(again.model_dump(), heard.values, "", apart)
+    is_apart = bool(apart.missing or apart.extra)
+    return is_apart and _as_text(ours) == _as_text(theirs), apart
 
 
 def _as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _like(ours: Any, recorded: Any) -> Any:
-    """Return our value with those fields only that the recorded one has."""
+def _shared(ours: Any, recorded: Any, path: str, apart: _Apart) -> tuple[Any, Any]:
+    """Return both values with those fields only that both have; the others go into ``apart``."""
     if isinstance(ours, dict) and isinstance(recorded, dict):
-        return {name: _like(ours.get(name), value) for name, value in recorded.items()}
+        under = f"{path}." if path else ""
+        apart.missing |= {f"{under}{name}" for name in ours.keys() - recorded.keys()}
+        apart.extra |= {f"{under}{name}" for name in recorded.keys() - ours.keys()}
+        pairs = {
+            name: _shared(ours[name], value, f"{under}{name}", apart)
+            for name, value in recorded.items()
+            if name in ours
+        }
+        return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
     if isinstance(ours, tuple | list) and isinstance(recorded, tuple | list) and len(ours) == len(recorded):
-        return [_like(one, other) for one, other in zip(ours, recorded, strict=True)]
-    return ours
+        both = [_shared(one, other, f"{path}[]", apart) for one, other in zip(ours, recorded, strict=True)]
+        return [one for one, _ in both], [other for _, other in both]
+    return ours, recorded
