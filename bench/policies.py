@@ -24,6 +24,7 @@ from services.decider.core.demand import domains_for, elasticity
 LEADS = (1, 2, 5)
 HPA_TOLERANCE = 0.1
 HPA_STABILIZATION_S = 300.0
+SHIPPED_SETTINGS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the one ratio that says how busy a domain may be
 SHIPPED_STEPS = 10080  # a week of minutes; twelve ticks a step take their time
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -49,12 +50,16 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One trace at one delay: our curve, as (headroom, θU, θO), what is shipped, and every peer with our ratio."""
+    """One trace at one delay: our curve, as (headroom, θU, θO), what is shipped, and every peer with our ratio.
+
+    ``shipped`` is each shipped policy as it is, ``shipped_curves`` the same with other ratios, in order.
+    """
 
     case: str
     lead: int
     curve: tuple[tuple[float, float, float], ...]
     shipped: tuple[Point, ...]
+    shipped_curves: tuple[tuple[Point, ...], ...]
     peers: tuple[Point, ...]
     ratios: tuple[float, ...]
 
@@ -138,8 +143,10 @@ def _outcome(folder: Path, case: Case, lead: int) -> Outcome:
     curve = tuple((run.headroom, run.metrics.theta_u, run.metrics.theta_o) for run in runs)
     peers = tuple(_peers(trace, case, lead))
     ratios = tuple(ratio(curve, peer) for peer in peers)
-    shipped = tuple(_shipped(trace, case)) if lead == 1 else ()
-    return Outcome(case.title, lead, curve, shipped, peers, ratios)
+    week = traces.Trace(trace.name, trace.step_s, trace.t_s[:SHIPPED_STEPS], trace.requests[:SHIPPED_STEPS])
+    shipped = tuple(_shipped(week, case, policy) for policy in (Threshold(), TargetTracking())) if lead == 1 else ()
+    curves = tuple(_shipped_curves(week, case)) if lead == 1 else ()
+    return Outcome(case.title, lead, curve, shipped, curves, peers, ratios)
 
 
 def ratio(curve: Sequence[tuple[float, float, float]], peer: Point) -> float:
@@ -183,13 +190,22 @@ def _hpa(demand: Sequence[int], lead: int, target: float, window: int) -> list[i
     return supply[: len(demand)]
 
 
-def _shipped(trace: traces.Trace, case: Case) -> Iterator[Point]:
-    """Yield what the decider's own policies reach as shipped, cooldowns and windows on; only the bounds are wide."""
-    week = traces.Trace(trace.name, trace.step_s, trace.t_s[:SHIPPED_STEPS], trace.requests[:SHIPPED_STEPS])
-    for policy in (Threshold(), TargetTracking()):
-        group = Group.model_validate({"prefix": "web-", "min": 1, "max": 64, "policies": (policy,)})
-        run = simulate_group.of_group(week, case.requests_per_domain, 1, group, Config(groups={"web": group}))
-        yield Point(policy.type, run.metrics.theta_u, run.metrics.theta_o, is_published=False)
+def _shipped(trace: traces.Trace, case: Case, policy: Threshold | TargetTracking) -> Point:
+    """Return what one of the decider's own policies reaches, cooldowns and windows on; only the bounds are wide."""
+    group = Group.model_validate({"prefix": "web-", "min": 1, "max": 64, "policies": (policy,)})
+    run = simulate_group.of_group(trace, case.requests_per_domain, 1, group, Config(groups={"web": group}))
+    return Point(policy.type, run.metrics.theta_u, run.metrics.theta_o, is_published=False)
+
+
+def _shipped_curves(trace: traces.Trace, case: Case) -> Iterator[tuple[Point, ...]]:
+    """Yield each shipped policy with one ratio moved; a threshold's lower bound keeps its share of the upper one."""
+    default = Threshold()
+    share = default.low_ratio / default.high_ratio
+    yield tuple(
+        _shipped(trace, case, Threshold(high_ratio=ratio, low_ratio=round(ratio * share, 4)))
+        for ratio in SHIPPED_SETTINGS
+    )
+    yield tuple(_shipped(trace, case, TargetTracking(target_ratio=ratio)) for ratio in SHIPPED_SETTINGS)
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -201,7 +217,10 @@ was too much, in percent (SPEC). A point is won by a setting with no larger θU 
 smallest θO at no larger θU over the peer's: less than 1 is a win.
 
 Ours is one family, the same everywhere: `headroom` is the only knob, 40 settings (`--sweep headroom=auto`), cooldown
-and stabilization off as for the peers. Nothing is set per trace.
+and stabilization off as for the peers. Nothing is set per trace. It is what `simulate` runs by default: it decides
+alone, out and in. A live group's `predictive` policy makes the same forecast, but its vote is a floor: it scales out
+only, and other policies, windows and cooldowns decide when to scale in. So the blue curve is what the forecast is
+worth, not what a group with the default configuration reaches; that is the grey ones.
 
 ![The trade-off curves](policies.png)
 """
@@ -338,7 +357,9 @@ memory for the minute of the hour, more weight for its data, the profile of the 
 weights of the experts, and errors that overlap counted less.
 """
 SHIPPED = """The decider's other policies with their shipped windows, cooldowns and step limits, bounds 1 to 64,
-at a delay of one step over the first week at most. They look at CPU use alone and take their time on purpose: they
+at a delay of one step over the first week at most. In the picture each is a curve too, with the ratio that says how
+busy a domain may be at 0.5 to 0.95 (the threshold's `high_ratio`, its `low_ratio` in proportion; the tracking's
+`target_ratio`). They look at CPU use alone and take their time on purpose: they
 protect against flapping, which θ does not count.
 """
 

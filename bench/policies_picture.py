@@ -54,6 +54,10 @@ def _panel(axes: Any, one: Outcome) -> None:
         peers = [peer for peer in one.peers if peer.is_published == is_published]
         across, up = [peer.theta_o for peer in peers], [max(peer.theta_u, FLOOR) for peer in peers]
         axes.plot(across, up, marker, ms=5, color=colour, label=label)
+    for number, points in enumerate(one.shipped_curves):
+        across, up = [point.theta_o for point in points], [max(point.theta_u, FLOOR) for point in points]
+        label = "shipped, ratio 0.5 to 0.95" if number == 0 else None
+        axes.plot(across, up, ("-", "--")[number % 2], color=SHIPPED, lw=1.2, label=label)
     if one.shipped:
         across, up = [p.theta_o for p in one.shipped], [max(p.theta_u, FLOOR) for p in one.shipped]
         axes.plot(across, up, "x", color=SHIPPED, label="shipped")
