@@ -21,11 +21,12 @@ from common.errors import AutoscalerError, BusError, ConfigError, RecordingError
 from common.messages import DecisionRecord, Membership, Request
 from common.recording import Recorded, Recording, recording_dir
 from services.decider.core import outlook
+from services.decider.core.ballot import counted
 from services.decider.core.basis import EVERY_TICKS
 from services.decider.core.explain import page, sentence
 from services.decider.core.group import metrics_of
 from services.decider.core.heard import LOOK_AHEAD_S
-from services.decider.core.replay import IDENTICAL, Replayed
+from services.decider.core.replay import IDENTICAL, Replayed, differences
 
 ASK_TIMEOUT_S = 3.0
 NEAR_INTERVALS = 3.0  # a tick this near counts as the one that was meant
@@ -192,9 +193,15 @@ def _outlooks(
         return (), f"what would come next is not known: {error}"
     if last is None or last.state.standing.desired is None:
         return (), ""
-    doubt = "" if last.verdict == IDENTICAL else _doubt(last)
+    doubt = "" if last.verdict == IDENTICAL or _is_alike(last) else _doubt(last)
     metrics = metrics_of(last.state, record.now_s, record.at_s)
     return outlook.scenarios(last.state, metrics, record.now_s), doubt
+
+
+def _is_alike(replayed: Replayed) -> bool:
+    """Return whether nothing differs but votes that do not count: of what those had learned, nothing comes next."""
+    recorded, again = (counted(record.votes) for record in (replayed.heard.record, replayed.record))
+    return differences(replayed).keys() <= {"votes"} and recorded == again
 
 
 def _doubt(replayed: Replayed) -> str:
