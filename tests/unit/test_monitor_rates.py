@@ -113,6 +113,10 @@ def test_the_first_quota_of_a_booted_domain_makes_one_interval_unknown() -> None
     ]
 
 
+def test_readings_at_almost_the_same_time_tell_nothing() -> None:
+    assert ratios(read(1.0, 0.0, 0.4), read(1.0, 5e-324, 0.4))[1] is None
+
+
 def test_idle_cpus_are_idle_time_over_elapsed_time() -> None:
     assert idle_cpus(HostCpu(2, 10.0, 0.0), HostCpu(2, 11.5, 1.0), MAX_GAP_S) == pytest.approx(1.5)
 

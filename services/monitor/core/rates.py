@@ -11,6 +11,7 @@ from typing import Final
 from common.domain import CpuReading, DomainState, HostCpu
 
 EPSILON: Final = 0.05
+LEAST_GAP_S: Final = 0.001  # what lies closer together says nothing, and divides by nothing
 STUCK_TICKS: Final = 3
 
 
@@ -40,7 +41,7 @@ def cpu_ratio(previous: Counter | None, current: Counter | None, max_gap_s: floa
     Args:
         previous: The counter one reading ago.
         current: The counter now.
-        max_gap_s: Readings further apart than this are not compared.
+        max_gap_s: Readings further apart than this, or less than ``LEAST_GAP_S``, are not compared.
 
     Returns:
         A ratio in [0, 1 + EPSILON], more only where the allotment was lowered in between; or None where it is unknown:
@@ -52,7 +53,7 @@ def cpu_ratio(previous: Counter | None, current: Counter | None, max_gap_s: floa
         return None
     elapsed_s = current.read_at_s - previous.read_at_s
     used_s = current.cpu_time_s - previous.cpu_time_s
-    if not 0 < elapsed_s <= max_gap_s or used_s < 0 or current.still_ticks >= STUCK_TICKS:
+    if not LEAST_GAP_S <= elapsed_s <= max_gap_s or used_s < 0 or current.still_ticks >= STUCK_TICKS:
         return None
     most = (1 + EPSILON) * max(previous.allotted_cpus, current.allotted_cpus) / current.allotted_cpus
     return min(used_s / (elapsed_s * current.allotted_cpus), most)
@@ -64,7 +65,7 @@ def idle_cpus(previous: HostCpu | None, current: HostCpu | None, max_gap_s: floa
         return None
     elapsed_s = current.read_at_s - previous.read_at_s
     idle_s = current.idle_s - previous.idle_s
-    if not 0 < elapsed_s <= max_gap_s or idle_s < 0:
+    if not LEAST_GAP_S <= elapsed_s <= max_gap_s or idle_s < 0:
         return None
     return min(idle_s / elapsed_s, float(current.cpus))
 
