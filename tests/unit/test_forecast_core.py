@@ -50,7 +50,7 @@ def test_a_ramp_is_met_ahead() -> None:
 def test_the_morning_of_yesterday_is_expected_today() -> None:
     day = [100.0] * 32 + [1000.0] * 32 + [100.0] * 32
     state = after([*day, *day, *day, *day[:31]], step_s=900.0)
-    assert forecast.capacities(state, 100.0, [1.0])[0] == 1
+    assert forecast.capacities(state, 100.0, [0.5])[0] == 1
     state = forecast.observe(state, day[31])
     assert forecast.capacities(state, 100.0, [3.0])[0] >= 9
 
@@ -142,8 +142,8 @@ def test_steps_shorter_than_a_bucket_share_it() -> None:
 
 def test_a_stored_forecast_of_another_version_is_refused() -> None:
     values = forecast_store.to_values(after([1.0, 2.0]))
-    with pytest.raises(ValueError, match="must be of version 1; got 2"):
-        forecast_store.from_values({**values, "version": 2})
+    with pytest.raises(ValueError, match="must be of version 2; got 3"):
+        forecast_store.from_values({**values, "version": 3})
 
 
 def test_a_stored_forecast_cut_short_is_refused() -> None:

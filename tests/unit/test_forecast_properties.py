@@ -1,6 +1,7 @@
 """What holds for any load: capacity is finite and >= 0, more headroom asks for more, a restart changes nothing."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -47,6 +48,44 @@ def test_capacity_is_finite_and_never_negative(
 def test_more_headroom_never_asks_for_fewer(values: list[float], settings_: list[float]) -> None:
     capacities = forecast.capacities(after(values), 100.0, sorted(settings_))
     assert capacities == sorted(capacities)
+
+
+@few
+@given(
+    st.one_of(loads, st.lists(st.floats(50, 150), min_size=20, max_size=40)),
+    st.lists(st.one_of(st.floats(0, 1e3), st.floats(0, 1e6), st.just(0.0)), min_size=2, max_size=8),
+    st.sampled_from([(60.0, 1), (60.0, 5), (900.0, 2), (21600.0, 1)]),
+    headrooms,
+)
+def test_more_load_in_the_last_step_never_asks_for_fewer(
+    values: list[float], last: list[float], timing: tuple[float, int], headroom: float
+) -> None:
+    before = after(values, *timing)
+    for requests_per_domain in (0.5, 10.0, 1000.0):
+        capacities = [
+            forecast.capacities(forecast.observe(before, value), requests_per_domain, [1.0, 3.0, headroom])
+            for value in sorted(last)
+        ]
+        for asked in zip(*capacities, strict=True):
+            assert list(asked) == sorted(asked)
+
+
+@pytest.mark.parametrize("lead_steps", [1, 5])
+def test_after_a_day_of_jobs_and_jumps_more_load_in_the_last_step_never_asks_for_fewer(lead_steps: int) -> None:
+    chance = random.Random(7)
+    level, state = 1000.0, forecast.initial(900.0, lead_steps)
+    for number in range(96 * 3):
+        level *= chance.choice([1.0] * 12 + [0.4, 2.5])
+        level = min(max(level, 100.0), 1e4)
+        state = forecast.observe(state, level * chance.uniform(0.9, 1.1) * (3 if number % 4 == 0 else 1))
+        if number % 8 == 7:
+            last = [level * share for share in (0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 20)]
+            capacities = [
+                forecast.capacities(forecast.observe(state, value), 200.0, [0.0, 0.6, 1.0, 2.0, 4.0, 10.0])
+                for value in last
+            ]
+            for asked in zip(*capacities, strict=True):
+                assert list(asked) == sorted(asked), number
 
 
 @few

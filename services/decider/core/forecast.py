@@ -1,10 +1,10 @@
 """The load ``lead`` steps ahead, as a distribution, and the capacity that is worth having for it.
 
 ``observe`` takes one step's requests; ``recommend`` asks a newsvendor's question of the distribution. A missing share
-of the demand weighs ``w`` times as much as the same share too many, ``w = exp(2 * headroom) / 4``: the answer is the
-least capacity ``s`` for which the demand ``d <= s``, each ``d`` counted with 1/d, makes up ``w / (1 + w)`` of all.
-Counting with 1/d is what makes the sum of relative errors, the SPEC elasticity metrics, the thing that is minimised.
-Only this last step knows headroom and domain size, so one forecast serves every setting.
+of the demand weighs ``w`` times as much as the same share too many, ``w = exp(2 * headroom) / 5``: the answer is the
+least capacity ``s`` for which the demand ``d <= s``, each ``d`` counted with 1/d, is ``w`` times the demand above it,
+counted with 1/s. Counting with 1/d makes the sum of relative errors, the SPEC elasticity metrics, the thing that is
+minimised. Only this last step knows headroom and domain size, so one forecast serves every setting.
 
 State is frozen, of bounded size, and the same bytes after a round trip through ``forecast_store``.
 """
@@ -27,11 +27,21 @@ MAX_HEADROOM = 20.0  # more makes no difference: what is missing weighs 10**17 t
 MAX_LEAD_STEPS = 3600
 MAX_REQUESTS = 1e15
 MAX_CAPACITY = 1_000_000
-EXACT_TO = 40  # capacities up to here are weighed one by one, beyond that in steps of 2.5 %
-_ladder = np.unique(np.ceil(np.geomspace(EXACT_TO, MAX_CAPACITY, math.ceil(math.log(MAX_CAPACITY / EXACT_TO) / 0.025))))
+EXACT_TO = 200  # capacities up to here are weighed one by one, beyond that in steps of 0.5 %
+_ladder = np.unique(np.ceil(np.geomspace(EXACT_TO, MAX_CAPACITY, math.ceil(math.log(MAX_CAPACITY / EXACT_TO) / 0.005))))
 CAPACITIES = np.concatenate((np.arange(EXACT_TO, dtype=float), _ladder))
+NEVER = 1e-12  # a probability that rounding could make as well
 LEAST_SHARE = 0.5  # of the usual load: a collapse below it is not spared for at the price of a jump
 BAND = (0.1, 0.5, 0.9)
+
+# Note [More load never asks for fewer]
+#
+# All else equal, a larger newest load never lowers the capacity, at any headroom and size of domain. It holds because
+# the distribution's every quantile rises with the newest load: each centre rises with it (a fit that would not is held
+# where the load before puts it); histograms, scales, weights and the fit learn from it only after the outlook was
+# made; and where it chooses whom to believe (surprise, state), the highest of all the distributions on the way up
+# from the load before counts, or on the way down the lowest. Demand above ``s`` counts with 1/s, not 1/d, and no demand
+# like the least: else a jump that grows would count for less, and silence that becomes less likely for more.
 
 
 @dataclass(frozen=True)
@@ -99,13 +109,13 @@ def observe(state: Forecast, requests: float) -> Forecast:
     if math.isnan(requests):
         return evolve(state, step=step, pending=(*pending, None), age_steps=state.age_steps + 1)
     at_s, lead_s = step * state.step_s, state.lead_steps * state.step_s
-    points, spread = state.points, state.spread
-    points = forecast_points.observe(points, requests, at_s, lead_s)
+    points, spread = forecast_points.observe(state.points, requests, at_s, lead_s), state.spread
+    before = state.points if state.points.known else points
+    guess = forecast_points.guess(points, before, at_s, state.lead_steps, lead_s)
+    latest = forecast_spread.outlook(spread, before, requests, guess, at_s + lead_s)
     if due is not None:
         spread = forecast_spread.learn(spread, due, requests)
         points = forecast_points.learn(points, due.guess, requests)
-    guess = forecast_points.guess(points, at_s, state.lead_steps, lead_s)
-    latest = forecast_spread.outlook(spread, points, guess, at_s + lead_s)
     return evolve(
         state, step=step, points=points, spread=spread, pending=(*pending, latest), latest=latest, age_steps=0
     )
@@ -151,13 +161,12 @@ def capacities(state: Forecast, requests_per_domain: float, headrooms: Sequence[
     candidates = _candidates(state.latest, requests_per_domain)
     at_or_below = forecast_spread.cumulative(state.latest, candidates * requests_per_domain)
     at_or_below[-1] = 1.0  # whatever is beyond the last candidate needs at least that one
+    at_or_below[0] = 0.0  # no demand at all counts as the least there is
     demand = np.maximum((candidates[1:] + candidates[:-1] + 1) / 2, _least_demand(state.latest) / requests_per_domain)
-    share = np.cumsum(np.diff(at_or_below) / demand)
-    if share[-1] <= 0:
-        return [0] * len(weights)
-    ratio = np.array(weights)
-    wanted = share.searchsorted(share[-1] * (ratio / (1 + ratio)) - 1e-15)
-    chosen: list[float] = candidates[1:][np.minimum(wanted, len(share) - 1)].tolist()
+    enough = np.cumsum(np.diff(at_or_below) / demand)
+    missing = np.maximum(1 - at_or_below[1:] - NEVER, 0.0) / demand
+    wanted = (enough / np.maximum(missing, 1e-300)).searchsorted(np.array(weights))
+    chosen: list[float] = candidates[1:][np.minimum(wanted, len(enough) - 1)].tolist()
     return [int(capacity) for capacity in chosen]
 
 
@@ -176,11 +185,11 @@ def weight_of(headroom: float) -> float:
     """Return how many times worse a missing share is than the same share too many.
 
     >>> weight_of(0)
-    0.25
+    0.2
     """
     if not headroom >= 0:
         raise ValueError(f"headroom must be >= 0; got {headroom}")
-    return math.exp(2 * min(headroom, MAX_HEADROOM)) / 4
+    return math.exp(2 * min(headroom, MAX_HEADROOM)) / 5
 
 
 def with_lead(state: Forecast, lead_steps: int) -> Forecast:

@@ -61,6 +61,7 @@ class Guess:
     points: Floats
     features: Floats
     unit: float  # the load that errors are measured against
+    floor: float  # the same before the newest load was seen
 
 
 def initial(step_s: float) -> Points:
@@ -132,31 +133,42 @@ def learn(points: Points, guess: Guess, value: float) -> Points:
     return evolve(points, squared_error=squared, fit=points.fit + step * error, covariance=covariance)
 
 
-def guess(points: Points, at_s: float, lead_steps: int, lead_s: float) -> Guess:
-    """Return what each forecaster expects ``lead_steps`` after the last value; every entry is finite and >= 0."""
+def guess(points: Points, before: Points, at_s: float, lead_steps: int, lead_s: float) -> Guess:
+    """Return what each forecaster expects ``lead_steps`` after the last value; every entry is finite and >= 0.
+
+    Given those ``before`` the last value, no entry falls when that value grows.
+    """
     ahead = DAMPING * (1 - DAMPING**lead_steps) / (1 - DAMPING)
-    smooth = np.maximum(points.level + ahead * points.trend, 0.0)
-    day = _seasonal(points, points.day, at_s, lead_s)
-    week = _seasonal(points, points.week, at_s, lead_s)
-    simple = np.concatenate((smooth, day, week))
+    smooth = points.level + ahead * points.trend
+    quiet = 0.05 * before.mean + 1e-9  # an idle hour of yesterday must not make a ratio of millions
+    day, day_rise = _seasonal(points, points.day, quiet, at_s, lead_s)
+    week, week_rise = _seasonal(points, points.week, quiet, at_s, lead_s)
+    simple = np.concatenate((np.maximum(smooth, 0.0), day, week))
     trust = 1 / np.maximum(points.squared_error, 1e-30) ** 2
     combined = float(simple @ (trust / trust.sum()))
     level = points.level
     recent = (points.requests, points.previous, level[2], level[SLOW], level[SLOWER], smooth[7], smooth[8])
     features = np.array((*recent, *day, week[0], week[2]))
-    fitted = max(0.0, float(points.fit @ features))
-    unit = max(float(level[SLOW]), 0.01 * points.mean, 1e-9)
-    return Guess(np.concatenate((simple, (combined, fitted))), features, unit)
+    rise = ALPHA * (1 + ahead * BETA)  # of each forecaster, when the last value is one more
+    rises = np.array((1.0, 0.0, *rise[[2, SLOW, SLOWER, 7, 8]], *day_rise, week_rise[0], week_rise[2]))
+    fall = min(0.0, float(points.fit @ rises))
+    fitted = max(0.0, float(points.fit @ features) - fall * (points.requests - before.requests))
+    return Guess(np.concatenate((simple, (combined, fitted))), features, _unit(points), _unit(before))
 
 
-def _seasonal(points: Points, season: Season | None, at_s: float, lead_s: float) -> tuple[float, float, float]:
+def _seasonal(
+    points: Points, season: Season | None, quiet: float, at_s: float, lead_s: float
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return the last value and a level carried along the season, and the season; and how each rises with the value."""
     value, level = points.requests, float(points.level[MIDDLE])
-    if season is None:
-        return value, level, float(points.level[SLOWER])
-    now = forecast_season.around(season, at_s)
-    then = forecast_season.around(season, at_s + lead_s)
+    now = then = math.nan
+    if season is not None:
+        now, then = forecast_season.around(season, at_s), forecast_season.around(season, at_s + lead_s)
     if math.isnan(now) or math.isnan(then):
-        return value, level, float(points.level[SLOWER])
-    quiet = 0.05 * points.mean + 1e-9  # an idle hour of yesterday must not make a ratio of millions
+        return (value, level, float(points.level[SLOWER])), (1.0, float(ALPHA[MIDDLE]), float(ALPHA[SLOWER]))
     growth = (then + quiet) / (now + quiet)
-    return value * growth, level * growth, then
+    return (value * growth, level * growth, then), (growth, float(ALPHA[MIDDLE]) * growth, 0.0)
+
+
+def _unit(points: Points) -> float:
+    return max(float(points.level[SLOW]), 0.01 * points.mean, 1e-9)

@@ -9,7 +9,7 @@ moments as surprising as this one: after a jump the slow forecasters are known t
 The weighting is the exponentially weighted forecaster with forgetting (Herbster and Warmuth, 1998).
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from services.decider.core.evolve import evolve
 from services.decider.core.forecast_points import (
+    ALPHA,
     COMBINED,
     FITTED,
     LAST,
@@ -55,6 +56,7 @@ FAMILIES = 2  # the minute of the hour, the state
 EXPERTS = EXPERTS_PLAIN + FAMILIES * len(OWNERS)
 CENTRES = np.concatenate((np.repeat(np.arange(POINTS), len(RATES)), np.tile(OWNERS, FAMILIES)))
 OWNER_ROWS = OWNERS * len(RATES) + 1  # those with the slow scale
+STATE_ROWS = EXPERTS - len(OWNERS)  # from here on
 ROWS = np.arange(EXPERTS)
 MAX_PHASES = 60
 ABOVE_USUAL = np.array([0.6, 0.85, 1.15, 1.6])
@@ -86,12 +88,16 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """The distribution of the load at one step: for each expert its centre, scale, histogram and weight."""
+    """The distribution of the load at one step: for each expert its centre, scale, histogram and weights.
+
+    See Note [More load never asks for fewer] in ``forecast``.
+    """
 
     guess: Guess
     scale: Floats
     shapes: Floats
-    weights: Floats
+    weights: Floats  # (surprises on the way from the load before, EXPERTS)
+    is_rise: bool
     phase: int
     state: int
     surprise: int
@@ -117,18 +123,21 @@ def initial(step_s: float) -> Spread:
     )
 
 
-def outlook(spread: Spread, points: Points, guess: Guess, target_s: float) -> Outlook:
-    """Return the distribution of the load in the step that starts at ``target_s`` seconds."""
+def outlook(spread: Spread, before: Points, requests: float, guess: Guess, target_s: float) -> Outlook:
+    """Return the distribution of the load in the step that starts at ``target_s`` seconds, ``requests`` seen last."""
     phase = int((target_s + 1e-6) * len(spread.phases) // 3600) % len(spread.phases)
-    state, surprise = _state(points), _surprise(points)
+    is_rise = requests >= before.requests
+    aboves, changes, surprises = (_way(place, before, requests) for place in (_above, _change, _surprise))
+    states = [above * (len(LAST_CHANGE) + 1) + change for above in aboves for change in changes]
     shapes = np.empty((EXPERTS, BINS))
     np.divide(spread.common, spread.common.sum(1, keepdims=True), out=shapes[:EXPERTS_PLAIN])
-    common = shapes[OWNER_ROWS] * LEAN
-    leaning = np.concatenate((spread.phases[phase] + common, spread.states[state] + common))
-    np.divide(leaning, leaning.sum(1, keepdims=True), out=shapes[EXPERTS_PLAIN:])
-    return Outlook(
-        guess, np.maximum(spread.scale, LEAST_SCALE), shapes, _weights(spread, surprise), phase, state, surprise
-    )
+    leaning = np.concatenate((spread.phases[[phase]], spread.states[states])) + shapes[OWNER_ROWS] * LEAN
+    leaning /= leaning.sum(2, keepdims=True)
+    shapes[EXPERTS_PLAIN:STATE_ROWS] = leaning[0]
+    shapes[STATE_ROWS:] = leaning[1] if len(states) == 1 else _edge(leaning[1:], is_rise)
+    scale = np.maximum(spread.scale, LEAST_SCALE)
+    weights = np.array([_weights(spread, surprise) for surprise in surprises])
+    return Outlook(guess, scale, shapes, weights, is_rise, phase, states[-1], surprises[-1])
 
 
 def learn(spread: Spread, seen: Outlook, value: float) -> Spread:
@@ -164,7 +173,8 @@ def learn(spread: Spread, seen: Outlook, value: float) -> Spread:
 
 def cumulative(seen: Outlook, loads: Floats) -> Floats:
     """Return for each of ``loads`` the probability that the load is not above it. Shape as ``loads``, in [0, 1]."""
-    chosen = np.flatnonzero(seen.weights > seen.weights.max() * NEGLIGIBLE)
+    weights = np.where(seen.weights > seen.weights.max(1, keepdims=True) * NEGLIGIBLE, seen.weights, 0.0)
+    chosen = np.flatnonzero(weights.any(0))
     centre = _logarithm(seen.guess.points, seen)[CENTRES[chosen], None]
     distance = (_logarithm(loads, seen)[None, :] - centre) / _flat(seen.scale)[chosen, None]
     place = np.clip((_arcsinh(distance / STRETCH) + EDGE) / BIN + 0.5, 0, BINS - 0.001)
@@ -174,13 +184,13 @@ def cumulative(seen: Outlook, loads: Floats) -> Floats:
     row = ROWS[: len(chosen), None]
     left = below[row, low]
     at_or_below = left + (below[row, low + 1] - left) * (place - low)
-    weights = seen.weights[chosen]
-    answer: Floats = (weights / weights.sum()) @ at_or_below
+    mixed = (weights[:, chosen] / weights.sum(1, keepdims=True)) @ at_or_below
+    answer: Floats = mixed.min(0) if seen.is_rise else mixed.max(0)
     return answer
 
 
 def _logarithm(loads: Floats | float, seen: Outlook) -> Floats:
-    logarithm: Floats = np.log(loads + FLOOR * seen.guess.unit)
+    logarithm: Floats = np.log(loads + FLOOR * seen.guess.floor)
     return logarithm
 
 
@@ -221,14 +231,28 @@ def _weights(spread: Spread, surprise: int) -> Floats:
     return answer
 
 
-def _state(points: Points) -> int:
-    usual = float(points.level[SLOWEST]) + 1e-9
-    change = (points.requests - points.previous) / (points.volatility + 1e-9)
-    above = int(ABOVE_USUAL.searchsorted(points.requests / usual))
-    return above * (len(LAST_CHANGE) + 1) + int(LAST_CHANGE.searchsorted(change))
+def _edge(shapes: Floats, is_rise: bool) -> Floats:
+    """Return the histograms whose every quantile is the highest (a rise) or the lowest of all these."""
+    below = shapes.cumsum(2)
+    edge: Floats = np.diff(below.min(0) if is_rise else below.max(0), prepend=0.0)
+    return edge
 
 
-def _surprise(points: Points) -> int:
-    usual_change = points.volatility + 0.02 * points.requests + 1e-9
-    away = (points.requests - float(points.level[MIDDLE])) / usual_change
-    return int(SURPRISE.searchsorted(away)) if math.isfinite(away) else len(SURPRISE)
+def _way(place: Callable[[Points, float], int], before: Points, requests: float) -> list[int]:
+    """Return the places from that of the load before to that of ``requests``, last."""
+    start, end = place(before, before.requests), place(before, requests)
+    return list(range(start, end + 1)) if end >= start else list(range(start, end - 1, -1))
+
+
+def _above(before: Points, requests: float) -> int:
+    return int(ABOVE_USUAL.searchsorted(requests / (float(before.level[SLOWEST]) + 1e-9)))
+
+
+def _change(before: Points, requests: float) -> int:
+    return int(LAST_CHANGE.searchsorted((requests - before.requests) / (before.volatility + 1e-9)))
+
+
+def _surprise(before: Points, requests: float) -> int:
+    usual_change = before.volatility + 0.02 * before.requests + 1e-9
+    away = (requests - float(before.level[MIDDLE])) * (1 - ALPHA[MIDDLE]) / usual_change
+    return int(SURPRISE.searchsorted(away))

@@ -13,7 +13,7 @@ import numpy as np
 from services.decider.core import forecast
 from services.decider.core.forecast import Forecast
 
-VERSION = 1
+VERSION = 2
 DTYPE = "<f8"
 
 
