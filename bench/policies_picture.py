@@ -44,7 +44,7 @@ def draw(path: Path, outcomes: Sequence[Outcome]) -> None:
 def _panel(axes: Any, one: Outcome) -> None:
     over = [point[2] for point in one.curve]
     under = [point[1] for point in one.curve]
-    axes.plot(over, under, "-", color=OURS, lw=2.2, label="ours, headroom 0 to 5.5")
+    axes.plot(over, under, "-", color=OURS, lw=2.2, label="ours, headroom 0 to 20")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(bottom=FLOOR * 0.8, top=60)

@@ -23,10 +23,10 @@ from services.decider.core.demand import Elasticity, domains_for, elasticity
 
 MINIMUM = 1
 AUTO = (
-    *(0.0, 0.2, 0.4),
-    *(round(0.6 + 0.05 * number, 2) for number in range(20)),
-    *(round(1.6 + 0.1 * number, 1) for number in range(10)),
-    *(2.6, 2.8, 3.0, 3.3, 3.7, 4.4, 5.5),
+    *(0.0, 0.3, 0.5),
+    *(round(0.6 + 0.0625 * number, 4) for number in range(16)),
+    *(round(1.6 + 0.1 * number, 1) for number in range(11)),
+    *(2.8, 3.1, 3.4, 3.8, 4.3, 5.0, 6.2, 8.5, 12.0, 20.0),
 )
 
 
