@@ -101,7 +101,7 @@ class Running:
     """A monitor whose loop runs in a thread."""
 
     def __init__(self, open_connection: Callable[[str, Any], HostConnection], **hosts: str) -> None:
-        system = {"interval_s": INTERVAL_S, "stale_after_s": 1.0}
+        system = {"interval_s": INTERVAL_S, "republish_s": 0.5, "stale_after_s": 1.0}
         tables = {name: {"uri": uri, "call_timeout_s": 0.5} for name, uri in hosts.items()}
         groups = {"web": {"prefix": "web-", "hosts": list(hosts)}, "hv": {"prefix": "hvtest-", "hosts": list(hosts)}}
         groups["hv"]["endpoint"] = "127.0.0.1:8001"
