@@ -18,6 +18,8 @@
 #include "log.h"
 #include "routes.h"
 
+#define HOLD_MS 1000
+#define HOLD_TICK_US 2000
 #define MAX_CONNECTIONS 512
 #define STACK_BYTES (64 * 1024)
 #define IDLE_TIMEOUT_MS 60000   /* between two requests of one connection */
@@ -142,6 +144,8 @@ static bool serve_request(struct connection *connection)
         return false;
     if (!skip_body(connection, request.content_length, deadline_ms))
         return false;
+    for (int64_t end_ms = now_ms() + HOLD_MS; atomic_load(&is_closed) && now_ms() < end_ms;)
+        usleep(HOLD_TICK_US); /* a clone takes its identity: whoever asks that early has the first right answer */
     if (atomic_load(&is_closed)) {
         refuse(connection->fd, 503, "this guest waits for its identity");
         return false;

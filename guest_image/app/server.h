@@ -11,7 +11,8 @@ int server_start(const char *name, int port);
 /* From now on /healthz answers 503 and every response ends its connection. */
 void server_drain(void);
 
-/* Answer 503 to everything from now on, under another name, and end the connections that stand. */
+/* Answer 503 to everything from now on, a second after it was asked and under another name, unless the server is opened
+ * by then; end the connections that stand. */
 void server_close_to(const char *name);
 
 /* Serve again, as `name`. */

@@ -16,6 +16,8 @@ from common.errors import HypervisorError
 from services.actuator.core.seen import Probe
 
 PERIOD_S: Final = 0.03  # one turn
+QUICK_S: Final = 0.01  # while somebody is new: who is woken or cloned answers within a second, who boots does not
+QUICK_TURNS: Final = 100
 PATIENT_TURNS: Final = 1000  # who has not answered by then is asked every other turn, after as many more every third, …
 LONGEST_TURNS: Final = 16
 AGENT_TURNS: Final = 4  # a call to a guest's agent goes through libvirt and QEMU
@@ -103,10 +105,11 @@ class Prober:
             with self._lock:
                 due = [key for key in self._targets if key not in self._asking and self._is_due(key)]
                 self._turns = {key: turns + 1 for key, turns in self._turns.items()}
+                is_quick = min(self._turns.values(), default=QUICK_TURNS) < QUICK_TURNS
                 self._asking.update(due)
             for key in due:
                 self._work.put(key)
-            self._has_new.wait(PERIOD_S)
+            self._has_new.wait(QUICK_S if is_quick else PERIOD_S)
 
     def _is_due(self, key: Identity) -> bool:
         turns = self._turns[key]
