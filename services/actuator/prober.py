@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
+from common.config import Group
 from common.errors import HypervisorError
 from services.actuator.core.seen import Probe
 
@@ -40,6 +41,21 @@ class Target:
     is_identity_checked: bool = True
     timeout_s: float = 1.0
     host: str = ""
+
+
+def target_of(group: Group, host: str, name: str, address: str) -> Target:
+    """Return how a domain of the group is asked."""
+    readiness = group.readiness
+    return Target(
+        name=name,
+        host=host,
+        address=address,
+        port=group.port,
+        protocol=readiness.protocol,
+        path=readiness.path,
+        is_identity_checked=group.is_identity_checked,
+        timeout_s=readiness.timeout_s,
+    )
 
 
 AskAgent = Callable[[str, str, float], str | None]

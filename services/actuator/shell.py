@@ -23,7 +23,6 @@ from services.actuator.core import lead_times
 from services.actuator.core.boot_times import added
 from services.actuator.core.disks import Base
 from services.actuator.core.events import boot_time_s, event_of
-from services.actuator.core.members import Member
 from services.actuator.core.membership import address, membership
 from services.actuator.core.placement import COMING
 from services.actuator.core.plan import is_observing, plan
@@ -37,7 +36,7 @@ from services.actuator.keeper import Keeper
 from services.actuator.ledger import Ledger
 from services.actuator.orders_desk import OrdersDesk, View
 from services.actuator.perform import Outcome, Result
-from services.actuator.prober import Identity, Prober, Target
+from services.actuator.prober import Identity, Prober, Target, target_of
 from services.actuator.remarks import Remarks
 from services.actuator.snapshots import Snapshots, order_of
 from services.actuator.starts import count_start
@@ -393,19 +392,5 @@ def targets(view: View) -> dict[Identity, Target]:
         at = address(view.wanted, member)
         is_coming = member.phase in COMING or (member.phase is Phase.STANDBY and not member.is_reserve)
         if is_coming and member.is_reachable and not member.is_off and at is not None:
-            found[(member.name, member.domain.uuid)] = _target(view.wanted, member, at)
+            found[(member.name, member.domain.uuid)] = target_of(view.wanted.group, member.domain.host, member.name, at)
     return found
-
-
-def _target(wanted: Wanted, member: Member, at: str) -> Target:
-    readiness = wanted.group.readiness
-    return Target(
-        name=member.name,
-        host=member.domain.host,
-        address=at,
-        port=wanted.group.port,
-        protocol=readiness.protocol,
-        path=readiness.path,
-        is_identity_checked=wanted.group.is_identity_checked,
-        timeout_s=readiness.timeout_s,
-    )

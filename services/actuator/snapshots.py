@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,7 @@ from services.actuator.core.seen import SeenHost, Snapshot, Template, Wanted
 from services.actuator.core.steps import Clone, SetPhase, Step, TakeSnapshot
 from services.actuator.drafts import CloneDisks, disks_of, draft
 from services.actuator.perform import Outcome, Result
-from services.actuator.prober import Target
+from services.actuator.prober import target_of
 
 FOLDER: Final = "actuator/snapshots"
 MAX_FAILURES: Final = 2
@@ -271,7 +271,7 @@ def order_of(
         xml=template_xml(made.xml),
         volumes=made.volumes,
         snapshot=snapshot,
-        target=_target(wanted, step),
+        target=target_of(wanted.group, step.host, step.domain, wanted.network.address(step.record.slot or 0)),
         network=wanted.network,
         console_dir=template.console_dir,
         boot_s=wanted.group.boot_timeout_s,
@@ -279,24 +279,11 @@ def order_of(
     )
 
 
-def _target(wanted: Wanted, step: TakeSnapshot) -> Target:
-    group, readiness = wanted.group, wanted.group.readiness
-    return Target(
-        name=step.domain,
-        host=step.host,
-        address=wanted.network.address(step.record.slot or 0),
-        port=group.port,
-        protocol=readiness.protocol,
-        path=readiness.path,
-        is_identity_checked=group.is_identity_checked,
-        timeout_s=readiness.timeout_s,
-    )
-
-
 def _mark(state: os.stat_result) -> Mark:
     return state.st_mtime_ns, state.st_size
 
 
+@cache
 def _program() -> str:
     """Return what the guest of a disk image runs while it is a template."""
     return resources.files("services.actuator.guest").joinpath("identity.py").read_text(encoding="utf-8")
