@@ -1,7 +1,7 @@
 """What the tests with real parts need, brought up before they are collected and taken down after the last one.
 
 Unit, contract and simulation tests need nothing, and start nothing. The others find libvirt running and the demo guest
-built (``AUTOSCALER_TEST_IMAGE``); without root they skip themselves and say why.
+built (``LIBVIRT_AUTOSCALER_TEST_IMAGE``); without root they skip themselves and say why.
 """
 
 import os
@@ -36,7 +36,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     print(f"libvirt: {ensure_libvirt(Host(), system, SystemClock())}", flush=True)
     IMAGES.mkdir(mode=0o711, exist_ok=True)
     subprocess.run(["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(IMAGES)], check=True)
-    os.environ["AUTOSCALER_TEST_IMAGE"] = str(IMAGES)
+    os.environ["LIBVIRT_AUTOSCALER_TEST_IMAGE"] = str(IMAGES)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -48,7 +48,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def images() -> Path:
     """Return the directory of the demo guest's image."""
-    if "AUTOSCALER_TEST_IMAGE" not in os.environ:
+    if "LIBVIRT_AUTOSCALER_TEST_IMAGE" not in os.environ:
         pytest.skip("real guests need root: libvirt's system socket, networks")
     return IMAGES
 

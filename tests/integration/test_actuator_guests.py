@@ -23,7 +23,7 @@ from services.actuator.core.record import Record
 from services.actuator.images import Images
 from tests.integration.actuator_stand import CLOCK, Driver
 
-IMAGE = Path(os.environ.get("AUTOSCALER_TEST_IMAGE", "/var/lib/libvirt-autoscaler/images"))
+IMAGE = Path(os.environ.get("LIBVIRT_AUTOSCALER_TEST_IMAGE", "/var/lib/libvirt-autoscaler/images"))
 URI = "qemu:///system"
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,7 @@ from common.hypervisor import Connection
 from common.messages import Event
 from tests.integration.actuator_stand import CLOCK, Driver
 
-IMAGE = Path(os.environ.get("AUTOSCALER_TEST_IMAGE", "/var/lib/libvirt-autoscaler/images"))
+IMAGE = Path(os.environ.get("LIBVIRT_AUTOSCALER_TEST_IMAGE", "/var/lib/libvirt-autoscaler/images"))
 URI = "qemu:///system"
 ROOT = Path(__file__).resolve().parents[2]
 SAVED = Path("/var/lib/libvirt/qemu/save")
