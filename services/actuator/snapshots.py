@@ -101,7 +101,7 @@ class Snapshots:
         for host in hosts:
             if host.name not in group.hosts or host.accel is None:
                 continue
-            key, why_not = "", _why_not(config, host, template)
+            key, why_not = "", _why_not(config, host, group, template)
             if not why_not:
                 key, why_not = key_of(name, group, template, config.network, host)
             self._keys[(name, host.name)] = key
@@ -289,10 +289,12 @@ def _program() -> str:
     return resources.files("services.actuator.guest").joinpath("identity.py").read_text(encoding="utf-8")
 
 
-def _why_not(config: Config, host: SeenHost, template: Template) -> str:
+def _why_not(config: Config, host: SeenHost, group: Group, template: Template) -> str:
     uri = config.hosts[host.name].uri
     if not uri.startswith("qemu:///system"):
         return f"clones need libvirt's system instance on this machine; {host.name} is {uri}"
+    if group.readiness.protocol == "agent":
+        return "domains that are asked by their guest agent are not cloned"
     if template.disk is None:
         return "" if template.console_dir else "the image has no console, on which a guest says that it can be saved"
     base = host.bases.get(template.disk.path)

@@ -353,6 +353,13 @@ def test_an_image_that_cannot_be_used_is_not_cloned_and_that_is_said(
     assert (seen["local"].is_there, seen["local"].why_not) == (False, why)
 
 
+def test_domains_that_are_asked_by_their_agent_are_not_cloned_and_that_is_said(tmp_path: Path) -> None:
+    group = config().groups["web"]
+    asked = group.model_copy(update={"readiness": group.readiness.model_copy(update={"protocol": "agent"})})
+    seen = Snapshots(tmp_path).seen("web", asked, TEMPLATE, config(), (HOST,))
+    assert not seen["local"].is_there and "guest agent" in seen["local"].why_not
+
+
 def test_a_snapshot_counts_only_while_its_disk_is_as_it_was_and_spares_it(tmp_path: Path) -> None:
     store, disk = Snapshots(tmp_path, do=lambda work: work()), tmp_path / f"web-template.{RECORD.uuid}.qcow2"
     disk.write_bytes(b"disk")
