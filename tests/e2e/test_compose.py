@@ -210,7 +210,13 @@ def test_killed_containers_come_back_and_no_request_is_lost(engine: Engine, worl
 
 
 def test_a_killed_haproxy_is_back_with_its_slots(engine: Engine, world: World) -> None:
-    os.kill(engine.containers()["haproxy"]["State"]["Pid"], signal.SIGKILL)
+    killed = engine.containers()["haproxy"]
+    os.kill(killed["State"]["Pid"], signal.SIGKILL)
+
+    def is_back() -> bool:
+        return bool(engine.containers()["haproxy"]["RestartCount"] > killed["RestartCount"])
+
+    wait_until(is_back, BOOT_S, "HAProxy's container to run again")  # what is asked before may be the dying one
     wait_until(lambda: answers(world), BOOT_S, "HAProxy to serve again")
 
 

@@ -228,14 +228,16 @@ def test_ten_clones_at_once_share_nothing_and_never_answer_as_another(driver: Dr
     watcher = Watcher([network.address(slot) for slot in range(network.slots) if slot > 0][:16])
     driver.want(11)
     print("ten clones ready after", round(driver.run_until(lambda: len(driver.members("ready")) == 11), 2))
+    message = driver.membership()
+    assert message is not None
+    clones = message.members[1:]
+    driver.run_until(lambda: all(member.address in watcher.first for member in clones))
     watcher.stop()
     tiers = driver.members("ready")
     # On a starved machine one or two may be given up, and boot instead; whatever they are, they share nothing.
     assert list(tiers.values()).count("clone") >= 8, driver.membership()
-    message = driver.membership()
-    assert message is not None
     identities = []
-    for member in message.members[1:]:
+    for member in clones:
         asked_s, found, answered_s = watcher.first[member.address or ""]
         assert asked_s - 0.5 <= found["epoch_s"] <= answered_s + 0.5
         assert (found["name"], found["hostname"], found["address"]) == (member.name, member.name, member.address)
