@@ -20,9 +20,9 @@ from common.config import Config
 from common.errors import AutoscalerError, BusError, ConfigError, RecordingError
 from common.messages import DecisionRecord, Membership, Request
 from common.recording import Recorded, Recording, recording_dir
-from services.decider.core import outlook
+from services.decider.core import outlook, policies
 from services.decider.core.ballot import counted
-from services.decider.core.basis import EVERY_TICKS
+from services.decider.core.basis import EVERY_TICKS, LEARNED_EVERY_TICKS
 from services.decider.core.explain import page, sentence
 from services.decider.core.group import metrics_of
 from services.decider.core.heard import LOOK_AHEAD_S
@@ -123,7 +123,7 @@ def _at(
         )
     if is_last:
         _warn(f"it is of {local_time(record.at_s)}, {at_s - record.at_s:.0f} s ago")
-    outlooks, doubt = _outlooks(recording, config_path, group, frame, record)
+    outlooks, doubt = _outlooks(recording, config_path, group, config.system.interval_s, frame, record)
     change = _last_change(recording, group, frame.at_s, record)
     led_to, notes = _led_to(recording, group, frame.at_s, record), notes_of(recording, group, frame.at_s + LED_TO_S)
     return Told(record, change, cause, led_to, outlooks, doubt, notes)
@@ -179,10 +179,10 @@ def _led_to(recording: Recording, group: str, from_s: float, record: DecisionRec
 
 
 def _outlooks(
-    recording: Recording, config_path: Path, group: str, frame: Recorded, record: DecisionRecord
+    recording: Recording, config_path: Path, group: str, interval_s: float, frame: Recorded, record: DecisionRecord
 ) -> tuple[tuple[outlook.Outlook, ...], str]:
     """Return what the core would do from this tick on, and why that may not be exact."""
-    since_s = frame.at_s - WARM_UP_S - EVERY_TICKS
+    since_s = frame.at_s - WARM_UP_S - interval_s * _told_every_ticks(record)
     try:
         last = None
         for replayed in ticks(recording, config_path, group, since_s, frame.at_s + LOOK_AHEAD_S):
@@ -196,6 +196,12 @@ def _outlooks(
     doubt = "" if last.verdict == IDENTICAL or _is_alike(last) else _doubt(last)
     metrics = metrics_of(last.state, record.now_s, record.at_s)
     return outlook.scenarios(last.state, metrics, record.now_s), doubt
+
+
+def _told_every_ticks(record: DecisionRecord) -> int:
+    """Return within how many ticks some record tells all that the votes that count depend on."""
+    kinds = [policies.KINDS.get(vote.policy) for vote in counted(record.votes)]
+    return LEARNED_EVERY_TICKS if any(kind and kind.learned for kind in kinds) else EVERY_TICKS
 
 
 def _is_alike(replayed: Replayed) -> bool:

@@ -229,8 +229,9 @@ class DecisionRecord(Body):
     ``now_s``, ``at_s`` (the same instant on the decider's monotonic clock and in epoch seconds), ``taken``, ``ordered``
     and, in the first record of a run, ``resumed_from`` (the stored state it began with, as JSON) and ``learned`` (what
     its policies had learned, as ``learned.to_text``) are all that the decision depends on: the same core, fed with
-    them, repeats it. ``basis`` (in the first record of a run and now
-    and then, as JSON) holds the settings that it ran with, and the stored state after this tick.
+    them, repeats it. ``basis`` (in the first record of a run and now and then, as JSON) holds the settings that it ran
+    with, and the stored state after this tick; beside a later one, more rarely, ``learned`` holds what had been learned
+    after the tick.
 
     ``burst_quota`` is what the actuator was told (see ``DesiredCapacity``), ``burst_text`` why, and ``burst_rivals``
     what other groups claimed of the same hosts.

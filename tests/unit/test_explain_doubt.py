@@ -7,6 +7,7 @@ import pytest
 from cli.explain import _outlooks
 from common.messages import DecisionRecord
 from common.recording import Recording
+from services.decider.core import basis
 from services.decider.core.heard import LOOK_AHEAD_S
 from tests.sim.decider_model import EPOCH_S, World, settings
 from tests.sim.decider_tape import Tape, write
@@ -15,10 +16,14 @@ BEGINS = 800  # what was recorded before is gone; a basis comes at tick 1,201
 ENDS = 1500
 
 
-@pytest.mark.parametrize(("mode", "is_exact"), [("observe", True), ("on", False)])
-def test_what_an_observed_forecast_had_learned_is_no_reason_for_doubt(
-    tmp_path: Path, mode: str, is_exact: bool
+@pytest.mark.parametrize(
+    ("mode", "told_every_ticks", "is_exact"),
+    [("observe", 10 * ENDS, True), ("on", 10 * ENDS, False), ("on", (ENDS - BEGINS) // 2, True)],
+)
+def test_what_a_forecast_had_learned_is_a_reason_for_doubt_where_it_counts_and_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, told_every_ticks: int, is_exact: bool
 ) -> None:
+    monkeypatch.setattr(basis, "LEARNED_EVERY_TICKS", told_every_ticks)
     policies = [{"type": "threshold"}, {"type": "predictive", "mode": mode, "step_s": 5.0}]
     load = World(lambda t: 0.9 + 0.5 * (t % 300 < 100), settings=settings(policies=policies), ready=2)
     tape = Tape(load).run(ENDS)
@@ -34,6 +39,6 @@ def test_what_an_observed_forecast_had_learned_is_no_reason_for_doubt(
         "[groups.web]\nprefix = 'web-'\n[[groups.web.policies]]\ntype = 'threshold'\n"
         f"[[groups.web.policies]]\ntype = 'predictive'\nmode = '{mode}'\nstep_s = 5.0\n"
     )
-    outlooks, doubt = _outlooks(recording, config, "web", frame, record)
+    outlooks, doubt = _outlooks(recording, config, "web", 1.0, frame, record)
     assert len(outlooks) == 3
     assert (doubt == "") == is_exact, doubt

@@ -11,6 +11,7 @@ import pytest
 
 from common.messages import DecisionRecord
 from common.recording import Recorded
+from services.decider.core import basis
 from services.decider.core.basis import EVERY_TICKS, Basis, read, told
 from services.decider.core.evolve import evolve
 from services.decider.core.heard import LOOK_AHEAD_S
@@ -122,6 +123,21 @@ def test_what_a_forecast_learned_before_the_recording_begins_stays_in_doubt() ->
     assert DIFFERENT not in verdicts(found)
     assert found[199].doubt
     assert {one.verdict for one in found[201:]} == {IDENTICAL}
+
+
+def test_from_what_a_record_says_was_learned_a_forecast_is_exact_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis, "LEARNED_EVERY_TICKS", 200)
+    begun = settings(policies=EVERY_KIND)
+    frames = Tape(world(settings=begun)).run(800).frames
+    tells = int(begun.chance * 200) + 200
+    found = played(frames[numbered(frames, tells - 30) :], lambda *_: begun)
+    assert found[30].heard.record.learned
+    assert DIFFERENT not in verdicts(found)
+    assert {one.verdict for one in found[90:]} == {IDENTICAL}  # its windows are full then
+    assert found[90].doubt
+    assert not found[-1].doubt
+    begins_there = played(frames[numbered(frames, tells) :])
+    assert {one.verdict for one in begins_there[90:]} == {IDENTICAL}
 
 
 def test_a_record_that_was_recorded_twice_counts_once() -> None:

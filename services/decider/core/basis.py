@@ -1,6 +1,7 @@
 """What the first record of a run, and now and then another one, carries along: the settings and the standing, as JSON.
 
 A recording thus repeats itself without the configuration file that was in force, also after its oldest part is gone.
+What forecasts have learned is some 100 KB, so it comes along less often, and for each group at a time of its own.
 """
 
 import json
@@ -10,9 +11,11 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from common.config import Group
-from services.decider.core.state import GroupState, Settings, Standing
+from services.decider.core.learned import to_text
+from services.decider.core.state import GroupState, Settings, Standing, learned_of
 
 EVERY_TICKS: Final = 600
+LEARNED_EVERY_TICKS: Final = 3600
 RELOAD: Final = (
     "reload"  # stands among a record's orders where the settings changed; its argument ``settings`` holds them
 )
@@ -27,10 +30,21 @@ class Basis:
 
 
 def told(state: GroupState) -> str:
-    """Return the basis as JSON on the first tick, every ``EVERY_TICKS``, and after a reload; empty on all others."""
-    if state.tick % EVERY_TICKS != 1 and not any(ordered.verb == RELOAD for ordered in state.ordered):
+    """Return the basis as JSON on the first tick, every ``EVERY_TICKS``, and after a reload; empty on most others."""
+    is_reloaded = any(ordered.verb == RELOAD for ordered in state.ordered)
+    if state.tick % EVERY_TICKS != 1 and not is_reloaded and not _is_turn_of_learned(state):
         return ""
     return json.dumps(_values(state.settings) | {"standing": asdict(state.standing)}, sort_keys=True)
+
+
+def learned_told(state: GroupState) -> str:
+    """Return what the policies have learned after this tick, as text; empty but once in ``LEARNED_EVERY_TICKS``."""
+    return to_text(learned_of(state, is_whole=True)) if _is_turn_of_learned(state) else ""
+
+
+def _is_turn_of_learned(state: GroupState) -> bool:
+    turn = int(state.settings.chance * LEARNED_EVERY_TICKS)
+    return state.tick > 1 and state.tick % LEARNED_EVERY_TICKS == turn and bool(learned_of(state))
 
 
 def settings_text(settings: Settings) -> str:

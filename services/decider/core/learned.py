@@ -2,13 +2,14 @@
 
 The base is about 100 KB and is written once in ``BASE_STEPS`` steps; the tail is small and written after each step.
 Observing the tail again leads from the base to exactly the forecast that was lost, so a restart changes no decision.
+A recording also has the step under way: a replay that begins there repeats what follows to the byte.
 """
 
 import base64
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import msgpack
@@ -24,14 +25,33 @@ Steps = tuple[tuple[int, float], ...]
 """Of each step: the lead that was in force, in steps, and the load; NaN where it is unknown."""
 
 
+Band = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """The step that is being summed up, and what is known of the bands: told for steps to come, and how they held."""
+
+    total: float = 0.0
+    count: int = 0
+    newest_s: float = -math.inf
+    bands: tuple[tuple[int, Band], ...] = ()
+    held: float = 0.0
+    judged: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A forecast, in two parts. ``key`` names what was counted; ``origin`` is the number of the first step."""
+    """A forecast, in two parts. ``key`` names what was counted; ``origin`` is the number of the first step.
+
+    ``under_way`` is None where it comes from a file: the step that a restart cut off is not known.
+    """
 
     key: str
     origin: int
     base: Forecast
     tail: Steps = ()
+    under_way: UnderWay | None = None
 
 
 def current(learned: Learned) -> Forecast:
@@ -93,7 +113,9 @@ def to_text(learned: Mapping[int, Learned]) -> str:
     """Return what the policies of a group have learned, by their number, as text; empty where there is none."""
     if not learned:
         return ""
-    parts = {number: (base_bytes(one), tail_bytes(one)) for number, one in sorted(learned.items())}
+    parts = {
+        number: (base_bytes(one), tail_bytes(one), *_under_way_bytes(one)) for number, one in sorted(learned.items())
+    }
     return base64.b64encode(msgpack.packb(parts)).decode()
 
 
@@ -107,9 +129,25 @@ def from_text(text: str) -> dict[int, Learned]:
         return {}
     try:
         parts = msgpack.unpackb(base64.b64decode(text, validate=True), strict_map_key=False)
-        return {int(number): from_bytes(base, tail) for number, (base, tail) in parts.items()}
+        return {
+            int(number): replace(from_bytes(base, tail), under_way=_under_way(rest))
+            for number, (base, tail, *rest) in parts.items()
+        }
     except (TypeError, AttributeError, msgpack.UnpackException) as error:
         raise ValueError(f"not of the right form: {error!r}") from error
+
+
+def _under_way_bytes(learned: Learned) -> tuple[bytes, ...]:
+    return () if learned.under_way is None else (_packed(asdict(learned.under_way)),)
+
+
+def _under_way(packed: list[bytes]) -> UnderWay | None:
+    if not packed:
+        return None
+    values = _unpacked(packed[0])
+    del values["version"]
+    bands = tuple((int(step), (low, middle, high)) for step, (low, middle, high) in values.pop("bands"))
+    return UnderWay(bands=bands, **values)
 
 
 def _packed(values: dict[str, Any]) -> bytes:

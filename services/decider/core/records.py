@@ -40,7 +40,7 @@ def record(
         taken=state.taken,
         ordered=state.ordered,
         resumed_from=state.resumed_from,
-        learned=state.resumed_learned,
+        learned=state.resumed_learned or basis.learned_told(state),
         basis=basis.told(state),
         burst_quota=state.burst.quota,
         burst_text=state.burst.text,

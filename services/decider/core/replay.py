@@ -3,10 +3,10 @@
 A record names all that its tick took in (see ``DecisionRecord``), so each tick is repeated from the recording alone.
 
 # Note [What a recording cannot tell]
-The state is known exactly from the first tick of a run on. Where a recording begins in the middle of a run, or has lost
-records or messages, the standing is rebuilt from the next record and the rest begins anew: windows, trends, what was
-learned. Until all of that is older than its memory a tick that differs is ``unknown``, not ``different``: the state is
-set right from its record, and the replay goes on.
+The state is known exactly from the first tick of a run on. Where a recording begins in the middle of a run, or has
+lost records or messages, the standing is rebuilt from the next record and the rest begins anew: windows, trends, and,
+until a record tells it, what was learned. Until all of that is older than its memory a tick that differs is
+``unknown``, not ``different``: the state is set right from its record, and the replay goes on.
 """
 
 import json
@@ -48,7 +48,7 @@ from services.decider.core.group import handle
 from services.decider.core.heard import Heard, records
 from services.decider.core.patience import MEMORY_S
 from services.decider.core.seen import read_sample
-from services.decider.core.state import GroupState, Settings, Standing, begin
+from services.decider.core.state import GroupState, Settings, Standing, begin, begun
 
 TREND_S: Final = 300.0  # after this much new traffic, its trends hardly depend on what was before
 IDENTICAL: Final = "identical"
@@ -127,7 +127,7 @@ def _run_of(run: _Run | None, heard: Heard, settings_of: SettingsOf) -> tuple[_R
     lost = _lost(run, heard)
     state = _rebuilt(settings, heard, run.state if run is not None and run.run_id == run_id else None)
     fresh = _Run(state, run_id, heard.frame.boot_id)
-    fresh.doubt_for(lost, record.now_s + _forgets_after_s(settings, bool(record.basis)))
+    fresh.doubt_for(lost, record.now_s + _forgets_after_s(settings, record, is_standing_known=bool(record.basis)))
     return fresh, lost, True
 
 
@@ -166,7 +166,7 @@ def _rebuilt(settings: Settings, heard: Heard, before: GroupState | None) -> Gro
     return evolve(
         state,
         standing=standing,
-        policy_states=after_gap(settings, state.policy_states),
+        policy_states=_with_learned(settings, after_gap(settings, state.policy_states), record),
         tick=record.tick,
         last_tick_s=record.now_s,
         watching_since_s=watching_since_s,
@@ -204,12 +204,25 @@ def _standing(state: GroupState, heard: Heard) -> Standing:
     )
 
 
-def _forgets_after_s(settings: Settings, is_standing_known: bool) -> float:
-    """Return after how many seconds nothing depends any more on what was before; what forecasts learn, always does."""
-    if any(policies.of(policy).learned for policy in settings.policies):
+def _with_learned(settings: Settings, states: tuple[Any, ...], record: DecisionRecord) -> tuple[Any, ...]:
+    """Return the states of the policies, those that learn as the record tells them."""
+    known = learned.from_text(record.learned) if _tells_learned(record) else {}
+    pairs = enumerate(zip(settings.policies, states, strict=True))
+    return tuple(begun(policy, known[number]) if number in known else own for number, (policy, own) in pairs)
+
+
+def _forgets_after_s(settings: Settings, record: DecisionRecord, *, is_standing_known: bool = True) -> float:
+    """Return how many seconds after a record nothing depends any more on what was before and is not in it."""
+    learns = any(policies.of(policy).learned for policy in settings.policies)
+    if learns and not _tells_learned(record):
         return math.inf
     windows_s = max(settings.in_window_s, settings.out_window_s, settings.standing_stale_after_s, TREND_S)
     return windows_s if is_standing_known else windows_s + MEMORY_S
+
+
+def _tells_learned(record: DecisionRecord) -> bool:
+    """Return whether it tells what is learned after its tick; the first of a run tells what was before."""
+    return record.tick > 1 and record.learned != ""
 
 
 # --- one tick --------------------------------------------------------------------------------------------------------
@@ -224,7 +237,7 @@ def _repeated(run: _Run, heard: Heard, begins: str) -> Replayed:
     record = heard.record
     lost = [taken.id for taken in record.taken if taken.id not in heard.inputs]
     if lost:
-        until_s = record.now_s + _forgets_after_s(run.state.settings, is_standing_known=True)
+        until_s = record.now_s + _forgets_after_s(run.state.settings, record)
         run.doubt_for(f"message {lost[0]} of tick {record.tick} is not in the recording", until_s)
     state = _ticked(run.state, heard)
     again = state.history[-1]
@@ -235,6 +248,8 @@ def _repeated(run: _Run, heard: Heard, begins: str) -> Replayed:
     run.state = _corrected(state, heard) if verdict == UNKNOWN else state
     if not is_doubtful:
         run.doubt = ""
+    elif _tells_learned(record):
+        run.doubt_until_s = min(run.doubt_until_s, record.now_s + _forgets_after_s(run.state.settings, record))
     apart_in = frozenset(apart.missing), frozenset(apart.extra)
     return Replayed(heard, again, run.state, verdict, doubt, begins, *apart_in)
 
@@ -284,7 +299,8 @@ def _corrected(state: GroupState, heard: Heard) -> GroupState:
     if heard.record.basis:
         standing = basis.read(heard.record.basis, heard.record.group, heard.header.run_id).standing
     burst = Burst(heard.record.burst_quota, heard.record.burst_text)
-    return evolve(state, standing=standing, burst=burst)
+    states = _with_learned(state.settings, state.policy_states, heard.record)
+    return evolve(state, standing=standing, burst=burst, policy_states=states)
 
 
 # --- comparison ------------------------------------------------------------------------------------------------------

@@ -195,11 +195,12 @@ def begun(policy: Any, learned: Learned | None) -> Any:
     return kind.resume(policy, learned)
 
 
-def learned_of(state: GroupState) -> dict[int, Learned]:
-    """Return what the group's policies have learned, by their number."""
+def learned_of(state: GroupState, *, is_whole: bool = False) -> dict[int, Learned]:
+    """Return what the group's policies have learned, by their number; with the step under way where ``is_whole``."""
     found: dict[int, Learned] = {}
     for number, (policy, own) in enumerate(zip(state.settings.policies, state.policy_states, strict=True)):
-        learned = policies.of(policy).learned
+        kind = policies.of(policy)
+        learned = kind.whole if is_whole else kind.learned
         kept = learned(own) if learned else None
         if kept is not None:
             found[number] = kept

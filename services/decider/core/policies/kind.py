@@ -30,7 +30,8 @@ class Kind:
     how long its vote stays the same while the figures do, where it may change by the time alone.
 
     A kind that learns also has ``after_gap``, the state after ticks were missed (others start anew), ``learned``, what
-    of its state is to be stored, and ``resume``, the state from what was stored (ValueError: it does not fit).
+    of its state is to be stored, ``whole``, the same for a recording, with all that the next tick depends on, and
+    ``resume``, the state from what was stored or recorded (ValueError: it does not fit).
     """
 
     name: str
@@ -47,4 +48,5 @@ class Kind:
     quiet_s: Callable[[Policy, GroupMetrics, float], float] | None = None
     after_gap: Callable[[PolicyState], PolicyState] | None = None
     learned: Callable[[PolicyState], Learned | None] | None = None
+    whole: Callable[[PolicyState], Learned | None] | None = None
     resume: Callable[[Policy, Learned], PolicyState] | None = None

@@ -9,14 +9,14 @@ scale-in. A step that was not seen for half of it at least is unknown, and nothi
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from common.config import Predictive
 from common.messages import Vote
 from services.decider.core import forecast, learned
 from services.decider.core.forecast import Forecast
-from services.decider.core.learned import Learned
+from services.decider.core.learned import Band, Learned, UnderWay
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.policies.kind import Kind
 from services.decider.core.policies.measure import CPU
@@ -28,8 +28,6 @@ BACK_STEPS: Final = 10  # the wall clock went back further than this: count on f
 MOST_LEAD_STEPS: Final = 120  # each is an outlook that is kept until it has come
 BAND_SHARE: Final = forecast.BAND[-1] - forecast.BAND[0]
 JUDGED: Final = 100.0  # outcomes over which it is counted how often the band held
-
-Band = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ def key_of(policy: Predictive) -> str:
 
 
 def resume(policy: Predictive, kept: Learned) -> State:
-    """Return the state that was stored; of the step during which it was lost, what comes after counts.
+    """Return the state that was told; of a step under way that is not known, what comes after counts.
 
     Raises:
         ValueError: it was learned of another metric, or in other steps.
@@ -106,8 +104,19 @@ def resume(policy: Predictive, kept: Learned) -> State:
     if kept.key != key_of(policy):
         raise ValueError(f"it was learned of {kept.key}, and {key_of(policy)} is configured")
     state = learned.current(kept)
-    known = State(learned=kept, forecast=state, step=kept.origin + state.step + 1)
-    return _advised(policy, known, state.lead_steps)
+    known = State(learned=replace(kept, under_way=None), forecast=state, step=kept.origin + state.step + 1)
+    known = _advised(policy, known, state.lead_steps)
+    if kept.under_way is None:
+        return known
+    return replace(known, **{field.name: getattr(kept.under_way, field.name) for field in fields(UnderWay)})
+
+
+def whole(state: State) -> Learned | None:
+    """Return what is learned, with the step under way."""
+    if state.learned is None:
+        return None
+    under_way = UnderWay(**{field.name: getattr(state, field.name) for field in fields(UnderWay)})
+    return replace(state.learned, under_way=under_way)
 
 
 # --- learning --------------------------------------------------------------------------------------------------------
@@ -212,5 +221,6 @@ KIND = Kind(
     quiet_s=next_step_s,
     after_gap=lambda state: state,
     learned=lambda state: state.learned,
+    whole=whole,
     resume=resume,
 )
