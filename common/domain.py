@@ -34,6 +34,7 @@ class DomainFacts:
     """One domain at one moment; ``metadata`` holds the attributes of our element, nothing if it has none.
 
     ``has_saved_state``: libvirt keeps its memory on disk, and starts it from there; asked of saved tiers only.
+    ``has_link``: its network is plugged in; asked of clones that do not serve yet, and taken to be so of all others.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DomainFacts:
     is_persistent: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
     has_saved_state: bool = False
+    has_link: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,18 @@ def interface_with_link(text: str, is_up: bool) -> str:
     link = ET.SubElement(interface, "link") if link is None else link
     link.set("state", "up" if is_up else "down")
     return ET.tostring(interface, encoding="unicode")
+
+
+def has_link(text: str) -> bool:
+    """Return whether the first network interface of a domain's definition is plugged in; a domain without one is.
+
+    >>> has_link("<domain><devices><interface><link state='down'/></interface></devices></domain>")
+    False
+    >>> has_link("<domain><devices><interface/></devices></domain>")
+    True
+    """
+    link = ET.fromstring(text).find("devices/interface/link")  # noqa: S314 - libvirt's own text
+    return link is None or link.get("state") != "down"
 
 
 def allotted_cpus(vcpus: int, parameters: Mapping[str, int | float]) -> float:

@@ -30,6 +30,7 @@ from common.domain import (
     allotted_cpus,
     cpu_model,
     domain_types,
+    has_link,
     interface_with_link,
     is_limited,
     metadata_element,
@@ -39,6 +40,7 @@ from common.domain import (
 )
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.network_xml import host_xml, network_uuid, shape
+from common.phases import Phase
 from common.virt import storage
 from common.virt.arp import TABLE, macs_in_xml, neighbour
 from common.virt.constants import LibvirtNames
@@ -529,7 +531,11 @@ class Connection:
         power, is_persistent = _NAMES.state(state), uuid in persistent
         may_be_saved = power is DomainState.SHUTOFF and metadata.get("tier") == "saved"
         is_saved = may_be_saved and bool(domain.hasManagedSaveImage(0))
-        return DomainFacts(name, uuid, power, _NAMES.reason(state, reason), is_persistent, metadata, is_saved)
+        is_new_clone = (metadata.get("tier"), metadata.get("phase")) == ("clone", Phase.BOOTING)
+        is_linked = not is_new_clone or power is not DomainState.RUNNING or has_link(domain.XMLDesc(0))
+        return DomainFacts(
+            name, uuid, power, _NAMES.reason(state, reason), is_persistent, metadata, is_saved, is_linked
+        )
 
     def _facts_of(self, domain: Any) -> DomainFacts | None:
         state, reason = domain.state()

@@ -97,6 +97,7 @@ def clone(host: Host, step: Clone, order: CloneOrder) -> None:
             define(host, step, order.otherwise)
         host.set_metadata(step.domain, replace(step.record, tier="", note=reason[:NOTE_LENGTH]).to_metadata())
         raise HypervisorError(reason) from error
+    host.set_link(step.domain, True)
 
 
 def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
@@ -164,7 +165,6 @@ def _restore(host: Host, domain: str, identity: CloneIdentity, snapshot: Path, d
     header = save_image.pack(replace(saved, xml=xml))
     with fed(snapshot.with_name(f"{uuid}.pipe"), header, snapshot, saved.stream_at) as path:
         host.restore(domain, path)
-    host.set_link(domain, True)
 
 
 def _feed(pipe: Path, header: bytes, source: int, stream_at: int, stopping: threading.Event) -> None:
@@ -224,6 +224,7 @@ def _prove(host: Host, step: TakeSnapshot, order: SnapshotOrder, part: Path) -> 
     for volume in () if order.disks is None else order.disks.volumes(step.domain, identity):
         host.make_volume(volume)
     _restore(host, step.domain, identity, part, order.disks)
+    host.set_link(step.domain, True)
     target = replace(order.target, name=name)
     limit_s = CANARY_S if order.disks is None else DISK_CANARY_S
     _wait("a first clone did not answer", lambda: order.ask(target).is_right, limit_s)

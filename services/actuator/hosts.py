@@ -208,4 +208,5 @@ def _seen_domain(host: str, facts: DomainFacts, address: str | None) -> SeenDoma
         is_persistent=facts.is_persistent,
         address=address,
         has_saved_state=facts.has_saved_state,
+        has_link=facts.has_link,
     )

@@ -16,6 +16,7 @@ from services.actuator.core.steps import (
     Clone,
     Define,
     Destroy,
+    PlugIn,
     Save,
     SetPhase,
     SetQuota,
@@ -101,6 +102,8 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
         case SetQuota():
             host.set_quota(step.domain, step.cpu_quota)
             host.set_metadata(step.domain, step.record.to_metadata())
+        case PlugIn():
+            host.set_link(step.domain, True)
         case Shutdown():
             host.shutdown(step.domain)
             host.set_metadata(step.domain, step.record.to_metadata())

@@ -4,7 +4,7 @@ from typing import Final
 
 from common.phases import Phase
 from services.actuator.core.clones import TIER
-from services.actuator.core.steps import Clone, Save, SetPhase, Step, TakeSnapshot, Wake
+from services.actuator.core.steps import Clone, PlugIn, Save, SetPhase, Step, TakeSnapshot, Wake
 from services.actuator.perform import Outcome, Result
 
 TOLD_S: Final = 600.0
@@ -12,8 +12,8 @@ KEPT: Final = 4
 
 
 def is_cut_short(step: Step) -> bool:
-    """Return whether a domain that was to be cloned boots instead, for whoever cloned it was killed."""
-    return (
+    """Return whether the step goes on with a clone whose maker was killed: it boots instead, or gets its link."""
+    return isinstance(step, PlugIn) or (
         isinstance(step, SetPhase)
         and step.was is step.record.phase is Phase.CREATING
         and (step.tier, step.record.tier) == (TIER, "")

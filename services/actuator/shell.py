@@ -28,7 +28,7 @@ from services.actuator.core.placement import COMING
 from services.actuator.core.plan import is_observing, plan
 from services.actuator.core.seen import Seen, Template, Wanted
 from services.actuator.core.sizing import choose, with_demand
-from services.actuator.core.steps import Clone, Define, Save, SetPhase, Step, TakeSnapshot, Wake
+from services.actuator.core.steps import Clone, Define, PlugIn, Save, SetPhase, Step, TakeSnapshot, Wake
 from services.actuator.drafts import Draft, draft
 from services.actuator.hosts import Hosts
 from services.actuator.images import ImageError, Images
@@ -237,7 +237,7 @@ class ActuatorService:
             self._stored.lead_times_s[lead[0]] = added(self._stored.lead_times_s.get(lead[0], ()), lead[1])
             self._keep()
         self._orders.finished(outcome)
-        if isinstance(step, Save | Wake | SetPhase | Clone | TakeSnapshot):
+        if isinstance(step, Save | Wake | SetPhase | PlugIn | Clone | TakeSnapshot):
             self._remarks.note(outcome, now_s)
         dropped = self._snapshots.finished(outcome)
         if dropped:

@@ -27,6 +27,7 @@ from services.actuator.core.disks import Base
 from services.actuator.core.steps import (
     Define,
     Destroy,
+    PlugIn,
     Save,
     SetPhase,
     SetQuota,
@@ -182,7 +183,7 @@ class HostWorker:
     def _lane(self, step: Step) -> Lane:
         """Return where the step waits for its turn: what takes milliseconds never does so behind what takes longer."""
         match step:
-            case SetPhase() | SetQuota() | Suspend() | Wake(tier="paused"):
+            case SetPhase() | SetQuota() | PlugIn() | Suspend() | Wake(tier="paused"):
                 return self._quick
             case Destroy() | Save():
                 return self._slow

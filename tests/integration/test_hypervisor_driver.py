@@ -102,6 +102,18 @@ def test_changes_that_are_so_already_are_no_errors(host: Connection) -> None:
     assert state(host) is DomainState.RUNNING
 
 
+def test_a_link_that_is_down_is_seen_of_new_clones_only(host: Connection) -> None:
+    nic = "<devices><interface type='user'><link state='down'/></interface></devices></domain>"
+    host.define(test_domain(NAME).replace("</domain>", nic))
+    host.start(NAME)
+    for tier, phase, has_link in (("clone", "booting", False), ("clone", "ready", True), ("", "booting", True)):
+        host.set_metadata(NAME, {"group": "web", "tier": tier, "phase": phase})
+        assert host.domains()[0].has_link is has_link
+    host.set_metadata(NAME, {"group": "web", "tier": "clone", "phase": "booting"})
+    host.destroy(NAME)
+    assert host.domains()[0].has_link, "nobody asked"
+
+
 def test_a_saved_memory_is_seen_of_the_saved_tier_only_and_serves_once(host: Connection) -> None:
     host.define(test_domain(NAME))
     host.start(NAME)

@@ -52,6 +52,7 @@ class FakeDomain:
     has_saved: bool = False
     is_saved_badly: bool = False  # its saved memory cannot be restored
     is_silent: bool = False  # runs, and answers nobody
+    has_link: bool = True
 
 
 class FakeHost:
@@ -72,7 +73,7 @@ class FakeHost:
         if self.is_lost:
             raise HypervisorLostError(f"{self.name} is gone")
         return [
-            DomainFacts(d.name, d.uuid, d.state, d.reason, True, dict(d.metadata), d.has_saved)
+            DomainFacts(d.name, d.uuid, d.state, d.reason, True, dict(d.metadata), d.has_saved, d.has_link)
             for d in self.by_name.values()
         ]
 

@@ -17,7 +17,7 @@ from services.actuator.core.clone_xml import FWCFG_ENTRY, template_xml
 from services.actuator.core.disks import Base, Disk, leaked
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.seen import Probe, Snapshot, Template, Wanted
-from services.actuator.core.steps import Clone, Define, Step, TakeSnapshot
+from services.actuator.core.steps import Clone, Define, PlugIn, Step, TakeSnapshot
 from services.actuator.drafts import Draft, draft
 from services.actuator.hosts import Hosts
 from services.actuator.prober import Target
@@ -66,13 +66,13 @@ class CloningHost(FakeHost):
         assert f"autoscaler.name={name}" in (root.findtext(f"sysinfo/entry[@name='{FWCFG_ENTRY}']") or "")
         started_s = self.world.now_s - self.world.boot_s
         self.by_name[name] = FakeDomain(name, uuid, DomainState.RUNNING, metadata=dict(element.attrib), is_silent=True)
-        self.by_name[name].started_s = started_s
+        self.by_name[name].started_s, self.by_name[name].has_link = started_s, False
         self.world.after("restore", self.name, name)
 
     def set_link(self, name: str, is_up: bool) -> None:
         self.world.before("set_link", self.name, name)
         domain = self._change("set_link", name)
-        domain.is_silent = not is_up or self.world.clones_are_dumb
+        domain.has_link, domain.is_silent = is_up, not is_up or self.world.clones_are_dumb
         if not is_up:
             (self.world.place / f"{name}.log").write_text("no link: waiting for an identity\n")
         self.world.after("set_link", self.name, name)
@@ -359,6 +359,32 @@ def test_a_full_disk_leaves_nothing_of_the_template_and_is_not_tried_all_the_tim
     world.want(2, generation=2)
     world.run_until(lambda: world.ready() == 2)
     assert kinds(world, Clone) == ["web-0001"]
+
+
+def test_a_clone_that_a_killed_actuator_left_without_a_link_gets_it_and_serves(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    world.want(1)
+    world.run(LONG_S)
+    world.want(2, generation=2)
+    world.kill_after = world.changes + 2
+    took_s = world.run_until(lambda: world.ready() == 2)
+    calls = [call for _, call, name in world.log if name == "web-0001"]
+    assert calls[:2] == ["define", "restore"] and calls.count("set_link") == 1
+    assert world.kills == 1 and took_s < 10 and kinds(world, PlugIn) == kinds(world, Clone) == ["web-0001"]
+    assert any("before it had its link" in said for said in world.remarks.of("web", world.now_s))
+    world.run(LONG_S)
+    assert kinds(world, PlugIn) == ["web-0001"]
+
+
+def test_a_clone_whose_link_cannot_be_set_at_once_is_not_taken_for_one_that_boots(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    world.want(1)
+    world.run(LONG_S)
+    refusals = iter([HypervisorError("no monitor")])
+    world.hosts["local"].fail = lambda call, _name: next(refusals, None) if call == "set_link" else None
+    world.want(2, generation=2)
+    assert world.run_until(lambda: world.ready() == 2) < 10
+    assert world.hosts["local"].by_name["web-0001"].metadata["tier"] == "clone"
 
 
 def test_a_template_that_a_killed_actuator_left_is_removed(tmp_path: Path) -> None:

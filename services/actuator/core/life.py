@@ -16,7 +16,7 @@ from services.actuator.core.context import NEVER_SERVED, Context, about, enter
 from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, boot_limit_s, is_overdue, why_no_address
 from services.actuator.core.placement import COMING
 from services.actuator.core.standby import TO_STAND_BY, stand_by
-from services.actuator.core.steps import Destroy, SetQuota, Shutdown, Start, Step, Suspend, Undefine
+from services.actuator.core.steps import Destroy, PlugIn, SetQuota, Shutdown, Start, Step, Suspend, Undefine
 
 HALT_RATIO: Final = 0.45
 ABSENT_GRACE_S: Final = 5.0
@@ -96,6 +96,9 @@ def _booting(context: Context, member: Member) -> Step | None:
         detail = why_no_address(context.wanted, member) or (member.probe.detail if member.probe is not None else "")
         limit_s = boot_limit_s(context.wanted, member)
         return enter(context, member, Phase.FAILED, _with_detail(f"no right answer within {limit_s:g} s", detail))
+    if not member.domain.has_link:
+        reason = "its cloning was cut short before it had its link"
+        return PlugIn(**about(member), reason=reason, cause=member.record.cause)
     return None
 
 

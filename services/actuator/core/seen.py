@@ -26,6 +26,7 @@ class SeenDomain:
     is_persistent: bool = True
     address: str | None = None
     has_saved_state: bool = False
+    has_link: bool = True
 
 
 @dataclass(frozen=True, slots=True)

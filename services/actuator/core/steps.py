@@ -79,6 +79,11 @@ class SetQuota(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlugIn(Step):
+    """Set the running domain's link up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shutdown(Step):
     """Ask the guest to power off, then write the record that counts the request."""
 
