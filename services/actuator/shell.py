@@ -4,6 +4,7 @@ Only the service's own thread runs what is in this file. The workers of the host
 queue and wake the loop.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,12 +24,13 @@ from services.actuator.core import lead_times
 from services.actuator.core.boot_times import added
 from services.actuator.core.disks import Base
 from services.actuator.core.events import boot_time_s, event_of
+from services.actuator.core.life import is_lent
 from services.actuator.core.membership import address, membership
 from services.actuator.core.placement import COMING
-from services.actuator.core.plan import is_observing, plan
+from services.actuator.core.plan import context_of, given_back, is_observing, plan
 from services.actuator.core.seen import Seen, Template, Wanted
 from services.actuator.core.sizing import choose, with_demand
-from services.actuator.core.steps import Clone, Define, PlugIn, Save, SetPhase, Step, TakeSnapshot, Wake
+from services.actuator.core.steps import Clone, Define, PlugIn, Save, SetPhase, SetQuota, Step, TakeSnapshot, Wake
 from services.actuator.drafts import Draft, draft
 from services.actuator.hosts import Hosts
 from services.actuator.images import ImageError, Images
@@ -43,6 +45,8 @@ from services.actuator.starts import count_start
 from services.actuator.store import read, write
 from services.actuator.worker import Access, Bases, HostWorker, Lost, Observation, Prepared, Report
 
+GIVE_BACK_S: Final = 1.0
+LOOK_S: Final = 0.01
 IMAGE_RECHECK_S: Final = 5.0
 MAX_FAILURE_CAUSES: Final = 256
 
@@ -122,13 +126,33 @@ class ActuatorService:
         self._config = config
 
     def close(self) -> None:
-        """Stop asking and acting; whatever is half done is seen again at the next start."""
+        """Give back what bursts have lent, and stop; whatever is half done is seen again at the next start."""
+        self._end_bursts()
         for worker in self._workers.values():
             worker.stop()
         for keeper in self._keepers:
             keeper.stop()
         self._prober.stop()
         self._keep()
+
+    def _end_bursts(self) -> None:
+        """Give members their configured quota, for ``GIVE_BACK_S`` at most: nobody does while nothing runs.
+
+        A new process raises it again where the decider still says so.
+        """
+        now_s, pause = self._clock.monotonic_s(), threading.Event()
+        until_s = now_s + GIVE_BACK_S
+        groups = [self._wanted(name, now_s) for name in self._config.groups]
+        while (now_s := self._clock.monotonic_s()) < until_s:
+            self._take_reports(now_s)
+            contexts = [context_of(wanted, self._seen(wanted.name, now_s), now_s) for wanted in groups]
+            for context in contexts:
+                for step in given_back(context):
+                    self._submit(context.wanted, step, now_s)
+            is_lent_out = any(is_lent(member) for context in contexts for member in context.view.members)
+            if not is_lent_out and not any(isinstance(step, SetQuota) for step in self._hosts.in_flight()):
+                return
+            pause.wait(LOOK_S)
 
     def _keep(self) -> None:
         """Store what stands nowhere else; have the status say so while the disk refuses it."""

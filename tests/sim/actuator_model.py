@@ -53,6 +53,7 @@ class FakeDomain:
     is_saved_badly: bool = False  # its saved memory cannot be restored
     is_silent: bool = False  # runs, and answers nobody
     has_link: bool = True
+    cpu_quota: float | None = None
 
 
 class FakeHost:
@@ -183,7 +184,7 @@ class FakeHost:
 
     def set_quota(self, name: str, cpu_quota: float | None) -> None:
         self.world.before("set_quota", self.name, name)
-        self._change("set_quota", name)
+        self._change("set_quota", name).cpu_quota = cpu_quota
         self.world.after("set_quota", self.name, name)
 
     def address(self, name: str, source: str) -> str | None:

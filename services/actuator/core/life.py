@@ -61,6 +61,17 @@ def is_halted(context: Context, members: tuple[Member, ...]) -> bool:
     return bad >= 2 and bad > HALT_RATIO * total
 
 
+def is_lent(member: Member) -> bool:
+    """Return whether the member has a burst that can be given back."""
+    is_there = member.is_reachable and member.domain.power is DomainState.RUNNING
+    return is_there and member.record.cpu_quota is not None
+
+
+def give_back(context: Context, member: Member) -> Step:
+    """Return the step that gives a member its configured quota again."""
+    return _with_quota(context, member, context.wanted.group.image.cpu_quota, "the burst is given back")
+
+
 def _creating(context: Context, member: Member) -> Step | None:
     if member.domain.power is DomainState.RUNNING:
         return enter(context, member, Phase.BOOTING, "it runs", started_mono_s=context.now_s)
@@ -135,16 +146,14 @@ def _burst(context: Context, member: Member) -> Step | None:
     quota, has = context.wanted.quota, member.record.cpu_quota or configured
     if not context.is_template or abs(quota - has) < QUOTA_GRAIN:
         return None
-    record = replace(member.record, cpu_quota=None if quota <= configured else quota)
     reason = "the group is overloaded and its host has idle CPU" if quota > has else "the burst is given back"
-    return SetQuota(
-        **about(member),
-        reason=reason,
-        cause=context.wanted.cause,
-        record=record,
-        cpu_quota=quota,
-        is_raised=quota > has,
-    )
+    return replace(_with_quota(context, member, quota, reason), is_raised=quota > has)
+
+
+def _with_quota(context: Context, member: Member, quota: float, reason: str) -> SetQuota:
+    is_burst = quota > context.wanted.group.image.cpu_quota
+    record = replace(member.record, cpu_quota=quota if is_burst else None)
+    return SetQuota(**about(member), reason=reason, cause=context.wanted.cause, record=record, cpu_quota=quota)
 
 
 def _draining(context: Context, member: Member) -> Step | None:

@@ -14,7 +14,7 @@ from common.phases import Phase
 from services.actuator.core.capacity import rebalance
 from services.actuator.core.clones import tend_snapshots
 from services.actuator.core.context import Context, adopt
-from services.actuator.core.life import advance, is_halted
+from services.actuator.core.life import advance, give_back, is_halted, is_lent
 from services.actuator.core.members import View, after, view, why_no_address
 from services.actuator.core.reserve import tend
 from services.actuator.core.seen import Seen, Wanted
@@ -44,7 +44,7 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     found = context.view
     if is_observing(wanted.group, wanted.desired):
         observing = "mode observe: nothing is changed, and nothing written down"
-        return Plan(_given_back(context), (*_notes(context), observing), found)
+        return Plan(given_back(context), (*_notes(context), observing), found)
     moving = [member for member in found.members if not member.is_standing_by]
     steps = [step for member in moving if (step := advance(context, member)) is not None]
     steps += [
@@ -74,6 +74,11 @@ def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
     return replace(context, is_halted=is_halted(context, found.members) or not may_replace)
 
 
+def given_back(context: Context) -> tuple[Step, ...]:
+    """Return the steps that end every burst, where nobody will: the group only observes from now on, or we stop."""
+    return tuple(give_back(context, member) for member in context.view.members if is_lent(member) and member.is_free)
+
+
 def is_observing(group: Group, desired: DesiredCapacity | None) -> bool:
     """Return whether no call may be made that changes anything; the file decides until the decider has spoken."""
     return (desired.mode if desired is not None else group.mode) == OBSERVE
@@ -81,13 +86,6 @@ def is_observing(group: Group, desired: DesiredCapacity | None) -> bool:
 
 def _is_passive(wanted: Wanted) -> bool:
     return wanted.desired is not None and wanted.desired.mode == OFF
-
-
-def _given_back(context: Context) -> tuple[Step, ...]:
-    """Return the steps that end a burst from before the group only observed: it would last for ever."""
-    lent = [member for member in context.view.members if member.record.cpu_quota is not None]
-    steps = [advance(context, member) for member in lent]
-    return tuple(step for step in steps if isinstance(step, SetQuota) and not step.is_raised)
 
 
 def _only_notes(step: Step) -> bool:
