@@ -137,7 +137,10 @@ class Snapshots:
         for folder in self._folder.iterdir() if self._folder.is_dir() else ():
             if folder.name not in used:
                 shutil.rmtree(folder, ignore_errors=True)
-            for left in (*folder.glob("*.pipe"), *folder.glob("*.part"), *folder.glob("*.new")):
+            for pipe in folder.glob("*.pipe"):
+                _end(pipe)
+            alone = [path for path in folder.glob("*.json") if not path.with_suffix(".save").exists()]
+            for left in (*alone, *folder.glob("*.part"), *folder.glob("*.new")):
                 left.unlink(missing_ok=True)
             for snapshot in folder.glob("*.save"):
                 self._look(snapshot, _mark(snapshot.stat()))
@@ -277,6 +280,12 @@ def order_of(
         boot_s=wanted.group.boot_timeout_s,
         disks=disks,
     )
+
+
+def _end(pipe: Path) -> None:
+    """Remove a pipe; libvirt, which may wait for ever for somebody to write to it, reads its end."""
+    os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    pipe.unlink(missing_ok=True)
 
 
 def _mark(state: os.stat_result) -> Mark:

@@ -1,7 +1,9 @@
 """The save file's header and what a clone's definition says: golden bytes, malformed input, anything at all."""
 
 import json
+import os
 import struct
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
@@ -304,13 +306,19 @@ def test_two_failed_clones_in_a_row_end_a_snapshot_and_a_right_answer_between_th
 def test_what_a_killed_process_left_is_swept_and_groups_that_do_not_clone_lose_theirs(tmp_path: Path) -> None:
     store = Snapshots(tmp_path, do=lambda work: work())
     kept = put(store, b"abc123")
-    for left in (kept.with_suffix(".part"), kept.with_suffix(".new"), kept.with_name("u.pipe")):
+    for left in (kept.with_suffix(".part"), kept.with_suffix(".new"), kept.with_name("alone.json")):
         left.touch()
+    pipe = kept.with_name("u.pipe")
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=pipe.read_bytes, daemon=True)
+    reader.start()
     other = kept.parent.parent / "gone@local"
     other.mkdir()
     store.sweep(config())
     assert sorted(path.name for path in kept.parent.iterdir()) == sorted([kept.name, kept.with_suffix(".json").name])
     assert not other.exists()
+    reader.join(5.0)
+    assert not reader.is_alive(), "libvirt waits for nobody any more"
 
 
 def test_taking_a_snapshot_removes_those_that_fit_no_more(tmp_path: Path) -> None:
