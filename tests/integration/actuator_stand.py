@@ -62,7 +62,7 @@ class Driver:
         self.config = config
         (self.group,) = config.groups
         self.bus = FakeBus()
-        self.desired = 0
+        self.desired, self.maximum = 0, 4
         self.generation = 0
         self.in_flight = 0
         self.burst_quota: float | None = None
@@ -97,7 +97,7 @@ class Driver:
                     generation=self.generation,
                     desired=self.desired,
                     minimum=0,
-                    maximum=4,
+                    maximum=self.maximum,
                     decision_id=f"d{self.generation}",
                     burst_quota=self.burst_quota,
                 )
