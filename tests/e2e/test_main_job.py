@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,18 +49,20 @@ def high_load(world: World) -> Iterator[subprocess.Popen[str]]:
         load.communicate(timeout=60)
 
 
-def settle(world: World, ready: int, timeout_s: float) -> dict[str, object]:
-    """Wait until the group has what it desires, and exactly ``ready`` domains and no other; return its status."""
+def settle(world: World, timeout_s: float, ready: int | None = None) -> dict[str, Any]:
+    """Wait until the group has what it desires (which is ``ready``, if given) and no other; return its status."""
 
-    def settled() -> dict[str, object] | None:
+    def settled() -> dict[str, Any] | None:
         group = world.group()
+        wanted = group["desired"] if ready is None else ready
         phases = [domain["phase"] for domain in group["domains"]]
         names = [domain["name"] for domain in group["domains"]]
-        is_settled = phases == ["ready"] * ready and group["desired"] == ready and sorted(names) == world.domains()
-        return group if is_settled else None
+        is_settled = group["desired"] == wanted == len(phases) and set(phases) == {"ready"}
+        return group if is_settled and sorted(names) == world.domains() else None
 
     try:
-        return wait_until(settled, timeout_s, f"{ready} ready domain(s) and no other")
+        found: dict[str, Any] = wait_until(settled, timeout_s, f"{ready or 'the desired'} ready domain(s) and no other")
+        return found
     except AssertionError as error:
         raise AssertionError(f"{error}\n{json.dumps(world.group(), indent=1)}\n{world.logs()}") from None
 
@@ -80,21 +83,38 @@ def test_the_doctor_finds_nothing_to_mend_while_all_runs(world: World) -> None:
     assert {"services", "services-config", "ports", "network-stp", "readiness", "image"} <= looked_at
 
 
+def pids(world: World) -> dict[str, int]:
+    """Return the process identifier of every service, once all of them answer."""
+
+    def answering() -> dict[str, int] | None:
+        services = world.status()["services"]
+        return {one["name"]: one["pid"] for one in services} if all(one["alive"] for one in services) else None
+
+    found: dict[str, int] = wait_until(answering, CONVERGE_S, "every service's sign of life")
+    return found
+
+
+def told(world: World, name: str, domain: str = "") -> int:
+    """Return how many events of this name the recording has, all told or of one domain."""
+    events = json.loads(world.autoscaler("events", "--json", "--limit", "1000").stdout)
+    return sum(event["name"] == name and domain in ("", event["domain"]) for event in events)
+
+
 def test_status_has_the_promised_form(world: World) -> None:
+    assert list(pids(world)) == list(SERVICES)
     status = world.status()
     group = status["groups"][0]
     assert group["name"] == "web"
     assert group["endpoint"] == f"http://127.0.0.1:{world.port}/"
     domain = group["domains"][0]
     assert {"name", "host", "phase", "cpu_ratio", "address", "in_flight"} <= domain.keys()
-    assert [service["name"] for service in status["services"]] == list(SERVICES)
-    assert all(service["alive"] and service["pid"] for service in status["services"])
+    assert all({"name", "alive", "pid"} <= service.keys() for service in status["services"])
 
 
 def test_up_again_changes_nothing(world: World) -> None:
-    before = {name: world.pid(name) for name in SERVICES}
+    before = pids(world)
     world.autoscaler("up")
-    assert {name: world.pid(name) for name in SERVICES} == before
+    assert pids(world) == before
     assert world.domains() == ["ase1-0000"]
 
 
@@ -104,14 +124,14 @@ def test_a_changed_configuration_is_taken_over_without_losing_a_request(world: W
     world.config.write_text(text.replace("max_in_flight = 16", "max_in_flight = 17"), encoding="utf-8")
     world.autoscaler("up")
     assert "maxconn 17" in (world.run_dir / "haproxy.cfg").read_text(encoding="utf-8") != haproxy
-    settle(world, ready=1, timeout_s=CONVERGE_S)
+    settle(world, CONVERGE_S, ready=1)
     assert world.domains() == ["ase1-0000"]
     assert steady.failures == []
 
 
 def test_high_load_brings_a_second_domain(world: World, steady: Steady, high_load: subprocess.Popen[str]) -> None:
     begin = now_s()
-    wait_until(lambda: world.group()["desired"] >= 2, 30, "a scale-out")
+    wait_until(lambda: (world.group()["desired"] or 0) >= 2, BOOT_S, "a scale-out")
     decided = now_s()
     wait_until(lambda: (world.group()["ready"] or 0) >= 2, BOOT_S, "the second domain in rotation")
     print(f"scale-out: decided after {decided - begin:.1f} s, serving after {now_s() - begin:.1f} s")
@@ -128,7 +148,7 @@ def test_a_killed_qemu_under_load_is_replaced(world: World, steady: Steady, high
     world.kill_qemu(victim["name"])
     wait_until(
         lambda: all(d["uuid"] != victim["uuid"] or d["phase"] != "ready" for d in world.group()["domains"]),
-        5,
+        CONVERGE_S,
         "the dead domain out of rotation",
     )
     begin = now_s()
@@ -147,30 +167,24 @@ def test_a_killed_qemu_under_load_is_replaced(world: World, steady: Steady, high
 @pytest.mark.parametrize("service", SERVICES[:5])
 def test_a_killed_service_comes_back_and_nothing_is_lost(world: World, steady: Steady, service: str) -> None:
     before = {d["name"]: d["uuid"] for d in world.group()["domains"]}
-    pid = world.pid(service)
-    assert pid is not None
+    pid = pids(world)[service]
     os.kill(pid, signal.SIGKILL)
     begin = now_s()
-    wait_until(lambda: world.pid(service) not in (None, pid), 10, f"a new {service}")
-    took = now_s() - begin
-    group = wait_until(
-        lambda: world.group() if all(d["phase"] == "ready" for d in world.group()["domains"]) else None,
-        CONVERGE_S + BOOT_S,
-        "every domain ready",
-    )
-    print(f"{service} answers again after {took:.1f} s")
-    uuids = {d["name"]: d["uuid"] for d in group["domains"]}
+    wait_until(lambda: world.pid(service) not in (None, pid), CONVERGE_S, f"a new {service}")
+    print(f"{service} answers again after {now_s() - begin:.1f} s")
+    uuids = {d["name"]: d["uuid"] for d in settle(world, CONVERGE_S + BOOT_S)["domains"]}
     assert {name: uuids[name] for name in uuids if name in before} == {n: before[n] for n in uuids if n in before}
     assert len(set(uuids.values())) == len(uuids)
-    assert sorted(uuids) == world.domains()
     assert steady.failures == []
 
 
 def test_a_restarted_libvirtd_is_found_again(world: World, steady: Steady, high_load: subprocess.Popen[str]) -> None:
     wait_until(lambda: (world.group()["ready"] or 0) >= 2, BOOT_S, "two domains in rotation")
     before = {d["name"]: d["uuid"] for d in world.group()["domains"]}
+    back = told(world, "host-back")
     restart_libvirtd()
     begin = now_s()
+    wait_until(lambda: told(world, "host-back") > back, CONVERGE_S, "a new connection of the monitor's")
 
     def sampled() -> bool:
         group = world.group()
@@ -185,17 +199,16 @@ def test_a_restarted_libvirtd_is_found_again(world: World, steady: Steady, high_
         BOOT_S,
         "another domain that can serve when one dies",
     )[0]
+    failures = told(world, "domain-failed", domain)
     world.kill_qemu(domain)
     wait_until(
-        lambda: any(domain in line and "fail" in line for line in world.autoscaler("events").stdout.splitlines()),
-        10,
-        "the failure event of a domain after the restart",
+        lambda: told(world, "domain-failed", domain) > failures, CONVERGE_S, "the failure of a domain after the restart"
     )
     assert steady.failures == []
 
 
 def test_low_load_brings_the_group_back_to_its_lower_bound(world: World, steady: Steady) -> None:
-    settle(world, ready=1, timeout_s=240)
+    settle(world, 240, ready=1)
     assert steady.failures == []
     assert steady.sent > 100
 
@@ -214,11 +227,11 @@ def test_events_tell_the_story(world: World) -> None:
 
 
 def test_down_leaves_nothing_running(world: World) -> None:
-    pids = [world.pid(name) for name in SERVICES]
+    processes = pids(world).values()
     world.autoscaler("down")
     assert world.domains() == []
     assert world.networks() == []
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids if pid)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
     assert not list(QEMU_PIDS.glob("ase1-*.pid"))
     world.autoscaler("down", "--everything")
     assert not world.run_dir.exists()
