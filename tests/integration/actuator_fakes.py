@@ -55,7 +55,7 @@ class Stand:
         self.bus.put(Drain(group=group, endpoint="127.0.0.1:1", is_proxy_alive=True, backends=()))
         self.bus.put(DesiredCapacity(group=group, generation=1, desired=desired, minimum=0, maximum=maximum))
 
-    def run_until(self, is_so: Callable[[], bool], limit_s: float = 5.0) -> None:
+    def run_until(self, is_so: Callable[[], bool], limit_s: float = 20.0) -> None:
         begun_s = CLOCK.monotonic_s()
         while not is_so():
             assert CLOCK.monotonic_s() < begun_s + limit_s, (self.records(), self.memberships()[-1:])

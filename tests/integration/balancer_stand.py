@@ -26,15 +26,11 @@ from common.phases import Phase
 from services.balancer.core.haproxy_config import state_file, stats_socket
 from services.balancer.files import write_config
 from services.balancer.haproxy import RuntimeApi
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 20.0
 APP = Path(__file__).with_name("balancer_app.py")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def end(process: subprocess.Popen[bytes], how: int = signal.SIGKILL) -> None:
@@ -185,7 +181,7 @@ class Stand:
         """Say what libvirt would: the domain has crashed."""
         self.monitor.publish(Failure(host="local", domain=domain.name, uuid=domain.uuid, reason="crashed"))
 
-    def set_phase(self, domain: Domain, phase: Phase, *, wait_for: str = "", timeout_s: float = 10.0) -> None:
+    def set_phase(self, domain: Domain, phase: Phase, *, wait_for: str = "", timeout_s: float = PATIENCE_S) -> None:
         """Tell a new phase; with ``wait_for``, return when the balancer reports that state."""
         domain.phase = phase
         domain.since_s += 1
@@ -223,7 +219,7 @@ class Stand:
             case Event():
                 self.events.append(body)
 
-    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> float:
+    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> float:
         """Wait for a condition with a deadline; return how long it took."""
         start_s = self.clock.monotonic_s()
         while not condition():

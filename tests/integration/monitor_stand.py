@@ -25,7 +25,7 @@ NOBODY = 65534
 LIBVIRTD = shutil.which("libvirtd", path="/usr/sbin:/usr/bin")
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Return when the condition holds; fail if it does not within ``timeout_s``."""
     pause, end_s = threading.Event(), CLOCK.monotonic_s() + timeout_s
     while not condition():

@@ -104,13 +104,13 @@ def test_only_the_right_key_hears_anything_on_another_machine(
     try:
         pub.publish(DesiredCapacity(group="web", generation=1, desired=3, minimum=1, maximum=4))
         right = write_config(tmp_path / "right", machine_keys(tmp_path / "right-keys", keys, "client"))
-        assert listen_from(machine, right, 5.0, pub) == ["3", "0"]
+        assert listen_from(machine, right, 10.0, pub) == ["3", "0"]
         assert pub.counters["refused"] == 0
         wrong = write_config(tmp_path / "wrong", machine_keys(tmp_path / "wrong-keys", keys, "stranger"))
-        heard, reconnects = listen_from(machine, wrong, 2.5, pub)
+        heard, reconnects = listen_from(machine, wrong, 5.0, pub)
         assert heard == "silence"
         assert int(reconnects) >= 1
-        assert listen_from(machine, write_config(tmp_path / "none", ""), 2.0, pub)[0] == "silence"
+        assert listen_from(machine, write_config(tmp_path / "none", ""), 4.0, pub)[0] == "silence"
     finally:
         pub.close()
     told = [line for line in capsys.readouterr().out.splitlines() if "peer-refused" in line]

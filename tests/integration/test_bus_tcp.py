@@ -17,28 +17,16 @@ from common.config import Bus as BusTable
 from common.errors import BusError, ConfigError
 from common.keys import add_client, make_keys
 from common.messages import DesiredCapacity, Reply, Request
+from tests.ports import free_port
 
 CLOCK = SystemClock()
-
-
-def free_port() -> int:
-    """Return a port that is free, and the next one too."""
-    for _ in range(100):
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            try:
-                other.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no two free ports in a row")
+PATIENCE_S = 15.0
 
 
 def config_with(tmp_path: Path, keys_dir: Path | str, port: int, address: str = "127.0.0.1") -> Config:
     """Return a configuration in which the decider is at ``port``; the others are not used."""
     endpoints = {name: f"tcp://{address}:{1000 + 2 * at}" for at, name in enumerate(SERVICES)}
-    endpoints["decider"] = f"tcp://{address}:{port}"
+    endpoints["decider"] = f"tcp://{address}:{port}"  # the next one is for requests
     return Config(
         system=System(run_dir=str(tmp_path / "run"), state_dir=str(tmp_path)),
         bus=BusTable(transport="tcp", endpoints=endpoints, keys_dir=str(keys_dir)),
@@ -83,7 +71,7 @@ def open_subscriber(config: Config, opened: list[Bus]) -> Bus:
     return sub
 
 
-def hear(sub: Bus, pub: Bus, within_s: float = 4.0) -> list[Received]:
+def hear(sub: Bus, pub: Bus, within_s: float = PATIENCE_S) -> list[Received]:
     heard: list[Received] = []
     deadline_s = CLOCK.monotonic_s() + within_s
     while not heard and CLOCK.monotonic_s() < deadline_s:
@@ -92,7 +80,7 @@ def hear(sub: Bus, pub: Bus, within_s: float = 4.0) -> list[Received]:
     return heard
 
 
-def until(condition: Callable[[], bool], pub: Bus, sub: Bus | None = None, within_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], pub: Bus, sub: Bus | None = None, within_s: float = PATIENCE_S) -> None:
     deadline_s = CLOCK.monotonic_s() + within_s
     while not condition():
         assert CLOCK.monotonic_s() < deadline_s, f"in vain; publisher {pub.counters}, subscriber {sub and sub.counters}"
@@ -102,7 +90,7 @@ def until(condition: Callable[[], bool], pub: Bus, sub: Bus | None = None, withi
 
 
 def test_the_right_key_is_let_in(tmp_path: Path, keys: Path, opened: list[Bus]) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     sub = open_subscriber(config_with(tmp_path, client_keys(tmp_path, keys, "client"), port), opened)
     assert len(hear(sub, pub)) == 1
@@ -112,7 +100,7 @@ def test_the_right_key_is_let_in(tmp_path: Path, keys: Path, opened: list[Bus]) 
 def test_a_key_that_nobody_authorized_is_refused_and_told(
     tmp_path: Path, keys: Path, opened: list[Bus], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     add_client(keys, "stranger")
     (keys / "authorized" / "stranger.key").unlink()
@@ -125,8 +113,8 @@ def test_a_key_that_nobody_authorized_is_refused_and_told(
     assert "not authorized" in told[0]
 
 
-def test_a_key_authorized_late_is_let_in_within_5_s(tmp_path: Path, keys: Path, opened: list[Bus]) -> None:
-    port = free_port()
+def test_a_key_authorized_late_is_let_in(tmp_path: Path, keys: Path, opened: list[Bus]) -> None:
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     add_client(keys, "late")
     authorization = keys / "authorized" / "late.key"
@@ -135,13 +123,13 @@ def test_a_key_authorized_late_is_let_in_within_5_s(tmp_path: Path, keys: Path, 
     sub = open_subscriber(config_with(tmp_path, client_keys(tmp_path, keys, "late"), port), opened)
     until(lambda: pub.counters["refused"] >= 1, pub, sub)
     authorization.write_bytes(public)
-    assert len(hear(sub, pub, within_s=5.0)) == 1
+    assert len(hear(sub, pub)) == 1
 
 
 def test_the_wrong_key_of_the_service_is_refused_and_told(
     tmp_path: Path, keys: Path, opened: list[Bus], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     other = make_keys(tmp_path / "other").directory
     (other / "client.key_secret").write_bytes((keys / "client.key_secret").read_bytes())
@@ -154,7 +142,7 @@ def test_the_wrong_key_of_the_service_is_refused_and_told(
 def test_no_key_is_refused_and_told(
     tmp_path: Path, keys: Path, opened: list[Bus], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     sub = open_subscriber(config_with(tmp_path, "", port), opened)
     until(lambda: pub.counters["refused"] >= 1, pub, sub)
@@ -163,14 +151,14 @@ def test_no_key_is_refused_and_told(
 
 
 def test_a_service_without_keys_is_not_believed(tmp_path: Path, keys: Path, opened: list[Bus]) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, "", port), opened)
     sub = open_subscriber(config_with(tmp_path, client_keys(tmp_path, keys, "client"), port), opened)
     assert hear(sub, pub, within_s=1.5) == []
 
 
 def test_nobody_gets_in_where_the_authenticator_is_dead(tmp_path: Path, keys: Path, opened: list[Bus]) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     guard = pub._guard
     assert guard is not None
@@ -181,7 +169,7 @@ def test_nobody_gets_in_where_the_authenticator_is_dead(tmp_path: Path, keys: Pa
 
 
 def test_garbage_at_the_port_harms_nothing(tmp_path: Path, keys: Path, opened: list[Bus]) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 500, b""):
         with socket.create_connection(("127.0.0.1", port), timeout=2) as knock:
@@ -192,7 +180,7 @@ def test_garbage_at_the_port_harms_nothing(tmp_path: Path, keys: Path, opened: l
 
 
 def test_requests_need_the_key_too(tmp_path: Path, keys: Path, opened: list[Bus]) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     is_over = threading.Event()
 
@@ -205,12 +193,12 @@ def test_requests_need_the_key_too(tmp_path: Path, keys: Path, opened: list[Bus]
     thread.start()
     try:
         right = config_with(tmp_path, client_keys(tmp_path, keys, "client"), port)
-        assert ask(right, "decider", Request(verb="pause"), 3.0).status == "applied"
+        assert ask(right, "decider", Request(verb="pause"), PATIENCE_S).status == "applied"
         add_client(keys, "stranger")
         (keys / "authorized" / "stranger.key").unlink()
         wrong = config_with(tmp_path, client_keys(tmp_path, keys, "stranger"), port)
         with pytest.raises(BusError, match="refuses this machine: the key is not authorized"):
-            ask(wrong, "decider", Request(verb="pause"), 1.0)
+            ask(wrong, "decider", Request(verb="pause"), 3.0)
         with pytest.raises(BusError, match=r"decider .*does not answer|refuses"):
             ask(config_with(tmp_path, "", port), "decider", Request(verb="pause"), 1.0)
     finally:
@@ -222,7 +210,7 @@ def test_requests_need_the_key_too(tmp_path: Path, keys: Path, opened: list[Bus]
 def test_rotated_keys_are_picked_up_without_a_restart_of_the_listener(
     tmp_path: Path, keys: Path, opened: list[Bus]
 ) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     machine = client_keys(tmp_path, keys, "client")
     sub = open_subscriber(config_with(tmp_path, machine, port), opened)
@@ -233,11 +221,11 @@ def test_rotated_keys_are_picked_up_without_a_restart_of_the_listener(
     until(lambda: sub.counters["reconnects"] >= 1, again, sub)
     (machine / "client.key_secret").write_bytes((fresh / "client.key_secret").read_bytes())
     (machine / "service.key").write_bytes((fresh / "service.key").read_bytes())
-    assert len(hear(sub, again, within_s=5.0)) == 1
+    assert len(hear(sub, again)) == 1
 
 
 def test_keys_that_vanish_for_a_moment_do_not_end_the_listener(tmp_path: Path, keys: Path, opened: list[Bus]) -> None:
-    port = free_port()
+    port = free_port(2)
     pub = open_publisher(config_with(tmp_path, keys, port), opened)
     (keys / "authorized" / "client.key").rename(tmp_path / "aside.key")
     machine = client_keys(tmp_path, keys, "client")
@@ -247,7 +235,7 @@ def test_keys_that_vanish_for_a_moment_do_not_end_the_listener(tmp_path: Path, k
     (tmp_path / "aside.key").rename(keys / "authorized" / "client.key")
     assert hear(sub, pub, within_s=2.5) == []
     (machine / "aside").rename(machine / "service.key")
-    assert len(hear(sub, pub, within_s=5.0)) == 1
+    assert len(hear(sub, pub)) == 1
 
 
 def test_open_to_other_machines_without_keys_is_refused_at_start(tmp_path: Path) -> None:
@@ -258,7 +246,7 @@ def test_open_to_other_machines_without_keys_is_refused_at_start(tmp_path: Path)
 
 def test_loopback_without_keys_is_allowed(tmp_path: Path, opened: list[Bus]) -> None:
     for address in ("127.0.0.1", "[::1]"):
-        port = free_port()
+        port = free_port(2)
         config = config_with(tmp_path, "", port, address)
         pub, sub = open_publisher(config, opened), open_subscriber(config, opened)
         assert len(hear(sub, pub)) == 1
@@ -275,7 +263,7 @@ def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_missing_damaged_and_open_keys_are_refused_at_start(tmp_path: Path, keys: Path) -> None:
-    config = config_with(tmp_path, keys, free_port())
+    config = config_with(tmp_path, keys, free_port(2))
     secret = keys / "service.key_secret"
     secret.chmod(0o640)
     with pytest.raises(ConfigError, match=r"must be readable by its owner alone.*0640"):

@@ -17,6 +17,7 @@ from common.bus import Bus
 from common.clock import SystemClock
 from common.config import Config
 from common.messages import DecisionRecord, DesiredCapacity, Event, Evidence, ServiceStatus
+from tests.ports import free_port
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
@@ -90,8 +91,8 @@ class Stand:
     def __init__(self, directory: Path) -> None:
         self.holder = socket.socket()
         self.holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.holder.bind(("127.0.0.1", 0))
-        self.port = self.holder.getsockname()[1]
+        self.port = free_port()
+        self.holder.bind(("127.0.0.1", self.port))
         self.path = directory / "autoscaler.toml"
         self.started: list[subprocess.Popen[bytes]] = []
         self.configure(f"127.0.0.1:{self.port}")

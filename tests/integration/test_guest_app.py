@@ -18,7 +18,7 @@ from guest_image import build
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 NAME = "web-0007"
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 class App:
@@ -277,12 +277,12 @@ def test_more_than_the_allowed_connections_are_refused_and_room_comes_back(app: 
 
 def test_after_sigterm_health_is_503_and_what_is_in_flight_is_finished(app: App) -> None:
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(app.get, "/slow?ms=700")
+        slow = pool.submit(app.get, "/slow?ms=3000")
         wait_for(lambda: app.stats()["in_flight"] == 2)
         app.process.send_signal(signal.SIGTERM)
         wait_for(lambda: app.get("/healthz") == (503, f"{NAME}\n"))
         assert b"Connection: close" in app.raw(b"GET /compute?n=1 HTTP/1.1\r\n\r\n")
-        assert slow.result() == (200, "slept 700 ms\n")
+        assert slow.result() == (200, "slept 3000 ms\n")
     assert app.process.wait(DEADLINE_S) == 0
 
 
@@ -295,12 +295,12 @@ def test_an_idle_application_ends_at_once_after_sigterm(app: App) -> None:
 
 @pytest.mark.parametrize(("path", "lingers"), [("/compute?n=1", True), ("/healthz", False)])
 def test_only_an_application_with_traffic_lingers_for_the_health_checks(binary: Path, path: str, lingers: bool) -> None:
-    app, clock = App(binary, "autoscaler.linger_ms=1500"), SystemClock()
+    app, clock = App(binary, "autoscaler.linger_ms=3000"), SystemClock()
     app.get(path)
     start_s = clock.monotonic_s()
     app.process.send_signal(signal.SIGTERM)
     assert app.process.wait(DEADLINE_S) == 0
-    assert (clock.monotonic_s() - start_s >= 1.4) is lingers
+    assert (clock.monotonic_s() - start_s >= 2.9) is lingers
     app.stop()
 
 

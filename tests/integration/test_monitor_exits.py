@@ -10,7 +10,7 @@ import pytest
 
 from services.monitor.core.host import Exited
 from services.monitor.exits import ExitWatch, pid_directory
-from tests.integration.monitor_stand import CLOCK, wait_for
+from tests.integration.monitor_stand import wait_for
 
 UUID = "00000000-0000-4000-8000-000000000000"
 WAITING = "import signal; signal.pause()"
@@ -47,10 +47,8 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
 def test_a_killed_process_is_told_with_its_signal_while_nobody_has_reaped_it(stand: Stand) -> None:
     process = stand.run()
     stand.follow()
-    start_s = CLOCK.monotonic_s()
     process.send_signal(signal.SIGKILL)
     wait_for(lambda: stand.told == [Exited("web-0000", UUID, signal.SIGKILL)])
-    assert CLOCK.monotonic_s() - start_s < 0.5
 
 
 def test_a_process_that_ends_by_itself_is_told_without_a_signal(stand: Stand) -> None:
@@ -70,6 +68,7 @@ def test_a_process_is_followed_once(stand: Stand) -> None:
     assert stand.watch.follow("web-0000", UUID)
     process.kill()
     wait_for(lambda: bool(stand.told))
+    stand.watch.close()
     assert len(stand.told) == 1
 
 
@@ -82,7 +81,9 @@ def test_a_domain_started_again_is_followed_again(stand: Stand) -> None:
 
 
 def test_a_process_of_another_domain_is_not_followed(stand: Stand) -> None:
-    stand.run(uuid="11111111-0000-4000-8000-000000000000")
+    other = "11111111-0000-4000-8000-000000000000"
+    process = stand.run(uuid=other)
+    wait_for(lambda: other in Path(f"/proc/{process.pid}/cmdline").read_text())
     assert not stand.watch.follow("web-0000", UUID)
 
 

@@ -17,6 +17,7 @@ from common.bus import Bus
 from common.clock import SystemClock
 from common.config import Config
 from common.messages import Event, ServiceStatus
+from tests.ports import free_port
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
@@ -53,16 +54,12 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) 
 
 
 class Hook:
-    """A webhook that is there only between ``open`` and ``close``; its port is kept free for it."""
+    """A webhook that is there only between ``open`` and ``close``."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
         self._server: ThreadingHTTPServer | None = None
-        self.port = self._listen(0)
-        self.close()
-
-    def open(self) -> None:
-        self._listen(self.port)
+        self.port = free_port()
 
     def close(self) -> None:
         if self._server is not None:
@@ -70,7 +67,7 @@ class Hook:
             self._server.server_close()
             self._server = None
 
-    def _listen(self, port: int) -> int:
+    def open(self) -> None:
         ids = self.ids
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,9 +80,8 @@ class Hook:
             def log_message(self, format: str, *args: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return int(self._server.server_address[1])
 
 
 class Decider:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from common.messages import DesiredCapacity, ServiceStatus
 from tests.integration import test_bus_netns
 
 CLOCK = SystemClock()
+PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
 HERE, THERE = test_bus_netns.HERE, test_bus_netns.THERE
 machine = test_bus_netns.machine
@@ -54,16 +55,16 @@ def plotter_at(machine: str, config: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE_S)
 
 
-def heard_by_plotter(config: Path, pub: Bus, enough: int, timeout_s: float) -> int | None:
-    """Return how many messages the plotter says it received, None if it does not say anything."""
+def heard_by_plotter(config: Path, pub: Bus, is_enough: Callable[[int], bool]) -> int | None:
+    """Return how many messages the plotter says it received, once that is enough; None if it never says anything."""
     observer = Bus.open(load(config)[0], "operator", CLOCK, publishes=False)
     observer.subscribe("plotter", "service")
-    received, deadline_s = None, CLOCK.monotonic_s() + timeout_s
+    received, deadline_s = None, CLOCK.monotonic_s() + PATIENCE_S
     try:
-        while CLOCK.monotonic_s() < deadline_s and (received is None or received < enough):
+        while CLOCK.monotonic_s() < deadline_s and (received is None or not is_enough(received)):
             pub.publish(DesiredCapacity(group="web", generation=1, desired=3, minimum=1, maximum=4))
             pub.receive(0.05)
             for message in observer.receive(0.1).messages:
@@ -82,8 +83,8 @@ def test_the_plotter_hears_and_draws_on_another_machine_with_the_right_keys(mach
     pub = Bus.open(load(config)[0], "decider", CLOCK)
     try:
         with plotter_at(machine, far) as process:
-            assert (heard_by_plotter(config, pub, enough=3, timeout_s=30) or 0) >= 3
-            deadline_s = CLOCK.monotonic_s() + 30
+            assert (heard_by_plotter(config, pub, lambda received: received >= 3) or 0) >= 3
+            deadline_s = CLOCK.monotonic_s() + PATIENCE_S
             while not (tmp_path / "far" / "graph.png").exists() and CLOCK.monotonic_s() < deadline_s:
                 pub.receive(0.1)
         assert process.returncode == 0
@@ -99,12 +100,12 @@ def test_the_plotter_hears_nothing_with_keys_of_another_installation(machine: st
     pub = Bus.open(load(config)[0], "decider", CLOCK)
     try:
         with plotter_at(machine, far):
-            assert heard_by_plotter(far, pub, enough=1, timeout_s=8) == 0
-        assert pub.counters["refused"] >= 1
+            assert heard_by_plotter(far, pub, lambda _: pub.counters["refused"] >= 2) == 0
+        assert pub.counters["refused"] >= 2
     finally:
         pub.close()
 
 
 def test_the_plotter_refuses_to_serve_off_loopback_without_keys(machine: str, tmp_path: Path) -> None:
     with plotter_at(machine, write_config(tmp_path / "far", "")) as process:
-        assert process.wait(timeout=20) == 2
+        assert process.wait(timeout=PATIENCE_S) == 2
