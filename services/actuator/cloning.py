@@ -110,7 +110,7 @@ def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     order.snapshot.parent.mkdir(parents=True, exist_ok=True)
     part = order.snapshot.with_suffix(".part")
     frozen = None if order.disks is None else Path(order.disks.frozen)
-    keeps = ""
+    is_taken = False
     try:
         _boot(host, step, order)
         host.save_to(step.domain, str(part))
@@ -120,11 +120,11 @@ def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
             frozen.chmod(0o644)  # QEMU reads it as its own user
         _prove(host, step, order, part)
         _publish(part, order.snapshot, frozen)
-        keeps = "" if frozen is None else frozen.name
+        is_taken = True
     except OSError as error:
         raise HypervisorError(f"cannot keep the snapshot: {error}") from error
     finally:
-        _end(host, step, keeps if frozen is not None else None)
+        _end(host, step, frozen, is_taken=is_taken)
         part.unlink(missing_ok=True)
 
 
@@ -236,13 +236,14 @@ def _canary_uuid(uuid: str) -> str:
     return f"{'1' if uuid[0] == '0' else '0'}{uuid[1:]}"
 
 
-def _end(host: Host, step: TakeSnapshot, keeps: str | None) -> None:
+def _end(host: Host, step: TakeSnapshot, frozen: Path | None, *, is_taken: bool) -> None:
     """Leave nothing of the template; what cannot be removed now is removed by a later plan, or by the keeper.
 
     Args:
         host: Where it is.
         step: It says which domain.
-        keeps: The name of the volume that stays, empty where none does; None where there are none.
+        frozen: The template's disk, None where it has none.
+        is_taken: Whether the snapshot is there: its disk stays with it.
     """
     with suppress(HypervisorError):
         facts = host.facts(step.domain)
@@ -253,9 +254,9 @@ def _end(host: Host, step: TakeSnapshot, keeps: str | None) -> None:
                 host.destroy(step.domain)
             if facts.is_persistent:
                 host.undefine(step.domain)
-        if keeps is not None:
-            owners = (step.uuid, _canary_uuid(step.uuid))
-            remove_volumes(host, lambda volume: owner_of(volume) in owners and volume != keeps)
+        if frozen is not None:
+            owners, kept = (step.uuid, _canary_uuid(step.uuid)), frozen.name if is_taken else ""
+            remove_volumes(host, lambda volume: owner_of(volume) in owners and volume != kept)
 
 
 def _publish(part: Path, snapshot: Path, frozen: Path | None) -> None:
