@@ -13,8 +13,10 @@ from pathlib import Path
 from cli import shared_dirs, stack
 from cli.compose_limits import check_configuration
 from cli.console import Steps
+from cli.endpoints import wait_for_endpoints
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.refusals import write_text
+from cli.supervision import is_supervised
 from common.clock import Clock
 from common.config import Config, System
 from common.config_file import load
@@ -37,7 +39,7 @@ def up(config_path: Path, clock: Clock) -> None:
         config, digest = load(config_path)
         stack.require_root()
         shared_dirs.refuse_units(config.system)
-        if stack.is_supervised(config.system):
+        if is_supervised(config.system):
             raise AutoscalerError("it runs without containers; first: make down")
         check_configuration(config, config_path, stack.ROOT, os.environ)
         compose = Compose.found(config, config_path, digest, os.environ)
@@ -55,7 +57,7 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step("containers"):
         steps.say(_start(config, compose, digest))
     with steps.step("first domains"):
-        stack.wait_for_endpoints(config, clock, steps)
+        wait_for_endpoints(config, clock, steps)
     stack.print_what_next(config, stop="make down RUNTIME=compose")
 
 

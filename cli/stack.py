@@ -3,45 +3,27 @@
 Both can be repeated at any time: each step looks first and does only what is missing.
 """
 
-import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-import xmlrpc.client
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
-from typing import Any
 
 from cli import shared_dirs
 from cli.console import Steps
+from cli.endpoints import wait_for_endpoints
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
-from cli.observe import Snapshot, observe_once
-from cli.refusals import write_text
-from cli.reload import MARKER
 from cli.status import endpoint_url
-from cli.supervisor_config import control_socket, supervisor_config
+from cli.supervision import is_supervised, start_services, stop_services
 from common.clock import Clock
-from common.config import SERVICES, Config, Group, System
-from common.config_environment import overriding
+from common.config import Config, System
 from common.config_file import load
-from common.endpoint import is_clash, join_endpoint, split_endpoint, within_reach
+from common.endpoint import is_clash, split_endpoint
 from common.errors import AutoscalerError
-from common.messages import Membership
-from common.phases import FATES
 
 ROOT = Path(__file__).resolve().parent.parent
-UP_TIMEOUT_S = 240.0
-DOWN_TIMEOUT_S = 60.0
-NOBODY_SERVES = 503
-STUCK_S = 20.0  # no domain serves, none is coming, and the actuator says why
-STOPPED = {"STOPPED", "EXITED", "FATAL"}
-WAITING = "BACKOFF"
 
 
 def up(config_path: Path, clock: Clock) -> None:
@@ -224,63 +206,6 @@ def check_address_is_free(key: str, address: str) -> None:
             ) from error
 
 
-def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
-    """Start supervisord with all programs, or bring a running one to the present configuration."""
-    system = config.system
-    variables = overriding(os.environ)
-    text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT, variables)
-    path = system.run_path / "supervisord.conf"
-    marker = system.run_path / MARKER
-    if is_supervised(system):
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stop_services(system, clock)
-        elif marker.is_file() and marker.read_text(encoding="ascii") == digest:
-            return start_stopped(system)
-        else:
-            restart_services(config)
-            write_text(marker, digest)
-            return "restarted with the changed configuration; HAProxy reloaded it"
-    write_text(path, text)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)]
-    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
-        raise AutoscalerError(f"supervisord does not start with {path}; see the lines above")
-    write_text(marker, digest)
-    return "started under supervisord"
-
-
-def start_stopped(system: System) -> str:
-    """Start the programs that somebody stopped by supervisord, or that wait for their next try; return what was done.
-
-    Raises:
-        AutoscalerError: supervisord does not answer, or does not start one.
-    """
-    supervisor = _supervisor(system)
-    try:
-        found = {one["name"]: one["statename"] for one in supervisor.getAllProcessInfo()}
-        stopped = [name for name, state in found.items() if state in (*STOPPED, WAITING)]
-        for name in stopped:
-            if found[name] == WAITING:
-                supervisor.stopProcess(name)
-            supervisor.startProcess(name, False)
-    except (OSError, xmlrpc.client.Error) as error:
-        raise AutoscalerError(f"supervisord does not start what is stopped: {error}") from error
-    return f"started again: {', '.join(stopped)}" if stopped else "already running"
-
-
-def stop_services(system: System, clock: Clock) -> str:
-    """Stop supervisord and all its programs; return when they are gone."""
-    pid = _supervisord_pid(system)
-    if pid is None:
-        return "not running"
-    os.kill(pid, signal.SIGTERM)
-    deadline_s = clock.monotonic_s() + DOWN_TIMEOUT_S
-    while _is_running(pid):
-        if clock.monotonic_s() > deadline_s:
-            raise AutoscalerError(f"supervisord (process {pid}) did not stop within {DOWN_TIMEOUT_S:.0f} s")
-        Event().wait(0.1)
-    return "stopped"
-
-
 def remove_domains(config_path: Path, *, everything: bool) -> str:
     """Have the actuator remove the domains it created, and with ``everything`` the network and image copies.
 
@@ -307,126 +232,6 @@ def remove_files(system: System) -> None:
         system.state_path.rmdir()
 
 
-def is_supervised(system: System) -> bool:
-    """Return whether our supervisord runs."""
-    return _supervisord_pid(system) is not None
-
-
-def restart_services(config: Config) -> None:
-    """Give a running installation its changed configuration: HAProxy reloads it, the services start anew.
-
-    Raises:
-        AutoscalerError: supervisord does not answer.
-    """
-    supervisor = _supervisor(config.system)
-    try:
-        supervisor.signalProcess("haproxy", "USR2")
-        for name in config.services:
-            with contextlib.suppress(xmlrpc.client.Fault):  # it was stopped already
-                supervisor.stopProcess(name)
-            supervisor.startProcess(name, False)
-    except (OSError, xmlrpc.client.Error) as error:
-        raise AutoscalerError(f"supervisord does not answer: {error}") from error
-
-
-def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
-    """Return when every group that must have a domain answers at its endpoint.
-
-    Raises:
-        AutoscalerError: a group does not answer in time; the message says what stands in its way.
-    """
-    waiting = {name: group for name, group in config.groups.items() if not why_not_awaited(group)}
-    began_s = hopeful_s = clock.monotonic_s()
-    left_off: dict[str, str] = {}
-    while waiting := {name: group for name, group in waiting.items() if name not in left_off and not answers(group)}:
-        snapshot = observe_once(config, clock, timeout_s=0.7)
-        left_off |= {name: why for name in waiting if (why := ordered_mode(snapshot, name))}
-        missing, now_s = _what_is_missing(waiting, snapshot), clock.monotonic_s()
-        if not any(is_stuck(snapshot.memberships.get(name)) for name in waiting):
-            hopeful_s = now_s
-        patience_s = max([UP_TIMEOUT_S, *(group.boot_timeout_s for group in waiting.values())])
-        if now_s - began_s > patience_s or now_s - hopeful_s > STUCK_S:
-            raise AutoscalerError(f"no answer after {now_s - began_s:.0f} s: {missing}; the services go on trying")
-        steps.wait_for(missing)
-        Event().wait(0.3)
-    items = config.groups.items()
-    steps.say("; ".join(f"{name} {left_off.get(name) or why_not_awaited(group) or 'answers'}" for name, group in items))
-
-
-def why_not_awaited(group: Group) -> str:
-    """Return why nobody waits for the group's answer, empty where ``up`` does.
-
-    >>> why_not_awaited(Group.model_validate({"prefix": "web-", "min": 0})), why_not_awaited(Group(prefix="web-"))
-    ('may have no domain (min 0): not waited for', '')
-    """
-    if group.mode != "on":
-        return f"has mode {group.mode}: not waited for"
-    return "" if group.minimum > 0 else "may have no domain (min 0): not waited for"
-
-
-def ordered_mode(snapshot: Snapshot, group: str) -> str:
-    """Return the order of an operator by which no domain of the group is started, in words, else nothing."""
-    decision = snapshot.decisions.get(group)
-    if decision is None or decision.mode not in ("off", "observe"):
-        return ""
-    return f"has mode {decision.mode}, as ordered: not waited for"
-
-
-def is_stuck(membership: Membership | None) -> bool:
-    """Return whether no domain serves or comes, and the actuator knows what keeps it from starting one."""
-    if membership is None or not membership.blocked:
-        return False
-    return not any(FATES[member.phase].is_capacity for member in membership.members)
-
-
-def answers(group: Group) -> bool:
-    """Return whether the group's endpoint gives a good answer now."""
-    try:
-        if group.protocol == "tcp":
-            with socket.create_connection(within_reach(group.endpoint), timeout=2) as connection:
-                connection.settimeout(0.5)
-                return _stays_open(connection)
-        url = f"http://{join_endpoint(*within_reach(group.endpoint))}{group.readiness.path}"
-        if group.readiness.protocol != "http":
-            return _is_served(url)
-        with urllib.request.urlopen(url, timeout=3) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-def _is_served(url: str) -> bool:
-    """Return whether some domain answers, whatever it says: the group does not name a path for this."""
-    try:
-        with urllib.request.urlopen(url, timeout=3):  # noqa: S310 - http, at an endpoint of our own
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code != NOBODY_SERVES
-
-
-def _stays_open(connection: socket.socket) -> bool:
-    """Return whether the peer keeps the connection: HAProxy closes it at once when no member is up."""
-    try:
-        return connection.recv(1) != b""
-    except TimeoutError:
-        return True
-
-
-def _what_is_missing(waiting: dict[str, Group], snapshot: Snapshot) -> str:
-    texts = []
-    for name in waiting:
-        membership = snapshot.memberships.get(name)
-        if membership is None:
-            silent = [service for service in SERVICES if service not in snapshot.services]
-            texts.append(f"{name}: waiting for {', '.join(silent) or 'the actuator'}")
-        elif membership.blocked:
-            texts.append(f"{name}: {membership.blocked}")
-        else:
-            domains = ", ".join(f"{member.name} {member.phase.value}" for member in membership.members)
-            texts.append(f"{name}: {domains or 'no domain yet'}")
-    return "; ".join(texts)
-
-
 def print_what_next(config: Config, stop: str = "make down") -> None:
     """Print the endpoints, and what an operator does from here."""
     print()
@@ -436,27 +241,3 @@ def print_what_next(config: Config, stop: str = "make down") -> None:
     print("  graph     make plot")
     print("  load      make load LEVEL=low|mid|high")
     print(f"  stop      {stop}")
-
-
-def _supervisor(system: System) -> Any:
-    """Return supervisord's own interface, at its socket."""
-    from supervisor.xmlrpc import SupervisorTransport
-
-    transport = SupervisorTransport(None, None, f"unix://{control_socket(system)}")
-    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
-
-
-def _supervisord_pid(system: System) -> int | None:
-    try:
-        pid = int((system.run_path / "supervisord.pid").read_text(encoding="ascii"))
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return None
-    return pid if b"supervisord" in command and _is_running(pid) else None
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

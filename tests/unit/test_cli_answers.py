@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from cli.stack import answers
+from cli.endpoints import answers
 from common.config import Group
 
 

@@ -8,6 +8,7 @@ import pytest
 from supervisor.options import ServerOptions
 
 from cli import stack
+from cli.endpoints import why_not_awaited
 from cli.refusals import told, write_text
 from cli.supervisor_config import supervisor_config
 from common.config import SERVICES, Config, Group, Host, System
@@ -90,7 +91,7 @@ def test_supervisord_reads_what_it_is_told_also_where_the_program_lies_below_a_p
     ],
 )
 def test_up_says_of_whom_it_did_not_wait_for(values: dict[str, object], why: str) -> None:
-    assert stack.why_not_awaited(Group.model_validate({"prefix": "web-", **values})) == why
+    assert why_not_awaited(Group.model_validate({"prefix": "web-", **values})) == why
 
 
 class Builder:

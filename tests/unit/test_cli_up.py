@@ -2,9 +2,9 @@
 
 import pytest
 
-from cli import stack
+from cli import supervision
+from cli.endpoints import is_stuck, ordered_mode
 from cli.observe import Snapshot
-from cli.stack import is_stuck, ordered_mode
 from common.config import System
 from common.messages import DecisionRecord, Evidence, Member, Membership
 from common.phases import FATES, Phase
@@ -55,8 +55,8 @@ class Supervisor:
 
 def test_up_starts_what_stands_still_and_what_waits_for_its_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
     supervisor = Supervisor(monitor="RUNNING", decider="STOPPED", actuator="BACKOFF", balancer="STARTING")
-    monkeypatch.setattr(stack, "_supervisor", lambda _system: supervisor)
-    assert stack.start_stopped(System()) == "started again: decider, actuator"
+    monkeypatch.setattr(supervision, "_supervisor", lambda _system: supervisor)
+    assert supervision.start_stopped(System()) == "started again: decider, actuator"
     assert supervisor.asked == [("start", "decider"), ("stop", "actuator"), ("start", "actuator")]
 
 

@@ -1,0 +1,127 @@
+"""Our supervisord: started with all programs, brought to another configuration, stopped."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import xmlrpc.client
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from cli.refusals import write_text
+from cli.reload import MARKER
+from cli.supervisor_config import control_socket, supervisor_config
+from common.clock import Clock
+from common.config import Config, System
+from common.config_environment import overriding
+from common.errors import AutoscalerError
+
+ROOT = Path(__file__).resolve().parent.parent
+DOWN_TIMEOUT_S = 60.0
+STOPPED = {"STOPPED", "EXITED", "FATAL"}
+WAITING = "BACKOFF"
+
+
+def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
+    """Start supervisord with all programs, or bring a running one to the present configuration."""
+    system = config.system
+    variables = overriding(os.environ)
+    text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT, variables)
+    path = system.run_path / "supervisord.conf"
+    marker = system.run_path / MARKER
+    if is_supervised(system):
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stop_services(system, clock)
+        elif marker.is_file() and marker.read_text(encoding="ascii") == digest:
+            return start_stopped(system)
+        else:
+            restart_services(config)
+            write_text(marker, digest)
+            return "restarted with the changed configuration; HAProxy reloaded it"
+    write_text(path, text)
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)]
+    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
+        raise AutoscalerError(f"supervisord does not start with {path}; see the lines above")
+    write_text(marker, digest)
+    return "started under supervisord"
+
+
+def start_stopped(system: System) -> str:
+    """Start the programs that somebody stopped by supervisord, or that wait for their next try; return what was done.
+
+    Raises:
+        AutoscalerError: supervisord does not answer, or does not start one.
+    """
+    supervisor = _supervisor(system)
+    try:
+        found = {one["name"]: one["statename"] for one in supervisor.getAllProcessInfo()}
+        stopped = [name for name, state in found.items() if state in (*STOPPED, WAITING)]
+        for name in stopped:
+            if found[name] == WAITING:
+                supervisor.stopProcess(name)
+            supervisor.startProcess(name, False)
+    except (OSError, xmlrpc.client.Error) as error:
+        raise AutoscalerError(f"supervisord does not start what is stopped: {error}") from error
+    return f"started again: {', '.join(stopped)}" if stopped else "already running"
+
+
+def restart_services(config: Config) -> None:
+    """Give a running installation its changed configuration: HAProxy reloads it, the services start anew.
+
+    Raises:
+        AutoscalerError: supervisord does not answer.
+    """
+    supervisor = _supervisor(config.system)
+    try:
+        supervisor.signalProcess("haproxy", "USR2")
+        for name in config.services:
+            with contextlib.suppress(xmlrpc.client.Fault):  # it was stopped already
+                supervisor.stopProcess(name)
+            supervisor.startProcess(name, False)
+    except (OSError, xmlrpc.client.Error) as error:
+        raise AutoscalerError(f"supervisord does not answer: {error}") from error
+
+
+def stop_services(system: System, clock: Clock) -> str:
+    """Stop supervisord and all its programs; return when they are gone."""
+    pid = _supervisord_pid(system)
+    if pid is None:
+        return "not running"
+    os.kill(pid, signal.SIGTERM)
+    deadline_s = clock.monotonic_s() + DOWN_TIMEOUT_S
+    while _is_running(pid):
+        if clock.monotonic_s() > deadline_s:
+            raise AutoscalerError(f"supervisord (process {pid}) did not stop within {DOWN_TIMEOUT_S:.0f} s")
+        Event().wait(0.1)
+    return "stopped"
+
+
+def is_supervised(system: System) -> bool:
+    """Return whether our supervisord runs."""
+    return _supervisord_pid(system) is not None
+
+
+def _supervisor(system: System) -> Any:
+    """Return supervisord's own interface, at its socket."""
+    from supervisor.xmlrpc import SupervisorTransport
+
+    transport = SupervisorTransport(None, None, f"unix://{control_socket(system)}")
+    return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
+
+
+def _supervisord_pid(system: System) -> int | None:
+    try:
+        pid = int((system.run_path / "supervisord.pid").read_text(encoding="ascii"))
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if b"supervisord" in command and _is_running(pid) else None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
