@@ -309,4 +309,5 @@ def test_without_a_supervisor_it_outlives_its_parent(
         do(config, "ping")
         do(config, "ping")  # who is told to end answers once at most
     finally:
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
