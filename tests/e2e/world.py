@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import waiting
+
 ROOT = Path(__file__).resolve().parents[2]
 QEMU_PIDS = Path("/run/libvirt/qemu")
 
@@ -61,15 +63,8 @@ in_window_s = 10.0
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.2) -> Any:
-    """Return the first true value of ``condition``; fail with ``what`` and its last value after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s  # noqa: TID251 - tests measure real time
-    value: Any = None
-    while time.monotonic() < deadline:  # noqa: TID251
-        value = condition()
-        if value:
-            return value
-        time.sleep(every_s)
-    raise AssertionError(f"waited {timeout_s:.0f} s for {what}; last seen: {value!r}")
+    """Return the first true value of ``condition``, asked as rarely as a command that starts anew needs."""
+    return waiting.wait_until(condition, what, timeout_s, every_s)
 
 
 def now_s() -> float:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from common.clock import SystemClock
 from common.errors import HypervisorError
 from common.hypervisor import Connection
+from tests.waiting import wait_until
 
 CLOCK = SystemClock()
 NOBODY = 65534
@@ -27,10 +27,7 @@ LIBVIRTD = shutil.which("libvirtd", path="/usr/sbin:/usr/bin")
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Return when the condition holds; fail if it does not within ``timeout_s``."""
-    pause, end_s = threading.Event(), CLOCK.monotonic_s() + timeout_s
-    while not condition():
-        assert CLOCK.monotonic_s() < end_s, f"not within {timeout_s} s"
-        pause.wait(0.01)
+    wait_until(condition, "what the test expects", timeout_s, every_s=0.01)
 
 
 def is_ours(name: str) -> bool:

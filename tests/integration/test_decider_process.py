@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from common.clock import SystemClock
 from common.config import Config
 from common.messages import DecisionRecord, DesiredCapacity, HostSample, Member, Membership, Reply, Request, Traffic
 from common.phases import Phase
+from tests.waiting import wait_until
 
 CLOCK = SystemClock()
 PATIENCE_S = 30.0
@@ -132,14 +133,6 @@ def decider(toml: Path, around: Surroundings) -> Iterator[list[subprocess.Popen[
     for process in started:
         process.kill()
         process.wait(5)
-
-
-def wait_until(condition: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
-    deadline_s = CLOCK.monotonic_s() + within_s
-    pause = threading.Event()
-    while not condition():
-        assert CLOCK.monotonic_s() < deadline_s, f"not within {within_s} s: {what}"
-        pause.wait(0.02)
 
 
 def order(config: Config, verb: str, **args: str | int | float | bool | None) -> Reply:

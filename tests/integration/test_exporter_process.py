@@ -7,7 +7,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from common.clock import SystemClock
 from common.config import Config
 from common.messages import DecisionRecord, DesiredCapacity, Event, Evidence, ServiceStatus
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
@@ -33,14 +34,6 @@ listen = "{listen}"
 [groups.web]
 prefix = "web-"
 """
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Return when the condition holds; fail if it does not within ``timeout_s``."""
-    pause, end_s = threading.Event(), CLOCK.monotonic_s() + timeout_s
-    while not condition():
-        assert CLOCK.monotonic_s() < end_s, f"not within {timeout_s} s: {what}"
-        pause.wait(0.02)
 
 
 class Others:
@@ -144,23 +137,23 @@ def others(stand: Stand) -> Iterator[Others]:
 def test_an_address_that_is_taken_is_tried_again(stand: Stand, others: Others) -> None:
     stand.holder.listen()
     stand.start()
-    wait_for(lambda: others.counter("listen_failed") >= 1, "a failed attempt")
+    wait_until(lambda: others.counter("listen_failed") >= 1, "a failed attempt")
     stand.holder.close()
-    wait_for(lambda: "autoscaler_group_desired_domains" in stand.get(), "the page")
+    wait_until(lambda: "autoscaler_group_desired_domains" in stand.get(), "the page")
 
 
 def test_the_page_shows_what_is_said_and_forgets_what_is_no_longer(stand: Stand, others: Others) -> None:
     stand.holder.close()
     process = stand.start()
     desired = 'autoscaler_group_desired_domains{group="web"}'
-    wait_for(lambda: stand.value(desired) == 2, "the desired capacity")
-    wait_for(lambda: (stand.value('autoscaler_scale_events_total{direction="out",group="web"}') or 0) >= 2, "events")
+    wait_until(lambda: stand.value(desired) == 2, "the desired capacity")
+    wait_until(lambda: (stand.value('autoscaler_scale_events_total{direction="out",group="web"}') or 0) >= 2, "events")
     ticks = 'autoscaler_decisions_total{action="hold",group="web",limiter="none"}'
-    wait_for(lambda: (stand.value(ticks) or 0) >= 2, "decisions")
-    wait_for(lambda: stand.value('autoscaler_service_up{service="exporter"}') == 1, "its own sign of life")
+    wait_until(lambda: (stand.value(ticks) or 0) >= 2, "decisions")
+    wait_until(lambda: stand.value('autoscaler_service_up{service="exporter"}') == 1, "its own sign of life")
     assert stand.value('autoscaler_service_up{service="monitor"}') == 0
     others.is_silent = True
-    wait_for(lambda: stand.value(desired) is None, "the end of what is stale")
+    wait_until(lambda: stand.value(desired) is None, "the end of what is stale")
     assert (stand.value(ticks) or 0) >= 2  # what was counted stays counted
     process.terminate()
     assert process.wait(20) == 0
@@ -169,7 +162,7 @@ def test_the_page_shows_what_is_said_and_forgets_what_is_no_longer(stand: Stand,
 def test_clients_that_stall_keep_nobody_else_waiting(stand: Stand) -> None:
     stand.holder.close()
     stand.start()
-    wait_for(lambda: "autoscaler_build_info" in stand.get(), "the page")
+    wait_until(lambda: "autoscaler_build_info" in stand.get(), "the page")
     stalled = [socket.create_connection(("127.0.0.1", stand.port), timeout=20) for _ in range(10)]
     try:
         assert "autoscaler_build_info" in stand.get()
@@ -183,6 +176,6 @@ def test_clients_that_stall_keep_nobody_else_waiting(stand: Stand) -> None:
 def test_switched_off_it_is_idle(stand: Stand, others: Others) -> None:
     stand.configure("")
     process = stand.start()
-    wait_for(lambda: others.status is not None, "its sign of life")
+    wait_until(lambda: others.status is not None, "its sign of life")
     process.terminate()
     assert process.wait(20) == 0

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from common.clock import SystemClock
 from guest_image import build
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 NAME = "web-0007"
@@ -66,11 +66,7 @@ class App:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Return once the condition holds; fail after the deadline."""
-    clock, pause = SystemClock(), threading.Event()
-    end_s = clock.monotonic_s() + DEADLINE_S
-    while not condition():
-        assert clock.monotonic_s() < end_s, "the condition did not come to hold"
-        pause.wait(0.01)
+    wait_until(condition, "what the application is to do", DEADLINE_S, every_s=0.01)
 
 
 @pytest.fixture(scope="module")

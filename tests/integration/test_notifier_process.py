@@ -18,6 +18,7 @@ from common.clock import SystemClock
 from common.config import Config
 from common.messages import Event, ServiceStatus
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
@@ -43,14 +44,6 @@ timeout_s = 20.0
 [groups.web]
 prefix = "web-"
 """
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Return when the condition holds; fail if it does not within ``timeout_s``."""
-    pause, end_s = threading.Event(), CLOCK.monotonic_s() + timeout_s
-    while not condition():
-        assert CLOCK.monotonic_s() < end_s, f"not within {timeout_s} s: {what}"
-        pause.wait(0.02)
 
 
 class Hook:
@@ -182,22 +175,22 @@ def say_until(decider: Decider, name: str, condition: Callable[[], bool]) -> Non
         threading.Event().wait(0.3)
         return condition()
 
-    wait_for(is_done, f"an effect of {name}")
+    wait_until(is_done, f"an effect of {name}")
 
 
 def test_a_dead_webhook_delays_no_command_and_gets_its_events_after_kill_and_restart(
     toml: Path, hook: Hook, decider: Decider, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     first = start()
-    wait_for(decider.is_heard, "the notifier's sign of life")
+    wait_until(decider.is_heard, "the notifier's sign of life")
     say_until(decider, "scale-out", lambda: bool(told(toml)))
-    wait_for(lambda: stored(toml).get("hook", 0) >= 1 and "log" not in stored(toml), "a queue for the dead one only")
+    wait_until(lambda: stored(toml).get("hook", 0) >= 1 and "log" not in stored(toml), "a queue for the dead one only")
     first.send_signal(signal.SIGKILL)
     first.wait()
     hook.open()
     decider.status = None
     start()
-    wait_for(lambda: bool(hook.ids) and not stored(toml), "all that waited")
+    wait_until(lambda: bool(hook.ids) and not stored(toml), "all that waited")
     assert set(hook.ids) == {notice["id"] for notice in told(toml)}
     assert decider.lost == []
 
@@ -208,7 +201,7 @@ def test_what_was_said_while_no_notifier_ran_is_found_in_the_recording(
     hook.open()
     start("recorder")
     first = start()
-    wait_for(decider.is_heard, "the notifier's sign of life")
+    wait_until(decider.is_heard, "the notifier's sign of life")
     first.terminate()
     assert first.wait(20) == 0
     recording = toml.parent / "state" / "recording"
@@ -219,7 +212,7 @@ def test_what_was_said_while_no_notifier_ran_is_found_in_the_recording(
         lambda: any(b"event.breaker-opened" in path.read_bytes() for path in recording.glob("*")),
     )
     start()
-    wait_for(
+    wait_until(
         lambda: "breaker-opened" in {notice["type"] for notice in told(toml)} and len(hook.ids) >= 1,
         "the event of the recording",
     )
@@ -231,10 +224,10 @@ def test_a_secret_that_others_may_read_stops_no_other_receiver_and_status_says_s
 ) -> None:
     (toml.parent / "secret").chmod(0o644)
     process = start()
-    wait_for(decider.is_heard, "its sign of life")
+    wait_until(decider.is_heard, "its sign of life")
     decider.say("breaker-opened")
-    wait_for(lambda: [notice["type"] for notice in told(toml)] == ["breaker-opened"], "the other receiver's notice")
-    wait_for(lambda: decider.status is not None and bool(decider.status.note), "a note of the receiver")
+    wait_until(lambda: [notice["type"] for notice in told(toml)] == ["breaker-opened"], "the other receiver's notice")
+    wait_until(lambda: decider.status is not None and bool(decider.status.note), "a note of the receiver")
     assert decider.status is not None
     assert "hook cannot be told: secret_file" in decider.status.note
     assert process.poll() is None
@@ -246,7 +239,7 @@ def test_without_receivers_it_is_idle(
     text = toml.read_text()
     toml.write_text(text[: text.index("[[notifications]]")] + text[text.index("[groups.web]") :])
     process = start()
-    wait_for(decider.is_heard, "its sign of life")
+    wait_until(decider.is_heard, "its sign of life")
     process.terminate()
     assert process.wait(20) == 0
     assert not (toml.parent / "state" / "notifier.json").exists()

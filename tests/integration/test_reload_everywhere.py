@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 
 from common.clock import SystemClock
 from common.config import SERVICES
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
@@ -77,13 +77,7 @@ def autoscaler(path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline_s = CLOCK.monotonic_s() + PATIENCE_S
-    while CLOCK.monotonic_s() < deadline_s:
-        found = condition()
-        if found:
-            return found
-        Event().wait(0.2)
-    raise AssertionError(f"not within {PATIENCE_S:.0f} s: {what}")
+    return wait_until(condition, what, PATIENCE_S, every_s=0.2)
 
 
 def status(path: Path) -> dict[str, Any]:
