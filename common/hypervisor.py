@@ -531,7 +531,7 @@ class Connection:
         power, is_persistent = _NAMES.state(state), uuid in persistent
         may_be_saved = power is DomainState.SHUTOFF and metadata.get("tier") == "saved"
         is_saved = may_be_saved and bool(domain.hasManagedSaveImage(0))
-        is_new_clone = (metadata.get("tier"), metadata.get("phase")) == ("clone", Phase.BOOTING)
+        is_new_clone = (metadata.get("cloned"), metadata.get("phase")) == ("1", Phase.BOOTING)
         is_linked = not is_new_clone or power is not DomainState.RUNNING or has_link(domain.XMLDesc(0))
         return DomainFacts(
             name, uuid, power, _NAMES.reason(state, reason), is_persistent, metadata, is_saved, is_linked

@@ -96,7 +96,7 @@ def clone(host: Host, step: Clone, order: CloneOrder) -> None:
         reason = " ".join(f"not cloned, so it boots: {error}".split())  # metadata hold no line ends
         if order.otherwise is not None:
             define(host, step, order.otherwise)
-        host.set_metadata(step.domain, replace(step.record, tier="", note=reason[:NOTE_LENGTH]).to_metadata())
+        host.set_metadata(step.domain, replace(step.record, is_cloned=False, note=reason[:NOTE_LENGTH]).to_metadata())
         raise HypervisorError(reason) from error
     host.set_link(step.domain, True)
 

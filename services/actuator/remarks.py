@@ -16,7 +16,8 @@ def is_cut_short(step: Step) -> bool:
     return isinstance(step, PlugIn) or (
         isinstance(step, SetPhase)
         and step.was is step.record.phase is Phase.CREATING
-        and (step.tier, step.record.tier) == (TIER, "")
+        and step.tier == TIER
+        and not step.record.is_cloned
     )
 
 

@@ -152,10 +152,10 @@ class Snapshots:
             self._failures.pop((step.group, step.host), None)
             self._trust(self.path(step.group, step.host, step.snapshot))
             self._remove_others(step)
-        if step.tier != TIER or not _is_verdict(step, outcome.result):
+        if not _is_verdict(step, outcome.result):
             return ""
         key = step.group, step.host
-        if isinstance(step, SetPhase) and step.record.phase is Phase.WARMING:
+        if isinstance(step, SetPhase) and step.record.phase is not Phase.FAILED:
             self._failures.pop(key, None)
             return ""
         self._failures[key] = self._failures.get(key, 0) + 1
@@ -316,8 +316,10 @@ def _is_verdict(step: Step, result: Result) -> bool:
     return (
         isinstance(step, SetPhase)
         and result is Result.DONE
+        and step.record.is_cloned
+        and not step.record.is_woken
         and step.was is Phase.BOOTING
-        and step.record.phase in (Phase.WARMING, Phase.FAILED)
+        and step.record.phase in (Phase.WARMING, Phase.STANDBY, Phase.FAILED)
     )
 
 

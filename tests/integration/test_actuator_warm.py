@@ -1,6 +1,7 @@
 """Domains that stand by, with real guests: paused in memory, saved to disk, woken, broken, removed."""
 
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -100,14 +101,20 @@ def ours(connection: Connection) -> dict[str, DomainFacts]:
 
 
 def fetch(driver: Driver, name: str) -> str:
+    return ask(driver, name, "/compute?n=10")[0]
+
+
+def ask(driver: Driver, name: str, path: str) -> tuple[str, str]:
+    """Return who answers at the address of the domain, and what."""
     message = driver.membership()
     assert message is not None
     address = next(m.address for m in message.members if m.name == name)
     connection = http.client.HTTPConnection(address or "", 8080, timeout=5)
-    connection.request("GET", "/compute?n=10")
-    served_by = connection.getresponse().getheader("X-Served-By") or ""
+    connection.request("GET", path)
+    response = connection.getresponse()
+    served_by, text = response.getheader("X-Served-By") or "", response.read().decode()
     connection.close()
-    return served_by
+    return served_by, text
 
 
 def is_at_rest(connection: Connection, **states: str) -> bool:
@@ -152,6 +159,29 @@ def test_real_guests_stand_by_are_woken_and_leave_nothing(start: Start, connecti
     )
     assert done.returncode == 0, done.stderr
     assert ours(connection) == {} and not list(SAVED.glob("acwarm-*"))
+
+
+def test_a_reserve_of_clones_is_woken_with_the_identity_of_each(start: Start, connection: Connection) -> None:
+    driver = start('start = "clone", paused = 1, saved = 1')
+    driver.maximum = 5
+    driver.want(1)
+    driver.run_until_true(lambda: events(driver, "snapshot-taken") != [], PATIENCE_S)
+    driver.run_until_true(lambda: len(events(driver, "domain-standby")) == 2, PATIENCE_S)
+    driver.want(3)
+    driver.run_until_true(lambda: list(driver.phases().values()).count("ready") == 3, PATIENCE_S)
+    begun_s = CLOCK.monotonic_s()
+    driver.run_until_true(lambda: len(events(driver, "domain-standby")) == 4, PATIENCE_S)
+    assert is_at_rest(connection, _0003="paused", _0004="shutoff")
+    print("both refilled after", round(CLOCK.monotonic_s() - begun_s, 3), "with 5 s of calm before")
+    clones = [ours(connection)[f"acwarm-000{index}"] for index in (3, 4)]
+    assert [(d.metadata["cloned"], d.metadata["boosted"]) for d in clones] == [("1", "0")] * 2
+    driver.want(5)
+    driver.run_until({f"acwarm-000{index}": "ready" for index in range(5)}, PATIENCE_S)
+    for clone in clones:
+        served_by, text = ask(driver, clone.name, "/identity")
+        found = json.loads(text)
+        assert {served_by, found["name"], found["hostname"]} == {clone.name}
+        assert found["machine_id"] == clone.uuid.replace("-", "")
 
 
 def test_saved_memory_that_is_damaged_is_thrown_away_and_a_boot_takes_its_place(

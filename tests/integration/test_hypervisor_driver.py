@@ -106,10 +106,10 @@ def test_a_link_that_is_down_is_seen_of_new_clones_only(host: Connection) -> Non
     nic = "<devices><interface type='user'><link state='down'/></interface></devices></domain>"
     host.define(test_domain(NAME).replace("</domain>", nic))
     host.start(NAME)
-    for tier, phase, has_link in (("clone", "booting", False), ("clone", "ready", True), ("", "booting", True)):
-        host.set_metadata(NAME, {"group": "web", "tier": tier, "phase": phase})
+    for cloned, phase, has_link in (("1", "booting", False), ("1", "ready", True), ("0", "booting", True)):
+        host.set_metadata(NAME, {"group": "web", "cloned": cloned, "phase": phase})
         assert host.domains()[0].has_link is has_link
-    host.set_metadata(NAME, {"group": "web", "tier": "clone", "phase": "booting"})
+    host.set_metadata(NAME, {"group": "web", "cloned": "1", "phase": "booting"})
     host.destroy(NAME)
     assert host.domains()[0].has_link, "nobody asked"
 

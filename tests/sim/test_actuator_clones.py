@@ -81,8 +81,8 @@ class CloningHost(FakeHost):
 class CloneWorld(World):
     """A group whose domains are cloned."""
 
-    def __init__(self, place: Path, **changes: object) -> None:
-        super().__init__(group(warm={"start": "clone"}, **changes))
+    def __init__(self, place: Path, paused: int = 0, **changes: object) -> None:
+        super().__init__(group(warm={"start": "clone", "paused": paused}, **changes))
         self.place = place
         self.xml: dict[str, str] = {}
         self.hosts = {"local": CloningHost(self, "local")}
@@ -385,6 +385,55 @@ def test_a_clone_whose_link_cannot_be_set_at_once_is_not_taken_for_one_that_boot
     world.want(2, generation=2)
     assert world.run_until(lambda: world.ready() == 2) < 10
     assert world.hosts["local"].by_name["web-0001"].metadata["tier"] == "clone"
+
+
+def with_reserve(place: Path) -> CloneWorld:
+    """Return a group with one domain in service, one paused, and a snapshot."""
+    world = CloneWorld(place, paused=1)
+    world.want(1)
+    world.run(LONG_S)
+    assert world.is_settled() and world.snapshot.exists()
+    return world
+
+
+def test_a_reserve_is_refilled_by_a_clone_which_rests_within_its_quota(tmp_path: Path) -> None:
+    world = with_reserve(tmp_path)
+    begun = world.changes
+    world.want(2, generation=2)
+    world.run(LONG_S)
+    assert world.is_settled() and kinds(world, Clone) == ["web-0001", "web-0002"]
+    assert world.changes == begun + REFILL_CHANGES
+    refill = world.hosts["local"].by_name["web-0002"]
+    assert (refill.state, refill.metadata["tier"], refill.metadata["boosted"]) == (DomainState.PAUSED, "paused", "0")
+    calls = [call for _, call, name in world.log[begun:] if name == "web-0002" and call != "set_metadata"]
+    assert calls == ["define", "restore", "set_link", "set_quota", "suspend"]
+    world.want(3, generation=3)
+    assert world.run_until(lambda: world.ready() == 3) < 5
+    assert refill.state is DomainState.RUNNING and refill.metadata["tier"] == "paused"
+
+
+REFILL_CHANGES = 12
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("index", range(1, REFILL_CHANGES + 1))
+def test_killed_at_any_side_effect_of_a_refill_the_reserve_is_full_again(tmp_path: Path, when: str, index: int) -> None:
+    world = with_reserve(tmp_path)
+    setattr(world, f"kill_{when}", world.changes + index)
+    world.want(2, generation=2)
+    world.run(2 * LONG_S)
+    assert world.kills == 1 and world.is_settled(), world.summary()
+    assert sorted(str(d.state) for d in world.everything()) == ["paused", "running", "running"]
+    assert world.most_owned <= world.group.ceiling and world.left() == []
+
+
+def test_a_refill_that_cannot_be_cloned_boots_and_stands_by(tmp_path: Path) -> None:
+    world = with_reserve(tmp_path)
+    world.hosts["local"].fail = lambda call, _name: HypervisorError("no stream") if call == "restore" else None
+    world.want(2, generation=2)
+    world.run(LONG_S)
+    assert world.is_settled() and world.hosts["local"].by_name["web-0002"].state is DomainState.PAUSED
+    assert any("not cloned, so it boots" in said for said in world.remarks.of("web", world.now_s))
 
 
 def test_a_template_that_a_killed_actuator_left_is_removed(tmp_path: Path) -> None:

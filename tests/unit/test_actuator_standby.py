@@ -223,7 +223,7 @@ def test_tier_that_fails_opens_its_own_breaker_only() -> None:
 
 
 def test_clone_that_nobody_made_to_its_end_is_told() -> None:
-    (step,) = steps(wanted(1), seen(domain(ONE, Phase.CREATING, SHUTOFF, age_s=1, tier="clone")))
+    (step,) = steps(wanted(1), seen(domain(ONE, Phase.CREATING, SHUTOFF, age_s=1, is_cloned=True)))
     remarks = Remarks()
     remarks.note(outcome(step), 0.0)
     assert remarks.of("web", 1.0) == (f"{ONE} (clone): its cloning was cut short, so it boots",)

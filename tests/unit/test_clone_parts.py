@@ -44,7 +44,7 @@ GOLDEN = (
 )
 RECORD = Record(
     group="web", uuid="10000000-0000-4000-8000-000000000001", host="local", phase=Phase.BOOTING, since_mono_s=1.0,
-    since_s=2.0, boot_id="b", slot=3, template="d1", tier="clone",
+    since_s=2.0, boot_id="b", slot=3, template="d1", is_cloned=True,
 )  # fmt: skip
 IDENTITY = CloneIdentity("web-0003", RECORD, Network(), "/state/console", 1_700_000_000_123, "ab" * 32)
 SAVED = """<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -313,6 +313,34 @@ def test_two_failed_clones_in_a_row_end_a_snapshot_and_a_right_answer_between_th
     assert is_there(store)
     assert store.finished(failed) == "2 clones in a row failed; the last: no"
     assert not is_there(store)
+
+
+@pytest.mark.parametrize(
+    ("after", "is_woken", "is_there_still"),
+    [(Phase.STANDBY, False, True), (Phase.FAILED, False, False), (Phase.FAILED, True, True)],
+)
+def test_what_becomes_of_a_clone_in_reserve_tells_of_its_snapshot_until_it_is_woken(
+    tmp_path: Path, after: Phase, is_woken: bool, is_there_still: bool
+) -> None:
+    store = Snapshots(tmp_path, do=lambda work: work())
+    put(store, b"abc123")
+    assert is_there(store)
+    record = replace(RECORD, phase=after, tier="paused", is_woken=is_woken)
+    step = SetPhase(
+        group="web", host="local", domain="web-0001", uuid="u", reason="r", tier="paused", record=record,
+        was=Phase.BOOTING,
+    )  # fmt: skip
+    for _ in range(2):
+        store.finished(Outcome(step, Result.DONE, "", 1.0))
+    assert is_there(store) is is_there_still
+
+
+def test_a_record_of_the_release_before_tells_by_its_tier_that_it_is_a_clone() -> None:
+    for tier, is_cloned in (("", True), ("paused", True), ("saved", False), ("", False)):
+        new = replace(RECORD, tier=tier, is_cloned=is_cloned)
+        assert parse_record(new.to_metadata()) == new
+    older = {key: value for key, value in RECORD.to_metadata().items() if key != "cloned"}
+    assert older["tier"] == "clone" and parse_record(older) == RECORD
 
 
 def test_what_a_killed_process_left_is_swept_and_groups_that_do_not_clone_lose_theirs(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from services.actuator.core import breaker as breakers
 from services.actuator.core.context import Context
 from services.actuator.core.members import OFF, Member, own_record
 from services.actuator.core.placement import COMING, place
-from services.actuator.core.record import Record
+from services.actuator.core.record import CLONED, Record
 from services.actuator.core.seen import SeenDomain, Snapshot
 from services.actuator.core.steps import Clone, Define, Destroy, Step, TakeSnapshot, Undefine
 from services.actuator.core.uuids import domain_uuid
 
-TIER: Final = "clone"
+TIER: Final = CLONED
 TEMPLATE: Final = "template"
 
 
@@ -37,12 +37,13 @@ def as_clone(context: Context, step: Define, lost: Member | None) -> Define:
     Args:
         lost: The one that it replaces; the place of a clone that never answered is taken by a domain that boots.
     """
-    if step.tier or not has_snapshot(context, step.host):
+    if not has_snapshot(context, step.host):
         return step
     if lost is not None and lost.phase is Phase.FAILED and _is_dumb(lost):
         return step
     values = {each.name: getattr(step, each.name) for each in fields(step)}
-    values |= {"tier": TIER, "record": replace(step.record, tier=TIER), "reason": f"{step.reason}: cloned"}
+    record = replace(step.record, is_cloned=True, is_boosted=context.wanted.group.image.cpu_quota < 1)
+    values |= {"tier": TIER, "record": record, "reason": f"{step.reason}: cloned"}
     return Clone(**values, snapshot=context.wanted.snapshots[step.host].key)
 
 
@@ -122,7 +123,7 @@ def _is_coming(context: Context) -> bool:
 
 def _is_dumb(lost: Member) -> bool:
     """Return whether it was a clone that has never answered."""
-    return lost.record.tier == TIER and lost.record.probed_mono_s is None
+    return lost.record.is_cloned and lost.record.probed_mono_s is None
 
 
 def _is_held(context: Context, host: str) -> bool:

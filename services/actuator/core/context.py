@@ -78,7 +78,7 @@ def about(member: Member) -> dict[str, Any]:
         "host": member.domain.host,
         "domain": member.name,
         "uuid": member.domain.uuid,
-        "tier": member.record.tier,
+        "tier": member.record.way,
     }
 
 

@@ -15,6 +15,7 @@ from services.actuator.core import breaker as breakers
 from services.actuator.core.context import NEVER_SERVED, Context, about, enter
 from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, boot_limit_s, is_overdue, why_no_address
 from services.actuator.core.placement import COMING
+from services.actuator.core.record import CLONED
 from services.actuator.core.standby import TO_STAND_BY, stand_by
 from services.actuator.core.steps import Destroy, PlugIn, SetQuota, Shutdown, Start, Step, Suspend, Undefine
 
@@ -88,8 +89,9 @@ def _creating(context: Context, member: Member) -> Step | None:
         return None
     if breakers.is_half_open(breaker, context.now_s) and not _is_the_trial(context, member):
         return None
-    if member.record.tier == "clone":
-        return enter(context, member, Phase.CREATING, "its cloning was cut short, so it boots", tier="")
+    if member.record.is_cloned:
+        step = enter(context, member, Phase.CREATING, "its cloning was cut short, so it boots", is_cloned=False)
+        return replace(step, tier=CLONED)
     return Start(**about(member), reason="defined and not started", cause=member.record.cause)
 
 

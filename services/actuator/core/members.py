@@ -182,7 +182,7 @@ def boot_limit_s(wanted: Wanted, member: Member) -> float:
     limit_s = wanted.group.boot_timeout_s
     if member.record.is_woken:
         return min(limit_s, WAKE_TIMEOUT_S.get(member.record.tier, limit_s))
-    if member.record.tier != "clone":
+    if not member.record.is_cloned:
         return limit_s
     return min(limit_s, DISK_CLONE_TIMEOUT_S if wanted.group.image.disk else CLONE_TIMEOUT_S)
 

@@ -110,7 +110,7 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
         cause=record.cause,
         note=note,
         is_probed=answering or _is_probed(record, now_s),
-        tier="running" if member.domain.uuid in extra else record.tier,
+        tier="running" if member.domain.uuid in extra else record.way,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from common.phases import Phase
 
 CREATED_BY: Final = "libvirt-autoscaler"
+CLONED: Final = "clone"
 ORDERS: Final = ("", "drain", "replace")
 
 
@@ -20,8 +21,8 @@ class Record:
 
     ``since_mono_s`` compares with this machine's monotonic clock only while ``boot_id`` is the current one.
     ``order`` is what an operator asked for this domain; ``stop_calls`` counts the shutdown requests sent to it;
-    ``is_boosted`` says that it boots without its CPU quota. ``tier`` is how it came to service or waits for it, see
-    ``messages.Member``; one of ``paused`` or ``saved`` waits in reserve until it is ``is_woken``. ``base`` tells what
+    ``is_boosted`` says that it boots without its CPU quota. ``tier`` is how it waits for service: one of ``paused`` or
+    ``saved`` does so in reserve until it is ``is_woken``. ``is_cloned``: it goes on from a snapshot. ``base``: what
     its overlay stands on (``disks.identity``), empty without one. ``cpu_quota`` is the one last written where it is not
     the configured one: a burst. ``decided_mono_s`` is when it was decided that it is wanted, ``probed_mono_s`` when it
     last answered as itself.
@@ -46,10 +47,16 @@ class Record:
     is_boosted: bool = False
     note: str = ""
     tier: str = ""
+    is_cloned: bool = False
     is_woken: bool = False
     cpu_quota: float | None = None
     decided_mono_s: float | None = None
     probed_mono_s: float | None = None
+
+    @property
+    def way(self) -> str:
+        """Return how it came to service or waits for it, see ``messages.Member.tier``."""
+        return self.tier or (CLONED if self.is_cloned else "")
 
     def to_metadata(self) -> dict[str, str]:
         """Return the attributes to write into the domain."""
@@ -73,7 +80,8 @@ class Record:
             "stop_calls": str(self.stop_calls),
             "boosted": "1" if self.is_boosted else "0",
             "note": self.note,
-            "tier": self.tier,
+            "tier": self.way,
+            "cloned": "1" if self.is_cloned else "0",
             "woken": "1" if self.is_woken else "0",
             "cpu_quota": "" if self.cpu_quota is None else f"{self.cpu_quota:.2f}",
             "decided_mono_s": "" if self.decided_mono_s is None else f"{self.decided_mono_s:.3f}",
@@ -91,7 +99,7 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
     A record that cannot be understood is treated as no record: the domain is left alone.
     """
     try:
-        order = metadata.get("order", "")
+        order, tier = metadata.get("order", ""), metadata.get("tier", "")
         return Record(
             group=metadata["group"],
             uuid=metadata["uuid"],
@@ -111,7 +119,8 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
             stop_calls=int(metadata.get("stop_calls", "0")),
             is_boosted=metadata.get("boosted") == "1",
             note=metadata.get("note", ""),
-            tier=metadata.get("tier", ""),
+            tier="" if tier == CLONED else tier,
+            is_cloned=metadata.get("cloned") == "1" or tier == CLONED,
             is_woken=metadata.get("woken") == "1",
             cpu_quota=_number(metadata.get("cpu_quota", "")),
             decided_mono_s=_number(metadata.get("decided_mono_s", "")),

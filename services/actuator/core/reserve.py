@@ -10,6 +10,7 @@ from typing import Final
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.capacity import define, target
+from services.actuator.core.clones import as_clone
 from services.actuator.core.context import Context, leave
 from services.actuator.core.members import Member
 from services.actuator.core.placement import place, spare_bytes
@@ -85,7 +86,7 @@ def _more(context: Context, reserve: list[Member], planned: list[Step], missing:
     spare = spare_bytes(wanted, context.seen, found.host, planned)
     if tier == "paused" and spare is not None and spare < 0:
         return Tended(notes=(_note(tier, f"{found.host}: its memory is kept for one more in service"),))
-    return Tended((define(context, found, None, tier),))
+    return Tended((as_clone(context, define(context, found, None, tier), None),))
 
 
 def _note(tier: str, why: str) -> str:

@@ -8,7 +8,7 @@ from services.actuator.core.record import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing to do to one domain. ``cause`` is the identifier of what led here, ``tier`` that of its record."""
+    """One thing to do to one domain. ``cause`` is the identifier of what led here, ``tier`` the way to service."""
 
     group: str
     host: str
