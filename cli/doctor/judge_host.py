@@ -6,6 +6,7 @@ from typing import Final
 from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts
 from cli.doctor.finding import Finding, error, note, ok, size, skipped, warning
 from common.config import Group
+from services.actuator.core.sizing import largest
 
 OVERHEAD_BYTES: Final = 100 * 1024 * 1024  # QEMU beside the guest's own memory, measured under software emulation
 RESERVE_BYTES: Final = 256 * 1024 * 1024
@@ -106,14 +107,14 @@ def judge_cpus(groups: Mapping[str, Group], facts: LimitFacts, host: str) -> Fin
 
 
 def judge_memory(groups: Mapping[str, Group], facts: LimitFacts, host: str) -> Finding:
-    """Return whether the host has memory for as many domains as its template groups may own."""
+    """Return whether the host has memory for as many domains as its template groups may run or keep paused."""
     about, ours = f"host {host}", _ours(groups, host)
     if facts.free_memory_bytes is None or facts.total_memory_bytes is None or not ours:
         return skipped("memory", about, "no template group" if not ours else "could not be read")
-    wanted = sum(_bytes_each(g) * g.ceiling / len(g.hosts) for g in ours.values())
+    wanted = sum(_bytes_each(g) * _in_memory(g) / len(g.hosts) for g in ours.values())
     taken = sum(_bytes_each(g) * facts.owned.get(name, 0) for name, g in ours.items())
     available = facts.free_memory_bytes + taken
-    said = f"{size(wanted)} for all domains that {', '.join(ours)} may own; {size(available)} available"
+    said = f"{size(wanted)} for all domains that {', '.join(ours)} may run; {size(available)} available"
     mend = "lower max, surge or memory_mib of the groups in autoscaler.toml, or stop what else runs on the host"
     why = "starts fail with 'cannot allocate memory', or the kernel kills the largest process: a guest"
     smallest = sum(_bytes_each(g) * g.minimum / len(g.hosts) for g in ours.values())
@@ -122,6 +123,11 @@ def judge_memory(groups: Mapping[str, Group], facts: LimitFacts, host: str) -> F
     if wanted + RESERVE_BYTES > available:
         return warning("memory", about, said, why, mend)
     return ok("memory", about, said)
+
+
+def _in_memory(group: Group) -> int:
+    """Return how many domains may be in memory at once: those on disk are woken within the bounds."""
+    return group.maximum + group.surge + largest(group).paused + group.warm.templates
 
 
 def _bytes_each(group: Group) -> int:

@@ -8,6 +8,7 @@ from typing import Final
 from cli.doctor.facts import ImageFacts, Proof, SpaceFacts
 from cli.doctor.finding import Finding, error, ok, size, skipped, warning
 from common.config import Group
+from services.actuator.core.sizing import largest
 
 MIB: Final = 1024 * 1024
 GIB: Final = 1024 * MIB
@@ -43,7 +44,7 @@ def needed_later_bytes(
 
 def _memory_bytes(group: Group) -> int:
     """Return the memory of domains that stand by on disk, and of the template that clones begin as."""
-    return (group.warm.saved + group.warm.templates) * group.image.memory_mib * MIB
+    return (largest(group).saved + group.warm.templates) * group.image.memory_mib * MIB
 
 
 def _disk_bytes(group: Group, image: ImageFacts) -> int:
@@ -51,7 +52,8 @@ def _disk_bytes(group: Group, image: ImageFacts) -> int:
     if image.kind != "disk":
         return 0
     each = max(image.capacity_bytes, round((group.image.disk_gib or 0) * GIB))
-    return math.ceil(group.ceiling / len(group.hosts)) * each
+    domains = group.maximum + group.surge + largest(group).total + group.warm.templates
+    return math.ceil(domains / len(group.hosts)) * each
 
 
 def judge_space(label: str, facts: SpaceFacts, now_bytes: int, later_bytes: int) -> Finding:

@@ -162,6 +162,14 @@ def test_what_our_domains_use_already_counts_as_available() -> None:
     assert judge_host.judge_memory({"w": group}, full, "local").level is Level.OK
 
 
+@pytest.mark.parametrize(("warm", "domains"), [({"paused": 2}, 6), ({"saved": 2}, 4), ({"sizing": "auto"}, 7)])
+def test_domains_that_stand_by_in_memory_count_and_those_on_disk_do_not(warm: dict[str, Any], domains: int) -> None:
+    image = {"memory_mib": 1024 - 100}
+    keys = {"prefix": "w-", "max": 4, "surge": 0, "image": image, "warm": {"memory_mib": 9999, **warm}}
+    found = judge_host.judge_memory({"w": Group.model_validate(keys)}, LIMITS, "local")
+    assert f"{domains}.0 GiB for all domains" in found.what
+
+
 def test_a_host_without_template_groups_is_not_measured() -> None:
     group = Group(prefix="w-", kind="existing")
     assert judge_host.judge_cpus({"w": group}, LIMITS, "local").level is Level.SKIPPED
@@ -314,6 +322,7 @@ def test_what_may_still_be_written_counts_recording_logs_and_saved_memory() -> N
         ({"image": {"disk": "/d", "memory_mib": 1024}, "hosts": ["a", "b"]}, 3 * 3, 0),
         ({"image": {"disk": "/d", "memory_mib": 1024}, "warm": {"saved": 2}}, 7 * 3, 2),
         ({"image": {"disk": "/d", "memory_mib": 1024}, "warm": {"start": "clone"}}, 6 * 3, 1),
+        ({"image": {"disk": "/d", "memory_mib": 1024}, "warm": {"sizing": "auto", "memory_mib": 1152}}, 8 * 3, 2),
     ],
 )
 def test_overlays_may_grow_to_their_whole_size_and_kept_memory_counts(

@@ -38,14 +38,31 @@ def choose(group: Group, maximum: int, demand: Demand, epoch_s: float, lead_s: f
         return _within(group, maximum)
     window_s = UNMEASURED_S if lead_s is None else lead_s
     rise = largest_rise(demand, epoch_s, window_s)
-    needed = min(rise or NOBODY_KNOWS, max(maximum - group.minimum, 0))
-    fit = warm.memory_mib * MIB // (group.image.memory_mib * MIB + OVERHEAD_BYTES)
+    needed, fit = min(rise or NOBODY_KNOWS, _ever_woken(group, maximum)), _fitting(group)
     paused = min(needed, fit)
     known = "no lead time measured yet" if lead_s is None else "the lead time"
     within = f"within {window_s:.1f} s ({known})"
     seen = f"the largest rise in {HISTORY_S / 3600:.0f} h was {rise} {within}" if rise else "no rise yet"
     why = f"warm auto: {paused} paused, {needed - paused} saved: {seen}; {warm.memory_mib} MiB hold {fit} paused"
     return Standby(paused, needed - paused, why)
+
+
+def largest(group: Group) -> Standby:
+    """Return the most domains that may ever stand by within the configured bounds, whatever demand will be."""
+    if group.warm.sizing == "fixed":
+        return _within(group, group.maximum)
+    needed = _ever_woken(group, group.maximum)
+    paused = min(needed, _fitting(group))
+    return Standby(paused, needed - paused)
+
+
+def _ever_woken(group: Group, maximum: int) -> int:
+    return max(maximum - group.minimum, 0)
+
+
+def _fitting(group: Group) -> int:
+    """Return how many paused domains the memory budget holds."""
+    return group.warm.memory_mib * MIB // (group.image.memory_mib * MIB + OVERHEAD_BYTES)
 
 
 def _within(group: Group, maximum: int) -> Standby:
