@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from common.phases import Phase
 
 PROTOCOL_VERSION: Final = 1
+FROZEN: Final = "frozen"  # the one reason of a ``Failure`` that may pass by itself
 
 Ratio = float
 """A share of the whole: in [0, 1], or slightly above where two clocks are involved."""
@@ -107,7 +108,10 @@ class HostSample(Body):
 
 
 class Failure(Body):
-    """A domain stopped serving, told the moment libvirt tells it. ``reason``: crashed, stopped, paused, panicked."""
+    """A domain stopped serving, told the moment it is known. ``reason``: crashed, stopped, paused, panicked, frozen.
+
+    A frozen one may serve again at any moment; it is replaced only where it does not for ``unhealthy_grace_s``.
+    """
 
     kind: ClassVar[str] = "failure"
     standing: ClassVar[bool] = False

@@ -12,13 +12,14 @@ from typing import Final
 from common.config import Config, Group
 from common.endpoint import is_address
 from common.log import Quiet, logger
-from common.messages import BackendState, Drain, Event, Failure, Membership, Reply
+from common.messages import FROZEN, BackendState, Drain, Event, Failure, Membership, Reply
 from common.messaging.inbox import Inbox, Received
 from common.process import Context
 from services.balancer.core.answers import Server, Snapshot, durable
 from services.balancer.core.backends import (
     Assign,
     Cut,
+    MarkDown,
     Owner,
     SetMaint,
     SetReady,
@@ -123,27 +124,34 @@ class BalancerService:
     # --- what arrives ------------------------------------------------------------------------------------------
 
     def _fail(self, received: Received, failure: Failure, now_s: float) -> None:
-        """Take the failed member's slot down now, and keep it down until membership has caught up."""
+        """Take the failed member's slot down now, and keep it down until membership has caught up.
+
+        A frozen one is in the hands of HAProxy's checks from then on: they say when it serves again.
+        """
         if received.age_s > self._context.config.system.stale_after_s:
             logger().warning("failure-ignored", domain=failure.domain, reason="stale", age_s=round(received.age_s, 1))
             return
-        self._holds = (*(h for h in self._holds if h.uuid != failure.uuid), Hold(failure.uuid, now_s + HOLD_S))
+        is_frozen = failure.reason == FROZEN
+        if not is_frozen:
+            self._holds = (*(h for h in self._holds if h.uuid != failure.uuid), Hold(failure.uuid, now_s + HOLD_S))
         for group in self._groups.values():
             if group.membership:
                 self._holds = held(self._holds, group.membership, now_s)
             for slot, owner in group.owners.items():
                 if self._is_alive and (owner.uuid, owner.name) == (failure.uuid, failure.domain):
-                    self._cut(group, slot, failure, received.id)
+                    self._cut(group, MarkDown(slot) if is_frozen else Cut(slot), failure, received.id)
         if self._is_alive:
             self._look_at_s = now_s
 
-    def _cut(self, group: _Group, slot: str, failure: Failure, cause: str) -> None:
+    def _cut(self, group: _Group, step: Step, failure: Failure, cause: str) -> None:
         try:
-            self._order(group, [Cut(slot)])
+            self._order(group, [step])
         except (ProxyError, ProxyLostError) as error:
             self._lose(error, self._clock.monotonic_s())
             return
-        self._event("backend-cut", group.name, failure.domain, f"slot {slot} is down: {failure.reason}", cause=cause)
+        self._event(
+            "backend-cut", group.name, failure.domain, f"slot {step.slot} is down: {failure.reason}", cause=cause
+        )
 
     def _learn(self, received: Received, membership: Membership, now_s: float) -> None:
         group = self._groups.get(membership.group)

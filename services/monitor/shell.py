@@ -19,7 +19,7 @@ from common.log import logger
 from common.messages import Body, Event, Failure, Reply
 from common.process import Context
 from services.monitor.core.host import HostState, Listed, Seen, Silent, coalesce, handle
-from services.monitor.exits import ExitWatch, pid_directory
+from services.monitor.processes import ProcessWatch, pid_directory
 from services.monitor.watcher import HostConnection, HostWatcher
 
 DEADLINE: Final = 0.8  # of the interval
@@ -58,7 +58,7 @@ class MonitorService:
         self._is_ours = is_configured(context.config)
         self._seen_lock = threading.Lock()
         self._seen: deque[tuple[str, Seen]] = deque(maxlen=MAX_QUEUED)
-        self._exits: list[ExitWatch] = []
+        self._processes: list[ProcessWatch] = []
         hosts = context.config.hosts
         self._beats = {name: _Beat(HostState(name, self._interval_s)) for name in hosts}
         self._watchers = [self._watcher(name, host, open_connection) for name, host in hosts.items()]
@@ -78,15 +78,15 @@ class MonitorService:
         """Let the threads go."""
         for watcher in self._watchers:
             watcher.close()
-        for exits in self._exits:
-            exits.close()
+        for processes in self._processes:
+            processes.close()
 
     def _watcher(self, name: str, host: Host, open_connection: Open) -> HostWatcher:
         directory = pid_directory(host.uri)
-        exits = ExitWatch(directory, partial(self._report, name)) if directory else None
-        self._exits += [exits] if exits else []
+        processes = ProcessWatch(directory, partial(self._report, name)) if directory else None
+        self._processes += [processes] if processes else []
         connect = partial(open_connection, host.uri, self._is_ours)
-        return HostWatcher(name, connect, self._report, self._clock, self._interval_s, host.call_timeout_s, exits)
+        return HostWatcher(name, connect, self._report, self._clock, self._interval_s, host.call_timeout_s, processes)
 
     def _report(self, host: str, seen: Seen) -> None:
         """Called in many threads: note what was seen, and wake the loop; one wake serves a burst."""

@@ -14,8 +14,8 @@ from common.domain import CpuReading, DomainState, LifecycleEvent
 from common.errors import HypervisorError
 from common.log import logger
 from services.monitor.core.host import Listed, Seen, Silent
-from services.monitor.exits import ExitWatch
 from services.monitor.lane import Readable
+from services.monitor.processes import ProcessWatch
 from services.monitor.sweep import Sweep
 
 BACKOFF_FIRST_S: Final = 0.5
@@ -42,7 +42,7 @@ class HostWatcher:
         clock: Clock,
         interval_s: float,
         call_timeout_s: float,
-        exits: ExitWatch | None = None,
+        processes: ProcessWatch | None = None,
     ) -> None:
         """Start the thread."""
         self.host = host
@@ -51,7 +51,7 @@ class HostWatcher:
         self._clock = clock
         self._patience_s = PATIENCE * interval_s
         self._call_timeout_s = call_timeout_s
-        self._exits = exits
+        self._processes = processes
         self._threads: list[_Reader] = []
         self._replace_thread()
 
@@ -76,7 +76,7 @@ class HostWatcher:
     def _replace_thread(self) -> None:
         for thread in self._threads:
             thread.leave()
-        reader = _Reader(self.host, self._open, self._report, self._clock, self._patience_s, self._exits)
+        reader = _Reader(self.host, self._open, self._report, self._clock, self._patience_s, self._processes)
         self._threads.append(reader)
         reader.start()
 
@@ -91,7 +91,7 @@ class _Reader(threading.Thread):
         report: Callable[[str, Seen], None],
         clock: Clock,
         patience_s: float,
-        exits: ExitWatch | None,
+        processes: ProcessWatch | None,
     ) -> None:
         super().__init__(name=f"host-{host}", daemon=True)
         self.asked = threading.Event()
@@ -100,7 +100,7 @@ class _Reader(threading.Thread):
         self._tell = report
         self._clock = clock
         self._patience_s = patience_s
-        self._exits = exits
+        self._processes = processes
         self._connection: HostConnection | None = None
         self._sweep: Sweep | None = None
         self._is_lost = False
@@ -177,16 +177,16 @@ class _Reader(threading.Thread):
             self._connection = None
 
     def _follow(self, readings: tuple[CpuReading, ...]) -> None:
-        if self._exits is not None:
+        if self._processes is not None:
             for reading in readings:
                 if reading.state is DomainState.RUNNING:
-                    self._exits.follow(reading.name, reading.uuid)
+                    self._processes.follow(reading.name, reading.uuid)
 
     def _on_event(self, event: LifecycleEvent) -> None:
         """Called in libvirt's event thread."""
         self._report(event)
-        if event.kind == "started" and self._exits is not None:
-            self._exits.follow(event.name, event.uuid)
+        if event.kind == "started" and self._processes is not None:
+            self._processes.follow(event.name, event.uuid)
 
     def _on_lost(self) -> None:
         """Called in libvirt's event thread: connect again at once."""

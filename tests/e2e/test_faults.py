@@ -122,13 +122,24 @@ def test_a_domain_that_was_removed_by_hand_is_replaced(whole: Whole) -> None:
 
 def test_a_frozen_qemu_is_taken_out_and_replaced(whole: Whole) -> None:
     victim = whole.ready()[0]
-    pid = int(Path(f"/run/libvirt/qemu/{victim['name']}.pid").read_text(encoding="ascii"))
     with whole.fault(f"SIGSTOP to the QEMU of {victim['name']}"):
-        os.kill(pid, signal.SIGSTOP)
+        os.kill(whole.world.qemu_pid(victim["name"]), signal.SIGSTOP)
         begin = now_s()
         wait_until(lambda: not whole.takes_traffic(victim["address"]), 20, "the frozen guest out of rotation")
         print(f"  out of rotation after {now_s() - begin:.1f} s")
         wait_until(lambda: victim["uuid"] not in {d["uuid"] for d in whole.ready()}, 30, "its phase to change")
+    assert "is down: frozen" in whole.world.autoscaler("events").stdout
+
+
+def test_a_frozen_qemu_that_goes_on_serves_again_and_is_not_replaced(whole: Whole) -> None:
+    victim = whole.ready()[0]
+    with whole.fault(f"SIGSTOP, then SIGCONT to the QEMU of {victim['name']}", boots=0):
+        with whole.stopped(whole.world.qemu_pid(victim["name"])):
+            wait_until(lambda: not whole.takes_traffic(victim["address"]), 20, "the frozen guest out of rotation")
+        begin = now_s()
+        wait_until(lambda: whole.takes_traffic(victim["address"]), 10, "the guest in rotation again")
+        print(f"  in rotation again after {now_s() - begin:.1f} s")
+    assert victim["uuid"] in {domain["uuid"] for domain in whole.ready()}
 
 
 def test_a_guest_that_does_not_answer_is_taken_out_and_replaced(whole: Whole) -> None:

@@ -156,7 +156,11 @@ class World:
 
     def kill_qemu(self, domain: str) -> None:
         """End the domain's QEMU as a crash would."""
-        os.kill(int((QEMU_PIDS / f"{domain}.pid").read_text(encoding="ascii")), signal.SIGKILL)
+        os.kill(self.qemu_pid(domain), signal.SIGKILL)
+
+    def qemu_pid(self, domain: str) -> int:
+        """Return the process of a running domain."""
+        return int((QEMU_PIDS / f"{domain}.pid").read_text(encoding="ascii"))
 
     def logs(self, lines: int = 15) -> str:
         """Return the tail of every service's log, for a failure's message."""

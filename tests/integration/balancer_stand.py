@@ -177,9 +177,9 @@ class Stand:
             )
         )
 
-    def fail(self, domain: Domain) -> None:
-        """Say what libvirt would: the domain has crashed."""
-        self.monitor.publish(Failure(host="local", domain=domain.name, uuid=domain.uuid, reason="crashed"))
+    def fail(self, domain: Domain, reason: str = "crashed") -> None:
+        """Say what the monitor would: the domain has failed."""
+        self.monitor.publish(Failure(host="local", domain=domain.name, uuid=domain.uuid, reason=reason))
 
     def set_phase(self, domain: Domain, phase: Phase, *, wait_for: str = "", timeout_s: float = PATIENCE_S) -> None:
         """Tell a new phase; with ``wait_for``, return when the balancer reports that state."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from common.messages import FROZEN
 from common.phases import Phase
 from services.balancer.core.haproxy_config import state_file, stats_socket
 from tests.integration.balancer_stand import Domain, Load, Stand, end
@@ -60,6 +61,22 @@ def test_frozen_domain_with_push_fails_no_get(stand: Stand) -> None:
         stand.run_for(1)
     assert load.failures == []
     assert load.slowest_s < 2.0  # without the push: a check's time-out more, above 3 s
+
+
+def test_frozen_domain_that_goes_on_is_back_by_its_checks(stand: Stand) -> None:
+    _, _, victim = three(stand)
+    health = lambda: stand.drains["web"].backends[2].is_healthy  # noqa: E731
+    with Load(stand.port, "/work?ms=100") as load:
+        stand.run_for(0.5)
+        victim.process.send_signal(signal.SIGSTOP)
+        stand.fail(victim, FROZEN)
+        stand.until(lambda: health() is False, "down")
+        victim.process.send_signal(signal.SIGCONT)
+        stand.until(lambda: health() is True, "up again")
+        stand.run_for(0.5)
+    assert load.failures == []
+    assert stand.state(victim) == "ready"
+    assert "is down: frozen" in next(event.text for event in stand.events if event.name == "backend-cut")
 
 
 def test_frozen_domain_without_push_is_retired_by_haproxy_itself(stand: Stand) -> None:

@@ -20,7 +20,7 @@ from common.errors import DomainGoneError, HypervisorError
 from common.hypervisor import Connection
 from common.messages import Failure, HostSample
 from common.network_xml import network_xml
-from services.monitor.exits import SYSTEM_PID_DIR
+from services.monitor.processes import SYSTEM_PID_DIR
 from tests.integration.monitor_stand import CLOCK, is_ours, wait_for
 
 URI = "qemu:///system"

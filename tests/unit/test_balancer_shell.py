@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common import config_file
-from common.messages import Body, Drain, Event, Failure, Header, Member, Membership, Reply, Request, Traffic
+from common.messages import FROZEN, Body, Drain, Event, Failure, Header, Member, Membership, Reply, Request, Traffic
 from common.messaging.inbox import Inbox, PendingRequest, Received
 from common.messaging.requests import decode_reply
 from common.phases import Phase
@@ -136,6 +136,14 @@ def test_stale_failure_is_not_believed(bench: Bench) -> None:
     bench.step(membership())
     bench.step(FAILURE, age_s=60.0)
     assert bench.api.orders == []
+
+
+def test_a_frozen_member_is_marked_down_and_left_to_the_checks(bench: Bench) -> None:
+    bench.step(membership())
+    bench.step(FAILURE.model_copy(update={"reason": FROZEN}))
+    bench.step(membership(), after_s=5)
+    assert bench.api.orders == CUT[:1]
+    assert [event.text for event in bench.bus.of(Event) if event.name == "backend-cut"] == ["slot vm1 is down: frozen"]
 
 
 def test_failure_of_another_life_of_the_name_touches_nothing(bench: Bench) -> None:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
-from common.messages import Body, Event, Failure, HostSample
-from services.monitor.core.host import Exited, HostState, Listed, Seen, Silent, coalesce, handle
+from common.messages import FROZEN, Body, Event, Failure, HostSample
+from services.monitor.core.host import Exited, Froze, HostState, Listed, Seen, Silent, coalesce, handle
 
 RUNNING, PAUSED, SHUTOFF, CRASHED = (
     DomainState.RUNNING,
@@ -134,6 +134,17 @@ def test_several_witnesses_tell_one_failure() -> None:
     assert failures(*seen) == [("web-0000", "crashed")]
 
 
+def test_a_frozen_domain_is_told_each_time_and_its_end_is_still_news() -> None:
+    froze = Froze("web-0000", "u0")
+    told = ("web-0000", FROZEN)
+    assert failures(listed(reading(0)), froze, froze, exited()) == [told, told, ("web-0000", "crashed")]
+
+
+def test_a_frozen_domain_stays_as_libvirt_lists_it() -> None:
+    froze = Froze("web-0000", "u0")
+    assert sample(listed(reading(0)), froze, listed(reading(0, 1))).states == ("running",)
+
+
 def test_a_process_that_ends_by_itself_stopped() -> None:
     assert failures(exited(signal=0)) == [("web-0000", "stopped")]
 
@@ -237,10 +248,20 @@ def test_a_restart_and_a_new_failure_in_one_burst_are_both_kept() -> None:
     assert coalesce(burst, is_ours) == [burst[0], burst[2]]
 
 
+def test_a_freeze_hides_no_failure_of_the_same_burst() -> None:
+    burst: list[tuple[str, Seen]] = [
+        ("local", Froze("web-0000", "u0")),
+        ("local", exited()),
+        ("local", event("started")),
+    ]
+    assert coalesce(burst, is_ours) == burst
+
+
 def test_foreign_domains_never_get_through() -> None:
     foreign = LifecycleEvent("website", "u9", "stopped", "")
     burst: list[tuple[str, Seen]] = [
         ("local", foreign),
+        ("local", Froze("website", "u9")),
         ("local", Exited("website", "u9", 9)),
         ("local", listed(reading(0), CpuReading("website", "u9", RUNNING, 1.0, 1.0))),
     ]

@@ -124,6 +124,11 @@ class Cut(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class MarkDown(Step):
+    """Take it out until HAProxy's checks succeed again, and send elsewhere what is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clear(Step):
     """Take away its address: the slot is free."""
 

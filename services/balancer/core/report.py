@@ -66,7 +66,7 @@ def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Itera
         if now.state == "unplaced" and (was is None or was.state != "unplaced"):
             yield News("backend-unplaced", now.name, "no slot is free; raise haproxy.slots", "warning")
         if now.state == "ready" and now.is_healthy is False and (was is None or was.is_healthy is not False):
-            yield News("backend-unhealthy", now.name, f"HAProxy's check fails: {now.check}", "warning")
+            yield News("backend-unhealthy", now.name, f"HAProxy has it down; its last check: {now.check}", "warning")
         if now.state == "ready" and now.is_healthy and was is not None and was.is_healthy is False:
             yield News("backend-healthy", now.name, "HAProxy's check succeeds again")
 

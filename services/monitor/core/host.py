@@ -2,7 +2,7 @@
 
 ``handle`` takes what was seen and returns the messages to send. A domain may be seen to fail by several witnesses (the
 end of its process, libvirt's event, the next listing): the first one tells. It is told again only after the domain has
-been seen up again.
+been seen up again. A frozen domain is told too, each time that it freezes; it stays up, so its end is still news.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
-from common.messages import Body, Event, Failure, HostSample
+from common.messages import FROZEN, Body, Event, Failure, HostSample
 from services.monitor.core.rates import Counter, counter, cpu_ratio, idle_cpus
 
 LOST_TICKS: Final = 3
@@ -87,7 +87,15 @@ class Exited:
     signal: int = 0
 
 
-Seen = Listed | Silent | Exited | LifecycleEvent
+@dataclass(frozen=True, slots=True)
+class Froze:
+    """The process of a domain is stopped (SIGSTOP): it serves nobody, and may go on at any moment."""
+
+    name: str
+    uuid: str
+
+
+Seen = Listed | Silent | Exited | Froze | LifecycleEvent
 
 
 def handle(state: HostState, seen: Seen) -> tuple[HostState, tuple[Body, ...]]:
@@ -101,6 +109,9 @@ def handle(state: HostState, seen: Seen) -> tuple[HostState, tuple[Body, ...]]:
             reason = "crashed" if seen.signal else "stopped"
             detail = f"its process was killed by signal {seen.signal}" if seen.signal else "its process ended"
             return _on_down(state, seen.name, seen.uuid, reason, detail)
+        case Froze():
+            track = Track(seen.name, seen.uuid, DomainState.RUNNING)
+            return state, (_failure(state, track, FROZEN, "its process is stopped (SIGSTOP)"),)
         case LifecycleEvent():
             return _on_event(state, seen)
 
@@ -108,8 +119,8 @@ def handle(state: HostState, seen: Seen) -> tuple[HostState, tuple[Body, ...]]:
 def coalesce(burst: list[tuple[str, Seen]], is_ours: Callable[[str], bool]) -> list[tuple[str, Seen]]:
     """Return what of a burst of (host, seen) needs handling, in order.
 
-    Readings of our domains only; of each domain's events the first, the first that tells of a failure, and the last:
-    however often it went up and down within the burst, it failed once, and is now as the last event says.
+    Readings of our domains only; each freeze; of each domain's events the first, the first that tells of a failure, and
+    the last: however often it went up and down within the burst, it failed once, and is now as the last event says.
     """
     kept: dict[int, Seen] = {}
     marks: dict[tuple[str, str, str], int] = {}
@@ -118,7 +129,11 @@ def coalesce(burst: list[tuple[str, Seen]], is_ours: Callable[[str], bool]) -> l
             kept[index] = seen
         elif isinstance(seen, Listed):
             kept[index] = Listed(tuple(reading for reading in seen.readings if is_ours(reading.name)), seen.host)
-        elif is_ours(seen.name) and (_is_down(seen) or _is_up(seen)):
+        elif not is_ours(seen.name):
+            continue
+        elif isinstance(seen, Froze):
+            kept[index] = seen
+        elif _is_down(seen) or _is_up(seen):
             marks.setdefault((host, seen.uuid, "first"), index)
             marks[host, seen.uuid, "last"] = index
             if _is_down(seen):

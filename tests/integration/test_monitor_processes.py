@@ -1,4 +1,4 @@
-"""The end of a process, told by the kernel before anyone else knows."""
+"""The end and the freeze of a process, told by the kernel before anyone else knows."""
 
 import signal
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.core.host import Exited
-from services.monitor.exits import ExitWatch, pid_directory
+from services.monitor.core.host import Exited, Froze
+from services.monitor.processes import ProcessWatch, _state_of, pid_directory
 from tests.integration.monitor_stand import wait_for
 
 UUID = "00000000-0000-4000-8000-000000000000"
@@ -19,8 +19,8 @@ WAITING = "import signal; signal.pause()"
 class Stand:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.told: list[Exited] = []
-        self.watch = ExitWatch(directory, self.told.append)
+        self.told: list[Exited | Froze] = []
+        self.watch = ProcessWatch(directory, self.told.append)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def follow(self) -> None:
@@ -78,6 +78,29 @@ def test_a_domain_started_again_is_followed_again(stand: Stand) -> None:
         stand.follow()
         process.kill()
         wait_for(lambda have=count: len(stand.told) == have)  # type: ignore[misc]
+
+
+def test_a_stopped_process_is_told_once_until_it_runs_again(stand: Stand) -> None:
+    process = stand.run()
+    stand.follow()
+    for count in (1, 2):
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda have=count: stand.told == [Froze("web-0000", UUID)] * have)  # type: ignore[misc]
+        process.send_signal(signal.SIGCONT)
+        wait_for(lambda: not stand.watch._stopped)
+    process.kill()
+    wait_for(lambda: stand.told[2:] == [Exited("web-0000", UUID, signal.SIGKILL)])
+
+
+def test_a_process_is_frozen_when_two_looks_in_a_row_find_it_stopped(stand: Stand) -> None:
+    process = stand.run()
+    stand.follow()
+    stand.watch.close()  # from here on, it is this test that looks
+    for is_stopped, told in [(True, 0), (False, 0), (True, 0), (True, 1), (True, 1)]:
+        process.send_signal(signal.SIGSTOP if is_stopped else signal.SIGCONT)
+        wait_for(lambda have=is_stopped: (_state_of(process.pid) == "T") is have)  # type: ignore[misc]
+        stand.watch._look()
+        assert len(stand.told) == told
 
 
 def test_a_process_of_another_domain_is_not_followed(stand: Stand) -> None:

@@ -1,9 +1,10 @@
-"""The end of a domain's process, from the kernel itself, for hosts on this machine.
+"""What becomes of a domain's process, from the kernel itself, for hosts on this machine.
 
 libvirt tells of a dead QEMU only after the machine's init has reaped it: at once under systemd, seconds later, or
-never, under the init of a container. A pidfd becomes readable the moment the process ends. The process is found by the
-PID file that libvirt keeps, and must carry the domain's UUID in its command line. Where there is no such file or no
-such process (another machine, another PID namespace), libvirt's event is the only witness.
+never, under the init of a container. A pidfd becomes readable the moment the process ends. Of a stopped one (SIGSTOP)
+libvirt never tells; its state in ``/proc`` does. The process is found by the PID file that libvirt keeps, and must
+carry the domain's UUID in its command line. Where there is no such file or no such process (another machine, another
+PID namespace), libvirt's event and HAProxy's checks are the only witnesses.
 """
 
 import os
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from services.monitor.core.host import Exited
+from services.monitor.core.host import Exited, Froze
 
 SYSTEM_PID_DIR: Final = Path("/run/libvirt/qemu")
+LOOK_S: Final = 0.25  # a process is frozen when two looks in a row find it stopped: one that is dumped stops for less
+_STOPPED: Final = "T"  # not "t": whoever traces a process stops it again and again
 _LOCAL_SCHEMES: Final = {"qemu", "qemu+unix"}
 _NO_PROCESS: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 
@@ -32,20 +35,22 @@ def pid_directory(uri: str) -> Path | None:
     return SYSTEM_PID_DIR if is_local else None
 
 
-class ExitWatch:
-    """Follows the processes of one host's domains; ``on_exit`` is called in a thread of its own."""
+class ProcessWatch:
+    """Follows the processes of one host's domains; ``tell`` is called in a thread of its own."""
 
-    def __init__(self, directory: Path, on_exit: Callable[[Exited], None]) -> None:
+    def __init__(self, directory: Path, tell: Callable[[Exited | Froze], None]) -> None:
         """Start following; nothing at first."""
         self._directory = directory
-        self._on_exit = on_exit
+        self._tell = tell
         self._followed: dict[int, tuple[str, str, int]] = {}  # pidfd: name, UUID, PID
+        self._stopped: frozenset[tuple[str, str]] = frozenset()  # at the last look: name, UUID
+        self._frozen: frozenset[tuple[str, str]] = frozenset()  # at the last two
         self._lock = threading.Lock()
         self._is_closed = False
         self._bell = os.eventfd(0, os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._bell, select.EPOLLIN)
-        self._thread = threading.Thread(target=self._run, name="process-exits", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="processes", daemon=True)
         self._thread.start()
 
     def follow(self, name: str, uuid: str) -> bool:
@@ -72,9 +77,12 @@ class ExitWatch:
 
     def _run(self) -> None:
         while not self._is_closed:
-            for descriptor, _mask in self._epoll.poll():
+            ready = self._epoll.poll(LOOK_S)
+            for descriptor, _mask in ready:
                 if descriptor != self._bell:
                     self._ended(descriptor)
+            if not ready:
+                self._look()
         self._epoll.close()
         for descriptor in (self._bell, *self._followed):
             os.close(descriptor)
@@ -84,7 +92,16 @@ class ExitWatch:
             name, uuid, pid = self._followed.pop(pidfd)
             self._epoll.unregister(pidfd)
             os.close(pidfd)
-        self._on_exit(Exited(name, uuid, _signal_of(pid)))
+        self._tell(Exited(name, uuid, _signal_of(pid)))
+
+    def _look(self) -> None:
+        """Tell who is frozen, once until it runs again."""
+        with self._lock:
+            followed = tuple(self._followed.values())
+        stopped = frozenset((name, uuid) for name, uuid, pid in followed if _state_of(pid) == _STOPPED)
+        told, self._frozen, self._stopped = self._frozen, self._stopped & stopped, stopped
+        for name, uuid in sorted(self._frozen - told):
+            self._tell(Froze(name, uuid))
 
 
 def _open(path: Path, uuid: str) -> tuple[int, int] | None:
@@ -111,7 +128,20 @@ def _is_of(pid: int, uuid: str) -> bool:
 
 def _signal_of(pid: int) -> int:
     """Return the signal that ended a process not yet reaped, 0 where it is not known."""
+    stat = _stat(pid)
+    return int(stat[-1]) & 0x7F if stat else 0
+
+
+def _state_of(pid: int) -> str:
+    """Return the letter that stands for the state of a process, empty where it is not known."""
+    stat = _stat(pid)
+    return stat[0] if stat else ""
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what the kernel says of a process, behind its name; nothing where that cannot be read."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(" ", 1)[1]) & 0x7F
-    except (*_NO_PROCESS, ValueError):
-        return 0
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
