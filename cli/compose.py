@@ -29,7 +29,7 @@ EXPLANATION_LINES = 15
 
 
 def up(config_path: Path, clock: Clock) -> None:
-    """Start everything in containers; return when every endpoint with a lower bound above zero answers.
+    """Start everything in containers; return when every group that is to have a domain now answers.
 
     Raises:
         AutoscalerError: a step failed; the message says which, and what to do.

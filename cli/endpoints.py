@@ -1,4 +1,4 @@
-"""The end of ``up``: every group that must have a domain answers at its endpoint."""
+"""The end of ``up``: every group that is to have a domain now answers at its endpoint."""
 
 import socket
 import urllib.error
@@ -11,7 +11,7 @@ from common.clock import Clock
 from common.config import SERVICES, Config, Group
 from common.endpoint import join_endpoint, within_reach
 from common.errors import AutoscalerError
-from common.messages import Membership
+from common.messages import DesiredCapacity, Membership
 from common.phases import FATES
 
 UP_TIMEOUT_S = 240.0
@@ -20,17 +20,17 @@ STUCK_S = 20.0  # no domain serves, none is coming, and the actuator says why
 
 
 def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
-    """Return when every group that must have a domain answers at its endpoint.
+    """Return when every group that is to have a domain now answers at its endpoint.
 
     Raises:
         AutoscalerError: a group does not answer in time; the message says what stands in its way.
     """
-    waiting = {name: group for name, group in config.groups.items() if not why_not_awaited(group)}
+    waiting = dict(config.groups)
     began_s = hopeful_s = clock.monotonic_s()
     left_off: dict[str, str] = {}
     while waiting := {name: group for name, group in waiting.items() if name not in left_off and not answers(group)}:
         snapshot = observe_once(config, clock, timeout_s=0.7)
-        left_off |= {name: why for name in waiting if (why := ordered_mode(snapshot, name))}
+        left_off |= {n: why for n, group in waiting.items() if (why := why_not_awaited(group, snapshot.wanted.get(n)))}
         missing, now_s = _what_is_missing(waiting, snapshot), clock.monotonic_s()
         if not any(is_stuck(snapshot.memberships.get(name)) for name in waiting):
             hopeful_s = now_s
@@ -39,27 +39,20 @@ def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
             raise AutoscalerError(f"no answer after {now_s - began_s:.0f} s: {missing}; the services go on trying")
         steps.wait_for(missing)
         Event().wait(0.3)
-    items = config.groups.items()
-    steps.say("; ".join(f"{name} {left_off.get(name) or why_not_awaited(group) or 'answers'}" for name, group in items))
+    steps.say("; ".join(f"{name} {left_off.get(name, 'answers')}" for name in config.groups))
 
 
-def why_not_awaited(group: Group) -> str:
-    """Return why nobody waits for the group's answer, empty where ``up`` does.
+def why_not_awaited(group: Group, wanted: DesiredCapacity | None) -> str:
+    """Return why nobody waits for the group's answer, empty where ``up`` does, or does not know yet.
 
-    >>> why_not_awaited(Group.model_validate({"prefix": "web-", "min": 0})), why_not_awaited(Group(prefix="web-"))
-    ('may have no domain (min 0): not waited for', '')
+    What is in force counts, whatever the file says: bounds, mode and pause that an operator ordered outlive ``down``.
     """
-    if group.mode != "on":
-        return f"has mode {group.mode}: not waited for"
-    return "" if group.minimum > 0 else "may have no domain (min 0): not waited for"
-
-
-def ordered_mode(snapshot: Snapshot, group: str) -> str:
-    """Return the order of an operator by which no domain of the group is started, in words, else nothing."""
-    decision = snapshot.decisions.get(group)
-    if decision is None or decision.mode not in ("off", "observe"):
+    if wanted is None:
         return ""
-    return f"has mode {decision.mode}, as ordered: not waited for"
+    if wanted.mode in ("off", "observe"):
+        ordered = "" if wanted.mode == group.mode else ", as ordered"
+        return f"has mode {wanted.mode}{ordered}: not waited for"
+    return "" if wanted.desired else "is to have no domain now (desired 0): not waited for"
 
 
 def is_stuck(membership: Membership | None) -> bool:

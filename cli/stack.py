@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def up(config_path: Path, clock: Clock) -> None:
-    """Start everything; return when every endpoint with a lower bound above zero answers.
+    """Start everything; return when every group that is to have a domain now answers at its endpoint.
 
     Raises:
         AutoscalerError: a step failed; the message says which, and what to do.

@@ -8,7 +8,6 @@ import pytest
 from supervisor.options import ServerOptions
 
 from cli import stack
-from cli.endpoints import why_not_awaited
 from cli.refusals import told, write_text
 from cli.supervisor_config import supervisor_config
 from common.config import SERVICES, Config, Group, Host, System
@@ -78,20 +77,7 @@ def test_supervisord_reads_what_it_is_told_also_where_the_program_lies_below_a_p
     assert told.keys() == {"haproxy", *SERVICES}
 
 
-# --- what up waits for and checks ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "why"),
-    [
-        ({}, ""),
-        ({"min": 0}, "may have no domain (min 0): not waited for"),
-        ({"mode": "off"}, "has mode off: not waited for"),
-        ({"mode": "observe"}, "has mode observe: not waited for"),
-    ],
-)
-def test_up_says_of_whom_it_did_not_wait_for(values: dict[str, object], why: str) -> None:
-    assert why_not_awaited(Group.model_validate({"prefix": "web-", **values})) == why
+# --- what up checks --------------------------------------------------------------------------------------------------
 
 
 class Builder:

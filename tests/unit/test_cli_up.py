@@ -3,10 +3,9 @@
 import pytest
 
 from cli import supervision
-from cli.endpoints import is_stuck, ordered_mode
-from cli.observe import Snapshot
-from common.config import System
-from common.messages import DecisionRecord, Evidence, Member, Membership
+from cli.endpoints import is_stuck, why_not_awaited
+from common.config import Group, System
+from common.messages import DesiredCapacity, Member, Membership
 from common.phases import FATES, Phase
 
 
@@ -60,13 +59,27 @@ def test_up_starts_what_stands_still_and_what_waits_for_its_next_try(monkeypatch
     assert supervisor.asked == [("start", "decider"), ("stop", "actuator"), ("start", "actuator")]
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("on", ""), ("out-only", ""), ("off", "off"), ("observe", "observe")])
-def test_up_waits_for_no_group_that_an_operator_has_switched_off(mode: str, expected: str) -> None:
-    record = DecisionRecord(
-        group="web", tick=1, decision_id="web-1", action="hold", desired_before=0, desired_after=0, recommended=0,
-        votes=(), limiter="mode", limiter_text="", counterfactual="", mode=mode, evidence=Evidence(domains_ready=0),
-    )  # fmt: skip
-    heard = Snapshot()
-    assert ordered_mode(heard, "web") == ""
-    heard.take(record)
-    assert ordered_mode(heard, "web") == (f"has mode {expected}, as ordered: not waited for" if expected else "")
+def wanted(desired: int = 1, mode: str = "on") -> DesiredCapacity:
+    return DesiredCapacity(group="web", generation=1, desired=desired, minimum=min(1, desired), maximum=4, mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("values", "in_force", "why"),
+    [
+        ({}, None, ""),
+        ({"min": 0}, None, ""),
+        ({}, wanted(), ""),
+        ({"min": 0}, wanted(desired=2), ""),
+        ({"min": 0}, wanted(desired=0), "is to have no domain now (desired 0): not waited for"),
+        ({}, wanted(desired=0), "is to have no domain now (desired 0): not waited for"),
+        ({"mode": "off"}, wanted(mode="off"), "has mode off: not waited for"),
+        ({}, wanted(mode="off"), "has mode off, as ordered: not waited for"),
+        ({"mode": "on"}, wanted(mode="observe"), "has mode observe, as ordered: not waited for"),
+        ({"mode": "observe"}, wanted(mode="on"), ""),
+        ({"mode": "out-only"}, wanted(mode="out-only"), ""),
+    ],
+)
+def test_up_waits_by_what_is_in_force_and_says_of_whom_it_did_not(
+    values: dict[str, object], in_force: DesiredCapacity | None, why: str
+) -> None:
+    assert why_not_awaited(Group.model_validate({"prefix": "web-", **values}), in_force) == why
