@@ -1,8 +1,9 @@
 """What supervisord is told: pure text from the configuration.
 
-Every program is restarted for ever (``startretries`` is as good as endless: supervisord's default gives up after four
-quick crashes). HAProxy and its keeper die with supervisord through ``setpriv --pdeathsig``; the services ask for the
-same themselves.
+Every program is restarted for ever, at the next look, however young it was: with ``startsecs`` above 0, supervisord
+waits a second longer after each quick end. What fails at its start keeps the pace itself (Note [A steady pace after a
+failure] in ``common.process``). ``startretries`` is as good as endless, for what cannot be run at all. HAProxy and its
+keeper die with supervisord through ``setpriv --pdeathsig``; the services ask for the same themselves.
 """
 
 import hashlib
@@ -86,7 +87,7 @@ def _program(name: str, command: list[str], log: Path, stop_wait_s: int, priorit
         f"command={_plain(shlex.join(command))}",
         f"priority={priority}",
         "autorestart=true",
-        "startsecs=1",
+        "startsecs=0",
         f"startretries={ENDLESS}",
         f"stopwaitsecs={stop_wait_s}",
         "stopsignal=TERM",

@@ -257,10 +257,9 @@ def _is_orphan(parent: int) -> bool:
 
 
 # Note [A steady pace after a failure]
-# supervisord waits one second more after each start that fails within ``startsecs`` (1 s), without a limit: 80 s and
-# more after an hour. A service that outlives that second has started, for supervisord, and is started again at once
-# however often it ends. So one that fails sooner stays for ``LINGER_S`` before it goes: a crash loop turns at one pace.
-# What is killed in its first second, or cannot be imported, still waits longer each time; `make up` ends that wait.
+# supervisord starts what has ended again at its next looks, within two seconds: what is killed is back soon, however
+# young it was. Its own back-off (``startsecs``) cannot tell a kill from a failure, and grows without a limit. So a
+# service that fails soon after its start stays for ``LINGER_S`` before it goes: a crash loop turns at one pace.
 
 
 def linger_s(code: int, lived_s: float, environ: Mapping[str, str]) -> float:

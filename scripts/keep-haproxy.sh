@@ -1,7 +1,7 @@
 #!/bin/sh
 # Keep HAProxy running: its master ends when its worker is killed, and supervisord looks only once a second.
 # SIGUSR2 (reload) and SIGTERM go on to the master. A HAProxy that ends within its first second is started again after a
-# pause: a wrong configuration must not spin, and supervisord would wait a second longer each time, without a limit.
+# pause: a wrong configuration must not spin.
 # Usage: keep-haproxy.sh COMMAND…
 is_asked_to_stop=
 trap 'is_asked_to_stop=yes; kill -TERM "$child" 2>/dev/null' TERM INT
