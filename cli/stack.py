@@ -14,6 +14,7 @@ from pathlib import Path
 from cli import shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.left_over import left_over_lines
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
@@ -241,3 +242,5 @@ def print_what_next(config: Config, stop: str = "make down") -> None:
     print("  graph     make plot")
     print("  load      make load LEVEL=low|mid|high")
     print(f"  stop      {stop}")
+    for line in left_over_lines(config):
+        print(f"  left over {line}; {stop} removes them")

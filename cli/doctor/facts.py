@@ -246,11 +246,12 @@ class LimitFacts:
 
 @dataclass(frozen=True, slots=True)
 class StrayFacts:
-    """What carries our mark and belongs to nothing here. ``domains`` and ``others``: their groups by their names.
+    """What carries our mark and belongs to nothing here. ``left``, ``domains``, ``others``: groups by domains' names.
 
-    ``domains`` stand under names of ours, ``others`` carry our mark under other names.
+    ``left`` were made by this installation. Of the rest, ``domains`` stand under names of ours, ``others`` do not.
     """
 
+    left: dict[str, str]
     domains: dict[str, str]
     others: dict[str, str]
     networks: tuple[str, ...]

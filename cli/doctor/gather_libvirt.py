@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts, Net, SocketFacts
+from cli.left_over import left_over
 from common.acceleration import remembered
 from common.config import Config, Group, Host
 from common.domain import DomainFacts, DomainState
@@ -64,6 +65,7 @@ class HostView:
     accel: AccelFacts | None = None
     limits: LimitFacts | None = None
     owned: tuple[Owned, ...] = ()
+    left: dict[str, str] = field(default_factory=dict)
     strangers: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     networks: tuple[tuple[str, bool], ...] = ()
@@ -111,7 +113,12 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
     found = [(facts, parse(facts.metadata)) for facts in connection.domains()]
     pairs = [(facts, record, _group_of(config, facts, record)) for facts, record in found]
     owned = tuple(_owned(connection, config, group, name, facts, record) for facts, record, group in pairs if group)
-    unclaimed = {facts.name: record.group if record else "none" for facts, record, group in pairs if group is None}
+    left = left_over(config, connection)
+    unclaimed = {
+        facts.name: record.group if record else "none"
+        for facts, record, group in pairs
+        if group is None and facts.name not in left
+    }
     is_ours = may_touch([group for group in config.groups.values() if name in group.hosts])
     facts = connection.host_facts()
     images, networks = probe_images(config), tuple(connection.networks())
@@ -132,6 +139,7 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
             open_files=0,
         ),
         owned=owned,
+        left=left,
         strangers={name: group for name, group in unclaimed.items() if is_ours(name)},
         others={name: group for name, group in unclaimed.items() if not is_ours(name)},
         networks=networks,

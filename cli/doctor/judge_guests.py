@@ -5,6 +5,7 @@ from typing import Final
 
 from cli.doctor.facts import MemberFacts, StopFacts, StrayFacts
 from cli.doctor.finding import Finding, error, note, ok, skipped, warning
+from cli.left_over import listed
 from common.config import Group
 from common.phases import Phase
 
@@ -108,6 +109,10 @@ def judge_strays(strays: StrayFacts, host: str) -> list[Finding]:
     """Return what carries our mark and belongs to no group of this file."""
     about = f"host {host}"
     found = []
+    if strays.left:
+        what = f"made here for groups that this file no longer has like that: {listed(strays.left)}"
+        why = "they take memory and names; nothing here looks after them"
+        found.append(warning("left-over-domains", about, what, why, "make down; make up   # down removes them"))
     if strays.domains:
         said = ", ".join(f"{name} (group {group})" for name, group in sorted(strays.domains.items())[:MAX_NAMED])
         found.append(
@@ -121,7 +126,7 @@ def judge_strays(strays: StrayFacts, host: str) -> list[Finding]:
         )
     if strays.others:
         said = ", ".join(f"{name} (group {group})" for name, group in sorted(strays.others.items())[:MAX_NAMED])
-        why = "made by another installation, or for a group that has left this file; they are left alone"
+        why = "made by another installation, or by this one with another network or state_dir; they are left alone"
         found.append(note("other-domains", about, said, why, "virsh dumpxml NAME   # tells whose it is"))
     if strays.networks:
         said = ", ".join(strays.networks)

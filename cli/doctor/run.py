@@ -116,7 +116,7 @@ def _host(this: Round, host: str) -> list[Finding]:
     for facts in user_networks(view, existing):
         found += judge_user_network(facts, host)
     files = stray_files(config, view) if view.libvirt.is_local else ()
-    strays = StrayFacts(view.strangers, view.others, view.stray_networks(config.network.name), files)
+    strays = StrayFacts(view.left, view.strangers, view.others, view.stray_networks(config.network.name), files)
     return found + judge_strays(strays, host)
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cli import supervision
+from cli import stack, supervision
 from cli.endpoints import is_stuck, why_not_awaited
-from common.config import Group, System
+from common.config import Config, Group, System
 from common.messages import DesiredCapacity, Member, Membership
 from common.phases import FATES, Phase
 
@@ -34,6 +34,14 @@ def test_nothing_there_and_a_reason_why_is_stuck() -> None:
 @pytest.mark.parametrize("phase", Phase)
 def test_a_domain_that_counts_as_capacity_is_waited_for(phase: Phase) -> None:
     assert is_stuck(membership(phase)) is not FATES[phase].is_capacity
+
+
+def test_up_names_what_is_left_of_former_groups_and_what_removes_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stack, "left_over_lines", lambda _config: ["old-0000 (group old) on local, of no group"])
+    stack.print_what_next(Config(groups={"web": Group(prefix="web-")}))
+    assert "left over old-0000 (group old) on local, of no group; make down removes them" in capsys.readouterr().out
 
 
 class Supervisor:

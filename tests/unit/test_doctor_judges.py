@@ -428,16 +428,19 @@ def test_guests_that_had_to_be_powered_off_are_named() -> None:
 
 
 def test_leftovers_are_named_and_those_of_others_only_noted() -> None:
-    assert judge_guests.judge_strays(StrayFacts({}, {}, (), ()), "local")[0].level is Level.OK
-    found = judge_guests.judge_strays(StrayFacts({"web-0007": "old"}, {"db-0000": "db"}, ("net2",), ("/f",)), "local")
+    assert judge_guests.judge_strays(StrayFacts({}, {}, {}, (), ()), "local")[0].level is Level.OK
+    strays = StrayFacts({"api-0000": "api"}, {"web-0007": "old"}, {"db-0000": "db"}, ("net2",), ("/f",))
+    found = judge_guests.judge_strays(strays, "local")
     by_check = levels(found)
     assert by_check == {
+        "left-over-domains": Level.WARNING,
         "stale-domains": Level.WARNING,
         "other-domains": Level.NOTE,
         "stale-networks": Level.NOTE,
         "stale-files": Level.NOTE,
     }
-    must_mend(found[0], Level.WARNING, "web-0007 (group old)", "virsh")
+    must_mend(found[0], Level.WARNING, "api-0000 (group api)", "make down")
+    must_mend(found[1], Level.WARNING, "web-0007 (group old)", "virsh")
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

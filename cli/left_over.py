@@ -1,0 +1,45 @@
+"""Domains that this installation made for groups that its configuration no longer has like that.
+
+The services leave them alone; ``down`` removes them with the others.
+"""
+
+from common.config import Config
+from common.errors import HypervisorError
+from common.hypervisor import Connection
+from services.actuator.cleanup import stray_domains
+
+
+def left_over(config: Config, connection: Connection) -> dict[str, str]:
+    """Return the group of each such domain of a host, by its name.
+
+    Raises:
+        HypervisorError: the host does not answer.
+    """
+    strays = stray_domains(config, connection.domains(), connection.definition)
+    return {facts.name: record.group for facts, record in strays}
+
+
+def left_over_lines(config: Config) -> list[str]:
+    """Return one line for each host that has such domains; of a host that does not answer the services tell."""
+    lines = []
+    for name, host in config.hosts.items():
+        try:
+            connection = Connection.open(host.uri, is_read_only=True, may_touch=lambda _name: False)
+            try:
+                found = left_over(config, connection)
+            finally:
+                connection.close()
+        except HypervisorError:
+            continue
+        if found:
+            lines.append(f"{listed(found)} on {name}, of groups that the configuration no longer has like that")
+    return lines
+
+
+def listed(groups: dict[str, str]) -> str:
+    """Return domains with their groups in one line.
+
+    >>> listed({"old-0001": "old", "old-0000": "old"})
+    'old-0000 (group old), old-0001 (group old)'
+    """
+    return ", ".join(f"{name} (group {group})" for name, group in sorted(groups.items()))
