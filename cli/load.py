@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cli.stack import check_address_is_free
 from common.config import Config
 from common.endpoint import join_endpoint, within_reach
 from common.errors import AutoscalerError
@@ -27,12 +28,14 @@ def run_load(
     """Drive the group's endpoint until the time is over; where a load runs already, give that one the level.
 
     Raises:
-        AutoscalerError: the load generator is not installed.
+        AutoscalerError: the load generator is not installed, or another program holds the port of its web page.
         ConfigError: no such level.
     """
     wanted = levels.choose(level, period_s, n)
     if importlib.util.find_spec("locust") is None:
         raise AutoscalerError("the load generator is not installed; run: make load")
+    if web is not None:
+        check_address_is_free("--web", f"127.0.0.1:{web}")
     directory = _control_directory(config)
     control = directory / f"load-{group}.json"
     levels.write(control, wanted)

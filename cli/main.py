@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli.refusals import told
 from common.config_places import ORDER
 from common.errors import AutoscalerError
 
@@ -31,6 +32,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of te
 GroupArgument = Annotated[str | None, typer.Argument(help="The group; may be left out where there is only one.")]
 _state: dict[str, Path | None] = {"config": None}
 ASK_TIMEOUT_S = 3.0
+MOST_DOMAINS = 1000  # of a group, as in its table
 
 
 def _examples(*lines: str) -> str:
@@ -68,7 +70,8 @@ def main() -> int:
     """
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        app(prog_name="autoscaler", standalone_mode=True)
+        with told():
+            app(prog_name="autoscaler", standalone_mode=True)
     except AutoscalerError as error:
         print(f"autoscaler: {error}", file=sys.stderr)
         return error.exit_code
@@ -173,7 +176,7 @@ def events(
 
 @app.command(epilog=_examples("scale 3", "scale 3 --group web"))
 def scale(
-    desired: Annotated[int, typer.Argument(min=0, help="How many domains the group shall have now.")],
+    desired: Annotated[int, typer.Argument(min=0, max=MOST_DOMAINS, help="How many domains the group shall have now.")],
     group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -183,8 +186,8 @@ def scale(
 
 @app.command(epilog=_examples("bounds --min 2", "bounds --max 6 --group web", "bounds --reset"))
 def bounds(
-    minimum: Annotated[int | None, typer.Option("--min", min=0, help="The new lower bound.")] = None,
-    maximum: Annotated[int | None, typer.Option("--max", min=1, help="The new upper bound.")] = None,
+    minimum: Annotated[int | None, typer.Option("--min", min=0, max=MOST_DOMAINS, help="The new lower bound.")] = None,
+    maximum: Annotated[int | None, typer.Option("--max", min=1, max=MOST_DOMAINS, help="The new upper bound.")] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Go back to the bounds of the configuration.")] = False,
     group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
     as_json: JsonFlag = False,
@@ -237,6 +240,8 @@ def drain(
     as_json: JsonFlag = False,
 ) -> None:
     """Take a domain out of rotation and stop it; the group replaces it if it still needs it."""
+    if force and cancel:
+        raise typer.BadParameter("--force and --cancel contradict each other")
     if cancel:
         _order("actuator", "undrain", as_json, domain=domain)
     else:
@@ -294,7 +299,7 @@ def load(
     n: Annotated[int | None, typer.Option(min=0, help="The N of /compute?n=N.")] = None,
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="Stop after so long.")] = 3600,
     group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
-    web: Annotated[int | None, typer.Option(help="Serve locust's web page at this port.")] = None,
+    web: Annotated[int | None, typer.Option(min=1, max=65535, help="Serve locust's web page at this port.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Send requests to the endpoint, on schedule whether or not answers come. A second call changes the level."""
@@ -413,15 +418,13 @@ def up(
     ] = "native",
 ) -> None:
     """Start everything; end when the endpoint answers (what `make up` does after installing packages)."""
-    from cli.refusals import told
     from common.clock import SystemClock
 
     if runtime == "compose":
         from cli.compose import up as bring_up
     else:
         from cli.stack import up as bring_up
-    with told():
-        bring_up(_config_path(), SystemClock())
+    bring_up(_config_path(), SystemClock())
 
 
 @app.command(epilog=_examples("down", "down --everything"))
@@ -431,7 +434,6 @@ def down(
     ] = False,
 ) -> None:
     """Stop the services and the domains that they created, as they were started: natively or in containers."""
-    from cli.refusals import told
     from cli.shared_dirs import are_shared
     from common.clock import SystemClock
 
@@ -439,20 +441,17 @@ def down(
         from cli.compose import down as bring_down
     else:
         from cli.stack import down as bring_down
-    with told():
-        bring_down(_config_path(), SystemClock(), everything=everything)
+    bring_down(_config_path(), SystemClock(), everything=everything)
 
 
 @app.command(epilog=_examples("image"))
 def image() -> None:
     """Build the demo guest's image if it is not up to date."""
-    from cli.refusals import told
     from cli.stack import build_image, prepare_directories
 
     config = _load()
-    with told():
-        prepare_directories(config.system)
-        print(build_image(config))
+    prepare_directories(config.system)
+    print(build_image(config))
 
 
 @app.command(

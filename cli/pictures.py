@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from common.errors import AutoscalerError
+from common.errors import ConfigError
 
 
 def check_png(path: Path) -> None:
     """Refuse a name that is no picture.
 
     Raises:
-        AutoscalerError: it ends in something else.
+        ConfigError: it ends in something else.
     """
     if path.suffix.lower() not in (".png", ".svg"):
-        raise AutoscalerError(f"the name of a picture must end in .png or .svg; got {path.name!r}")
+        raise ConfigError(f"the name of a picture must end in .png or .svg; got {path.name!r}")

@@ -171,9 +171,9 @@ class Recording:
         return None if newest is None else newest.at_s
 
     def _files(self) -> list[SegmentFile]:
-        if self.directory.is_file():
-            return [lone_segment(self.directory)]
         try:
+            if self.directory.is_file():
+                return [lone_segment(self.directory)]
             files = segment_files(self.directory)
         except OSError as error:
             raise RecordingError(f"the recording in {self.directory} cannot be read: {error.strerror}") from error

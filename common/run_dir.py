@@ -54,13 +54,15 @@ def check_reachable(path: Path) -> None:
         BusError: this user may not.
     """
     try:
-        owner = path.stat().st_uid
+        found = path.stat()
     except FileNotFoundError:
         return
     except OSError as error:
         raise BusError(f"run_dir {path} cannot be entered: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise BusError(f"run_dir {path} must be a directory")
     if not os.access(path, os.X_OK):
-        raise BusError(f"run_dir {path} belongs to user {owner}; run this as that user, or as root")
+        raise BusError(f"run_dir {path} belongs to user {found.st_uid}; run this as that user, or as root")
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,9 @@ class OpenLoop(FastHttpUser):
         progress.in_flight += 1
         try:
             with self.client.get(f"/compute?n={n}", name="/compute", catch_response=True) as response:
-                if response.status_code != 200:
+                if response.status_code == 0:
+                    response.failure(f"no answer: {response.error}")
+                elif response.status_code != 200:
                     response.failure(f"HTTP {response.status_code}")
                 elif response.text.strip() != str(pow(2, n, 1021)):
                     response.failure("wrong result")
@@ -160,7 +162,8 @@ def _print_summary(environment: Environment, progress: Progress, *, as_json: boo
         print(json.dumps(summary))
         return
     latency = "  ".join(f"{name} {value:.0f} ms" for name, value in summary["percentiles_ms"].items())
-    print(f"\n{total.num_requests} answered, {total.num_failures} failed, {progress.in_flight} without an answer yet")
+    good = total.num_requests - total.num_failures
+    print(f"\n{good} answered well, {total.num_failures} failed, {progress.in_flight} without an answer yet")
     print(f"latency  {latency}  max {total.max_response_time:.0f} ms")
     for error, count in summary["errors"].items():
         print(f"  {count} x {error}")

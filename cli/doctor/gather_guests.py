@@ -183,8 +183,6 @@ def stops(config: Config, names: Sequence[str], clock: Clock) -> dict[str, StopF
 
 def _events(config: Config, since_s: float) -> list[Event]:
     directory = recording_dir(config.system.state_path)
-    if not directory.is_dir():
-        return []
     found: list[Event] = []
     try:
         for _, _, body in Recording(directory).messages(since_s=since_s, kinds=["event"], newest_first=True):

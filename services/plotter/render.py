@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from common.config import Config
-from common.errors import AutoscalerError, RecordingError
+from common.errors import AutoscalerError, ConfigError, RecordingError
 from common.recording import Recorded, Recording
 from services.plotter.core.layout import Panel, arrange
 from services.plotter.core.series import State
@@ -39,7 +39,8 @@ def render(config: Config, recording_dir: Path, minutes: float, paths: Sequence[
 
     Raises:
         RecordingError: there is no recording, or it cannot be read.
-        AutoscalerError: a path of another kind, or one that cannot be written.
+        ConfigError: a path of another kind.
+        AutoscalerError: one that cannot be written.
     """
     for path in paths:
         _check_format(path)
@@ -93,7 +94,7 @@ def _right_end_s(state: State, end: Recorded) -> float:
 
 def _check_format(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
-        raise AutoscalerError(f"the name of a picture must end in {' or '.join(FORMATS)}; got {path.name!r}")
+        raise ConfigError(f"the name of a picture must end in {' or '.join(FORMATS)}; got {path.name!r}")
 
 
 def for_people(at_s: float) -> str:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -88,12 +89,63 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ["frobnicate"],
         ["scale", "1", "--group", "nope"],
         ["events", "--limit", "0"],
+        ["scale", "99999999999999999999"],
+        ["bounds", "--max", "99999999999999999999"],
+        ["drain", "web-0000", "--force", "--cancel"],
+        ["load", "--web", "65536"],
+        ["plot", "--png", "graph.txt"],
     ],
 )
 def test_a_wrong_command_line_is_exit_2(config: Path, args: list[str]) -> None:
     done = autoscaler(config, *args)
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("args", [["status", "--json"], ["config", "check"], ["config", "show"]])
+def test_what_cannot_be_printed_is_one_sentence(config: Path, args: list[str]) -> None:
+    command = [sys.executable, "-m", "cli", "--config", str(config), *args]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "autoscaler: No space left on device\n"
+
+
+def test_a_run_directory_that_is_none_is_told(config: Path) -> None:
+    (config.parent / "run").touch()
+    done = autoscaler(config, "status")
+    assert (done.returncode, done.stderr) == (1, f"autoscaler: run_dir {config.parent}/run must be a directory\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to become somebody who may not read it")
+@pytest.mark.parametrize("args", [["events"], ["explain", "--since", "5m"]])
+def test_a_state_directory_of_somebody_else_is_one_sentence(args: list[str]) -> None:
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as home:
+        Path(home).chmod(0o755)
+        config = Path(home) / "autoscaler.toml"
+        config.write_text(GOOD.format(run=f"{home}/run", state=f"{home}/state"), encoding="utf-8")
+        (Path(home) / "state").mkdir(mode=0o700)
+        command = [*nobody, sys.executable, "-m", "cli", "--config", str(config), *args]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    recording = f"{home}/state/recording"
+    assert done.returncode == 1
+    assert done.stderr == f"autoscaler: the recording in {recording} cannot be read: Permission denied\n"
+
+
+def test_a_taken_port_for_the_page_of_the_load_is_told(config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        done = autoscaler(config, "load", "--web", str(port))
+    assert (done.returncode, f"--web: 127.0.0.1:{port} cannot be used" in done.stderr) == (1, True)
+
+
+def test_a_load_that_nobody_answers_says_why(config: Path) -> None:
+    config.write_text(config.read_text(encoding="utf-8") + 'endpoint = "127.0.0.1:1"\n', encoding="utf-8")
+    done = autoscaler(config, "load", "--period", "0.2", "--seconds", "1")
+    assert done.returncode == 1
+    assert "0 answered well" in done.stdout
+    assert "Connection refused" in done.stdout
 
 
 def test_a_wrong_duration_is_refused(config: Path) -> None:
