@@ -8,7 +8,8 @@ The threads are daemons: one that is stuck in a call ends with the process.
 # Note [Listing waits for the dying]
 While libvirt ends a domain, it holds that domain's lock, and every listing waits for it: 12 s where QEMU is frozen. So
 none is begun while a destroy of ours is under way; the other domains are then looked at one by one, by name. A domain
-that somebody else makes in those seconds is seen after them.
+that somebody else makes in those seconds is seen after them. The dying one itself is shown as it was when its end
+began: the last listing may be older than the phase that its end follows from.
 """
 
 import threading
@@ -327,9 +328,20 @@ class HostWorker:
             self._made.add(step.domain)
         if not isinstance(step, Destroy):
             return attempt(connection, step, xml)
+        last = _last_look(connection, step.domain)
         with self._listing:
+            self._last |= last
             self._ending.add(step.domain)
         try:
             return attempt(connection, step, xml)
         finally:
             self._ending.discard(step.domain)
+
+
+def _last_look(connection: Host, domain: str) -> dict[str, DomainFacts]:
+    """Return what the domain shows, by its name; nothing where it does not."""
+    try:
+        facts = connection.facts(domain)
+    except HypervisorError:
+        return {}
+    return {} if facts is None else {domain: facts}

@@ -32,6 +32,7 @@ class FakeHost:
         self.names = names
         self.looks = 0
         self.peeks: list[str] = []
+        self.peeked = METADATA
         self.is_lost = False
         self.hang: dict[str, threading.Event] = {}
         self.lookup_error: HypervisorError | None = None
@@ -52,7 +53,7 @@ class FakeHost:
 
     def facts(self, name: str) -> DomainFacts | None:
         self.peeks.append(name)
-        return DomainFacts(name, f"u-{name}", DomainState.RUNNING, "", True, METADATA)
+        return DomainFacts(name, f"u-{name}", DomainState.RUNNING, "", True, self.peeked)
 
     def start(self, name: str) -> None:
         self._wait("start")
@@ -219,6 +220,19 @@ def test_no_listing_is_begun_while_a_destroy_is_under_way(workers: Callable[...,
     assert [facts.name for facts in late.domains] == ["web-0000", "web-0001"]
     host.hang["destroy"].set()
     reports.wait_for(lambda r: host.looks > looks)
+
+
+def test_a_dying_domain_is_shown_as_it_was_when_its_end_began(
+    workers: Callable[..., HostWorker], reports: Reports
+) -> None:
+    host = FakeHost()
+    host.hang["destroy"] = threading.Event()
+    worker = workers("a", host, tick_s=0.1)
+    reports.wait_for(lambda r: isinstance(r, Observation))
+    host.peeked = {"group": "web", "phase": "failed"}  # since the last listing
+    worker.submit(step(Destroy, "web-0000"))
+    reports.wait_for(lambda r: isinstance(r, Observation) and r.domains[0].metadata == host.peeked)
+    host.hang["destroy"].set()
 
 
 def test_lost_host_is_told_and_connected_again(workers: Callable[..., HostWorker], reports: Reports) -> None:
