@@ -82,7 +82,8 @@ def uninstall(places: Places) -> None:
     if not manifest.is_file():
         raise SystemExit(f"nothing is installed here: {manifest} is missing")
     if _has_systemd(places):
-        subprocess.run(["systemctl", "disable", "--now", f"{NAME}.target"], check=False)
+        subprocess.run(["systemctl", "disable", f"{NAME}.target"], check=False)
+        subprocess.run(["systemctl", "stop", f"{NAME}*"], check=False)  # of the target alone returns before they end
     for line in manifest.read_text(encoding="utf-8").splitlines():
         path = places.at(Path(line))
         path.unlink(missing_ok=True)

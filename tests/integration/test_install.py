@@ -88,7 +88,9 @@ def test_the_units_are_what_systemd_accepts(destdir: Path, tmp_path: Path) -> No
     units = here(destdir, tmp_path)
     services = [f"libvirt-autoscaler@{name}.service" for name in ALL_SERVICES]
     names = ["libvirt-autoscaler.target", *services, "libvirt-autoscaler-haproxy.service"]
-    done = verified(units, *names, "libvirt-autoscaler-remove-domains.service")
+    done = verified(
+        units, *names, *(f"libvirt-autoscaler-{what}.service" for what in ("forget-capacity", "remove-domains"))
+    )
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
     target = (units / "libvirt-autoscaler.target").read_text()
     assert all(f"Wants={name}\n" in target for name in names[1:])
@@ -102,6 +104,7 @@ def test_the_units_are_what_systemd_accepts(destdir: Path, tmp_path: Path) -> No
     [
         *(f"libvirt-autoscaler@{name}" for name in ALL_SERVICES),
         "libvirt-autoscaler-haproxy",
+        "libvirt-autoscaler-forget-capacity",
         "libvirt-autoscaler-remove-domains",
     ],
 )
@@ -140,7 +143,11 @@ def test_only_what_changes_domains_runs_as_the_actuators_account(destdir: Path) 
             if line.startswith("User="):
                 users.setdefault(line.removeprefix("User="), []).append(f"{unit.parent.name}/{unit.name}")
     assert users == {
-        "libvirt-autoscaler": ["system/libvirt-autoscaler-haproxy.service", "system/libvirt-autoscaler@.service"],
+        "libvirt-autoscaler": [
+            "system/libvirt-autoscaler-forget-capacity.service",
+            "system/libvirt-autoscaler-haproxy.service",
+            "system/libvirt-autoscaler@.service",
+        ],
         "libvirt-autoscaler-actuator": [
             "system/libvirt-autoscaler-remove-domains.service",
             "libvirt-autoscaler@actuator.service.d/rights.conf",
@@ -168,7 +175,8 @@ def test_where_systemd_runs_it_is_told_at_both_ends_and_no_unit_is_left_running(
         "systemd-sysusers ",
         "systemd-tmpfiles --create libvirt-autoscaler.conf",
         "systemctl daemon-reload",
-        "systemctl disable --now libvirt-autoscaler.target",
+        "systemctl disable libvirt-autoscaler.target",
+        "systemctl stop libvirt-autoscaler*",
         "systemctl daemon-reload",
     ]
 
