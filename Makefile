@@ -63,7 +63,7 @@ dashboard-picture:  ## docs/dashboard.png: the Grafana dashboard of the running 
 test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto tests/unit tests/contract tests/sim
-	@scripts/with-root.sh $(BIN)/pytest -rs tests/integration tests/e2e
+	@scripts/with-root.sh $(BIN)/pytest -rs --durations=12 tests/integration tests/e2e
 
 test-fast:  ## the tests that need no hypervisor; under a minute
 	@scripts/bootstrap.sh dev

@@ -18,8 +18,8 @@ from common.process import Context
 from services.balancer.core.answers import Server, Snapshot, durable
 from services.balancer.core.backends import (
     Assign,
+    Avoid,
     Cut,
-    MarkDown,
     Owner,
     SetMaint,
     SetReady,
@@ -139,7 +139,7 @@ class BalancerService:
                 self._holds = held(self._holds, group.membership, now_s)
             for slot, owner in group.owners.items():
                 if self._is_alive and (owner.uuid, owner.name) == (failure.uuid, failure.domain):
-                    self._cut(group, MarkDown(slot) if is_frozen else Cut(slot), failure, received.id)
+                    self._cut(group, Avoid(slot) if is_frozen else Cut(slot), failure, received.id)
         if self._is_alive:
             self._look_at_s = now_s
 
@@ -149,9 +149,9 @@ class BalancerService:
         except (ProxyError, ProxyLostError) as error:
             self._lose(error, self._clock.monotonic_s())
             return
-        self._event(
-            "backend-cut", group.name, failure.domain, f"slot {step.slot} is down: {failure.reason}", cause=cause
-        )
+        what = "is down" if isinstance(step, Cut) else "takes nothing new"
+        text = f"slot {step.slot} {what}: {failure.reason}"
+        self._event("backend-cut", group.name, failure.domain, text, cause=cause)
 
     def _learn(self, received: Received, membership: Membership, now_s: float) -> None:
         group = self._groups.get(membership.group)

@@ -16,6 +16,7 @@ SCRIPT = Path(__file__).with_name("machine.sh")
 CGROUPS = Path("/sys/fs/cgroup")
 NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--net")
 START_S = 60.0
+ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}  # nothing of this machine's shell
 HAS_STARTED = {"running", "degraded"}
 
 
@@ -27,12 +28,16 @@ class Machine:
         self._home.mkdir(mode=0o700)
         command = ["unshare", *NAMESPACES, "--fork", "--kill-child", SCRIPT, self._home.name, self._home, *shown]
         self._process = subprocess.Popen(command)
-        wait_until(self._has_started, START_S, "systemd to start")
+        try:
+            wait_until(self._has_started, START_S, "systemd to start")
+        except AssertionError:
+            self.stop()
+            raise
 
     def run(self, *words: str | Path, check: bool = True, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run a command in it, as root."""
         command = ["nsenter", f"--target={self._children()[0]}", *NAMESPACES, "--", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=timeout_s, check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done

@@ -128,7 +128,7 @@ def test_a_frozen_qemu_is_taken_out_and_replaced(whole: Whole) -> None:
         wait_until(lambda: not whole.takes_traffic(victim["address"]), 20, "the frozen guest out of rotation")
         print(f"  out of rotation after {now_s() - begin:.1f} s")
         wait_until(lambda: victim["uuid"] not in {d["uuid"] for d in whole.ready()}, 30, "its phase to change")
-    assert "is down: frozen" in whole.world.autoscaler("events").stdout
+    assert "takes nothing new: frozen" in whole.world.autoscaler("events").stdout
 
 
 def test_a_frozen_qemu_that_goes_on_serves_again_and_is_not_replaced(whole: Whole) -> None:

@@ -76,7 +76,7 @@ def test_frozen_domain_that_goes_on_is_back_by_its_checks(stand: Stand) -> None:
         stand.run_for(0.5)
     assert load.failures == []
     assert stand.state(victim) == "ready"
-    assert "is down: frozen" in next(event.text for event in stand.events if event.name == "backend-cut")
+    assert "takes nothing new: frozen" in next(event.text for event in stand.events if event.name == "backend-cut")
 
 
 def test_frozen_domain_without_push_is_retired_by_haproxy_itself(stand: Stand) -> None:

@@ -186,7 +186,9 @@ def test_a_policy_file_without_the_group_or_a_picture_of_no_kind_is_refused(
     assert "no group 'web', as in the recording; groups: api" in refused(
         config, "replay", recording, "--policy", other, code=2
     )
-    assert "must end in .png or .svg" in refused(config, "replay", recording, "--policy", config, "--png", "a.gif")
+    assert "must end in .png or .svg" in refused(
+        config, "replay", recording, "--policy", config, "--png", "a.gif", code=2
+    )
     assert "--lead-time must be in" in refused(
         config, "replay", recording, "--policy", config, "--lead-time", -1, code=2
     )

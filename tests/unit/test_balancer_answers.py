@@ -4,7 +4,7 @@ import pytest
 
 from common.endpoint import is_address
 from services.balancer.core.answers import Admin, Server, Totals, durable, parse_look, refusal, split_answers
-from services.balancer.core.backends import Assign, Clear, Cut, MarkDown, Owner, SetDrain, SetMaint, SetReady, Step
+from services.balancer.core.backends import Assign, Avoid, Clear, Cut, Owner, SetDrain, SetMaint, SetReady, Step
 from services.balancer.core.commands import commands
 from services.balancer.errors import ProxyError
 
@@ -145,7 +145,7 @@ ADDRESS, WEIGHT = "set server web/vm3 addr 10.0.0.5 port 8080", "set server web/
         (SetReady("vm3"), [WEIGHT, "set server web/vm3 state ready"]),
         (SetDrain("vm3"), ["set server web/vm3 state drain"]),
         (SetMaint("vm3"), ["set server web/vm3 state maint"]),
-        (MarkDown("vm3"), ["set server web/vm3 health down"]),
+        (Avoid("vm3"), ["set server web/vm3 health stopping"]),
         (Cut("vm3"), ["set server web/vm3 health down", "set server web/vm3 state maint"]),
         (Clear("vm3"), ["set server web/vm3 addr 127.0.0.1 port 1"]),
     ],

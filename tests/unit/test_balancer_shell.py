@@ -138,12 +138,14 @@ def test_stale_failure_is_not_believed(bench: Bench) -> None:
     assert bench.api.orders == []
 
 
-def test_a_frozen_member_is_marked_down_and_left_to_the_checks(bench: Bench) -> None:
+def test_a_frozen_member_is_avoided_and_left_to_the_checks(bench: Bench) -> None:
     bench.step(membership())
     bench.step(FAILURE.model_copy(update={"reason": FROZEN}))
     bench.step(membership(), after_s=5)
-    assert bench.api.orders == CUT[:1]
-    assert [event.text for event in bench.bus.of(Event) if event.name == "backend-cut"] == ["slot vm1 is down: frozen"]
+    assert bench.api.orders == ["set server web/vm1 health stopping"]
+    assert [event.text for event in bench.bus.of(Event) if event.name == "backend-cut"] == [
+        "slot vm1 takes nothing new: frozen"
+    ]
 
 
 def test_failure_of_another_life_of_the_name_touches_nothing(bench: Bench) -> None:

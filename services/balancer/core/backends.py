@@ -124,8 +124,8 @@ class Cut(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class MarkDown(Step):
-    """Take it out until HAProxy's checks succeed again, and send elsewhere what is in flight."""
+class Avoid(Step):
+    """Send it nothing new until HAProxy's checks succeed again; they decide about what is in flight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ Only checked names and addresses get here: group names by the configuration, slo
 from typing import Final
 
 from common.endpoint import is_address
-from services.balancer.core.backends import Assign, Clear, Cut, MarkDown, SetDrain, SetMaint, SetReady, Step
+from services.balancer.core.backends import Assign, Avoid, Clear, Cut, SetDrain, SetMaint, SetReady, Step
 from services.balancer.core.haproxy_config import EMPTY_ADDRESS, EMPTY_PORT
 
 _STATES: Final = {SetDrain: "drain", SetMaint: "maint", Cut: "maint"}
@@ -33,8 +33,8 @@ def commands(group: str, step: Step) -> list[str]:
             return [f"{server} weight 100%", f"{server} state ready"]
         case Clear():
             return [f"{server} addr {EMPTY_ADDRESS} port {EMPTY_PORT}"]
-        case MarkDown():
-            return [f"{server} health down"]
+        case Avoid():
+            return [f"{server} health stopping"]
         case Cut():
             return [f"{server} health down", f"{server} state maint"]
         case _:

@@ -15,7 +15,7 @@ or stays silent. Any other request is sent once: only a connection that never ca
 # Note [How soon a check finds out]
 Whoever fails just after a good check waits ``inter``, then for three checks that time out, ``fastinter`` apart. A
 frozen guest does not even connect (500 ms each): 2.2 s by default; an application that hangs takes ``timeout check``
-for each: 3.7 s. The QEMU of this machine that is stopped is told by the monitor, and marked down before any check.
+for each: 3.7 s. A QEMU of this machine that is stopped is told by the monitor, and avoided before any check.
 """
 
 from pathlib import Path
