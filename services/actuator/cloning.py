@@ -163,7 +163,7 @@ def _restore(host: Host, domain: str, identity: CloneIdentity, snapshot: Path, d
         saved = save_image.parse(head + file.read(save_image.text_bytes(head)))
     uuid = identity.record.uuid
     own = None if disks is None else disks.of(domain, uuid)
-    xml = clone_xml(saved.xml, identity, own, has_small_pages=is_memory_given_back())
+    xml = clone_xml(saved.xml, identity, own, has_small_pages=own is None and is_memory_given_back())
     header = save_image.pack(replace(saved, xml=xml))
     with fed(snapshot.with_name(f"{uuid}.pipe"), header, snapshot, saved.stream_at) as path:
         host.restore(domain, path)
