@@ -13,7 +13,7 @@ from tests.e2e.whole import look
 from tests.e2e.world import QEMU_PIDS, World, now_s, wait_until
 
 NAME = "ase3"
-GIVE_UP_S = 120.0  # half of what `up` waits for a guest that boots
+GIVE_UP_S = 60.0
 BOOT_S = 60.0
 
 

@@ -28,7 +28,7 @@ from tests.e2e.world import World, now_s, wait_until
 NAME = "ase2"
 STATE_BYTES = 128 * 1024 * 1024
 FROZEN_S = 20.0
-RESTART_S = 8.0  # generous: supervisord takes up to 2 s, from one look at its programs to the next, and HAProxy starts
+RESTART_S = 4.0  # supervisord looks once a second whether a program has ended, and starts it again at its next look
 STRANGER = (
     "<domain type='qemu'><name>{}</name><memory unit='MiB'>16</memory><os><type arch='x86_64'>hvm</type></os></domain>"
 )
@@ -125,9 +125,9 @@ def test_a_frozen_qemu_is_taken_out_and_replaced(whole: Whole) -> None:
     with whole.fault(f"SIGSTOP to the QEMU of {victim['name']}"):
         os.kill(whole.world.qemu_pid(victim["name"]), signal.SIGSTOP)
         begin = now_s()
-        wait_until(lambda: not whole.takes_traffic(victim["address"]), 20, "the frozen guest out of rotation")
+        wait_until(lambda: not whole.takes_traffic(victim["address"]), 10, "the frozen guest out of rotation")
         print(f"  out of rotation after {now_s() - begin:.1f} s")
-        wait_until(lambda: victim["uuid"] not in {d["uuid"] for d in whole.ready()}, 30, "its phase to change")
+        wait_until(lambda: victim["uuid"] not in {d["uuid"] for d in whole.ready()}, 15, "its phase to change")
     assert "takes nothing new: frozen" in whole.world.autoscaler("events").stdout
 
 
@@ -135,7 +135,7 @@ def test_a_frozen_qemu_that_goes_on_serves_again_and_is_not_replaced(whole: Whol
     victim = whole.ready()[0]
     with whole.fault(f"SIGSTOP, then SIGCONT to the QEMU of {victim['name']}", boots=0):
         with whole.stopped(whole.world.qemu_pid(victim["name"])):
-            wait_until(lambda: not whole.takes_traffic(victim["address"]), 20, "the frozen guest out of rotation")
+            wait_until(lambda: not whole.takes_traffic(victim["address"]), 10, "the frozen guest out of rotation")
         begin = now_s()
         wait_until(lambda: whole.takes_traffic(victim["address"]), 10, "the guest in rotation again")
         print(f"  in rotation again after {now_s() - begin:.1f} s")
@@ -149,7 +149,7 @@ def test_a_guest_that_does_not_answer_is_taken_out_and_replaced(whole: Whole) ->
         subprocess.run(["nft", f"table ip {NAME} {{ chain out {{ {chain} }}; }}"], check=True)
         try:
             begin = now_s()
-            wait_until(lambda: not whole.takes_traffic(victim["address"]), 20, "the silent guest out of rotation")
+            wait_until(lambda: not whole.takes_traffic(victim["address"]), 10, "the silent guest out of rotation")
             print(f"  out of rotation after {now_s() - begin:.1f} s")
             wait_until(lambda: victim["uuid"] not in whole.owned().values(), BOOT_S, "its end")
         finally:
@@ -209,7 +209,7 @@ def test_traffic_goes_on_without_any_service_and_a_dead_guest_is_taken_out(whole
             wait_until(lambda: not whole.processes().keys() & set(SERVICES), 30, "the end of all six")
             until = now_s() + 15
             whole.world.kill_qemu(victim["name"])
-            wait_until(lambda: not whole.takes_traffic(victim["address"]), 15, "the dead guest out of rotation")
+            wait_until(lambda: not whole.takes_traffic(victim["address"]), 5, "the dead guest out of rotation")
             time.sleep(max(0.0, until - now_s()))  # the fault is its length
         finally:
             said = whole.world.autoscaler("up").stdout

@@ -167,7 +167,7 @@ class Whole:
 
     # --- faults ----------------------------------------------------------------------------------------------------
 
-    def kill_qemu(self, name: str, within_s: float = 15.0) -> None:
+    def kill_qemu(self, name: str, within_s: float = 5.0) -> None:
         """End a domain's QEMU with SIGKILL, and return when its slot takes no traffic."""
         address = next(d["address"] for d in self.group()["domains"] if d["name"] == name)
         self.world.kill_qemu(name)

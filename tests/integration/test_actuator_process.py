@@ -128,11 +128,13 @@ def test_second_copy_and_cleanup_are_refused_while_one_runs(
     assert process.poll() is None
 
 
-def test_sigterm_ends_it_cleanly(process: subprocess.Popen[str], decider: Bus) -> None:
+def test_sigterm_ends_it_cleanly_and_soon(process: subprocess.Popen[str], decider: Bus) -> None:
     decider.subscribe("actuator", "membership")
     membership(decider)
+    begun_s = CLOCK.monotonic_s()
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_S) == 0
+    assert CLOCK.monotonic_s() - begun_s < 3
 
 
 def test_host_that_is_not_there_is_waited_for_and_told(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def quick() -> Iterator[Stand]:
     stand.close()
 
 
-def test_failure_takes_the_slot_of_a_domain_that_passes_every_check(quick: Stand) -> None:
+def test_failure_reaches_haproxy_within_100_ms(quick: Stand) -> None:
     stand, victim = quick, three(quick)[2]
     took_s = []
     for _ in range(20):
@@ -150,6 +150,7 @@ def test_failure_takes_the_slot_of_a_domain_that_passes_every_check(quick: Stand
         stand.until(lambda: stand.state(victim) == "left", "left")
         stand.set_phase(victim, Phase.WARMING, wait_for="ready")
     print(f"failure to slot down: median {statistics.median(took_s) * 1000:.1f} ms, max {max(took_s) * 1000:.1f} ms")
+    assert statistics.median(took_s) < 0.1
 
 
 def test_address_of_another_domain_is_emptied_before_it_is_taken_again(stand: Stand) -> None:
@@ -217,12 +218,12 @@ def test_forced_drain_is_counted_and_told(stand: Stand) -> None:
     stand.until(lambda: any(event.name == "drain-forced" for event in stand.events), "it is told")
 
 
-def test_cancelled_drain_returns_to_service(stand: Stand) -> None:
+def test_cancelled_drain_returns_to_service_at_once(stand: Stand) -> None:
     domain, _, _ = three(stand)
     stand.set_phase(domain, Phase.DRAINING, wait_for="draining")
     domain.phase = Phase.READY
     stand.tell()
-    print("ready again after", stand.until(lambda: stand.state(domain) == "ready", "ready again"))
+    assert stand.until(lambda: stand.state(domain) == "ready", "ready again") < 0.5
 
 
 # --- the balancer dies ---------------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ def test_killed_worker_comes_back_with_its_slots(stand: Stand) -> None:
     stand.until(lambda: all(d.address in state_file(stand.config.system).read_text() for d in domains), "saved")
     before, pid = stand.servers(), stand.worker()
     os.kill(pid, signal.SIGKILL)
-    stand.until(lambda: _can_get(stand), "serving again")
+    stand.until(lambda: _can_get(stand), "serving again", 3)
     assert stand.worker() != pid
     assert {a for a, _, _ in stand.servers().values()} == {a for a, _, _ in before.values()}
     stand.until(lambda: any(e.name in {"proxy-restarted", "proxy-back"} for e in stand.events), "told")
@@ -302,12 +303,12 @@ def test_killed_master_leaves_no_second_worker(stand: Stand) -> None:
     three(stand)
     pid = stand.worker()
     stand.proxy.process.kill()
-    stand.until(lambda: not Path(f"/proc/{pid}").exists(), "the worker ends with its master")
-    stand.until(lambda: _can_get(stand), "serving again")
+    stand.until(lambda: not Path(f"/proc/{pid}").exists(), "the worker ends with its master", 5)
+    stand.until(lambda: _can_get(stand), "serving again", 3)
     stand.until(lambda: len(slots_of(stand, "ready")) == 3, "slots are back")
 
 
-def test_haproxy_with_an_empty_state_file_serves_again(stand: Stand) -> None:
+def test_haproxy_with_an_empty_state_file_serves_again_within_a_second(stand: Stand) -> None:
     three(stand)
     stand.proxy.hold_down()
     stand.until(lambda: not stand.drains["web"].is_proxy_alive, "its absence is told")
@@ -315,11 +316,11 @@ def test_haproxy_with_an_empty_state_file_serves_again(stand: Stand) -> None:
     stand.forget_state()
     stand.proxy.let_start()
     stand.until(lambda: _lives(stand), "HAProxy is back")
-    print("slots back after", stand.until(lambda: len(slots_of(stand, "ready")) == 3, "slots are back"))
-    stand.until(lambda: _can_get(stand), "serving")
+    assert stand.until(lambda: len(slots_of(stand, "ready")) == 3, "slots are back") < 1.0
+    stand.until(lambda: _can_get(stand), "serving", 1)
 
 
-def test_haproxy_restarted_between_two_looks_is_noticed(stand: Stand) -> None:
+def test_haproxy_restarted_between_two_looks_is_noticed_within_a_second(stand: Stand) -> None:
     three(stand)
     stand.balancer.send_signal(signal.SIGSTOP)
     stand.proxy.hold_down()
@@ -328,7 +329,7 @@ def test_haproxy_restarted_between_two_looks_is_noticed(stand: Stand) -> None:
     stand.until(lambda: _lives(stand), "HAProxy is back")
     assert stand.servers() == {}
     stand.balancer.send_signal(signal.SIGCONT)
-    print("slots back after", stand.until(lambda: len(slots_of(stand, "ready")) == 3, "slots are back"))
+    assert stand.until(lambda: len(slots_of(stand, "ready")) == 3, "slots are back") < 1.0
 
 
 def test_reload_during_churn_loses_no_request_and_no_slot(stand: Stand) -> None:

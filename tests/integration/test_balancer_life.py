@@ -69,7 +69,7 @@ def test_tcp_group_beside_an_http_group() -> None:
         assert stand.drains["db"].backends[0].check.startswith("L4OK")
         with Load(stand.tcp_port) as tcp, Load(stand.port) as http:
             stand.until(lambda: (stand.traffics["db"].request_rate or 0) > 10, "TCP traffic is told")
-            stand.until(lambda: (stand.traffics["web"].request_rate or 0) > 10, "HTTP traffic is told")
+            stand.until(lambda: (stand.traffics["web"].request_rate or 0) > 30, "HTTP traffic is told")
             db.phase = Phase.DRAINING
             stand.tell(db, group="db")
             stand.until(lambda: stand.state(db, "db") == "draining", "db drains")
@@ -85,18 +85,15 @@ def test_traffic_tells_rates_errors_and_members(stand: Stand) -> None:
     first, second = stand.domain(0), stand.domain(1)
     stand.join(first, second)
     with Load(stand.port, "/work?ms=20"):
-        stand.until(lambda: (stand.traffics["web"].request_rate or 0) > 10, "a rate")
+        stand.until(lambda: (stand.traffics["web"].request_rate or 0) > 30, "a rate")
         stand.run_for(1.1)
         traffic = stand.traffics["web"]
     assert traffic.is_known
     assert traffic.names == (first.name, second.name)
-    assert traffic.interval_s > 0.9
+    assert 0.9 < traffic.interval_s < 1.3
     assert traffic.error_rate == 0
-    assert traffic.response_time_s is not None and 0.015 < traffic.response_time_s < 5  # not milliseconds
-    under_way = 3 / traffic.interval_s  # counted by HAProxy's front, and not yet by a member
-    assert sum(rate or 0 for rate in traffic.request_rates) == pytest.approx(
-        traffic.request_rate, rel=0.2, abs=under_way
-    )
+    assert traffic.response_time_s is not None and 0.015 < traffic.response_time_s < 0.5
+    assert sum(rate or 0 for rate in traffic.request_rates) == pytest.approx(traffic.request_rate, rel=0.2)
     stand.set_phase(first, Phase.STOPPING, wait_for="left")
     stand.set_phase(second, Phase.STOPPING, wait_for="left")
     with Load(stand.port):

@@ -464,7 +464,7 @@ def test_two_services_may_tell_of_the_same_topic(open_bus: Open) -> None:
     assert {r.header.source for r in hear(sub, one, have_both_spoken)} == {"decider", "actuator"}
 
 
-def test_a_failure_is_heard_long_before_anything_is_repeated(open_bus: Open) -> None:
+def test_a_failure_is_heard_within_milliseconds(open_bus: Open) -> None:
     pub, sub = open_bus("monitor"), open_bus("operator", publishes=False)
     sub.subscribe("monitor", "failure", "service")
     pub.publish(ServiceStatus(name="monitor", pid=1, started_at_s=0, release="1"))
@@ -474,8 +474,7 @@ def test_a_failure_is_heard_long_before_anything_is_repeated(open_bus: Open) -> 
         pub.publish(Failure(host="local", domain="web-0000", uuid="u", reason="crashed"))
         (received,) = sub.receive(5.0).messages
         delays.append(received.age_s)
-    print(f"median {sorted(delays)[10] * 1000:.1f} ms")
-    assert sorted(delays)[10] < System().republish_s / 10
+    assert sorted(delays)[10] < 0.02
 
 
 def test_the_largest_message_arrives(open_bus: Open) -> None:

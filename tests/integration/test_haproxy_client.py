@@ -61,13 +61,13 @@ def took_s(api: RuntimeApi, error: type[Exception], match: str) -> float:
 def test_absent_socket_is_a_lost_proxy(tmp_path: Path) -> None:
     api = RuntimeApi(tmp_path / "none.sock", CLOCK)
     assert api.inode() == 0
-    took_s(api, ProxyLostError, "No such file")
+    assert took_s(api, ProxyLostError, "No such file") < 0.1
 
 
 def test_silence_ends_at_the_deadline(serve: Serve) -> None:
     gone = threading.Event()
     api = serve(lambda connection: (gone.wait(20), None)[1])
-    assert took_s(api, ProxyLostError, "no answer within 0.3 s") > 0.2
+    assert 0.2 < took_s(api, ProxyLostError, "no answer within 0.3 s") < 1.0
     gone.set()
 
 
@@ -81,7 +81,7 @@ def test_drop_by_drop_ends_at_the_deadline(serve: Serve) -> None:
             except OSError:
                 return
 
-    assert took_s(serve(drip), ProxyLostError, "no answer") > 0.2
+    assert 0.2 < took_s(serve(drip), ProxyLostError, "no answer") < 1.0
     gone.set()
 
 

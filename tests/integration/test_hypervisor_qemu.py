@@ -14,7 +14,7 @@ import pytest
 
 from common import config_file
 from common.bus import Bus
-from common.config import Network, System
+from common.config import Network
 from common.domain import CpuReading, DomainState
 from common.errors import DomainGoneError, HypervisorError
 from common.hypervisor import Connection
@@ -27,7 +27,6 @@ URI = "qemu:///system"
 ROOT = Path(__file__).parents[2]
 NAMES = ("hvtest-0000", "hvtest-0001")
 NETWORK = "hvtest-net"
-HANGS_S = 5.0  # a call that waits for a frozen QEMU, or for its end, takes 10 s and more
 
 
 def has_qemu() -> bool:
@@ -91,7 +90,7 @@ def test_a_quota_that_another_connection_set_is_seen_by_its_event(running: Conne
     reader.watch(lambda _event: None, lambda: None)
     assert mine(reader)[NAMES[0]].allotted_cpus == 1.0
     running.set_quota(NAMES[0], 0.5)
-    wait_for(lambda: mine(reader)[NAMES[0]].allotted_cpus == 0.5)
+    wait_for(lambda: mine(reader)[NAMES[0]].allotted_cpus == 0.5, timeout_s=2)
     reader.close()
 
 
@@ -115,7 +114,7 @@ def test_a_frozen_qemu_delays_no_reading(running: Connection) -> None:
     try:
         start_s = CLOCK.monotonic_s()
         mine(running)
-        assert CLOCK.monotonic_s() - start_s < HANGS_S
+        assert CLOCK.monotonic_s() - start_s < 1
         wait_for(lambda: mine(running)[NAMES[0]].cpu_time_s == mine(running)[NAMES[0]].cpu_time_s)
     finally:
         os.kill(pid(NAMES[0]), signal.SIGCONT)
@@ -134,7 +133,7 @@ def test_a_domain_being_destroyed_delays_no_reading_of_another(running: Connecti
             start_s = CLOCK.monotonic_s()
             reading = running.reading(uuids[NAMES[1]])
             assert reading is not None and reading.state is DomainState.RUNNING
-            assert CLOCK.monotonic_s() - start_s < HANGS_S
+            assert CLOCK.monotonic_s() - start_s < 0.5
     finally:
         os.kill(process, signal.SIGCONT)
     killer.join()
@@ -212,7 +211,7 @@ def hear(bus: Bus, kind: type, matches: object = None, timeout_s: float = 30) ->
     raise AssertionError(f"no {kind.__name__} within {timeout_s} s")
 
 
-def test_the_death_of_qemu_is_on_the_bus_before_the_next_sample_is_due(host: Connection, bus: Bus) -> None:
+def test_the_death_of_qemu_is_on_the_bus_within_100_ms(host: Connection, bus: Bus) -> None:
     host.define(definition(NAMES[0]))
     late_s = []
     for _ in range(3):
@@ -224,8 +223,7 @@ def test_the_death_of_qemu_is_on_the_bus_before_the_next_sample_is_due(host: Con
         heard_s, failure = hear(bus, Failure)
         assert isinstance(failure, Failure) and (failure.domain, failure.reason) == (NAMES[0], "crashed")
         late_s.append(heard_s - start_s)
-    print("told after", [round(late, 3) for late in late_s])
-    assert min(late_s) < System().interval_s / 2
+    assert min(late_s) < 0.1, late_s
 
 
 def test_a_frozen_qemu_becomes_unknown_while_the_others_are_sampled(running: Connection, bus: Bus) -> None:

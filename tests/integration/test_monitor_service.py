@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -177,8 +178,8 @@ def test_a_host_that_hangs_delays_no_other_and_is_unknown(running: Callable[...,
     monitor = running({"a": FakeHost(), "b": hung})
     samples = monitor.wait_samples(5, "b")
     assert not any(sample.is_reachable for sample in samples)
-    assert any(sample.is_reachable for sample in monitor.samples("a")[-3:])
-    assert monitor.max_step_s < CALL_TIMEOUT_S
+    assert all(sample.is_reachable for sample in monitor.samples("a"))
+    assert monitor.max_step_s < INTERVAL_S
     wait_for(lambda: [event.name for event in monitor.bus.of(Event)] == ["host-lost"])
     assert hung.frozen is not None
     hung.frozen.set()
@@ -228,7 +229,7 @@ def test_a_lost_connection_is_made_anew_and_watched_at_once(running: Callable[..
     wait_for(lambda: len(monitor.bus.of(Failure)) == 1)
 
 
-def test_a_failure_does_not_wait_for_the_beat(running: Callable[..., Running]) -> None:
+def test_a_failure_is_published_within_milliseconds(running: Callable[..., Running]) -> None:
     host = FakeHost()
     monitor = running({"a": host})
     monitor.wait_samples(1)
@@ -240,8 +241,7 @@ def test_a_failure_does_not_wait_for_the_beat(running: Callable[..., Running]) -
         wait_for(lambda have=count: len(monitor.bus.of(Failure)) > have)  # type: ignore[misc]
         late_s.append(CLOCK.monotonic_s() - start_s)
         host.on_event(LifecycleEvent("web-0000", "u0", "started", "booted"))
-    print(f"median {sorted(late_s)[10] * 1000:.1f} ms")
-    assert sorted(late_s)[10] < INTERVAL_S / 4
+    assert sorted(late_s)[10] < 0.05
 
 
 def test_a_storm_of_events_leaves_the_beat_alone(running: Callable[..., Running]) -> None:
@@ -261,8 +261,7 @@ def test_a_storm_of_events_leaves_the_beat_alone(running: Callable[..., Running]
     threading.Thread(target=storm).start()
     assert storming.wait(60)
     at_s = [at for at, body in monitor.bus.published if isinstance(body, HostSample)]
-    beats = (at_s[-1] - at_s[0]) / INTERVAL_S
-    assert beats / 2 <= len(at_s) - 1 <= beats + 1
+    assert max(after - before for before, after in pairwise(at_s)) < 2 * INTERVAL_S
     assert 1 <= len(monitor.bus.of(Failure)) <= 500
 
 
@@ -298,7 +297,7 @@ def test_more_domains_that_hang_than_lanes_leave_the_host_unknown_but_not_stuck(
     for _ in range(MAX_LANES):
         start_s = CLOCK.monotonic_s()
         rounds.append(sweep.readings(0.2))
-        assert CLOCK.monotonic_s() - start_s < 2
+        assert CLOCK.monotonic_s() - start_s < 0.5
     assert rounds[-1] is None
     release.set()
     wait_for(lambda: len(sweep.readings(0.2) or ()) == len(names))
@@ -338,7 +337,9 @@ def test_after_a_restart_of_libvirtd_events_come_again_and_the_vanished_are_told
     daemon.stop()
     wait_for(lambda: [event.name for event in watching.bus.of(Event)] == ["host-lost"])
     daemon.start()
+    start_s = CLOCK.monotonic_s()
     wait_for(lambda: watching.samples()[-1].is_reachable)
+    assert CLOCK.monotonic_s() - start_s < 5
     vanished = {(name, "stopped") for name in names}
     wait_for(lambda: {(failure.domain, failure.reason) for failure in watching.bus.of(Failure)} == vanished)
     writer = daemon.connect()
