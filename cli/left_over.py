@@ -36,10 +36,10 @@ def left_over_lines(config: Config) -> list[str]:
     return lines
 
 
-def listed(groups: dict[str, str]) -> str:
-    """Return domains with their groups in one line.
+def listed(groups: dict[str, str], most: int | None = None) -> str:
+    """Return domains with their groups in one line, the first ``most`` of them.
 
     >>> listed({"old-0001": "old", "old-0000": "old"})
     'old-0000 (group old), old-0001 (group old)'
     """
-    return ", ".join(f"{name} (group {group})" for name, group in sorted(groups.items()))
+    return ", ".join(f"{name} (group {group})" for name, group in sorted(groups.items())[:most])

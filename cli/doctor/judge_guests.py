@@ -114,18 +114,17 @@ def judge_strays(strays: StrayFacts, host: str) -> list[Finding]:
         why = "they take memory and names; nothing here looks after them"
         found.append(warning("left-over-domains", about, what, why, "make down; make up   # down removes them"))
     if strays.domains:
-        said = ", ".join(f"{name} (group {group})" for name, group in sorted(strays.domains.items())[:MAX_NAMED])
         found.append(
             warning(
                 "stale-domains",
                 about,
-                f"under our names, and of no group of this file: {said}",
+                f"under our names, and of no group of this file: {listed(strays.domains, MAX_NAMED)}",
                 "they take memory and names; nothing here looks after them",
                 f"virsh destroy NAME; virsh undefine NAME   # first: virsh dumpxml {min(strays.domains)}",
             )
         )
     if strays.others:
-        said = ", ".join(f"{name} (group {group})" for name, group in sorted(strays.others.items())[:MAX_NAMED])
+        said = listed(strays.others, MAX_NAMED)
         why = "made by another installation, or by this one with another network or state_dir; they are left alone"
         found.append(note("other-domains", about, said, why, "virsh dumpxml NAME   # tells whose it is"))
     if strays.networks:

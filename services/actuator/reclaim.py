@@ -4,6 +4,7 @@ There the first touch of memory that was given back is slow, and dearest in huge
 back whole. See docs/clones.md for what it costs a clone.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +13,9 @@ BALLOON: Final = 5  # the number of the memory balloon among virtio's devices
 REPORTING: Final = 5  # the number of its feature: pages that are free are reported
 
 
+@cache
 def is_memory_given_back(devices: Path = DEVICES) -> bool:
-    """Return whether a memory balloon reports what is free; false where that cannot be told.
+    """Return whether a memory balloon reports what is free; false where that cannot be told. Looked up once.
 
     Args:
         devices: The directory of virtio's devices; each has ``device``, its number in hex, and ``features``, a digit

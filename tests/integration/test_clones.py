@@ -165,26 +165,24 @@ def get(address: str, path: str, timeout_s: float = 5.0) -> tuple[int, str, str]
         connection.close()
 
 
+def cloning(place: Path, images: Path, network: dict[str, Any], group: str, **values: Any) -> Config:
+    """Return the configuration of one group of small guests that clones, with its state in ``place``."""
+    image = {"directory": str(images), "memory_mib": 96, "cpu_quota": 0.9}
+    return Config.model_validate(
+        {
+            "system": {"run_dir": str(place / "run"), "state_dir": str(place / "state"), "interval_s": 1.0},
+            "network": network,
+            "groups": {group: {"min": 0, "image": image, "warm": {"start": "clone"}, **values}},
+        }
+    )
+
+
 @pytest.fixture
 def config(images: Path) -> Iterator[Config]:
     place = Path(tempfile.mkdtemp(prefix="clonet-", dir="/var/tmp"))
     place.chmod(0o755)
-    yield Config.model_validate(
-        {
-            "system": {"run_dir": str(place / "run"), "state_dir": str(place / "state"), "interval_s": 1.0},
-            "network": {"name": "clonet", "bridge": "asbr9c", "subnet": "192.168.172.0/24", "slots": 30},
-            "groups": {
-                GROUP: {
-                    "prefix": PREFIX,
-                    "min": 0,
-                    "max": 11,
-                    "endpoint": "127.0.0.1:18997",
-                    "image": {"directory": str(images), "memory_mib": 96, "cpu_quota": 0.9},
-                    "warm": {"start": "clone"},
-                }
-            },
-        }
-    )
+    network = {"name": "clonet", "bridge": "asbr9c", "subnet": "192.168.172.0/24", "slots": 30}
+    yield cloning(place, images, network, GROUP, prefix=PREFIX, max=11, endpoint="127.0.0.1:18997")
     shutil.rmtree(place)
 
 

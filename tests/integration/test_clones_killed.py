@@ -18,7 +18,7 @@ from common.config import Config
 from common.hypervisor import Connection
 from services.actuator.access import disk_pool
 from services.actuator.core.record import parse
-from tests.integration.test_clones import URI, get, has_libvirt
+from tests.integration.test_clones import URI, cloning, get, has_libvirt
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP, PREFIX = "clonek", "clonek-"
@@ -62,22 +62,8 @@ pytestmark = pytest.mark.skipif(not has_libvirt(), reason="needs libvirtd")
 def config(images: Path) -> Iterator[Config]:
     place = Path(tempfile.mkdtemp(prefix="clonek-", dir="/var/tmp"))
     place.chmod(0o755)
-    config = Config.model_validate(
-        {
-            "system": {"run_dir": str(place / "run"), "state_dir": str(place / "state"), "interval_s": 1.0},
-            "network": {"name": "clonek", "bridge": "asbr9k", "subnet": "192.168.173.0/24", "slots": 30},
-            "groups": {
-                GROUP: {
-                    "prefix": PREFIX,
-                    "min": 0,
-                    "max": 8,
-                    "endpoint": "127.0.0.1:18996",
-                    "image": {"directory": str(images), "memory_mib": 96, "cpu_quota": 0.9},
-                    "warm": {"start": "clone"},
-                }
-            },
-        }
-    )
+    network = {"name": "clonek", "bridge": "asbr9k", "subnet": "192.168.173.0/24", "slots": 30}
+    config = cloning(place, images, network, GROUP, prefix=PREFIX, max=8, endpoint="127.0.0.1:18996")
     (place / "config.json").write_text(config.model_dump_json(by_alias=True))
     yield config
     sweep(config)

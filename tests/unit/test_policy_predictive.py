@@ -134,7 +134,7 @@ def test_a_figure_that_arrives_twice_or_late_counts_once() -> None:
     state = taught([2.0] * 20)
     for at_s in (200.0, 200.0, 200.0, 199.0):
         _, state = recommend(policy(), state, busy(4.0), at_s)
-    assert (state.total, state.count) == (4.0, 1)
+    assert (state.under_way.total, state.under_way.count) == (4.0, 1)
 
 
 def test_old_advice_ends_with_the_lead_time_it_was_about() -> None:
@@ -195,7 +195,7 @@ def test_the_state_is_bounded() -> None:
     assert len(state.learned.tail) < learned.BASE_STEPS
     assert len(learned.base_bytes(state.learned)) < 300_000
     assert len(learned.tail_bytes(state.learned)) < 2_000
-    assert len(state.bands) <= 4
+    assert len(state.under_way.bands) <= 4
 
 
 def test_a_tail_older_than_its_base_gives_its_newer_steps() -> None:

@@ -9,7 +9,7 @@ scale-in. A step that was not seen for half of it at least is unknown, and nothi
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from common.config import Predictive
@@ -42,18 +42,13 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is learned, and the step that is being summed up: its number, its sum, how many figures, the newest."""
+    """What is learned, and the step that is being summed up: its number, and what it has shown so far."""
 
     learned: Learned | None = None
     forecast: Forecast | None = None
     step: int = 0
-    total: float = 0.0
-    count: int = 0
-    newest_s: float = -math.inf
     advice: Advice | None = None
-    bands: tuple[tuple[int, Band], ...] = ()  # of the steps to come
-    held: float = 0.0
-    judged: float = 0.0
+    under_way: UnderWay = field(default_factory=UnderWay)
 
 
 def recommend(policy: Predictive, state: State, metrics: GroupMetrics, now_s: float) -> tuple[Vote, State]:
@@ -67,8 +62,10 @@ def recommend(policy: Predictive, state: State, metrics: GroupMetrics, now_s: fl
     """
     state = _counted_on(policy, state, metrics, math.floor(_steps(policy, metrics, now_s)))
     load = load_of(policy, metrics)
-    if load is not None and now_s > state.newest_s:
-        state = replace(state, total=state.total + load, count=state.count + 1, newest_s=now_s)
+    seen = state.under_way
+    if load is not None and now_s > seen.newest_s:
+        seen = replace(seen, total=seen.total + load, count=seen.count + 1, newest_s=now_s)
+        state = replace(state, under_way=seen)
     return _vote(policy, state, metrics, load), state
 
 
@@ -106,17 +103,12 @@ def resume(policy: Predictive, kept: Learned) -> State:
     state = learned.current(kept)
     known = State(learned=replace(kept, under_way=None), forecast=state, step=kept.origin + state.step + 1)
     known = _advised(policy, known, state.lead_steps)
-    if kept.under_way is None:
-        return known
-    return replace(known, **{field.name: getattr(kept.under_way, field.name) for field in fields(UnderWay)})
+    return known if kept.under_way is None else replace(known, under_way=kept.under_way)
 
 
 def whole(state: State) -> Learned | None:
     """Return what is learned, with the step under way."""
-    if state.learned is None:
-        return None
-    under_way = UnderWay(**{field.name: getattr(state, field.name) for field in fields(UnderWay)})
-    return replace(state.learned, under_way=under_way)
+    return None if state.learned is None else replace(state.learned, under_way=state.under_way)
 
 
 # --- learning --------------------------------------------------------------------------------------------------------
@@ -130,16 +122,18 @@ def _counted_on(policy: Predictive, state: State, metrics: GroupMetrics, step: i
         return State(Learned(key_of(policy), step, fresh), fresh, step)
     if step < state.step - BACK_STEPS:
         moved = replace(state.learned, origin=state.learned.origin + step - state.step)
-        return replace(state, learned=moved, step=step, total=0.0, count=0, bands=())
+        fresh_step = replace(state.under_way, total=0.0, count=0, bands=())
+        return replace(state, learned=moved, step=step, under_way=fresh_step)
     if step <= state.step:
         return state
-    is_seen = state.count * metrics.interval_s >= SEEN_SHARE * policy.step_s
-    load = min(state.total / state.count, forecast.MAX_REQUESTS) if is_seen else math.nan
+    seen = state.under_way
+    is_seen = seen.count * metrics.interval_s >= SEEN_SHARE * policy.step_s
+    load = min(seen.total / seen.count, forecast.MAX_REQUESTS) if is_seen else math.nan
     kept, after = learned.observed(state.learned, state.forecast, lead_steps, load)
     if step > state.step + 1:
         kept, after = learned.skipped(kept, after, step - state.step - 1)
-    state = _judged(state, load)
-    state = replace(state, learned=kept, forecast=after, step=step, total=0.0, count=0)
+    next_one = replace(_judged(seen, state.step, load), total=0.0, count=0)
+    state = replace(state, learned=kept, forecast=after, step=step, under_way=next_one)
     return _advised(policy, state, lead_steps)
 
 
@@ -149,21 +143,21 @@ def _advised(policy: Predictive, state: State, lead_steps: int) -> State:
     if not found or state.forecast is None or found.age_steps > found.lead_steps:
         return replace(state, advice=None)
     target = state.step - 1 - found.age_steps + lead_steps
-    bands = (*(kept for kept in state.bands if kept[0] >= state.step), (target, found.band))
+    bands = (*(kept for kept in state.under_way.bands if kept[0] >= state.step), (target, found.band))
     advice = Advice(found.capacity, found.band, lead_steps * policy.step_s, found.known_steps)
-    return replace(state, advice=advice, bands=bands)
+    return replace(state, advice=advice, under_way=replace(state.under_way, bands=bands))
 
 
-def _judged(state: State, load: float) -> State:
-    """Return the state with the count of how often the load came to lie within the band."""
-    bands = [band for step, band in state.bands if step == state.step]
+def _judged(seen: UnderWay, number: int, load: float) -> UnderWay:
+    """Return the step with the count of how often the load came to lie within the band."""
+    bands = [band for step, band in seen.bands if step == number]
     if not bands or math.isnan(load):
-        return state
+        return seen
     low, _, high = bands[-1]
-    judged = state.judged + 1.0
+    judged = seen.judged + 1.0
     rate = max(1.0 / judged, 1.0 / JUDGED)
     is_held = low * (1 - 1e-9) <= load <= high * (1 + 1e-9)
-    return replace(state, held=state.held + rate * (is_held - state.held), judged=judged)
+    return replace(seen, held=seen.held + rate * (is_held - seen.held), judged=judged)
 
 
 def _lead_steps(policy: Predictive, metrics: GroupMetrics) -> int:
@@ -199,7 +193,8 @@ def _no_vote(policy: Predictive, reason: str) -> Vote:
 def _reason(policy: Predictive, state: State, advice: Advice) -> str:
     low, middle, high = advice.band
     unit = "busy domains" if policy.metric == CPU else "requests/s"
-    held = f", which held {percent(state.held)} of the time" if state.judged >= FIRST_STEPS else ""
+    seen = state.under_way
+    held = f", which held {percent(seen.held)} of the time" if seen.judged >= FIRST_STEPS else ""
     return (
         f"in {seconds(advice.lead_s)} low {low:.2f}, mid {middle:.2f}, high {high:.2f} {unit} "
         f"({percent(BAND_SHARE)} band{held}; {advice.known_steps} steps known): {advice.capacity} would do"
