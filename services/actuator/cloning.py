@@ -37,7 +37,6 @@ from services.actuator.core.steps import Clone, TakeSnapshot
 from services.actuator.drafts import CloneDisks, Draft
 from services.actuator.host import Host, define, remove_volumes
 from services.actuator.prober import Target, probe
-from services.actuator.reclaim import is_memory_given_back
 
 WAITS: Final = "waiting for an identity"
 LINK_S: Final = 5.0
@@ -162,8 +161,7 @@ def _restore(host: Host, domain: str, identity: CloneIdentity, snapshot: Path, d
         head = file.read(save_image.HEAD_BYTES)
         saved = save_image.parse(head + file.read(save_image.text_bytes(head)))
     uuid = identity.record.uuid
-    own = None if disks is None else disks.of(domain, uuid)
-    xml = clone_xml(saved.xml, identity, own, has_small_pages=own is None and is_memory_given_back())
+    xml = clone_xml(saved.xml, identity, None if disks is None else disks.of(domain, uuid))
     header = save_image.pack(replace(saved, xml=xml))
     with fed(snapshot.with_name(f"{uuid}.pipe"), header, snapshot, saved.stream_at) as path:
         host.restore(domain, path)

@@ -128,18 +128,6 @@ def test_a_clone_has_nothing_of_its_own_from_the_template() -> None:
     assert len(clone_xml(text, IDENTITY)) == len(text)
 
 
-def test_small_pages_are_asked_for_where_they_are_wanted_and_nothing_else_is() -> None:
-    assert "memoryBacking" not in clone_xml(SAVED, IDENTITY)
-    root = ET.fromstring(clone_xml(SAVED, IDENTITY, has_small_pages=True))
-    assert [(part.tag, part.attrib) for part in root.iterfind("memoryBacking/*")] == [
-        ("source", {"type": "memfd"}),
-        ("access", {"mode": "shared"}),
-    ]
-    own = SAVED.replace("<os>", "<memoryBacking><hugepages/></memoryBacking><os>")
-    root = ET.fromstring(clone_xml(own, IDENTITY, has_small_pages=True))
-    assert [part.tag for part in root.iterfind("memoryBacking/*")] == ["hugepages"]
-
-
 def test_the_guest_is_told_who_it_is() -> None:
     assert words(IDENTITY) == (
         "autoscaler.name=web-0003 autoscaler.address=192.168.150.13/24 autoscaler.gateway=192.168.150.1 "

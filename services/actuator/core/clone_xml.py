@@ -59,16 +59,13 @@ def why_not_cloned(xml: str) -> str:
     return ""
 
 
-def clone_xml(
-    saved: str, identity: CloneIdentity, disks: DomainDisks | None = None, *, has_small_pages: bool = False
-) -> str:
+def clone_xml(saved: str, identity: CloneIdentity, disks: DomainDisks | None = None) -> str:
     """Return the definition to restore a clone with, from that in the template's save file.
 
     Args:
         saved: The template's.
         identity: Who the clone is.
         disks: Its own, where it has any.
-        has_small_pages: Keep QEMU from taking huge pages, unless the definition says what its memory is.
 
     Raises:
         HypervisorError: the saved definition is no XML, or not one of a template of ours.
@@ -95,10 +92,6 @@ def clone_xml(
     for tag in ("kernel", "initrd", "cmdline"):  # the memory holds them: QEMU need not load them again
         for found in root.findall(f"os/{tag}"):
             _part(root, "os").remove(found)
-    if has_small_pages and root.find("memoryBacking") is None:
-        backing = ET.SubElement(root, "memoryBacking")
-        ET.SubElement(backing, "source", type="memfd")
-        ET.SubElement(backing, "access", mode="shared")
     for old in root.findall("sysinfo[@type='fwcfg']"):
         root.remove(old)
     entry = ET.SubElement(ET.SubElement(root, "sysinfo", type="fwcfg"), "entry", name=FWCFG_ENTRY)
