@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from common.phases import Phase
 
 PROTOCOL_VERSION: Final = 1
-FROZEN: Final = "frozen"  # the one reason of a ``Failure`` that may pass by itself
+FROZEN: Final = "frozen"  # a reason of a ``Failure`` that may pass by itself: its process is stopped …
+SUSPENDED: Final = "suspended"  # … or libvirt, its owner or a fault of its host has paused it
 
 Ratio = float
 """A share of the whole: in [0, 1], or slightly above where two clocks are involved."""
@@ -108,9 +109,10 @@ class HostSample(Body):
 
 
 class Failure(Body):
-    """A domain stopped serving, told the moment it is known. ``reason``: crashed, stopped, paused, panicked, frozen.
+    """A domain stopped serving, told the moment it is known. ``reason``: crashed, stopped, panicked, suspended, frozen.
 
-    A frozen one may serve again at any moment; it is replaced only where it does not for ``unhealthy_grace_s``.
+    A frozen or suspended one may serve again at any moment: it takes nothing new, and what it works on is not cut off.
+    ``detail`` of a suspended one begins with libvirt's reason (``common.domain_states``).
     """
 
     kind: ClassVar[str] = "failure"

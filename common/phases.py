@@ -1,8 +1,9 @@
 """The life of a domain, and what each phase means for capacity and traffic.
 
 ``creating → booting → warming → ready → draining → stopping → gone``; from creating, booting,
-warming and ready a domain may become ``failed``; ``standby`` is warm reserve. ``FATES`` is total: a test walks the
-enum, so a new phase cannot be forgotten anywhere.
+warming and ready a domain may become ``failed``; ``standby`` is warm reserve; ``suspended`` is out of rotation for as
+long as somebody else keeps it from running (``common.domain_states``). ``FATES`` is total: a test walks the enum, so a
+new phase cannot be forgotten anywhere.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ class Phase(StrEnum):
     READY = "ready"  # in rotation
     DRAINING = "draining"  # no new traffic; finishing what is in flight
     STOPPING = "stopping"  # asked to shut down
+    SUSPENDED = "suspended"  # served, and may again: its owner, libvirt or a fault of its host has paused it
     STANDBY = "standby"  # warm reserve: owned, counted against the ceiling, no capacity
     FAILED = "failed"  # to be replaced and removed
     GONE = "gone"  # libvirt no longer shows it
@@ -50,6 +52,7 @@ FATES: dict[Phase, Fate] = {
     Phase.READY: Fate(True, True, True, None, OnDeadline.STAY),
     Phase.DRAINING: Fate(False, False, False, "drain_timeout_s", OnDeadline.STOP),
     Phase.STOPPING: Fate(False, False, False, "stop_timeout_s", OnDeadline.DESTROY),
+    Phase.SUSPENDED: Fate(False, False, False, None, OnDeadline.STAY),
     Phase.STANDBY: Fate(False, False, False, None, OnDeadline.STAY),
     Phase.FAILED: Fate(False, False, False, None, OnDeadline.DESTROY),
     Phase.GONE: Fate(False, False, False, None, OnDeadline.STAY),

@@ -53,6 +53,8 @@ class LibvirtNames:
 
     def reason(self, state: int, reason: int) -> str:
         """Return why the domain is in that state, such as ``ioerror``."""
+        if state == self._constants.get("VIR_DOMAIN_PMSUSPENDED"):
+            return "pmsuspended"
         return self._reasons.get(state, {}).get(reason, "unknown")
 
     def event(self, event: int, detail: int) -> tuple[str, str]:

@@ -223,6 +223,14 @@ def _failed_existing(context: Context, member: Member, keep: bool) -> Step | Non
     return _ask_to_shut_down(context, member)
 
 
+def _suspended(context: Context, member: Member) -> Step | None:
+    if member.is_off:
+        return enter(context, member, Phase.FAILED, _why_down(member))
+    return (
+        enter(context, member, Phase.WARMING, "it runs again") if member.domain.power is DomainState.RUNNING else None
+    )
+
+
 def _gone(context: Context, member: Member) -> Step | None:
     """A template domain never carries this phase; one that does is removed as soon as it is off."""
     return _remove(context, member) if member.is_off else None
@@ -248,6 +256,7 @@ ADVANCE: Final[Mapping[Phase, Callable[[Context, Member], Step | None]]] = {
     Phase.READY: _serving,
     Phase.DRAINING: _draining,
     Phase.STOPPING: _stopping,
+    Phase.SUSPENDED: _suspended,
     Phase.STANDBY: _standby,
     Phase.FAILED: _failed,
     Phase.GONE: _gone,

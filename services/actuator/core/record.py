@@ -13,6 +13,8 @@ from common.phases import Phase
 CREATED_BY: Final = "libvirt-autoscaler"
 CLONED: Final = "clone"
 ORDERS: Final = ("", "drain", "replace")
+STORED_AS: Final = {Phase.SUSPENDED: Phase.WARMING}
+"""Phases that release 0.1.0 does not know: it reads the older one, ``stored_phase`` tells the newer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,8 @@ class Record:
             "group": self.group,
             "uuid": self.uuid,
             "host": self.host,
-            "phase": self.phase.value,
+            "phase": STORED_AS.get(self.phase, self.phase).value,
+            "stored_phase": self.phase.value if self.phase in STORED_AS else "",
             "since_mono_s": f"{self.since_mono_s:.3f}",
             "since_s": f"{self.since_s:.3f}",
             "boot_id": self.boot_id,
@@ -104,7 +107,7 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
             group=metadata["group"],
             uuid=metadata["uuid"],
             host=metadata.get("host", ""),
-            phase=Phase(metadata["phase"]),
+            phase=_phase(metadata),
             since_mono_s=float(metadata["since_mono_s"]),
             since_s=float(metadata["since_s"]),
             boot_id=metadata["boot_id"],
@@ -128,6 +131,12 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
         )
     except (KeyError, ValueError):
         return None
+
+
+def _phase(metadata: Mapping[str, str]) -> Phase:
+    """Return the phase; the newer name counts only beside the older one that was written with it."""
+    older = Phase(metadata["phase"])
+    return next((p for p in STORED_AS if metadata.get("stored_phase") == p and STORED_AS[p] is older), older)
 
 
 def _whole(text: str) -> int | None:
