@@ -209,6 +209,7 @@ class Group(Table):
     boot_timeout_s: Positive = 90.0
     drain_timeout_s: Seconds = 30.0
     stop_timeout_s: Positive = 10.0
+    power_off: Literal["never", "after-stop-timeout"] | None = None
     unhealthy_grace_s: Positive = 10.0
     keep_failed: bool = False
     image: Image = Image()
@@ -298,6 +299,11 @@ class Group(Table):
                 f"got {self.burst.max_quota}"
             )
         return self
+
+    @property
+    def may_cut_power(self) -> bool:
+        """Return whether a domain that does not shut down may be powered off; by default only one of our own making."""
+        return self.kind == "template" if self.power_off is None else self.power_off == "after-stop-timeout"
 
     @property
     def is_identity_checked(self) -> bool:

@@ -24,6 +24,7 @@ LIVE_GROUP: Final = frozenset(
         "boot_timeout_s",
         "drain_timeout_s",
         "stop_timeout_s",
+        "power_off",
         "unhealthy_grace_s",
         "keep_failed",
         "warm",

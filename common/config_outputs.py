@@ -12,12 +12,16 @@ from common.endpoint import is_clash, split_endpoint
 ALL_EVENTS: Final = "all"
 EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "scale": ("scale-out", "scale-in"),
-    "failure": ("domain-failed", "host-lost", "host-back", "proxy-lost", "proxy-back", "step-failed"),
+    "failure": (
+        *("domain-failed", "domain-recovered", "host-lost", "host-back", "host-fault", "host-fault-over"),
+        *("proxy-lost", "proxy-back", "step-failed", "still-suspended", "shutdown-ignored"),
+    ),
     "breaker": ("breaker-opened", "breaker-closed"),
     "drain": ("drain-started", "drain-forced", "drain-cancelled"),
     "life": (
         *("domain-created", "domain-started", "domain-answering", "domain-ready", "domain-adopted"),
         *("domain-replaced", "domain-stopped", "domain-powered-off", "domain-silent"),
+        *("domain-suspended", "domain-resumed"),
     ),
     "traffic": (
         *("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy", "backend-cut"),

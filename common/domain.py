@@ -33,7 +33,7 @@ class DomainState(StrEnum):
 class DomainFacts:
     """One domain at one moment; ``metadata`` holds the attributes of our element, nothing if it has none.
 
-    ``has_saved_state``: libvirt keeps its memory on disk, and starts it from there; asked of saved tiers only.
+    ``has_saved_state``: libvirt keeps its memory on disk, and starts it from there; asked of ours that are off.
     ``has_link``: its network is plugged in; asked of clones that do not serve yet, and taken to be so of all others.
     """
 
@@ -45,6 +45,19 @@ class DomainFacts:
     metadata: Mapping[str, str] = field(default_factory=dict)
     has_saved_state: bool = False
     has_link: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTrouble:
+    """What keeps a domain's disk from being read or written: ``is_full`` where the host has no space for it.
+
+    ``disk`` is the guest's name for it, such as ``vda``; ``path`` is its file or device on the host, empty where it
+    has neither.
+    """
+
+    disk: str
+    path: str
+    is_full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +215,21 @@ def cpu_model(capabilities: str) -> str:
 def _share(parameters: Mapping[str, int | float], scope: str) -> float:
     quota, period = parameters.get(f"{scope}_quota", 0), parameters.get(f"{scope}_period", 0)
     return quota / period if quota > 0 and period > 0 else float("inf")
+
+
+def disk_sources(xml: str) -> dict[str, str]:
+    """Return file or device of each disk of a domain's definition by the guest's name for it; others are left out.
+
+    >>> disk_sources("<domain><devices><disk><source file='/d.qcow2'/><target dev='vda'/></disk></devices></domain>")
+    {'vda': '/d.qcow2'}
+    """
+    found: dict[str, str] = {}
+    for disk in ET.fromstring(xml).iterfind("./devices/disk"):  # noqa: S314 - libvirt's own text
+        source, target = disk.find("source"), disk.find("target")
+        path = "" if source is None else source.get("file") or source.get("dev") or ""
+        if target is not None and path:
+            found[target.get("dev", "")] = path
+    return found
 
 
 def networks_of(xml: str) -> frozenset[str]:

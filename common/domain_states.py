@@ -58,7 +58,15 @@ class Row:
     limit_s: float | None = None
 
 
+SAVED: Final = "saved"
+
 _UP = Row(Meaning.UP, "it runs")
+CHECKS_FAIL: Final = Row(Meaning.UP, "it runs, and its checks fail", MINUTE_S)
+"""No state of libvirt's, but one that ends like some of them do: a domain that has served and fails its checks.
+
+It is never ended before as many serve without it as are desired. ``limit_s`` is for where there is no room for one more
+beside it: only after that does it give up its place.
+"""
 
 MEANINGS: Final[Mapping[tuple[DomainState, str], Row]] = {
     (DomainState.RUNNING, "unknown"): _UP,
@@ -122,9 +130,30 @@ libvirt sends the detail ``paused`` for snapshots, dumps and saves too: the next
 """
 
 
+RESUMED: Final = frozenset({(DomainState.PAUSED, "ioerror"), (DomainState.PAUSED, "api-error")})
+"""Faults of a host after which the domain is resumed by us; what failed half-way in a migration is not."""
+RESUMED_AFTER_S: Final = (5.0, 10.0, 20.0, 40.0, 60.0)
+"""How long after the pause, and after each try, it is resumed; the last one again and again."""
+
+
+def is_resumed_by_us(state: DomainState, reason: str) -> bool:
+    """Return whether a domain in this state is to be resumed: nobody meant it to be paused."""
+    return (state, reason) in RESUMED
+
+
 def row(state: DomainState, reason: str) -> Row:
     """Return what a state means; a reason that is not known, or not told, counts as the state's ``unknown``."""
     return MEANINGS.get((state, reason)) or MEANINGS[state, "unknown"]
+
+
+def shown(state: DomainState, reason: str, has_saved_state: bool) -> Row:
+    """Return what a state means, where it is known whether libvirt keeps the domain's memory on disk.
+
+    libvirt remembers that one was saved until its daemon ends, also when the memory was removed since: the file tells.
+    """
+    if state is not DomainState.SHUTOFF:
+        return row(state, reason)
+    return row(state, SAVED if has_saved_state else "unknown" if reason == SAVED else reason)
 
 
 def meaning(state: DomainState, reason: str) -> Meaning:

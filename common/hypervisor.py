@@ -22,6 +22,7 @@ from common.domain import (
     METADATA_URI,
     PROBE_PREFIX,
     CpuReading,
+    DiskTrouble,
     DomainFacts,
     DomainState,
     HostCpu,
@@ -29,6 +30,7 @@ from common.domain import (
     LifecycleEvent,
     allotted_cpus,
     cpu_model,
+    disk_sources,
     domain_types,
     has_link,
     interface_with_link,
@@ -216,6 +218,20 @@ class Connection:
                 if error.get_error_code() in _NO_ADDRESS_YET:
                     return None
                 raise
+
+    def disk_troubles(self, name: str) -> tuple[DiskTrouble, ...]:
+        """Return which disks of a running or paused domain cannot be read or written, in order of names.
+
+        QEMU is asked: a frozen one holds this up.
+        """
+        with self._call(f"ask for the disk errors of {name}") as line:
+            domain = line.raw.lookupByName(name)
+            errors, sources = domain.diskErrors(), disk_sources(domain.XMLDesc(0))
+            return tuple(
+                DiskTrouble(disk, sources.get(disk, ""), error == libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE)
+                for disk, error in sorted(errors.items())
+                if error != libvirt.VIR_DOMAIN_DISK_ERROR_NONE
+            )
 
     def host_cpus(self) -> int:
         """Return how many CPUs the host has."""
@@ -529,7 +545,7 @@ class Connection:
             return None
         state, reason = record.get("state.state", -1), record.get("state.reason", 0)
         power, is_persistent = _NAMES.state(state), uuid in persistent
-        may_be_saved = power is DomainState.SHUTOFF and metadata.get("tier") == "saved"
+        may_be_saved = power is DomainState.SHUTOFF and bool(metadata)  # libvirt forgets why it is off, not the file
         is_saved = may_be_saved and bool(domain.hasManagedSaveImage(0))
         is_new_clone = (metadata.get("cloned"), metadata.get("phase")) == ("1", Phase.BOOTING)
         is_linked = not is_new_clone or power is not DomainState.RUNNING or has_link(domain.XMLDesc(0))

@@ -12,9 +12,10 @@ from common.domain import DomainFacts
 from common.phases import Phase
 from services.actuator.core.disks import Base
 from services.actuator.core.members import Member
+from services.actuator.core.past import Past, resumed, seen
 from services.actuator.core.record import Record, parse
 from services.actuator.core.seen import SeenDomain, SeenHost
-from services.actuator.core.steps import Step, TakeSnapshot, Undefine
+from services.actuator.core.steps import Resume, Step, TakeSnapshot, Undefine
 from services.actuator.perform import Outcome, Result
 from services.actuator.worker import Bases, Lost, Observation, Prepared
 
@@ -53,6 +54,7 @@ class HostState:
     freed: dict[int, float] = field(default_factory=dict)
     owned: dict[str, int] = field(default_factory=dict)
     looks: dict[str, tuple[float, SeenDomain | None]] = field(default_factory=dict)
+    pasts: dict[str, Past] = field(default_factory=dict)
     bases: Mapping[str, Base] = field(default_factory=dict)
 
 
@@ -72,7 +74,9 @@ class Hosts:
         host = self._hosts[report.host]
         was_lost, host.is_lost = host.is_lost, False
         host.looks = {name: look for name, look in host.looks.items() if look[0] > report.started_s}
-        host.domains = _with_looks(tuple(_seen(report, facts) for facts in report.domains), host.looks)
+        listed = tuple(_seen_domain(host, facts, report) for facts in report.domains if facts.name not in host.looks)
+        host.domains = _with_looks(listed, host.looks)
+        host.pasts = {domain.uuid: domain.past for domain in host.domains if domain.past is not None}
         host.observed_s = report.started_s
         host.owned = dict(Counter(d.record.group for d in host.domains if d.record and _counts(d, d.record)))
         host.free_memory_bytes, host.cpus = report.free_memory_bytes, report.cpus
@@ -103,6 +107,9 @@ class Hosts:
     def begun(self, step: Step, now_s: float) -> None:
         """Note that the step is in flight."""
         self._flights[(step.host, step.domain)] = Flight(step, now_s)
+        pasts = self._hosts[step.host].pasts
+        if isinstance(step, Resume) and step.uuid in pasts:
+            pasts[step.uuid] = resumed(pasts[step.uuid], now_s)
 
     def finished(self, outcome: Outcome) -> None:
         """Note that the step is over; its effect counts once it has been looked at."""
@@ -121,7 +128,8 @@ class Hosts:
         host, step = self._hosts[outcome.step.host], outcome.step
         known = next((d for d in host.domains if d.name == step.domain), None)
         address = known.address if known is not None and known.uuid == step.uuid else None
-        domain = None if outcome.facts is None else _seen_domain(host.name, outcome.facts, address)
+        look = Observation(host.name, looked_s, (), None, 0, {step.domain: address} if address else {})
+        domain = None if outcome.facts is None else _seen_domain(host, outcome.facts, look)
         host.looks[step.domain] = looked_s, domain
         host.domains = _with_looks(host.domains, {step.domain: (looked_s, domain)})
 
@@ -193,20 +201,21 @@ def _with_looks(
     return tuple(domain for domain in found.values() if domain is not None)
 
 
-def _seen(report: Observation, facts: DomainFacts) -> SeenDomain:
-    return _seen_domain(report.host, facts, report.addresses.get(facts.name))
-
-
-def _seen_domain(host: str, facts: DomainFacts, address: str | None) -> SeenDomain:
+def _seen_domain(host: HostState, facts: DomainFacts, look: Observation) -> SeenDomain:
+    """Return the domain as it looked, and note what that adds to its past."""
+    troubles = look.troubles.get(facts.name, ())
+    past = seen(host.pasts.get(facts.uuid), facts.state, facts.state_reason, look.started_s, troubles)
+    host.pasts[facts.uuid] = past
     return SeenDomain(
-        host=host,
+        host=host.name,
         name=facts.name,
         uuid=facts.uuid,
         power=facts.state,
         record=parse(facts.metadata) if facts.metadata else None,
         power_reason=facts.state_reason,
         is_persistent=facts.is_persistent,
-        address=address,
+        address=look.addresses.get(facts.name),
         has_saved_state=facts.has_saved_state,
         has_link=facts.has_link,
+        past=past,
     )

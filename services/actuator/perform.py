@@ -4,11 +4,13 @@ libvirt addresses domains by name. Between the plan and the call an operator may
 another under its name; so every step checks that the UUID is the one it was planned for, and that our record is there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from common.domain import DomainFacts
+from common.domain import DomainFacts, DomainState
+from common.domain_states import MAY_COME_BACK, Meaning, shown
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from services.actuator.cloning import CloneOrder, SnapshotOrder, clone, take
 from services.actuator.core.disks import owner_of
@@ -17,6 +19,7 @@ from services.actuator.core.steps import (
     Define,
     Destroy,
     PlugIn,
+    Resume,
     Save,
     SetPhase,
     SetQuota,
@@ -32,6 +35,23 @@ from services.actuator.drafts import Draft
 from services.actuator.host import Host, define, remove_volumes
 
 NOTE_LENGTH: Final = 200
+IS_DONE_BY_GOING: Final[Mapping[type[Step], bool]] = {
+    Define: False,
+    Clone: False,
+    TakeSnapshot: False,
+    Start: False,
+    SetPhase: False,
+    SetQuota: False,
+    PlugIn: False,
+    Shutdown: True,
+    Destroy: True,
+    Resume: False,
+    Suspend: False,
+    Save: False,
+    Wake: False,
+    Undefine: True,
+}
+"""Whether a step's aim is reached once its domain is gone; total over the steps, a test walks them."""
 _Order = TypeVar("_Order", CloneOrder, SnapshotOrder)
 
 
@@ -60,7 +80,7 @@ class Outcome:
 
 
 def attempt(host: Host, step: Step, xml: str | Draft | None) -> tuple[Result, str]:
-    """Perform the step and return how it ended; a domain that is gone means: done.
+    """Perform the step and return how it ended; where its domain is gone, ``IS_DONE_BY_GOING`` says.
 
     Args:
         xml: The definition, for ``Define`` only; with the volumes that go before it.
@@ -68,7 +88,7 @@ def attempt(host: Host, step: Step, xml: str | Draft | None) -> tuple[Result, st
     try:
         perform(host, step, xml)
     except DomainGoneError:
-        return (Result.FAILED, "the domain is gone") if isinstance(step, Define | Start) else (Result.DONE, "")
+        return (Result.DONE, "") if IS_DONE_BY_GOING[type(step)] else (Result.FAILED, "the domain is gone")
     except (HypervisorBusyError, HypervisorLostError) as error:
         return Result.UNKNOWN, str(error)
     except HypervisorError as error:
@@ -109,6 +129,8 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
             host.set_metadata(step.domain, step.record.to_metadata())
         case Destroy():
             host.destroy(step.domain)
+        case Resume():
+            host.resume(step.domain)
         case Suspend():
             host.suspend(step.domain)
         case Save():
@@ -151,6 +173,20 @@ def _check_is_ours(host: Host, step: Step) -> None:
         raise HypervisorError(f"{step.domain} on {step.host} is another domain now; it is left alone")
     if not (isinstance(step, SetPhase) and step.was is None) and facts.metadata.get("group") != step.group:
         raise HypervisorError(f"{step.domain} on {step.host} does not carry our record any more; it is left alone")
+    _check_is_meant(step, facts)
+
+
+def _check_is_meant(step: Step, facts: DomainFacts) -> None:
+    """Refuse what would end a domain that somebody else has paused since the plan, or end a pause that is not ours."""
+    if not isinstance(step, Destroy | Undefine | Resume):
+        return
+    is_off = facts.state is DomainState.SHUTOFF
+    state = shown(facts.state, facts.state_reason, facts.has_saved_state)
+    is_harmless = isinstance(step, Resume) or step.is_own_doing or (isinstance(step, Destroy) and is_off)
+    if state.meaning in MAY_COME_BACK and not is_harmless:
+        raise HypervisorError(f"{step.domain} on {step.host} may come back ({state.text}); it is left alone")
+    if isinstance(step, Resume) and state.meaning not in (Meaning.UP, Meaning.HOST_FAULT):
+        raise HypervisorError(f"{step.domain} on {step.host} is not ours to resume ({state.text}); it is left alone")
 
 
 def _order(made: str | Draft | None, kind: type[_Order]) -> _Order:

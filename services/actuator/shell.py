@@ -14,14 +14,17 @@ from typing import Final
 from common.bus import Inbox, Received
 from common.clock import boot_id
 from common.config import Config, Image
+from common.domain import DomainState
 from common.log import logger
 from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership
 from common.phases import Phase
 from common.process import Context as ProcessContext
 from services.actuator.access import access
+from services.actuator.alarms import Alarms
 from services.actuator.core import breaker as breakers
 from services.actuator.core import lead_times
 from services.actuator.core.boot_times import added
+from services.actuator.core.context import Context
 from services.actuator.core.disks import Base
 from services.actuator.core.events import boot_time_s, event_of
 from services.actuator.core.life import is_lent
@@ -30,6 +33,7 @@ from services.actuator.core.placement import COMING
 from services.actuator.core.plan import context_of, given_back, is_observing, plan
 from services.actuator.core.seen import Seen, Template, Wanted
 from services.actuator.core.sizing import choose, with_demand
+from services.actuator.core.standing import Key, standing
 from services.actuator.core.steps import Clone, Define, PlugIn, Save, SetPhase, SetQuota, Step, TakeSnapshot, Wake
 from services.actuator.drafts import Draft, draft
 from services.actuator.hosts import Hosts
@@ -73,6 +77,7 @@ class ActuatorService:
         self._failure_causes: dict[str, str] = {}
         self._orders = OrdersDesk(self._submit, self._say)
         self._remarks = Remarks()
+        self._alarms = Alarms(self._say)
         self._snapshots = Snapshots(self._config.system.state_path)
         self._snapshots.sweep(self._config)
         self._errors: dict[tuple[str, str], str] = {}
@@ -114,6 +119,7 @@ class ActuatorService:
         self._prober.aim({key: target for view in views.values() for key, target in targets(view).items()})
         for view in views.values():
             self._publish_membership(view, now_s)
+        self._alarms.tell({key: event for view in views.values() for key, event in _standing(view, now_s).items()})
         for keeper in self._keepers:
             keeper.aim({g.image.disk for g in self._config.groups.values() if g.image.disk and keeper.host in g.hosts})
         for step in self._hosts.overdue(now_s):
@@ -403,6 +409,12 @@ class ActuatorService:
         self._context.bus.publish(body, cause=cause or None)
 
 
+def _standing(view: View, now_s: float) -> dict[Key, Event]:
+    """Return what stands in a group that does not only observe."""
+    context = Context(view.wanted, view.seen, view.planned.view, now_s, is_halted=False)
+    return {} if is_observing(view.wanted.group, view.wanted.desired) else standing(context)
+
+
 def still(body: Membership) -> Membership:
     """Return the message without what changes by itself, to tell news from the passing of time."""
     members = tuple(member.model_copy(update={"age_s": 0.0}) for member in body.members)
@@ -410,11 +422,12 @@ def still(body: Membership) -> Membership:
 
 
 def targets(view: View) -> dict[Identity, Target]:
-    """Return whom to probe: every member that is on its way and has an address, also while it is being resumed."""
+    """Return whom to probe: every member that is on its way, or back, and has an address, also while it is resumed."""
     found: dict[Identity, Target] = {}
     for member in view.planned.view.members:
         at = address(view.wanted, member)
         is_coming = member.phase in COMING or (member.phase is Phase.STANDBY and not member.is_reserve)
+        is_coming |= member.phase is Phase.FAILED and member.domain.power is DomainState.RUNNING
         if is_coming and member.is_reachable and not member.is_off and at is not None:
             found[(member.name, member.domain.uuid)] = target_of(view.wanted.group, member.domain.host, member.name, at)
     return found

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from common.clock import Clock
-from common.domain import DomainFacts, DomainState
+from common.domain import DiskTrouble, DomainFacts, DomainState
 from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
 from common.volume import Pool
@@ -51,13 +51,18 @@ FIRST_RETRY_S: Final = 0.25
 LONGEST_RETRY_S: Final = 4.0
 PREPARE_RETRY_S: Final = 5.0
 ADDRESS_RETRY_S: Final = 1.0
+TROUBLE_RETRY_S: Final = 10.0
+IO_ERROR: Final = "ioerror"
 
 log = logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a host showed; ``started_s`` is when the look began: later changes may be missing in it."""
+    """What a host showed; ``started_s`` is when the look began: later changes may be missing in it.
+
+    ``addresses`` and ``troubles`` (of the disks, where an I/O error has paused the domain) are by name.
+    """
 
     host: str
     started_s: float
@@ -65,6 +70,7 @@ class Observation:
     free_memory_bytes: int | None
     cpus: int
     addresses: Mapping[str, str] = field(default_factory=dict)
+    troubles: Mapping[str, tuple[DiskTrouble, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,9 @@ class HostWorker:
         self._quick: Lane = SimpleQueue()
         self._slow: Lane = SimpleQueue()
         self._studio: Lane = SimpleQueue()
+        self._hurt: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self._troubles: dict[str, tuple[str, tuple[DiskTrouble, ...]]] = {}
+        self._hurt_asked_s: dict[str, float] = {}
         self._addresses: dict[str, tuple[str, str]] = {}
         self._asked_s: dict[str, float] = {}
         self._listing = threading.Lock()
@@ -152,6 +161,7 @@ class HostWorker:
         """Start the observer, the preparation and the hands."""
         self._spawn("observer", self._observe)
         self._spawn("prepare", self._prepare)
+        self._spawn("disks", self._ask_disks)
         lanes = {"hand": (self._hands, HANDS), "quick": (self._quick, QUICK_HANDS), "slow": (self._slow, SLOW_HANDS)}
         for role, (lane, count) in (lanes | {"studio": (self._studio, 1)}).items():
             for number in range(count):
@@ -180,6 +190,7 @@ class HostWorker:
         self._look.set()
         self._to_prepare.set()
         self._may_change.set()
+        self._hurt.put(("", ""))
 
     def _lane(self, step: Step) -> Lane:
         """Return where the step waits for its turn: what takes milliseconds never does so behind what takes longer."""
@@ -238,6 +249,7 @@ class HostWorker:
             free_memory_bytes=connection.free_memory_bytes(),
             cpus=connection.host_cpus(),
             addresses=self._find_addresses(connection, domains),
+            troubles=self._find_troubles(domains),
         )
 
     def _domains(self, connection: Host) -> tuple[DomainFacts, ...]:
@@ -265,6 +277,35 @@ class HostWorker:
             self._asked_s[name] = now_s
             self._ask_address(connection, name, uuid, source)
         return {name: address for name, (_, address) in self._addresses.items()}
+
+    def _find_troubles(self, domains: tuple[DomainFacts, ...]) -> dict[str, tuple[DiskTrouble, ...]]:
+        """Return what is known of the disks of domains that an I/O error has paused; QEMU is asked by another thread.
+
+        One that is frozen beside keeps that thread, and nobody else: the others' disks are then told later, or never.
+        """
+        now_s = self._clock.monotonic_s()
+        hurt = {d.name: d.uuid for d in domains if d.state is DomainState.PAUSED and d.state_reason == IO_ERROR}
+        self._troubles = {name: known for name, known in self._troubles.items() if hurt.get(name) == known[0]}
+        self._hurt_asked_s = {name: at_s for name, at_s in self._hurt_asked_s.items() if name in hurt}
+        for name, uuid in hurt.items():
+            if now_s >= self._hurt_asked_s.get(name, float("-inf")) + TROUBLE_RETRY_S:
+                self._hurt_asked_s[name] = now_s
+                self._hurt.put((name, uuid))
+        return {name: troubles for name, (_, troubles) in self._troubles.items()}
+
+    def _ask_disks(self) -> None:
+        while True:
+            name, uuid = self._hurt.get()
+            if self._stopping.is_set():
+                return
+            connection = self._connection
+            if connection is None:
+                continue
+            try:
+                self._troubles = {**self._troubles, name: (uuid, connection.disk_troubles(name))}
+                self.look()
+            except HypervisorError as error:
+                log.debug("disk-errors-unknown", host=self.name, domain=name, error=str(error))
 
     def _ask_address(self, connection: Host, name: str, uuid: str, source: str) -> None:
         try:

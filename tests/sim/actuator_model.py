@@ -9,16 +9,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from common.config import Group, Image, Network
-from common.domain import METADATA_TAG, METADATA_URI, DomainFacts, DomainState
+from common.domain import METADATA_TAG, METADATA_URI, DiskTrouble, DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorError, HypervisorLostError
-from common.messages import DesiredCapacity, Membership
+from common.messages import DesiredCapacity, Event, Membership
 from common.volume import Volume
+from services.actuator.alarms import Alarms
 from services.actuator.core import breaker as breakers
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
+from services.actuator.core.events import event_of
 from services.actuator.core.membership import membership
-from services.actuator.core.plan import Plan, plan
+from services.actuator.core.plan import Plan, context_of, plan
 from services.actuator.core.seen import Backend, Probe, Seen, Template, Wanted
 from services.actuator.core.sizing import Demand, choose
+from services.actuator.core.standing import standing
 from services.actuator.core.steps import Define, SetPhase, Step
 from services.actuator.drafts import Draft
 from services.actuator.hosts import Hosts
@@ -54,6 +57,11 @@ class FakeDomain:
     is_silent: bool = False  # runs, and answers nobody
     has_link: bool = True
     cpu_quota: float | None = None
+    disk: str = "vda"  # what it writes to as long as it runs
+
+    def become(self, state: DomainState, reason: str) -> None:
+        """Enter a state for a reason of libvirt's, whoever did it."""
+        self.state, self.reason = state, reason
 
 
 class FakeHost:
@@ -69,6 +77,22 @@ class FakeHost:
         self.fail: Callable[[str, str], HypervisorError | None] = lambda _call, _name: None
         self.never_boots = False
         self.free_memory = 16 * 1024**3
+        self.is_full = False  # its disks have no space: who writes is paused
+        self.refuses_records = False  # nor has the one on which libvirt keeps what we write about a domain
+
+    def fill(self) -> None:
+        """Pause whoever runs, as QEMU does at the next write to a disk that is full."""
+        for domain in self.by_name.values():
+            if self.is_full and domain.disk and domain.state is DomainState.RUNNING:
+                domain.become(DomainState.PAUSED, "ioerror")
+
+    def disk_troubles(self, name: str) -> tuple[DiskTrouble, ...]:
+        domain = self.by_name[name]
+        is_hurt = (domain.state, domain.reason) == (DomainState.PAUSED, "ioerror")
+        return (DiskTrouble(domain.disk, f"/pool/{name}.qcow2", True),) if is_hurt else ()
+
+    def troubles(self) -> dict[str, tuple[DiskTrouble, ...]]:
+        return {name: found for name in self.by_name if (found := self.disk_troubles(name))}
 
     def domains(self) -> list[DomainFacts]:
         if self.is_lost:
@@ -117,19 +141,20 @@ class FakeHost:
         if domain.is_saved_badly:
             raise HypervisorError("unable to restore from managed state; maybe the file is corrupted?")
         started_s = domain.started_s if domain.has_saved else self.world.now_s
-        domain.state, domain.started_s, domain.has_saved = DomainState.RUNNING, started_s, False
+        domain.become(DomainState.RUNNING, "restored" if domain.has_saved else "booted")
+        domain.started_s, domain.has_saved = started_s, False
         self.world.after("start", self.name, name)
 
     def shutdown(self, name: str) -> None:
         self.world.before("shutdown", self.name, name)
         domain = self._change("shutdown", name)
         if not domain.is_deaf:
-            domain.state = DomainState.SHUTOFF
+            domain.become(DomainState.SHUTOFF, "shutdown")
         self.world.after("shutdown", self.name, name)
 
     def destroy(self, name: str) -> None:
         self.world.before("destroy", self.name, name)
-        self._change("destroy", name).state = DomainState.SHUTOFF
+        self._change("destroy", name).become(DomainState.SHUTOFF, "destroyed")
         self.world.after("destroy", self.name, name)
 
     def make_volume(self, volume: Volume) -> None:
@@ -154,18 +179,19 @@ class FakeHost:
 
     def suspend(self, name: str) -> None:
         self.world.before("suspend", self.name, name)
-        self._change("suspend", name).state = DomainState.PAUSED
+        self._change("suspend", name).become(DomainState.PAUSED, "user")
         self.world.after("suspend", self.name, name)
 
     def resume(self, name: str) -> None:
         self.world.before("resume", self.name, name)
-        self._change("resume", name).state = DomainState.RUNNING
+        self._change("resume", name).become(DomainState.RUNNING, "unpaused")
         self.world.after("resume", self.name, name)
 
     def save(self, name: str) -> None:
         self.world.before("save", self.name, name)
         domain = self._change("save", name)
-        domain.state, domain.has_saved = DomainState.SHUTOFF, True
+        domain.become(DomainState.SHUTOFF, "saved")
+        domain.has_saved = True
         self.world.after("save", self.name, name)
 
     def save_to(self, name: str, path: str) -> None:
@@ -179,6 +205,8 @@ class FakeHost:
 
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
         self.world.before("set_metadata", self.name, name)
+        if self.refuses_records:
+            raise HypervisorError("no space left on device")
         self._change("set_metadata", name).metadata = dict(metadata)
         self.world.after("set_metadata", self.name, name)
 
@@ -227,6 +255,8 @@ class World:
         self.steps: list[Step] = []
         self.demand: Demand = ()
         self.remarks = Remarks()
+        self.events: list[Event] = []
+        self.alarms = Alarms(self.events.append)
         self.backend_ready_s: dict[tuple[str, str], float] = {}
         self.most_owned = 0
         self.last_plan: Plan | None = None
@@ -282,6 +312,7 @@ class World:
             if d.state is DomainState.RUNNING
             and not d.never_boots
             and not d.is_silent
+            and d.is_unhealthy_since_s is None
             and d.started_s is not None
             and self.now_s - d.started_s >= self.boot_s
         }
@@ -317,17 +348,21 @@ class World:
             except HypervisorLostError as error:
                 self.memory.lost(Lost(host.name, str(error)))
                 continue
-            self.memory.observed(Observation(host.name, self.now_s, facts, host.free_memory_bytes(), 4))
+            look = Observation(host.name, self.now_s, facts, host.free_memory_bytes(), 4, troubles=host.troubles())
+            self.memory.observed(look)
 
     def tick(self) -> None:
         """One round of the actuator: look, plan, tell, perform; it may die and is a new one in the next round."""
         self.now_s += self.tick_s
+        for host in self.hosts.values():
+            host.fill()
         try:
             self.look()
             self.stored = self.memory.owned()
             found = plan(self.wanted(), self.seen(), self.now_s)
             self.last_plan = found
             self.message = membership(self.wanted(), self.seen(), found, (), self.now_s)
+            self.alarms.tell(standing(context_of(self.wanted(), self.seen(), self.now_s)))
             for step in found.steps:
                 self._perform(step)
         except Killed:
@@ -345,6 +380,8 @@ class World:
         outcome = Outcome(step, result, error, self.now_s)
         self.memory.finished(outcome)
         self.remarks.note(outcome, self.now_s)
+        event = event_of(step, error, self.now_s)
+        self.events += [] if event is None else [event]
         self.breakers.update(count_start(self.breakers, outcome, self.now_s))
 
     def _made(self, step: Step) -> str | Draft | None:

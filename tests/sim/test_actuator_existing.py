@@ -89,8 +89,8 @@ def test_users_paused_domain_is_left_for_its_owner_and_another_takes_over() -> N
     assert running(world) == ["web-0001"]
 
 
-def test_frozen_domain_of_the_user_is_power_cycled() -> None:
-    world = users_world(count=1)
+def test_frozen_domain_of_the_user_is_power_cycled_where_its_file_says_so() -> None:
+    world = users_world(count=1, power_off="after-stop-timeout")
     world.want(1)
     world.run_until(lambda: world.ready() == 1)
     domain = world.hosts["local"].by_name["web-0000"]

@@ -303,7 +303,7 @@ def test_saved_memory_stays_where_it_is_while_the_host_is_short_of_memory() -> N
     world.run_until(world.is_settled)
 
 
-@pytest.mark.parametrize("reason", ["ioerror", "watchdog", "crashed"])
+@pytest.mark.parametrize("reason", ["watchdog", "crashed"])
 def test_standby_that_something_else_paused_is_never_woken(reason: str) -> None:
     world = settled(1, **warm(paused=1))
     (domain,) = standing_by(world, "paused")

@@ -43,10 +43,12 @@ def steps(want: Wanted, see: Seen) -> tuple[Step, ...]:
     [
         ("paused", RUNNING, False, "", ["Suspend web-0000"]),
         ("paused", PAUSED, False, "user", []),
-        ("paused", PAUSED, False, "ioerror", ["SetPhase web-0000 failed"]),
+        ("paused", PAUSED, False, "ioerror", []),
+        ("paused", PAUSED, False, "crashed", ["SetPhase web-0000 failed"]),
         ("paused", PAUSED, False, "migration", []),
         ("paused", SHUTOFF, False, "", ["Undefine web-0000"]),
-        ("paused", DomainState.STOPPING, False, "", ["SetPhase web-0000 failed"]),
+        ("paused", DomainState.STOPPING, False, "", []),
+        ("paused", SHUTOFF, True, "saved", []),
         ("paused", DomainState.UNKNOWN, False, "", []),
         ("saved", RUNNING, False, "", ["Save web-0000"]),
         ("saved", PAUSED, False, "save", []),
@@ -196,7 +198,7 @@ def test_failure_that_cannot_be_written_either_is_still_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "result"), [(HypervisorBusyError("late"), Result.UNKNOWN), (DomainGoneError("gone"), Result.DONE)]
+    ("error", "result"), [(HypervisorBusyError("late"), Result.UNKNOWN), (DomainGoneError("gone"), Result.FAILED)]
 )
 def test_late_call_writes_nothing_the_next_look_tells(error: HypervisorError, result: Result) -> None:
     host = FakeHost(error)

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from common import names
-from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core import victims
 from services.actuator.core.clones import as_clone
-from services.actuator.core.context import Context, adopt, enter, leave
+from services.actuator.core.context import Context, adopt, enter, leave, rejoin
+from services.actuator.core.host_faults import fault_of
 from services.actuator.core.lead_times import decided_s
-from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_overdue
+from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_fit, is_overdue
 from services.actuator.core.placement import COMING, Place, place
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenDomain
@@ -55,19 +55,38 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
         return Balance(blocked=(_why_no_target(context),))
     adopted = sum(1 for step in planned if isinstance(step, SetPhase) and step.was is None)
     reachable = adopted + sum(1 for m in members if m.is_capacity and m.is_reachable and not _is_stuck(context, m))
-    missing = goal - reachable - _counted_unreachable(context, members)
+    missing = goal - reachable - _counted_unreachable(context, members) - len(_expected(context, members))
     if missing > 0:
         balance = _grow(context, members, planned, missing)
     elif reachable > goal:
         balance = _shrink(context, members, reachable - goal)
     else:
         balance = Balance()
+    if balance.blocked and missing > 0:
+        balance = replace(balance, blocked=(*balance.blocked, *_held_back_by(members)))
     return replace(balance, steps=(*balance.steps, *_replace_ordered(context, members, goal)))
 
 
 def _is_stuck(context: Context, member: Member) -> bool:
     """Return whether it was to be woken and the call does not end: a frozen QEMU holds it up, so others serve."""
     return member.is_busy and member.record.is_woken and is_overdue(context.wanted, member, context.now_s)
+
+
+def _expected(context: Context, members: tuple[Member, ...]) -> list[Member]:
+    """Return who is suspended and still counts: for ``unhealthy_grace_s``, and only while somebody else serves."""
+    if not any(member.is_in_rotation for member in members):
+        return []
+    return [m for m in members if m.phase is Phase.SUSPENDED and not _is_replaced(context, m)]
+
+
+def _is_replaced(context: Context, member: Member) -> bool:
+    """Return whether somebody else has kept it from running for so long that another one is to be beside it."""
+    return member.held_s(context.now_s) >= context.wanted.group.unhealthy_grace_s
+
+
+def _held_back_by(members: tuple[Member, ...]) -> tuple[str, ...]:
+    """Return who keeps a place without serving, and why."""
+    return tuple(f"{m.name} keeps its place: {m.record.note}" for m in members if m.phase is Phase.SUSPENDED)
 
 
 def _why_no_target(context: Context) -> str:
@@ -118,23 +137,15 @@ def _held_notes(context: Context, members: tuple[Member, ...]) -> tuple[str, ...
 
 
 def _cancellable(members: tuple[Member, ...]) -> list[Member]:
-    return [
-        m
-        for m in members
-        if m.phase is Phase.DRAINING
-        and m.is_free
-        and not m.record.order
-        and m.domain.power is DomainState.RUNNING
-        and not (m.backend is not None and m.backend.is_healthy is False)
-    ]
+    return [m for m in members if m.phase is Phase.DRAINING and m.is_free and not m.record.order and is_fit(m)]
 
 
 def _cancel(context: Context, member: Member) -> Step:
-    """Back to ready where the balancer still knows it, else through warming, where the balancer takes it in anew."""
-    is_known = member.backend is not None and member.backend.state in ("draining", "ready")
-    phase = Phase.READY if is_known else Phase.WARMING
+    """Back to service, see ``rejoin``; it is no longer to stand by."""
     note = "" if member.record.note == TO_STAND_BY else member.record.note
-    return enter(context, member, phase, "wanted again: its drain is cancelled", cause=context.wanted.cause, note=note)
+    return enter(
+        context, member, rejoin(member), "wanted again: its drain is cancelled", cause=context.wanted.cause, note=note
+    )
 
 
 def _define_more(
@@ -158,9 +169,9 @@ def _define_more(
 
 
 def _is_just_lost(context: Context, member: Member) -> bool:
-    """Return whether a new domain takes this one's place: it is to go, or failed a moment ago."""
+    """Return whether a new domain takes this one's place: it is to go, is suspended, or failed a moment ago."""
     is_failed = member.phase is Phase.FAILED and member.age_s(context.now_s) < JUST_LOST_S
-    return is_failed or bool(member.record.order)
+    return is_failed or member.phase is Phase.SUSPENDED or bool(member.record.order)
 
 
 def _at_ceiling(context: Context, owned: int) -> str:
@@ -233,6 +244,9 @@ def _wake(context: Context, domain: SeenDomain) -> Step:
 
 
 def _refusal(context: Context, host: str) -> str:
+    fault = next((f for each in context.seen.hosts if each.name == host if (f := fault_of(each, context.now_s))), None)
+    if fault is not None:
+        return fault.text
     breaker = context.seen.breakers.get(breakers.key(context.wanted.name, host), breakers.CLOSED)
     coming = sum(1 for m in context.view.members if m.domain.host == host and m.phase in COMING)
     if breakers.is_open(breaker, context.now_s):

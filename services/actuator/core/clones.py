@@ -12,7 +12,7 @@ from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.context import Context
-from services.actuator.core.members import OFF, Member, own_record
+from services.actuator.core.members import Member, is_off, own_record
 from services.actuator.core.placement import COMING, place
 from services.actuator.core.record import CLONED, Record
 from services.actuator.core.seen import SeenDomain, Snapshot
@@ -151,11 +151,12 @@ def is_template(context: Context, domain: SeenDomain) -> bool:
 
 
 def _remove(context: Context, domain: SeenDomain) -> Step:
-    kind = Undefine if domain.power in OFF else Destroy
+    kind = Undefine if is_off(domain) else Destroy
     return kind(
         group=context.wanted.name,
         host=domain.host,
         domain=domain.name,
         uuid=domain.uuid,
         reason="a template that nobody saves any more",
+        is_own_doing=True,
     )

@@ -31,8 +31,10 @@ class Context:
 def enter(context: Context, member: Member, phase: Phase, reason: str, **changes: object) -> SetPhase:
     """Return the step that takes the member into ``phase`` now, with other fields of its record changed."""
     record = member.record.enter(phase, context.now_s, context.seen.epoch_s, context.seen.boot_id)
-    cause = context.seen.failure_causes.get(member.domain.uuid, "") if phase is Phase.FAILED else ""
-    record = replace(record, cause=cause or record.cause, note=reason if phase is Phase.FAILED else record.note)
+    is_lost, is_failed = phase in (Phase.FAILED, Phase.SUSPENDED), phase is Phase.FAILED
+    cause = context.seen.failure_causes.get(member.domain.uuid, "") if is_lost else ""
+    record = replace(record, cause=cause or record.cause, note=reason if is_failed else record.note)
+    record = replace(record, failures=record.failures + (is_failed and member.phase is not phase))
     return _set(member, replace(record, **changes), reason)  # type: ignore[arg-type] # checked by Record itself
 
 
@@ -69,6 +71,15 @@ def leave(context: Context, member: Member, reason: str, cause: str = "", order:
     if member.phase in SERVING:
         return enter(context, member, Phase.DRAINING, reason, **changes)
     return enter(context, member, Phase.STOPPING, reason, note=NEVER_SERVED, **changes)
+
+
+def rejoin(member: Member) -> Phase:
+    """Return the phase of one whose drain is cancelled: ready where the balancer still has it, else warming.
+
+    From warming the balancer takes it in anew.
+    """
+    is_known = member.backend is not None and member.backend.state in ("draining", "ready")
+    return Phase.READY if is_known else Phase.WARMING
 
 
 def about(member: Member) -> dict[str, Any]:

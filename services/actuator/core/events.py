@@ -54,7 +54,9 @@ def boot_time_s(step: Step, now_s: float) -> float | None:
     """Return how long the domain took from its start to serving, where the step is the one that makes it ready."""
     if not isinstance(step, SetPhase) or step.was is not Phase.WARMING or step.record.phase is not Phase.READY:
         return None
-    if step.record.is_woken or step.record.started_mono_s is None:
+    first_s = step.record.served_mono_s
+    has_served = first_s is not None and first_s < step.record.since_mono_s
+    if step.record.is_woken or step.record.started_mono_s is None or has_served:
         return None
     return max(0.0, now_s - step.record.started_mono_s)
 
@@ -65,6 +67,12 @@ def _phase_event(step: SetPhase, now_s: float) -> Event | None:
     if step.was is step.record.phase or step.was is None:
         return None
     match step.record.phase:
+        case Phase.SUSPENDED:
+            return _say(step, "domain-suspended", f"{step.reason}; it serves again when it runs")
+        case Phase.WARMING | Phase.BOOTING if step.was is Phase.SUSPENDED:
+            return _say(step, "domain-resumed", step.reason)
+        case Phase.WARMING if step.was is Phase.FAILED:
+            return _say(step, "domain-recovered", step.reason)
         case Phase.WARMING if step.was in (Phase.BOOTING, Phase.STANDBY):
             took = (
                 "" if step.record.started_mono_s is None else f" {now_s - step.record.started_mono_s:.1f} s after start"

@@ -1,8 +1,9 @@
 """The life of one domain: from what its record says and what libvirt shows, the one next step, or none.
 
-``ADVANCE`` is total over the phases (a test walks the enum). A domain is never resumed: what paused it may have hurt
-it. Only one that we paused ourselves, to stand by, is (``standby``). An *existing* domain belongs to the user: it is
-asked to shut down, and its power is cut only where it has failed.
+``ADVANCE`` is total over the phases (a test walks the enum). What somebody else keeps from running is left alone, and
+comes back by itself (``holding``); only a fault of its host is resumed against. How a domain leaves stands in
+``leaving``. An *existing* domain belongs to the user: it is asked to shut down, and its power is cut only where the
+group's file says so.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,15 +13,16 @@ from typing import Final
 from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
-from services.actuator.core.context import NEVER_SERVED, Context, about, enter
-from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, boot_limit_s, is_overdue, why_no_address
+from services.actuator.core.context import Context, about, enter
+from services.actuator.core.holding import come_back, hold, resume
+from services.actuator.core.leaving import draining, failed, give_up, remove, stopping, why_down
+from services.actuator.core.members import SERVING, Member, boot_limit_s, is_overdue, why_no_address
 from services.actuator.core.placement import COMING
 from services.actuator.core.record import CLONED
-from services.actuator.core.standby import TO_STAND_BY, stand_by
-from services.actuator.core.steps import Destroy, PlugIn, SetQuota, Shutdown, Start, Step, Suspend, Undefine
+from services.actuator.core.standby import stand_by
+from services.actuator.core.steps import PlugIn, SetQuota, Start, Step
 
 HALT_RATIO: Final = 0.45
-ABSENT_GRACE_S: Final = 5.0
 UNHEALTHY: Final = "its health checks fail"
 QUOTA_GRAIN: Final = 0.005
 STARTING_UP: Final = "starting-up"
@@ -31,11 +33,14 @@ def advance(context: Context, member: Member) -> Step | None:
     """Return the next step of the member's own life; None where it waits or cannot be touched now."""
     if not member.is_free or member.domain.power is DomainState.UNKNOWN:
         return None
+    step = resume(context, member)
+    if step is not None:
+        return step  # before anything is written: the disk that is full may be the one that holds the records
     if member.record.boot_id != context.seen.boot_id or member.record.since_mono_s > context.now_s:
         return enter(
             context, member, member.phase, "the machine has rebooted since; its clock starts again", decided_mono_s=None
         )
-    return ADVANCE[member.phase](context, member)
+    return hold(context, member) if member.is_held else ADVANCE[member.phase](context, member)
 
 
 def unhealthy(context: Context, member: Member) -> bool:
@@ -82,7 +87,7 @@ def _creating(context: Context, member: Member) -> Step | None:
         return enter(context, member, Phase.FAILED, f"{member.domain.power} before it ran")
     breaker = _breaker(context, member)
     if breakers.is_open(breaker, context.now_s):
-        return _give_up(context, member, "starts fail here: nothing half-made is kept")
+        return give_up(context, member, "starts fail here: nothing half-made is kept")
     if is_overdue(context.wanted, member, context.now_s):
         return enter(context, member, Phase.FAILED, f"not started within {context.wanted.group.start_timeout_s:g} s")
     if breakers.is_pausing(breaker, context.now_s):
@@ -97,7 +102,7 @@ def _creating(context: Context, member: Member) -> Step | None:
 
 def _booting(context: Context, member: Member) -> Step | None:
     if member.domain.power is not DomainState.RUNNING:
-        return enter(context, member, Phase.FAILED, f"{_why_down(member)} while it booted")
+        return enter(context, member, Phase.FAILED, f"{why_down(member)} while it booted")
     if member.probe is not None and member.probe.is_right:
         phase = Phase.STANDBY if member.is_reserve else Phase.WARMING
         return enter(context, member, phase, "it answers as itself", probed_mono_s=context.now_s)
@@ -121,7 +126,7 @@ def _with_detail(text: str, detail: str) -> str:
 
 def _serving(context: Context, member: Member) -> Step | None:
     if member.domain.power is not DomainState.RUNNING:
-        return enter(context, member, Phase.FAILED, _why_down(member))
+        return enter(context, member, Phase.FAILED, why_down(member))
     if unhealthy(context, member) and not context.is_halted:
         return enter(context, member, Phase.FAILED, UNHEALTHY)
     if member.record.is_boosted:
@@ -138,7 +143,11 @@ def _serving(context: Context, member: Member) -> Step | None:
 def _ready(context: Context, member: Member) -> Step:
     """Its lead time ends here: whatever takes it out of rotation and back again is no start."""
     decided_s = member.record.decided_mono_s
-    step = enter(context, member, Phase.READY, "it is in rotation", decided_mono_s=None)
+    first_s = member.record.served_mono_s
+    served_s = context.now_s if first_s is None else first_s
+    step = enter(
+        context, member, Phase.READY, "it is in rotation", decided_mono_s=None, served_mono_s=served_s, failures=0
+    )
     return step if decided_s is None else replace(step, lead_s=max(context.now_s - decided_s, 0.0))
 
 
@@ -158,82 +167,15 @@ def _with_quota(context: Context, member: Member, quota: float, reason: str) -> 
     return SetQuota(**about(member), reason=reason, cause=context.wanted.cause, record=record, cpu_quota=quota)
 
 
-def _draining(context: Context, member: Member) -> Step | None:
-    if member.is_off:
-        return _remove(context, member)
-    if member.domain.power is not DomainState.RUNNING:
-        return enter(context, member, Phase.STOPPING, _why_down(member))
-    if context.seen.backends is None:
-        return None  # the balancer is silent: nobody confirms that traffic is off
-    if not context.seen.is_proxy_alive:
-        return enter(context, member, Phase.STOPPING, "no traffic: the proxy is not running")
-    backend = member.backend
-    if backend is None:
-        if member.age_s(context.now_s) < ABSENT_GRACE_S:
-            return None
-        return _drained(context, member, "not in rotation")
-    if backend.state == "left" or (backend.state == "draining" and backend.in_flight == 0):
-        return _drained(context, member, "drained: nothing in flight")
-    if is_overdue(context.wanted, member, context.now_s):
-        reason = f"drain deadline of {context.wanted.group.drain_timeout_s:g} s, {backend.in_flight} in flight"
-        return enter(context, member, Phase.STOPPING, reason)
-    return None
-
-
-def _drained(context: Context, member: Member, reason: str) -> Step:
-    if member.record.note == TO_STAND_BY and context.wanted.standby.paused:
-        return enter(context, member, Phase.STANDBY, reason, tier="paused", is_woken=False, note="")
-    return enter(context, member, Phase.STOPPING, reason)
-
-
-def _stopping(context: Context, member: Member) -> Step | None:
-    if member.is_off:
-        return _remove(context, member)
-    if not context.is_template and member.domain.power is DomainState.PAUSED:
-        return None  # a user's paused domain cannot shut down, and is not ours to power off
-    if context.is_template and (is_overdue(context.wanted, member, context.now_s) or _never_served(member)):
-        unserved = "it stood by" if member.record.tier in WAKE_TIMEOUT_S else "it had not booted yet"
-        reason = unserved if _never_served(member) else "it did not shut down in time"
-        return Destroy(**about(member), reason=reason, cause=member.record.cause)
-    return _ask_to_shut_down(context, member)
-
-
-def _failed(context: Context, member: Member) -> Step | None:
-    keep = context.wanted.group.keep_failed
-    if not context.is_template:
-        return _failed_existing(context, member, keep)
-    if keep:
-        if member.domain.power is DomainState.RUNNING:
-            reason = "failed domains are kept for a look"
-            return Suspend(**about(member), reason=reason, cause=member.record.cause, is_standby=False)
-        return None
-    if member.is_off:
-        return _remove(context, member)
-    return Destroy(**about(member), reason=member.record.note or "it has failed", cause=member.record.cause)
-
-
-def _failed_existing(context: Context, member: Member, keep: bool) -> Step | None:
-    """A user's domain that failed: off means it may be started again; paused, it waits for its owner."""
-    if member.is_off:
-        return _remove(context, member)
-    if keep or member.domain.power is DomainState.PAUSED:
-        return None
-    if member.age_s(context.now_s) >= context.wanted.group.stop_timeout_s:
-        return Destroy(**about(member), reason="failed, and did not shut down", cause=member.record.cause)
-    return _ask_to_shut_down(context, member)
-
-
 def _suspended(context: Context, member: Member) -> Step | None:
-    if member.is_off:
-        return enter(context, member, Phase.FAILED, _why_down(member))
-    return (
-        enter(context, member, Phase.WARMING, "it runs again") if member.domain.power is DomainState.RUNNING else None
-    )
+    if member.is_off or member.is_broken:
+        return enter(context, member, Phase.FAILED, why_down(member))
+    return come_back(context, member)
 
 
 def _gone(context: Context, member: Member) -> Step | None:
     """A template domain never carries this phase; one that does is removed as soon as it is off."""
-    return _remove(context, member) if member.is_off else None
+    return remove(context, member) if member.is_off else None
 
 
 def _standby(context: Context, member: Member) -> Step | None:
@@ -243,7 +185,7 @@ def _standby(context: Context, member: Member) -> Step | None:
     if context.is_template:
         return None
     if member.is_off:
-        return _remove(context, member)
+        return remove(context, member)
     if member.probe is not None and member.probe.is_right:
         return enter(context, member, Phase.WARMING, "it answers as itself")
     return None
@@ -254,42 +196,13 @@ ADVANCE: Final[Mapping[Phase, Callable[[Context, Member], Step | None]]] = {
     Phase.BOOTING: _booting,
     Phase.WARMING: _serving,
     Phase.READY: _serving,
-    Phase.DRAINING: _draining,
-    Phase.STOPPING: _stopping,
+    Phase.DRAINING: draining,
+    Phase.STOPPING: stopping,
     Phase.SUSPENDED: _suspended,
     Phase.STANDBY: _standby,
-    Phase.FAILED: _failed,
+    Phase.FAILED: failed,
     Phase.GONE: _gone,
 }
-
-
-def _ask_to_shut_down(context: Context, member: Member) -> Step | None:
-    """Ask at once, and again half-way to the deadline: a guest that was still booting misses the first request."""
-    due_s = context.wanted.group.stop_timeout_s / 2 * member.record.stop_calls
-    if member.age_s(context.now_s) < due_s:
-        return None
-    record = replace(member.record, stop_calls=member.record.stop_calls + 1)
-    return Shutdown(
-        **about(member), reason=f"shutdown request {record.stop_calls}", cause=member.record.cause, record=record
-    )
-
-
-def _remove(context: Context, member: Member) -> Step:
-    """What is left to do about a domain that is off: its definition goes, or the user's domain returns to the pool."""
-    if context.is_template:
-        reason = f"off after {member.phase}"
-        return Undefine(**about(member), reason=reason, cause=member.record.cause, slot=member.record.slot)
-    return enter(context, member, Phase.GONE, f"off after {member.phase}", order="")
-
-
-def _give_up(context: Context, member: Member, reason: str) -> Step:
-    if context.is_template:
-        return Undefine(**about(member), reason=reason, cause=member.record.cause, slot=member.record.slot)
-    return enter(context, member, Phase.GONE, reason)
-
-
-def _never_served(member: Member) -> bool:
-    return member.record.note == NEVER_SERVED
 
 
 def _is_the_trial(context: Context, member: Member) -> bool:
@@ -300,8 +213,3 @@ def _is_the_trial(context: Context, member: Member) -> bool:
 def _breaker(context: Context, member: Member) -> breakers.Breaker:
     tier = member.record.tier if member.is_reserve else ""
     return context.seen.breakers.get(breakers.key(context.wanted.name, member.domain.host, tier), breakers.CLOSED)
-
-
-def _why_down(member: Member) -> str:
-    reason = f" ({member.domain.power_reason})" if member.domain.power_reason else ""
-    return f"libvirt shows it {member.domain.power}{reason}"

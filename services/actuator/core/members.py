@@ -11,13 +11,15 @@ from typing import Final
 
 from common import names
 from common.domain import DomainState
+from common.domain_states import MAY_COME_BACK, SAVED, Meaning, Row, shown
 from common.phases import FATES, OnDeadline, Phase
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Probe, Seen, SeenDomain, Wanted
 from services.actuator.core.steps import Define, SetPhase, SetQuota, Shutdown, Step, Wake
 
 SERVING: Final = frozenset({Phase.WARMING, Phase.READY})
-OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
+PANICKED: Final = "panicked"
+PAUSED_BY_US: Final = frozenset({"", "user"})
 RESERVE: Final = frozenset({Phase.CREATING, Phase.BOOTING, Phase.STANDBY})
 CLONE_TIMEOUT_S: Final = 20.0  # from its making; ten at once, on two CPUs with other work for ten, took 7 to 16 s
 DISK_CLONE_TIMEOUT_S: Final = 60.0
@@ -57,7 +59,40 @@ class Member:
     @property
     def is_off(self) -> bool:
         """Return whether libvirt shows the domain without power."""
-        return self.domain.power in OFF
+        return is_off(self.domain)
+
+    @property
+    def state(self) -> Row:
+        """Return what the state in which libvirt shows it means."""
+        return shown(self.domain.power, self.domain.power_reason, self.domain.has_saved_state)
+
+    @property
+    def is_own_doing(self) -> bool:
+        """Return whether we keep it from running: it stands by, was asked to shut down, or has never run yet."""
+        domain, is_waiting = self.domain, self.record.tier in WAKE_TIMEOUT_S and not self.record.has_served
+        if self.is_off:
+            return (is_waiting and self.record.tier == "saved") or self.phase is Phase.CREATING
+        if domain.power is DomainState.STOPPING or domain.power_reason == "shutting-down":
+            return self.record.stop_calls > 0
+        if domain.power_reason == "starting-up":
+            return self.phase is Phase.CREATING or self.record.started_mono_s is None
+        is_at_rest = self.phase in (Phase.STANDBY, Phase.STOPPING, Phase.FAILED)
+        return is_waiting and is_at_rest and domain.power_reason in PAUSED_BY_US
+
+    @property
+    def is_held(self) -> bool:
+        """Return whether somebody else keeps it from running, and may let it go on: nothing is done to it meanwhile."""
+        return self.state.meaning in MAY_COME_BACK and not self.is_own_doing
+
+    @property
+    def is_broken(self) -> bool:
+        """Return whether its guest has paused or crashed for good, and still has its power."""
+        return self.state.meaning is Meaning.GUEST_FAULT and not self.is_off
+
+    @property
+    def is_in_rotation(self) -> bool:
+        """Return whether it serves now, as far as is known."""
+        return self.phase is Phase.READY and self.is_reachable and is_fit(self)
 
     @property
     def is_free(self) -> bool:
@@ -80,8 +115,19 @@ class Member:
         return FATES[self.phase].is_capacity and not self.record.order and not self.is_reserve
 
     def age_s(self, now_s: float) -> float:
-        """Return seconds since it entered its phase, >= 0."""
-        return max(0.0, now_s - self.record.since_mono_s)
+        """Return seconds since it entered its phase, >= 0; since it runs again where it was paused in it."""
+        since_s = self.record.since_mono_s
+        past = self.domain.past
+        if past is not None and past.since_s is not None and self.domain.power is DomainState.RUNNING:
+            since_s = max(since_s, past.since_s)
+        return max(0.0, now_s - since_s)
+
+    def held_s(self, now_s: float) -> float:
+        """Return for how long somebody has kept it from running, >= 0; its record may not be writable meanwhile."""
+        past = self.domain.past
+        told_s = self.record.since_mono_s if self.phase is Phase.SUSPENDED else now_s
+        seen_s = past.since_s if past is not None and past.since_s is not None and self.is_held else now_s
+        return max(0.0, now_s - min(told_s, seen_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +178,33 @@ def view(wanted: Wanted, seen: Seen) -> View:
             elif wanted.group.kind == "template":
                 strangers.append(domain)
             elif host.is_reachable and step is None:
-                (pool if domain.power in OFF else adoptable).append(domain)
+                (pool if is_off(domain) else adoptable).append(domain)
     members.extend(_ghosts(wanted, seen, {member.key for member in members}))
     return View(
         members=tuple(sorted(members, key=lambda member: member.key)),
-        pool=tuple(sorted(pool, key=lambda domain: (domain.name, domain.host))),
+        pool=tuple(sorted(pool, key=lambda domain: (_is_saved(domain), domain.name, domain.host))),
         adoptable=tuple(sorted(adoptable, key=lambda domain: (domain.name, domain.host))),
         strangers=tuple(sorted(strangers, key=lambda domain: (domain.name, domain.host))),
         unseen=sum(host.remembered.get(wanted.name, 0) for host in seen.hosts if not host.is_ever_seen),
         templates=_templates(wanted, seen),
     )
+
+
+def is_off(domain: SeenDomain) -> bool:
+    """Return whether a domain has no power. A panicked one has, for libvirt was told to preserve it."""
+    is_preserved = domain.power is DomainState.CRASHED and domain.power_reason == PANICKED
+    return domain.power in (DomainState.SHUTOFF, DomainState.CRASHED) and not is_preserved
+
+
+def is_fit(member: Member) -> bool:
+    """Return whether one that drains could go on serving: it runs, and HAProxy's checks do not speak against it."""
+    is_sick = member.backend is not None and member.backend.is_healthy is False
+    return member.domain.power is DomainState.RUNNING and not is_sick
+
+
+def _is_saved(domain: SeenDomain) -> bool:
+    """Return whether its owner has saved its memory: such a one is the last to be started."""
+    return domain.has_saved_state or domain.power_reason == SAVED
 
 
 def _templates(wanted: Wanted, seen: Seen) -> int:

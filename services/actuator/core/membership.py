@@ -10,6 +10,7 @@ from common.messages import Member as MemberMessage
 from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.boot_times import quantile
+from services.actuator.core.holding import SUSPENDABLE
 from services.actuator.core.members import Member
 from services.actuator.core.placement import COMING
 from services.actuator.core.plan import Plan
@@ -17,7 +18,6 @@ from services.actuator.core.record import Record
 from services.actuator.core.seen import Seen, Wanted
 
 PROBED_S: Final = 1.0
-_DEAD = frozenset({DomainState.SHUTOFF, DomainState.CRASHED, DomainState.PAUSED})
 
 
 def membership(
@@ -28,7 +28,7 @@ def membership(
     now_s: float,
     lead_times: tuple[LeadTime, ...] = (),
 ) -> Membership:
-    """Return the message for one group; a domain that should serve but has no power is ``failed`` at once."""
+    """Return the message for one group; what should serve and does not run is ``suspended`` or ``failed`` at once."""
     group = wanted.group
     worst = _worst_breaker(wanted, seen, now_s)
     extra = _beyond_desired(wanted, planned.view.members)
@@ -61,8 +61,11 @@ def shown_phase(member: Member) -> Phase:
     phase = shown_record(member).phase
     if replace(member, record=shown_record(member)).is_reserve:
         return Phase.STANDBY
-    is_serving = FATES[phase].takes_traffic
-    return Phase.FAILED if is_serving and member.is_reachable and member.domain.power in _DEAD else phase
+    if not member.is_reachable or phase not in SUSPENDABLE:
+        return phase
+    if member.is_held:
+        return Phase.SUSPENDED
+    return Phase.FAILED if FATES[phase].takes_traffic and (member.is_off or member.is_broken) else phase
 
 
 def shown_record(member: Member) -> Record:
@@ -95,6 +98,8 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
     is_new = answering and member.phase is Phase.BOOTING
     record = member.record if answering and member.phase is Phase.WARMING else shown_record(member)
     note = record.note if member.is_reachable else "its host is not reachable"
+    if member.is_reachable and member.is_held:
+        note = member.state.text
     if not note and record.tier and record.phase in COMING and shown_phase(member) is Phase.STANDBY:
         note = "it boots, to stand by"
     return MemberMessage(

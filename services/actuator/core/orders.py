@@ -5,11 +5,13 @@ from typing import Final
 
 from common.messages import Request
 from common.phases import Phase
-from services.actuator.core.context import Context, enter, leave
-from services.actuator.core.members import SERVING, Member
+from services.actuator.core.context import Context, enter, leave, rejoin
+from services.actuator.core.members import SERVING, Member, is_fit
 from services.actuator.core.placement import COMING
 from services.actuator.core.steps import SetPhase
 
+LOST: Final = frozenset({Phase.STOPPING, Phase.FAILED, Phase.GONE})
+"""Phases that end a domain: protection spares it from being chosen to leave, not from an end that has begun."""
 VERBS: Final = ("protect", "unprotect", "drain", "undrain", "replace")
 
 
@@ -59,19 +61,34 @@ def fulfil(order: Order, context: Context, member: Member) -> SetPhase | Refusal
             return _take_away(order, context, member, by)
 
 
-def _protect(order: Order, context: Context, member: Member, by: str) -> SetPhase | Already:
+def _protect(order: Order, context: Context, member: Member, by: str) -> SetPhase | Refusal | Already:
     is_wanted = order.verb == "protect"
+    if is_wanted and member.phase in LOST:
+        return Refusal(f"{member.name} cannot be kept any more: it is {member.phase}")
+    if is_wanted and member.phase is Phase.DRAINING:
+        return _keep(context, member, by)
     if member.record.protected is is_wanted:
         return Already(f"{member.name} is {'already' if is_wanted else 'not'} protected")
     step = enter(context, member, member.phase, f"{order.verb}ed{by}")
     return replace(step, record=replace(member.record, protected=is_wanted))
 
 
+def _keep(context: Context, member: Member, by: str) -> SetPhase | Refusal:
+    """Cancel a drain for good: another one leaves instead. One that an operator has ordered is his to take back."""
+    if member.record.order:
+        return Refusal(f"{member.name} leaves on an operator's order ({member.record.order}); first undrain it")
+    if not is_fit(member):
+        return Refusal(f"{member.name} is draining, and does not serve well enough to be kept")
+    return enter(context, member, rejoin(member), f"its drain is cancelled: protected{by}", protected=True, note="")
+
+
 def _undrain(context: Context, member: Member, by: str) -> SetPhase | Refusal:
     if member.phase is Phase.DRAINING and not member.record.order:
         return Refusal(f"{member.name} leaves, for fewer domains are desired; to keep it: autoscaler scale")
+    if member.phase is Phase.DRAINING and member.is_held:
+        return Refusal(f"{member.name} does not run: {member.state.text}")
     if member.phase is Phase.DRAINING:
-        return enter(context, member, Phase.READY if member.backend else Phase.WARMING, f"undrained{by}", order="")
+        return enter(context, member, rejoin(member), f"undrained{by}", order="")
     if member.record.order and member.phase in SERVING:
         return replace(enter(context, member, member.phase, f"undrained{by}"), record=replace(member.record, order=""))
     return Refusal(f"{member.name} is {member.phase}, not draining")
@@ -84,6 +101,8 @@ def _take_away(order: Order, context: Context, member: Member, by: str) -> SetPh
         return Refusal(
             f"{member.name} does not answer, so it serves nobody; it was running before us, and is left alone"
         )
+    if member.phase is Phase.SUSPENDED:
+        return Refusal(f"{member.name} is suspended ({member.record.note}); ask again when it runs")
     if member.phase not in SERVING | COMING and not member.is_reserve:
         return Already(f"{member.name} is {member.phase} already")
     if order.verb == "drain" and not order.is_forced and _is_last(context, member):

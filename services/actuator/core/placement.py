@@ -7,6 +7,7 @@ from common import names
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.disks import Base, changed
+from services.actuator.core.host_faults import fault_of
 from services.actuator.core.members import View
 from services.actuator.core.seen import Seen, SeenHost, Wanted
 from services.actuator.core.steps import Define, Step, TakeSnapshot
@@ -69,6 +70,9 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[New
     """Return why the host takes no new domain of the group now, empty if it does."""
     if not host.is_reachable:
         return "not reachable"
+    fault = fault_of(host, now_s)
+    if fault is not None:
+        return fault.text
     if host.accel is None:
         return host.note or "its acceleration is not known yet"
     unusable = _why_no_disk(wanted, host)
@@ -93,6 +97,12 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[New
     if free_slot(wanted, host, new) is None:
         return f"all {wanted.network.slots} network slots are taken"
     return ""
+
+
+def has_space(wanted: Wanted, host: SeenHost) -> bool:
+    """Return whether the host has the memory and the network slot for one more domain."""
+    room = _room_bytes(wanted, host, [])
+    return (room is None or room >= 0) and free_slot(wanted, host, []) is not None
 
 
 def free_index(wanted: Wanted, seen: Seen, new: Iterable[New]) -> int | None:

@@ -18,11 +18,12 @@ from services.actuator.core.life import advance, give_back, is_halted, is_lent
 from services.actuator.core.members import View, after, view, why_no_address
 from services.actuator.core.reserve import tend
 from services.actuator.core.seen import Seen, Wanted
+from services.actuator.core.standing import waiting
 from services.actuator.core.steps import SetPhase, SetQuota, Step
 
 OFF: Final = "off"
 OBSERVE: Final = "observe"
-NOTED: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY})
+NOTED: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY, Phase.SUSPENDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     ]
     if _is_passive(wanted):
         passive = "mode off: nothing is started, stopped or removed"
-        return Plan(tuple(step for step in steps if _only_notes(step)), (*_notes(context), passive), found)
+        noted = tuple(step for step in steps if _only_notes(step))
+        return Plan(noted, (*_notes(context), passive), found, waiting(context))
     balance = rebalance(context, after(found.members, steps), steps)
     steps += balance.steps
     at_hand = [member for member in after(found.members, steps) if member.is_standing_by]
@@ -63,6 +65,7 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     snapshots = tend_snapshots(context, [*steps, *tended.steps])
     steps += snapshots.steps
     notes = tuple(why for why in (wanted.standby.why,) if why) + balance.notes + tended.notes + snapshots.notes
+    notes += waiting(context)
     return Plan((*steps, *tended.steps), tuple(_notes(context)) + balance.blocked, found, notes)
 
 

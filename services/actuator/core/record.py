@@ -15,6 +15,8 @@ CLONED: Final = "clone"
 ORDERS: Final = ("", "drain", "replace")
 STORED_AS: Final = {Phase.SUSPENDED: Phase.WARMING}
 """Phases that release 0.1.0 does not know: it reads the older one, ``stored_phase`` tells the newer."""
+HAS_SERVED: Final = frozenset({Phase.READY, Phase.DRAINING})
+"""What a domain that carries an older release's record is in, if it has served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,8 @@ class Record:
     ``saved`` does so in reserve until it is ``is_woken``. ``is_cloned``: it goes on from a snapshot. ``base``: what
     its overlay stands on (``disks.identity``), empty without one. ``cpu_quota`` is the one last written where it is not
     the configured one: a burst. ``decided_mono_s`` is when it was decided that it is wanted, ``probed_mono_s`` when it
-    last answered as itself.
+    last answered as itself, ``served_mono_s`` when it first came into rotation, None where it never has since it was
+    started. ``failures`` counts how often it failed since it was last in rotation.
     """
 
     group: str
@@ -54,6 +57,13 @@ class Record:
     cpu_quota: float | None = None
     decided_mono_s: float | None = None
     probed_mono_s: float | None = None
+    served_mono_s: float | None = None
+    failures: int = 0
+
+    @property
+    def has_served(self) -> bool:
+        """Return whether it has been in rotation since it was started, or since it last stood by."""
+        return self.served_mono_s is not None
 
     @property
     def way(self) -> str:
@@ -89,6 +99,8 @@ class Record:
             "cpu_quota": "" if self.cpu_quota is None else f"{self.cpu_quota:.2f}",
             "decided_mono_s": "" if self.decided_mono_s is None else f"{self.decided_mono_s:.3f}",
             "probed_mono_s": "" if self.probed_mono_s is None else f"{self.probed_mono_s:.3f}",
+            "served_mono_s": "" if self.served_mono_s is None else f"{self.served_mono_s:.3f}",
+            "failures": str(self.failures),
         }
 
     def enter(self, phase: Phase, now_s: float, epoch_s: float, boot_id: str) -> "Record":
@@ -128,6 +140,8 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
             cpu_quota=_number(metadata.get("cpu_quota", "")),
             decided_mono_s=_number(metadata.get("decided_mono_s", "")),
             probed_mono_s=_number(metadata.get("probed_mono_s", "")),
+            served_mono_s=_served(metadata),
+            failures=int(metadata.get("failures", "0")),
         )
     except (KeyError, ValueError):
         return None
@@ -137,6 +151,13 @@ def _phase(metadata: Mapping[str, str]) -> Phase:
     """Return the phase; the newer name counts only beside the older one that was written with it."""
     older = Phase(metadata["phase"])
     return next((p for p in STORED_AS if metadata.get("stored_phase") == p and STORED_AS[p] is older), older)
+
+
+def _served(metadata: Mapping[str, str]) -> float | None:
+    """Return when it first served; release 0.1.0 wrote nothing about that, so its phase tells."""
+    if "served_mono_s" in metadata:
+        return _number(metadata["served_mono_s"])
+    return float(metadata["since_mono_s"]) if metadata["phase"] in HAS_SERVED else None
 
 
 def _whole(text: str) -> int | None:

@@ -9,13 +9,17 @@ from common.messages import DesiredCapacity
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.disks import Base, Disk
 from services.actuator.core.extra_xml import Extra
+from services.actuator.core.past import Past
 from services.actuator.core.record import Record
 from services.actuator.core.steps import Step
 
 
 @dataclass(frozen=True, slots=True)
 class SeenDomain:
-    """One domain as its host shows it; ``record`` is None where it carries no metadata of ours."""
+    """One domain as its host shows it; ``record`` is None where it carries no metadata of ours.
+
+    ``past`` is what was seen of it before, and what libvirt told of its disks; None where nobody has looked.
+    """
 
     host: str
     name: str
@@ -27,6 +31,7 @@ class SeenDomain:
     address: str | None = None
     has_saved_state: bool = False
     has_link: bool = True
+    past: Past | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A *paused* one holds its memory and serves milliseconds after it is resumed; a *saved* one holds disk, and is started
 from its saved memory. Both have booted and answered as themselves before; both are asked again before they serve. Only
-a pause of our own is ended: what else paused a domain may have hurt it.
+a pause of our own is ended here; what somebody else has paused waits until it goes on (``holding``).
 """
 
 from dataclasses import replace
@@ -13,14 +13,12 @@ from common.phases import Phase
 from services.actuator.core.clones import has_snapshot
 from services.actuator.core.context import Context, about, enter
 from services.actuator.core.lead_times import decided_s
-from services.actuator.core.members import WAKE_TIMEOUT_S, Member
+from services.actuator.core.members import PAUSED_BY_US, WAKE_TIMEOUT_S, Member
 from services.actuator.core.placement import MIB, OVERHEAD_BYTES
 from services.actuator.core.steps import Save, SetPhase, SetQuota, Step, Suspend, Undefine, Wake
 
 TIERS: Final = tuple(WAKE_TIMEOUT_S)
 TO_STAND_BY: Final = "it will stand by again"
-AT_WORK: Final = frozenset({"save", "starting-up", "migration"})  # libvirt pauses and goes on by itself
-OURS: Final = frozenset({"", "user"})
 
 
 def stand_by(context: Context, member: Member) -> Step | None:
@@ -30,12 +28,8 @@ def stand_by(context: Context, member: Member) -> Step | None:
         if is_saved and domain.has_saved_state:
             return None
         return Undefine(**about(member), reason="off while it stood by", slot=member.record.slot)
-    if domain.power is DomainState.PAUSED and domain.power_reason in AT_WORK:
-        return None
-    if domain.power is DomainState.PAUSED and domain.power_reason not in OURS:
-        return enter(context, member, Phase.FAILED, f"paused by {domain.power_reason} while it stood by")
-    if domain.power not in (DomainState.RUNNING, DomainState.PAUSED):
-        return enter(context, member, Phase.FAILED, f"{domain.power} while it stood by")
+    if member.is_broken:
+        return enter(context, member, Phase.FAILED, f"{member.state.text}, while it stood by")
     if member.record.is_boosted:
         return _with_quota(context, member)
     if is_saved:
@@ -52,7 +46,7 @@ def is_at_rest(member: Member) -> bool:
         return False
     if member.record.tier == "saved":
         return member.is_off and member.domain.has_saved_state
-    return member.domain.power is DomainState.PAUSED and member.domain.power_reason in OURS
+    return member.domain.power is DomainState.PAUSED and member.domain.power_reason in PAUSED_BY_US
 
 
 def wakeable(context: Context, members: tuple[Member, ...]) -> list[Member]:

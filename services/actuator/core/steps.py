@@ -92,7 +92,18 @@ class Shutdown(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destroy(Step):
-    """DomainState off at once; may take long where QEMU is frozen, so it runs in the slow lane."""
+    """DomainState off at once; may take long where QEMU is frozen, so it runs in the slow lane.
+
+    ``is_own_doing``: what keeps it from running, if anything does, is our own doing. Without that nothing is destroyed
+    that may come back.
+    """
+
+    is_own_doing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume(Step):
+    """Let a domain go on that a fault of its host has paused; one that anybody else paused is left alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +133,10 @@ class Wake(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undefine(Step):
-    """Remove the definition of a template domain that is powered off; ``slot`` becomes free."""
+    """Remove the definition of a template domain that is powered off; ``slot`` becomes free.
+
+    ``is_own_doing``: where libvirt has its memory saved, we had it saved. Without that a saved memory is left alone.
+    """
 
     slot: int | None = None
+    is_own_doing: bool = False

@@ -1,4 +1,8 @@
-"""Who leaves: not protected, not ready before ready, fewest in flight, then newest. No chance in it."""
+"""Who leaves: not protected, not ready before ready, fewest in flight, then the one started last. No chance in it.
+
+One that comes back after others had paused it leaves last: another was started in its place, and that one goes. One
+that comes back after it has failed has to prove itself first.
+"""
 
 from collections.abc import Iterable
 
@@ -24,11 +28,26 @@ def pick(members: Iterable[Member], count: int) -> list[Member]:
     return [m for m in chosen if not m.is_busy]
 
 
-def _order(member: Member) -> tuple[int, int, float, str]:
-    """Return the place in the queue; a backend that the balancer does not report counts as the busiest."""
+def _order(member: Member) -> tuple[bool, int, int, float, str]:
+    """Return the place in the queue; a backend that the balancer does not report counts as the busiest.
+
+    One that we did not start, or whose start nobody remembers, is older than all others.
+    """
     is_serving = member.phase in (Phase.WARMING, Phase.READY)
     in_flight = 0 if not is_serving else _UNKNOWN_IN_FLIGHT if member.backend is None else member.backend.in_flight
-    return _NEAR_TO_SERVING.get(member.phase, 4), in_flight, -member.record.since_mono_s, _backwards(member.name)
+    near = _NEAR_TO_SERVING.get(member.phase, 4)
+    return is_returning(member), near, in_flight, -_started_s(member), _backwards(member.name)
+
+
+def is_returning(member: Member) -> bool:
+    """Return whether it has served, was paused by others, and is on its way back."""
+    is_coming = member.phase in (Phase.BOOTING, Phase.WARMING)
+    return is_coming and member.record.has_served and not member.record.failures
+
+
+def _started_s(member: Member) -> float:
+    started_s = member.record.started_mono_s
+    return float("-inf") if started_s is None else started_s
 
 
 def _backwards(name: str) -> str:

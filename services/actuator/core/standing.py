@@ -1,0 +1,86 @@
+"""What stands: domains that others keep from running, hosts with a fault, domains that ignore their power button.
+
+Told in ``status`` for as long as it is so, and once as an event: ``standing`` returns all of it at this moment, each
+under a key that stays the same, so that whoever tells it needs to remember nothing but the keys.
+"""
+
+from typing import Final
+
+from common.messages import Event
+from common.phases import Phase
+from services.actuator.core.context import Context
+from services.actuator.core.host_faults import HostFault, fault_of
+from services.actuator.core.leaving import is_deaf
+from services.actuator.core.members import Member
+
+KNOWN_AFTER_S: Final = 3.0
+"""How long libvirt may take to tell which disk it is, before the alarm is given without that."""
+FAULT: Final = "host-fault"
+STILL_SUSPENDED: Final = "still-suspended"
+IGNORED: Final = "shutdown-ignored"
+Key = tuple[str, str, str]
+
+
+def waiting(context: Context) -> tuple[str, ...]:
+    """Return in words who waits for others, which hosts have a fault, and who does not shut down."""
+    faults = (f"{fault.text}; {_what_follows(context)}" for fault in _faults(context))
+    held = (f"{m.name} waits: {m.state.text}" for m in context.view.members if m.is_held and m.is_reachable)
+    deaf = (_ignores(m) for m in context.view.members if is_deaf(context, m))
+    return (*faults, *held, *deaf)
+
+
+def standing(context: Context) -> dict[Key, Event]:
+    """Return what an operator is to be told once, by a key that is the same for as long as it is so."""
+    faults = {_key(f): _of_host(f, context) for f in _faults(context) if _is_told(f, context.now_s)}
+    late = [_late(m) for m in context.view.members if _is_late(m, context)]
+    deaf = [_about(m, IGNORED, _ignores(m)) for m in context.view.members if is_deaf(context, m)]
+    return faults | {(event.name, event.host, event.domain): event for event in (*late, *deaf)}
+
+
+def over(key: Key) -> Event | None:
+    """Return what is told once that of this key is so no more; None where nobody needs to know."""
+    if key[0] != FAULT:
+        return None
+    return Event(name="host-fault-over", host=key[1], text="the disks of its domains can be written again")
+
+
+def _faults(context: Context) -> list[HostFault]:
+    hosts = [host for host in context.seen.hosts if host.name in context.wanted.group.hosts]
+    return [fault for host in hosts if (fault := fault_of(host, context.now_s)) is not None]
+
+
+def _key(fault: HostFault) -> Key:
+    return FAULT, fault.host, fault.cause.value
+
+
+def _is_told(fault: HostFault, now_s: float) -> bool:
+    return fault.is_known or (fault.since_s is not None and now_s - fault.since_s >= KNOWN_AFTER_S)
+
+
+def _of_host(fault: HostFault, context: Context) -> Event:
+    return Event(name=FAULT, host=fault.host, text=f"{fault.text}; {_what_follows(context)}", level="error")
+
+
+def _what_follows(context: Context) -> str:
+    is_passive = context.wanted.desired is not None and context.wanted.desired.mode == "off"
+    return "nothing new goes there" if is_passive else "they are resumed again and again, and nothing new goes there"
+
+
+def _is_late(member: Member, context: Context) -> bool:
+    limit_s = member.state.limit_s
+    is_waiting = member.is_held and member.is_reachable and member.phase is Phase.SUSPENDED
+    return is_waiting and bool(limit_s) and member.held_s(context.now_s) >= (limit_s or 0.0)
+
+
+def _late(member: Member) -> Event:
+    limit_s = member.state.limit_s or 0.0
+    return _about(member, STILL_SUSPENDED, f"{member.state.text}, for more than {limit_s:g} s; it is left as it is")
+
+
+def _ignores(member: Member) -> str:
+    return f"{member.name} does not shut down; asked {member.record.stop_calls} times; power_off is never"
+
+
+def _about(member: Member, name: str, text: str) -> Event:
+    group, host = member.record.group, member.domain.host
+    return Event(name=name, group=group, domain=member.name, host=host, text=text, level="warning")
