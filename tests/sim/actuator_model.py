@@ -58,6 +58,7 @@ class FakeDomain:
     has_link: bool = True
     cpu_quota: float | None = None
     disk: str = "vda"  # what it writes to as long as it runs
+    is_held: bool = False  # somebody else has paused or saved it, and will let it go on
 
     def become(self, state: DomainState, reason: str) -> None:
         """Enter a state for a reason of libvirt's, whoever did it."""
@@ -104,6 +105,12 @@ class FakeHost:
 
     def facts(self, name: str) -> DomainFacts | None:
         return next((facts for facts in self.domains() if facts.name == name), None)
+
+    def _end(self, call: str, name: str) -> None:
+        """Note a call that nobody but its owner may make: what he has paused is neither ended nor resumed by us."""
+        domain = self.by_name.get(name)
+        if domain is not None and (domain.is_held or (call != "resume" and domain.reason == "ioerror")):
+            self.world.trespasses.append(f"{call} of {name}, {domain.state} ({domain.reason})")
 
     def _change(self, call: str, name: str) -> FakeDomain:
         if self.is_lost:
@@ -154,6 +161,7 @@ class FakeHost:
 
     def destroy(self, name: str) -> None:
         self.world.before("destroy", self.name, name)
+        self._end("destroy", name)
         self._change("destroy", name).become(DomainState.SHUTOFF, "destroyed")
         self.world.after("destroy", self.name, name)
 
@@ -173,6 +181,7 @@ class FakeHost:
 
     def undefine(self, name: str) -> None:
         self.world.before("undefine", self.name, name)
+        self._end("undefine", name)
         assert self._change("undefine", name).state is not DomainState.RUNNING, f"{name} undefined while it runs"
         del self.by_name[name]
         self.world.after("undefine", self.name, name)
@@ -184,6 +193,7 @@ class FakeHost:
 
     def resume(self, name: str) -> None:
         self.world.before("resume", self.name, name)
+        self._end("resume", name)
         self._change("resume", name).become(DomainState.RUNNING, "unpaused")
         self.world.after("resume", self.name, name)
 
@@ -252,6 +262,7 @@ class World:
         self.kill_after: int | None = None
         self.kills = 0
         self.log: list[tuple[float, str, str]] = []
+        self.trespasses: list[str] = []
         self.steps: list[Step] = []
         self.demand: Demand = ()
         self.remarks = Remarks()
