@@ -76,7 +76,7 @@ def _expected(context: Context, members: tuple[Member, ...]) -> list[Member]:
     """Return who is suspended and still counts: for ``unhealthy_grace_s``, and only while somebody else serves."""
     if not any(member.is_in_rotation for member in members):
         return []
-    return [m for m in members if m.phase is Phase.SUSPENDED and not _is_replaced(context, m)]
+    return [m for m in members if m.is_suspended and not _is_replaced(context, m)]
 
 
 def _is_replaced(context: Context, member: Member) -> bool:
@@ -86,7 +86,7 @@ def _is_replaced(context: Context, member: Member) -> bool:
 
 def _held_back_by(members: tuple[Member, ...]) -> tuple[str, ...]:
     """Return who keeps a place without serving, and why."""
-    return tuple(f"{m.name} keeps its place: {m.record.note}" for m in members if m.phase is Phase.SUSPENDED)
+    return tuple(f"{m.name} keeps its place: {m.state.text}" for m in members if m.is_suspended)
 
 
 def _why_no_target(context: Context) -> str:
@@ -171,7 +171,7 @@ def _define_more(
 def _is_just_lost(context: Context, member: Member) -> bool:
     """Return whether a new domain takes this one's place: it is to go, is suspended, or failed a moment ago."""
     is_failed = member.phase is Phase.FAILED and member.age_s(context.now_s) < JUST_LOST_S
-    return is_failed or member.phase is Phase.SUSPENDED or bool(member.record.order)
+    return is_failed or member.is_suspended or bool(member.record.order)
 
 
 def _at_ceiling(context: Context, owned: int) -> str:

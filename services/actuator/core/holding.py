@@ -14,14 +14,13 @@ from services.actuator.core.members import Member
 from services.actuator.core.past import is_resume_due, is_shaky
 from services.actuator.core.steps import Resume, Step
 
-SUSPENDABLE: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY})
 BOOTED: Final = "booted"
 RUNS_AGAIN: Final = "it runs again"
 
 
 def hold(context: Context, member: Member) -> Step | None:
     """Return what follows for a held domain: it is suspended, or waits in its phase."""
-    if member.phase not in SUSPENDABLE or member.is_reserve:
+    if not member.is_suspended or member.phase is Phase.SUSPENDED:
         return None
     text = member.state.text
     return enter(context, member, Phase.SUSPENDED, text, note=text, decided_mono_s=None)

@@ -17,6 +17,7 @@ from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Probe, Seen, SeenDomain, Wanted
 from services.actuator.core.steps import Define, SetPhase, SetQuota, Shutdown, Step, Wake
 
+SUSPENDABLE: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY})
 SERVING: Final = frozenset({Phase.WARMING, Phase.READY})
 PANICKED: Final = "panicked"
 PAUSED_BY_US: Final = frozenset({"", "user"})
@@ -76,13 +77,20 @@ class Member:
             return self.record.stop_calls > 0
         if domain.power_reason == "starting-up":
             return self.phase is Phase.CREATING or self.record.started_mono_s is None
-        is_at_rest = self.phase in (Phase.STANDBY, Phase.STOPPING, Phase.FAILED)
+        is_being_woken = self.is_busy and self.phase is Phase.BOOTING
+        is_at_rest = is_being_woken or self.phase in (Phase.STANDBY, Phase.STOPPING, Phase.FAILED)
         return is_waiting and is_at_rest and domain.power_reason in PAUSED_BY_US
 
     @property
     def is_held(self) -> bool:
         """Return whether somebody else keeps it from running, and may let it go on: nothing is done to it meanwhile."""
         return self.state.meaning in MAY_COME_BACK and not self.is_own_doing
+
+    @property
+    def is_suspended(self) -> bool:
+        """Return whether it would serve, or be on its way there, if somebody else let it run; written down or not."""
+        is_just_held = self.phase in SUSPENDABLE and self.is_held and not self.is_reserve
+        return self.phase is Phase.SUSPENDED or is_just_held
 
     @property
     def is_broken(self) -> bool:
@@ -112,7 +120,8 @@ class Member:
     @property
     def is_capacity(self) -> bool:
         """Return whether it counts as capacity, now or soon: not one in reserve, or that an operator wants away."""
-        return FATES[self.phase].is_capacity and not self.record.order and not self.is_reserve
+        is_counted = FATES[self.phase].is_capacity and not self.is_suspended
+        return is_counted and not self.record.order and not self.is_reserve
 
     def age_s(self, now_s: float) -> float:
         """Return seconds since it entered its phase, >= 0; since it runs again where it was paused in it."""

@@ -10,7 +10,6 @@ from common.messages import Member as MemberMessage
 from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.boot_times import quantile
-from services.actuator.core.holding import SUSPENDABLE
 from services.actuator.core.members import Member
 from services.actuator.core.placement import COMING
 from services.actuator.core.plan import Plan
@@ -58,14 +57,14 @@ def shown_phase(member: Member) -> Phase:
 
     One that boots in order to stand by is on standby for everybody else: it is no capacity that comes.
     """
-    phase = shown_record(member).phase
-    if replace(member, record=shown_record(member)).is_reserve:
+    shown = replace(member, record=shown_record(member))
+    phase = shown.phase
+    if shown.is_reserve:
         return Phase.STANDBY
-    if not member.is_reachable or phase not in SUSPENDABLE:
-        return phase
-    if member.is_held:
+    if shown.is_suspended and member.is_reachable:
         return Phase.SUSPENDED
-    return Phase.FAILED if FATES[phase].takes_traffic and (member.is_off or member.is_broken) else phase
+    is_lost = member.is_reachable and (member.is_off or member.is_broken)
+    return Phase.FAILED if is_lost and FATES[phase].takes_traffic else phase
 
 
 def shown_record(member: Member) -> Record:
