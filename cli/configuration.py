@@ -37,7 +37,7 @@ class Setting:
 class Checked:
     """A configuration with which all is well; ``unread`` are variables that look like ours and set nothing.
 
-    ``notes``: what is allowed, and will not work.
+    ``notes``: what is allowed, and will not work, or not as in the release before.
     """
 
     path: Path
@@ -74,7 +74,7 @@ def check(path: Path, environ: Mapping[str, str] = os.environ) -> Checked:
     """
     loaded = read(path, environ)
     variables = tuple(override.variable for override in loaded.overrides)
-    notes = (*unready_receivers(loaded.config), *same_addresses(loaded.config))
+    notes = (*unready_receivers(loaded.config), *same_addresses(loaded.config), *keeps_power(loaded.config))
     return Checked(path, tuple(loaded.config.groups), loaded.digest, variables, unread(environ), notes)
 
 
@@ -82,6 +82,15 @@ def unready_receivers(config: Config) -> list[str]:
     """Return what is wrong with the secrets and programs of notifications, by their place in the file."""
     troubles = [(number, file_trouble(told)) for number, told in enumerate(config.notifications)]
     return [f"notifications.{number}: {trouble}" for number, trouble in troubles if trouble]
+
+
+def keeps_power(config: Config) -> list[str]:
+    """Return the existing groups whose domains are never powered off because nothing else is said; 0.1.0 did it."""
+    silent = [name for name, group in config.groups.items() if group.kind == "existing" and group.power_off is None]
+    return [
+        f'groups.{name}: power_off is "never" by default: a domain that does not shut down is asked again and again'
+        for name in silent
+    ]
 
 
 def same_addresses(config: Config) -> list[str]:

@@ -186,7 +186,10 @@ class Haproxy(Table):
 
 
 class Group(Table):
-    """A group of identical domains behind one endpoint."""
+    """A group of identical domains behind one endpoint.
+
+    ``power_off`` says what becomes of a domain that ignores its power button; None: ``never`` where it is the user's.
+    """
 
     kind: Literal["template", "existing"] = "template"
     prefix: str

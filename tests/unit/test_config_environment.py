@@ -173,12 +173,16 @@ def test_show_can_leave_out_defaults_and_refuses_a_key_that_is_none(path: Path) 
 def test_check_names_what_the_environment_sets(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "environment" not in check(path).text()
     monkeypatch.setenv("AUTOSCALER_GROUPS__WEB__MAX", "6")
-    assert check(path).text().endswith("; set by the environment: AUTOSCALER_GROUPS__WEB__MAX")
+    assert check(path).text().splitlines()[0].endswith("; set by the environment: AUTOSCALER_GROUPS__WEB__MAX")
 
 
 def test_check_names_what_looks_like_ours_and_is_not_read(path: Path) -> None:
     checked = check(path, {"AUTOSCALER_CONFIG": "x", "AUTOSCALER_MAX": "2", "AUTOSCALER_GROUPS__WEB__MAX": "6"})
-    assert checked.text().endswith("set by the environment: AUTOSCALER_GROUPS__WEB__MAX; not read: AUTOSCALER_MAX")
+    assert (
+        checked.text()
+        .splitlines()[0]
+        .endswith("set by the environment: AUTOSCALER_GROUPS__WEB__MAX; not read: AUTOSCALER_MAX")
+    )
     assert checked.values().items() >= {"groups": ["web", "batch-jobs"], "unread": ["AUTOSCALER_MAX"]}.items()
 
 
@@ -189,3 +193,10 @@ def test_check_warns_of_template_domains_on_hosts_with_the_same_addresses(tmp_pa
     existing.write_text(f'{hosts}kind = "existing"\n', encoding="utf-8")
     assert "may run on a, b" in check(template).text() and "(192.168.150.0/24)" in check(template).text()
     assert "may run on" not in check(existing).text()
+
+
+def test_check_says_of_existing_groups_that_they_keep_their_power(path: Path) -> None:
+    said = 'groups.batch-jobs: power_off is "never" by default: a domain that does not shut down is asked again and again'
+    assert check(path).notes == (said,)
+    path.write_text(path.read_text().replace('kind = "existing"', 'kind = "existing"\npower_off = "never"', 1))
+    assert check(path).notes == ()
