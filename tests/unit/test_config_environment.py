@@ -196,7 +196,9 @@ def test_check_warns_of_template_domains_on_hosts_with_the_same_addresses(tmp_pa
 
 
 def test_check_says_of_existing_groups_that_they_keep_their_power(path: Path) -> None:
-    said = 'groups.batch-jobs: power_off is "never" by default: a domain that does not shut down is asked again and again'
+    said = (
+        'groups.batch-jobs: power_off is "never" by default: a domain that does not shut down is asked again and again'
+    )
     assert check(path).notes == (said,)
     path.write_text(path.read_text().replace('kind = "existing"', 'kind = "existing"\npower_off = "never"', 1))
     assert check(path).notes == ()
