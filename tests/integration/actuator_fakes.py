@@ -22,6 +22,9 @@ CLOCK = SystemClock()
 class Nobody:
     """Notes no call, and lets nothing die."""
 
+    def __init__(self) -> None:
+        self.trespasses: list[str] = []
+
     @property
     def now_s(self) -> float:
         return CLOCK.monotonic_s()

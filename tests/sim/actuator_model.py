@@ -22,7 +22,7 @@ from services.actuator.core.plan import Plan, context_of, plan
 from services.actuator.core.seen import Backend, Probe, Seen, Template, Wanted
 from services.actuator.core.sizing import Demand, choose
 from services.actuator.core.standing import standing
-from services.actuator.core.steps import Define, SetPhase, Step
+from services.actuator.core.steps import Define, Destroy, SetPhase, Step, Undefine
 from services.actuator.drafts import Draft
 from services.actuator.hosts import Hosts
 from services.actuator.perform import Outcome, attempt
@@ -106,8 +106,8 @@ class FakeHost:
     def facts(self, name: str) -> DomainFacts | None:
         return next((facts for facts in self.domains() if facts.name == name), None)
 
-    def _end(self, call: str, name: str) -> None:
-        """Note a call that nobody but its owner may make: what he has paused is neither ended nor resumed by us."""
+    def note_trespass(self, call: str, name: str) -> None:
+        """Note what nobody but its owner may do, planned or done: what he has paused is neither ended nor resumed."""
         domain = self.by_name.get(name)
         if domain is not None and (domain.is_held or (call != "resume" and domain.reason == "ioerror")):
             self.world.trespasses.append(f"{call} of {name}, {domain.state} ({domain.reason})")
@@ -161,7 +161,7 @@ class FakeHost:
 
     def destroy(self, name: str) -> None:
         self.world.before("destroy", self.name, name)
-        self._end("destroy", name)
+        self.note_trespass("destroy", name)
         self._change("destroy", name).become(DomainState.SHUTOFF, "destroyed")
         self.world.after("destroy", self.name, name)
 
@@ -181,7 +181,7 @@ class FakeHost:
 
     def undefine(self, name: str) -> None:
         self.world.before("undefine", self.name, name)
-        self._end("undefine", name)
+        self.note_trespass("undefine", name)
         assert self._change("undefine", name).state is not DomainState.RUNNING, f"{name} undefined while it runs"
         del self.by_name[name]
         self.world.after("undefine", self.name, name)
@@ -193,7 +193,7 @@ class FakeHost:
 
     def resume(self, name: str) -> None:
         self.world.before("resume", self.name, name)
-        self._end("resume", name)
+        self.note_trespass("resume", name)
         self._change("resume", name).become(DomainState.RUNNING, "unpaused")
         self.world.after("resume", self.name, name)
 
@@ -386,6 +386,8 @@ class World:
 
     def _perform(self, step: Step) -> None:
         self.steps.append(step)
+        if isinstance(step, Destroy | Undefine):
+            self.hosts[step.host].note_trespass(type(step).__name__, step.domain)
         self.memory.begun(step, self.now_s)
         result, error = attempt(self.hosts[step.host], step, self._made(step))
         outcome = Outcome(step, result, error, self.now_s)

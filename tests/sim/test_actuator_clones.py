@@ -9,7 +9,7 @@ import pytest
 
 from common.config import Image
 from common.domain import METADATA_TAG, METADATA_URI, DomainState
-from common.errors import HypervisorBusyError, HypervisorError
+from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError
 from common.virt import save_image
 from common.volume import Overlay, Pool, SeenVolume, Volume
 from services.actuator.cloning import CloneOrder, SnapshotOrder
@@ -150,6 +150,24 @@ def scenario(world: CloneWorld) -> None:
     world.run(LONG_S)
     world.want(1, generation=3)
     world.run(2 * LONG_S)
+
+
+def test_snapshot_whose_first_clone_vanishes_is_not_taken_and_not_tried_all_the_time(tmp_path: Path) -> None:
+    world = CloneWorld(tmp_path)
+    part = world.snapshot.with_suffix(".part")
+
+    def gone(call: str, name: str) -> DomainGoneError | None:
+        return DomainGoneError(f"{name} is gone") if call == "set_link" and part.exists() else None
+
+    world.hosts["local"].fail = gone
+    world.want(1)
+    world.run(1800)
+    tries = kinds(world, TakeSnapshot)
+    assert not world.snapshot.exists() and 3 <= len(tries) <= 12
+    assert "snapshot-taken" not in [event.name for event in world.events]
+    assert any("the domain is gone" in event.text for event in world.events if event.name == "tier-failed")
+    world.hosts["local"].fail = lambda _call, _name: None
+    world.run_until(world.snapshot.exists, 2000)
 
 
 def kinds(world: World, kind: type[Step]) -> list[str]:
