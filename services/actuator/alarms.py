@@ -1,6 +1,6 @@
 """Tells what stands once, when it begins, and that it is over; a new process tells it once more."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from common.messages import Event
 from services.actuator.core.standing import Key, over
@@ -14,12 +14,18 @@ class Alarms:
         self._say = say
         self._told: set[Key] = set()
 
-    def tell(self, standing: Mapping[Key, Event]) -> None:
-        """Say what is new, and what is over; ``standing`` is all that stands now, of all groups together."""
+    def tell(self, standing: Mapping[Key, Event], silent_hosts: Collection[str] = ()) -> None:
+        """Say what is new, and what is over.
+
+        Args:
+            standing: All that stands now, of all groups together.
+            silent_hosts: Those that tell nothing now: what stood there is not over.
+        """
+        kept = {key for key in self._told if key[1] in silent_hosts}
         for key in sorted(standing.keys() - self._told):
             self._say(standing[key])
-        for key in sorted(self._told - standing.keys()):
+        for key in sorted(self._told - standing.keys() - kept):
             event = over(key)
             if event is not None:
                 self._say(event)
-        self._told = set(standing)
+        self._told = kept | set(standing)

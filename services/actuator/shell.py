@@ -119,7 +119,8 @@ class ActuatorService:
         self._prober.aim({key: target for view in views.values() for key, target in targets(view).items()})
         for view in views.values():
             self._publish_membership(view, now_s)
-        self._alarms.tell({key: event for view in views.values() for key, event in _standing(view, now_s).items()})
+        silent = {host.name for host in self._hosts.seen(now_s) if not host.is_reachable}
+        self._alarms.tell({k: event for view in views.values() for k, event in _standing(view, now_s).items()}, silent)
         for keeper in self._keepers:
             keeper.aim({g.image.disk for g in self._config.groups.values() if g.image.disk and keeper.host in g.hosts})
         for step in self._hosts.overdue(now_s):
@@ -410,9 +411,8 @@ class ActuatorService:
 
 
 def _standing(view: View, now_s: float) -> dict[Key, Event]:
-    """Return what stands in a group that does not only observe."""
-    context = Context(view.wanted, view.seen, view.planned.view, now_s, is_halted=False)
-    return {} if is_observing(view.wanted.group, view.wanted.desired) else standing(context)
+    """Return what stands in one group."""
+    return standing(Context(view.wanted, view.seen, view.planned.view, now_s, is_halted=False))
 
 
 def still(body: Membership) -> Membership:

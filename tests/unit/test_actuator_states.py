@@ -411,14 +411,15 @@ def test_fault_is_told_with_its_disks_or_without_them_where_libvirt_does_not_say
     assert [event.name for event in told(unknown, now_s=NOW_S + KNOWN_AFTER_S)] == ["host-fault"]
 
 
-def test_mode_off_promises_no_resume() -> None:
+@pytest.mark.parametrize("mode", ["off", "observe"])
+def test_passive_mode_tells_the_fault_and_promises_no_resume(mode: str) -> None:
     want = group_of("existing")
     assert want.desired is not None
-    off = replace(want, desired=want.desired.model_copy(update={"mode": "off"}))
+    off = replace(want, desired=want.desired.model_copy(update={"mode": mode}))
     see = beside(replace(shows((PAUSED, "ioerror")), past=hurt()))
     found = plan(off, see, NOW_S)
     assert not [step for step in found.steps if isinstance(step, Resume)]
-    assert brief(found.steps) == [] and "resumed again" not in " ".join(found.notes)
+    assert "no space" in found.notes[0] and "resumed again" not in " ".join(found.notes)
     assert waiting(context_of(off, see, NOW_S)) == found.notes
 
 
@@ -438,6 +439,9 @@ def test_alarm_is_said_once_and_its_end_where_it_matters() -> None:
     for standing_now in (fault, fault | deaf, deaf, {}, fault):
         alarms.tell(standing_now)
     assert [event.name for event in said] == ["host-fault", "shutdown-ignored", "host-fault-over", "host-fault"]
+    alarms.tell({}, silent_hosts={"local"})
+    alarms.tell(fault)
+    assert len(said) == 4, "a host that is silent has not got room"
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------

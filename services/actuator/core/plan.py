@@ -45,7 +45,7 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     found = context.view
     if is_observing(wanted.group, wanted.desired):
         observing = "mode observe: nothing is changed, and nothing written down"
-        return Plan(given_back(context), (*_notes(context), observing), found)
+        return Plan(given_back(context), (*_notes(context), observing), found, waiting(context))
     moving = [member for member in found.members if not member.is_standing_by]
     steps = [step for member in moving if (step := advance(context, member)) is not None]
     steps += [

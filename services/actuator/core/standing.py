@@ -19,6 +19,7 @@ FAULT: Final = "host-fault"
 STILL_SUSPENDED: Final = "still-suspended"
 IGNORED: Final = "shutdown-ignored"
 Key = tuple[str, str, str]
+"""What it is, on which host, and there about what."""
 
 
 def waiting(context: Context) -> tuple[str, ...]:
@@ -62,7 +63,8 @@ def _of_host(fault: HostFault, context: Context) -> Event:
 
 
 def _what_follows(context: Context) -> str:
-    is_passive = context.wanted.desired is not None and context.wanted.desired.mode == "off"
+    desired, group = context.wanted.desired, context.wanted.group
+    is_passive = (group.mode if desired is None else desired.mode) in ("off", "observe")
     return "nothing new goes there" if is_passive else "they are resumed again and again, and nothing new goes there"
 
 
