@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from common.clock import SystemClock
-from common.domain import DomainFacts, DomainState
+from common.domain import DiskTrouble, DomainFacts, DomainState
 from common.errors import HypervisorError, HypervisorLostError
 from common.phases import Phase
 from services.actuator.core.record import Record
@@ -36,6 +36,8 @@ class FakeHost:
         self.is_lost = False
         self.hang: dict[str, threading.Event] = {}
         self.lookup_error: HypervisorError | None = None
+        self.hurt: dict[str, str] = {}
+        self.disks_asked: list[str] = []
         self.bug: Exception | None = None
 
     def _wait(self, call: str) -> None:
@@ -49,7 +51,15 @@ class FakeHost:
     def domains(self) -> list[DomainFacts]:
         self.looks += 1
         self._wait("domains")
-        return [DomainFacts(name, f"u-{name}", DomainState.RUNNING, "", True, METADATA) for name in self.names]
+        states = {name: (DomainState.PAUSED if name in self.hurt else DomainState.RUNNING) for name in self.names}
+        return [DomainFacts(n, f"u-{n}", s, self.hurt.get(n, ""), True, METADATA) for n, s in states.items()]
+
+    def disk_troubles(self, name: str) -> tuple[DiskTrouble, ...]:
+        self.disks_asked.append(name)
+        self._wait(f"disks of {name}")
+        if self.lookup_error is not None:
+            raise self.lookup_error
+        return (DiskTrouble("vda", f"/pool/{name}", True),)
 
     def facts(self, name: str) -> DomainFacts | None:
         self.peeks.append(name)
@@ -148,6 +158,36 @@ def test_hung_host_delays_no_other(workers: Callable[..., HostWorker], reports: 
     assert not any(isinstance(r, Observation) and r.host == "hung" for r in reports.all)
     hung.hang["domains"].set()
     reports.wait_for(lambda r: isinstance(r, Observation) and r.host == "hung")
+
+
+def told_disks(report: Report) -> bool:
+    return isinstance(report, Observation) and bool(report.troubles)
+
+
+def test_disk_errors_are_asked_of_those_that_one_has_paused_and_told_with_the_next_look(
+    workers: Callable[..., HostWorker], reports: Reports
+) -> None:
+    host = FakeHost()
+    host.hurt = {"web-0001": "ioerror", "web-0000": "user"}
+    workers("a", host)
+    report = reports.wait_for(told_disks)
+    assert isinstance(report, Observation)
+    assert report.troubles == {"web-0001": (DiskTrouble("vda", "/pool/web-0001", True),)}
+    assert host.disks_asked == ["web-0001"]
+
+
+def test_disks_that_cannot_be_asked_about_keep_nobody_from_looking(
+    workers: Callable[..., HostWorker], reports: Reports
+) -> None:
+    host = FakeHost()
+    host.hurt, host.hang = {"web-0000": "ioerror"}, {"disks of web-0000": threading.Event()}
+    workers("a", host)
+    reports.wait_for(lambda report: isinstance(report, Observation) and host.looks > 3)
+    host.lookup_error = HypervisorError("no answer from QEMU")
+    host.hang["disks of web-0000"].set()
+    looks = host.looks
+    reports.wait_for(lambda report: isinstance(report, Observation) and host.looks > looks + 2)
+    assert not any(told_disks(report) for report in reports.all) and host.disks_asked == ["web-0000"]
 
 
 def test_slow_destroys_delay_no_other_step(workers: Callable[..., HostWorker], reports: Reports) -> None:
