@@ -336,6 +336,19 @@ def test_one_that_has_another_in_its_place_goes_the_oldest_first() -> None:
     assert [step.domain for step in found if isinstance(step, Destroy)] == [ONE]
 
 
+def test_one_that_cannot_recover_goes_before_one_that_may_and_a_paused_one_takes_nobodys_turn() -> None:
+    def failed(name: str, state: tuple[DomainState, str], age_s: float) -> SeenDomain:
+        found = domain(name, Phase.FAILED, state[0], age_s, note="x", failures=1, **SERVED)
+        return replace(found, power_reason=state[1])
+
+    older = failed(ONE, (RUNNING, "booted"), 50.0)
+    panicked = failed("web-0002", (PAUSED, "crashed"), 10.0)
+    paused = failed("web-0003", (PAUSED, "user"), 90.0)
+    for others, goes in (((older, panicked), "web-0002"), ((older, paused), None), ((older,), None)):
+        found = plan(wanted(2), beside(*others), NOW_S).steps
+        assert [step.domain for step in found if isinstance(step, Destroy)] == ([goes] if goes else [])
+
+
 def test_start_that_led_nowhere_goes_at_once() -> None:
     assert brief(steps_for(wanted(2), beside(shows((RUNNING, "booted"), Phase.FAILED, 1.0)))) == ["Destroy web-0000"]
 
@@ -356,6 +369,9 @@ def test_failed_domain_that_runs_is_asked_whether_it_answers() -> None:
 def test_panicked_domain_that_libvirt_preserves_still_has_its_power(kind: str) -> None:
     found = steps_for(group_of(kind), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED)))
     assert brief(found) == (["Destroy web-0000"] if kind == "template" else [])
+    want, see = group_of(kind), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED))
+    left = "web-0000 has failed and is left to its owner: its kernel has panicked; power_off is never"
+    assert waiting(context_of(want, see, NOW_S)) == ((left,) if kind == "existing" else ())
     cut = steps_for(group_of(kind, "after-stop-timeout"), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED)))
     assert brief(cut) == ["Destroy web-0000"]
 

@@ -108,15 +108,17 @@ def is_deaf(context: Context, member: Member) -> bool:
 def may_give_up(context: Context, member: Member) -> bool:
     """Return whether a failed domain that has served may be ended.
 
-    It may once nobody misses it; where there is no room for another beside it, once it has had the time to recover.
+    It may once nobody misses it, those first that cannot recover, then the oldest; where there is no room for another
+    beside it, once it has had the time to recover.
     """
     goal = target(context)
     if goal is None:
         return False
     missing = max(goal - sum(1 for each in context.view.members if each.is_in_rotation), 0)
-    waiting = [m for m in context.view.members if m.phase is Phase.FAILED and m.record.has_served and not m.is_off]
-    oldest = sorted(waiting, key=lambda each: (each.record.since_mono_s, each.key))
-    if member in oldest[: max(len(oldest) - missing, 0)]:
+    waiting = [m for m in context.view.members if m.phase is Phase.FAILED and m.record.has_served]
+    mortal = [m for m in waiting if not m.is_off and not m.is_held]
+    first = sorted(mortal, key=lambda each: (not each.is_broken, each.record.since_mono_s, each.key))
+    if member in first[: max(len(first) - missing, 0)]:
         return True
     limit_s = (member.state if member.is_broken else CHECKS_FAIL).limit_s or 0.0
     return member.age_s(context.now_s) >= limit_s and not _has_room(context)

@@ -10,7 +10,7 @@ from common.messages import Event
 from common.phases import Phase
 from services.actuator.core.context import Context
 from services.actuator.core.host_faults import HostFault, fault_of
-from services.actuator.core.leaving import is_deaf
+from services.actuator.core.leaving import is_deaf, may_cut_power
 from services.actuator.core.members import Member
 
 KNOWN_AFTER_S: Final = 3.0
@@ -27,7 +27,12 @@ def waiting(context: Context) -> tuple[str, ...]:
     faults = (f"{fault.text}; {_what_follows(context)}" for fault in _faults(context))
     held = (f"{m.name} waits: {m.state.text}" for m in context.view.members if m.is_held and m.is_reachable)
     deaf = (_ignores(m) for m in context.view.members if is_deaf(context, m))
-    return (*faults, *held, *deaf)
+    broken = (
+        f"{m.name} has failed and is left to its owner: {m.state.text}; power_off is never"
+        for m in context.view.members
+        if m.is_broken and m.is_reachable and not may_cut_power(context, m)
+    )
+    return (*faults, *held, *deaf, *broken)
 
 
 def standing(context: Context) -> dict[Key, Event]:
