@@ -72,7 +72,8 @@ class HostSample(Body):
     """One host over one interval, in columns: entry *i* of every list is the domain ``names[i]``.
 
     ``cpu_ratios[i]`` is CPU time over (elapsed x allotted CPUs), None where it is unknown: first sample, counter
-    reset, stuck counter, domain not running. Only domains of configured groups are listed.
+    reset, stuck counter, domain not running. Only domains of configured groups are listed. ``suspended_uuids``: those
+    of them that do not run and may come back by themselves (``common.domain_states``), until they are seen to run.
     """
 
     kind: ClassVar[str] = "sample"
@@ -87,6 +88,7 @@ class HostSample(Body):
     note: str = ""
     host_cpus: int | None = Field(default=None, ge=1)
     host_idle_cpus: float | None = Field(default=None, ge=0)  # CPUs that nobody used, mean over the interval
+    suspended_uuids: tuple[str, ...] = ()
 
     @property
     def topic(self) -> str:
