@@ -353,8 +353,10 @@ class BackendState(Frozen):
     """One member as HAProxy sees it.
 
     ``state``: ``joining`` (address set, check pending), ``ready`` (takes traffic), ``draining`` (no new traffic),
-    ``left`` (no traffic, no connection, slot free), ``unplaced`` (no slot free). ``is_healthy`` is HAProxy's own check,
-    None before its first result.
+    ``left`` (no traffic, no connection, slot free), ``unplaced`` (no slot free), ``held`` (suspended: no new traffic,
+    what is in flight waits for it, unchecked), ``unknown`` (its address is not known, and a slot serves that may be its
+    own). ``is_healthy`` is HAProxy's own check, None before its first result. ``is_kept``: its checks time out, and it
+    keeps its traffic all the same, because somebody waits for it and nobody else is up.
     """
 
     name: str
@@ -365,6 +367,7 @@ class BackendState(Frozen):
     check: str = ""
     in_flight: int = Field(ge=0, default=0)
     unhealthy_s: float = 0.0
+    is_kept: bool = False
 
 
 class Drain(Body):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from common.messages import BackendState, Drain, Membership
 from services.balancer.core.answers import Admin, Server
-from services.balancer.core.backends import Goal, Placement, Slot, Wanted, match, waiting
+from services.balancer.core.backends import Goal, Placement, Slot, Wanted, is_unexplained, kept, match, waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,17 @@ def backend_states(membership: Membership, wanted: Wanted, slots: Sequence[Slot]
     servers = {slot.server.name: slot.server for slot in slots}
     placed = {(p.name, p.uuid): (p, servers[slot]) for slot, p in matched.items()}
     outside = {(p.name, p.uuid) for p in waiting(wanted, matched)}
-    is_full = not any(slot.is_free for slot in slots)
+    keepers = kept(slots, matched)
+    unseen = wanted.unlocated if any(is_unexplained(slot, wanted) for slot in slots) else frozenset()
+    homeless = "joining" if any(slot.is_free for slot in slots) else "unplaced"
     states = []
     for member in membership.members:
         key = (member.name, member.uuid)
         if key in placed:
-            states.append(_placed(*placed[key]))
+            placement, server = placed[key]
+            states.append(_placed(placement, server, is_kept=server.name in keepers))
         else:
-            state = ("unplaced" if is_full else "joining") if key in outside else "left"
+            state = homeless if key in outside else "unknown" if key in unseen else "left"
             states.append(BackendState(name=member.name, uuid=member.uuid, slot=None, state=state, is_healthy=None))
     return tuple(states)
 
@@ -69,16 +72,20 @@ def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Itera
             yield News("backend-unhealthy", now.name, f"HAProxy has it down; its last check: {now.check}", "warning")
         if now.state == "ready" and now.is_healthy and was is not None and was.is_healthy is False:
             yield News("backend-healthy", now.name, "HAProxy's check succeeds again")
+        if now.is_kept and (was is None or not was.is_kept):
+            text = f"its checks time out, but nobody else is up: it keeps its {now.in_flight} requests and gets more"
+            yield News("backend-kept", now.name, text, "warning")
 
 
-def _placed(placement: Placement, server: Server) -> BackendState:
-    is_out = server.admin is Admin.MAINT
+def _placed(placement: Placement, server: Server, *, is_kept: bool) -> BackendState:
+    is_out = server.admin is Admin.MAINT or not server.has_checks
     is_down = not is_out and not server.is_up
     return BackendState(
         name=placement.name,
         uuid=placement.uuid,
         slot=server.name,
         state=_state(placement, server),
+        is_kept=is_kept,
         is_healthy=True if server.is_proven else (False if is_down else _going_down(server)),
         check="" if is_out else server.check,
         in_flight=server.in_flight + server.queue,
@@ -92,9 +99,11 @@ def _state(placement: Placement, server: Server) -> str:
         return "ready"
     if placement.goal is Goal.SERVE:
         return "joining"
+    if placement.goal is Goal.HOLD and server.admin is Admin.DRAIN:
+        return "held"
     return "left" if server.admin is Admin.MAINT and server.is_idle else "draining"
 
 
 def _going_down(server: Server) -> bool | None:
     """Return health between two words: a server in rotation that missed a check is healthy until the next one."""
-    return True if server.admin is Admin.READY and server.is_up else None
+    return True if server.admin is Admin.READY and server.is_up and server.has_checks else None
