@@ -216,10 +216,17 @@ class BalancerService:
         backends = [b for group in self._groups.values() for b in group.backends if b.slot is not None]
         if any(b.state in {"joining", "draining"} for b in backends):
             return MOVING_S if now_s - self._moving_since_s < MOVING_FOR_S else SLOWLY_MOVING_S
-        pause_s = min(LOOK_S, self._context.config.system.interval_s)
+        pause_s = min(LOOK_S, self._until_traffic_s())
         if any(b.is_kept for b in backends) or _is_any_falling(self._snapshot):
             return min(FALLING_S, pause_s)
         return min(BUSY_S, pause_s) if any(b.in_flight for b in backends) else pause_s
+
+    def _until_traffic_s(self) -> float:
+        """Return how soon a look is due for the figures of traffic, such that looks in between do not delay it."""
+        interval_s = self._context.config.system.interval_s
+        bases = [group.traffic_base.at_s for group in self._groups.values() if group.traffic_base]
+        left_s = min((base_s + interval_s - self._looked_at_s for base_s in bases), default=interval_s)
+        return left_s if left_s > interval_s * (1 - EARLY_RATIO) else interval_s
 
     def _found(self, snapshot: Snapshot) -> None:
         """Note that HAProxy answers, and whether it is another process than at the last look."""
