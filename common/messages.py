@@ -371,7 +371,10 @@ class BackendState(Frozen):
 
 
 class Drain(Body):
-    """What the balancer has done with every member: the actuator's leave to go on with a drain."""
+    """What the balancer has done with every member: the actuator's leave to go on with a drain.
+
+    ``notes``: what it does otherwise than usual, and why, for people.
+    """
 
     kind: ClassVar[str] = "drain"
     group: str
@@ -380,6 +383,7 @@ class Drain(Body):
     backends: tuple[BackendState, ...]
     slots_total: int = 0
     cut_sessions_total: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def topic(self) -> str:

@@ -36,7 +36,7 @@ from services.balancer.core.commands import commands
 from services.balancer.core.haproxy_config import state_file, stats_socket
 from services.balancer.core.holds import HOLD_S, Hold, Word, held, suspended
 from services.balancer.core.progress import Answered, progress, stalled
-from services.balancer.core.report import backend_states, blind, news, substance
+from services.balancer.core.report import backend_states, blind, news, notes, substance
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 from services.balancer.endpoint import accepts
 from services.balancer.errors import ProxyError, ProxyLostError
@@ -342,6 +342,7 @@ class BalancerService:
             endpoint=group.config.endpoint,
             is_proxy_alive=group.is_alive,
             backends=group.backends if group.is_seen else blind(group.backends),
+            notes=notes(group.backends) if group.is_seen else (),
             slots_total=group.slots_total,
             cut_sessions_total=group.cut_sessions,
         )

@@ -11,7 +11,7 @@ from services.balancer.core.answers import Admin, Server, Snapshot, Totals
 from services.balancer.core.backends import Owner, Slot, wanted_from
 from services.balancer.core.holds import Hold, Word, held, suspended
 from services.balancer.core.progress import Answered, progress, stalled
-from services.balancer.core.report import backend_states, blind, news, substance
+from services.balancer.core.report import backend_states, blind, news, notes, substance
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 
 UP = Server(
@@ -108,6 +108,14 @@ def test_the_last_one_that_times_out_is_said_to_be_kept() -> None:
     assert (item.name, item.level) == ("backend-kept", "warning")
     assert "it keeps its 3 requests" in item.text
     assert list(news([late], [late])) == []
+    assert notes([ready, late]) == (
+        "web-0001 does not answer its health checks in time; it keeps its traffic because nobody else is up",
+    )
+
+
+def test_what_waits_for_a_held_member_is_noted() -> None:
+    shown = told(Phase.SUSPENDED, replace(UP, admin=Admin.DRAIN, status="NOLB", has_checks=False))
+    assert notes([shown]) == ("web-0001 takes nothing new; 3 requests in flight wait until it runs again",)
 
 
 def test_silent_haproxy_leaves_health_unknown() -> None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from common.messages import BackendState, Drain, Membership
 from services.balancer.core.answers import Admin, Server
 from services.balancer.core.backends import Goal, Placement, Slot, Wanted, is_unexplained, kept, match, waiting
+
+HELD: Final = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,17 @@ def substance(drain: Drain) -> tuple[object, ...]:
     return drain.is_proxy_alive, drain.cut_sessions_total, backends
 
 
+def notes(backends: Sequence[BackendState]) -> tuple[str, ...]:
+    """Return in plain words which members are treated otherwise than usual, and why."""
+    return tuple(
+        f"{b.name} takes nothing new; {b.in_flight} requests in flight wait until it runs again"
+        if b.state == HELD
+        else f"{b.name} does not answer its health checks in time; it keeps its traffic because nobody else is up"
+        for b in backends
+        if b.is_kept or b.state == HELD
+    )
+
+
 def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Iterator[News]:
     """Return what changed between two looks, for the members that both or the later one show."""
     past = {(b.name, b.uuid): b for b in before}
@@ -100,7 +114,7 @@ def _state(placement: Placement, server: Server) -> str:
     if placement.goal is Goal.SERVE:
         return "joining"
     if placement.goal is Goal.HOLD and server.admin is Admin.DRAIN:
-        return "held"
+        return HELD
     return "left" if server.admin is Admin.MAINT and server.is_idle else "draining"
 
 
