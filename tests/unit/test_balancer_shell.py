@@ -328,16 +328,22 @@ def test_the_last_one_that_answers_nobody_for_a_requests_time_is_left_to_its_che
     assert bench.api.orders == []
 
 
-def test_failing_checks_are_looked_at_more_often(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("shown", "pause_s"),
+    [({}, 1.0), ({"in_flight": 9}, 0.5), (LATE | {"status": "UP"}, 0.25), ({"status": "UP 2/3"}, 0.25)],
+    ids=["idle", "busy", "kept", "falling"],
+)
+def test_the_more_checks_may_cut_the_more_often_they_are_looked_at(
+    bench: Bench, shown: dict[str, Any], pause_s: float
+) -> None:
+    bench.api.slot = replace(bench.api.slot, **shown)
     bench.step(membership())
-    quiet_s = bench.step(membership(), after_s=0.01)
-    bench.api.slot = replace(bench.api.slot, **LATE)
-    bench.step(after_s=1)
-    bench.step(after_s=0.02)
+    bench.step(after_s=1.0)
     looks = bench.api.looks
-    bench.step(after_s=0.26)
+    bench.step(after_s=pause_s - 0.05)
+    assert bench.api.looks == looks
+    bench.step(after_s=0.05)
     assert bench.api.looks == looks + 1
-    assert quiet_s <= 0.25
 
 
 def test_failure_of_another_life_of_the_name_touches_nothing(bench: Bench) -> None:
