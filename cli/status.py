@@ -56,7 +56,7 @@ def endpoint_url(group: Group) -> str:
 
 
 def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]:
-    membership = snapshot.memberships.get(name)
+    membership, drain = snapshot.memberships.get(name), snapshot.drains.get(name)
     decision = snapshot.decisions.get(name)
     wanted = snapshot.wanted.get(name)
     traffic = snapshot.traffics.get(name)
@@ -77,7 +77,7 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
         "limiter": decision.limiter if decision else None,
         "why": decision.limiter_text if decision else None,
         "blocked": membership.blocked if membership else None,
-        "notes": list(membership.notes) if membership else [],
+        "notes": [*(membership.notes if membership else ()), *(drain.notes if drain else ())],
         "boot_p50_s": membership.boot_p50_s if membership else None,
         "lead_times": [lead.model_dump() for lead in membership.lead_times] if membership else [],
         "domains": [_domain_values(member, snapshot, name) for member in members],

@@ -65,6 +65,7 @@ class CpuReading:
     """A domain's CPU counter, read at ``read_at_s`` (monotonic).
 
     ``allotted_cpus`` is vCPUs x quota; None where a value is unknown. ``is_limited``: a quota is in force.
+    ``state_reason``: libvirt's, of a domain that does not run.
     """
 
     name: str
@@ -74,6 +75,7 @@ class CpuReading:
     allotted_cpus: float | None
     read_at_s: float = 0.0
     is_limited: bool = False
+    state_reason: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

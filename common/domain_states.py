@@ -123,8 +123,10 @@ PAUSING_EVENTS: Final[Mapping[str, str]] = {
     "api-error": "api-error",
     "postcopy": "postcopy",
     "postcopy-failed": "postcopy-failed",
+    "memory": "pmsuspended",
+    "disk": "pmsuspended",
 }
-"""What the detail of libvirt's event ``suspended`` says, as the reason of the state that it leads to.
+"""What the detail of libvirt's events ``suspended`` and ``pmsuspended`` says, as the reason of the state that follows.
 
 libvirt sends the detail ``paused`` for snapshots, dumps and saves too: the next listing tells them apart.
 """

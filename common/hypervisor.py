@@ -565,7 +565,8 @@ class Connection:
         state = _NAMES.state(code)
         unknown = CpuReading(name, uuid, state, None, None, now_s)
         if state is not DomainState.RUNNING:
-            return unknown
+            code, reason = domain.state()
+            return replace(unknown, state=_NAMES.state(code), state_reason=_NAMES.reason(code, reason))
         try:
             with _translated(f"read the CPU time of {name}"):
                 parameters = self._parameters.get(uuid, now_s, lambda: _scheduler_parameters(domain))

@@ -72,7 +72,8 @@ class HostSample(Body):
     """One host over one interval, in columns: entry *i* of every list is the domain ``names[i]``.
 
     ``cpu_ratios[i]`` is CPU time over (elapsed x allotted CPUs), None where it is unknown: first sample, counter
-    reset, stuck counter, domain not running. Only domains of configured groups are listed.
+    reset, stuck counter, domain not running. Only domains of configured groups are listed. ``suspended_uuids``: those
+    of them that do not run and may come back by themselves (``common.domain_states``), until they are seen to run.
     """
 
     kind: ClassVar[str] = "sample"
@@ -87,6 +88,7 @@ class HostSample(Body):
     note: str = ""
     host_cpus: int | None = Field(default=None, ge=1)
     host_idle_cpus: float | None = Field(default=None, ge=0)  # CPUs that nobody used, mean over the interval
+    suspended_uuids: tuple[str, ...] = ()
 
     @property
     def topic(self) -> str:
@@ -351,8 +353,10 @@ class BackendState(Frozen):
     """One member as HAProxy sees it.
 
     ``state``: ``joining`` (address set, check pending), ``ready`` (takes traffic), ``draining`` (no new traffic),
-    ``left`` (no traffic, no connection, slot free), ``unplaced`` (no slot free). ``is_healthy`` is HAProxy's own check,
-    None before its first result.
+    ``left`` (no traffic, no connection, slot free), ``unplaced`` (no slot free), ``held`` (suspended: no new traffic,
+    what is in flight waits for it, unchecked), ``unknown`` (its address is not known, and a slot serves that may be its
+    own). ``is_healthy`` is HAProxy's own check, None before its first result. ``is_kept``: its checks time out, and it
+    keeps its traffic all the same, because somebody waits for it and nobody else is up.
     """
 
     name: str
@@ -363,10 +367,14 @@ class BackendState(Frozen):
     check: str = ""
     in_flight: int = Field(ge=0, default=0)
     unhealthy_s: float = 0.0
+    is_kept: bool = False
 
 
 class Drain(Body):
-    """What the balancer has done with every member: the actuator's leave to go on with a drain."""
+    """What the balancer has done with every member: the actuator's leave to go on with a drain.
+
+    ``notes``: what it does otherwise than usual, and why, for people.
+    """
 
     kind: ClassVar[str] = "drain"
     group: str
@@ -375,6 +383,7 @@ class Drain(Body):
     backends: tuple[BackendState, ...]
     slots_total: int = 0
     cut_sessions_total: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def topic(self) -> str:

@@ -3,6 +3,7 @@
 A failure message is acted upon before anything else, from what the last look showed: one connection, two commands. All
 the rest follows from looks: one each second, quicker while a member comes or goes, at once when HAProxy's socket is
 another one. When HAProxy does not answer, the data plane does not need us: we ask again, and say that we know nothing.
+Nor is anything said of a group before its membership was heard and HAProxy looked at: nobody known is not nobody there.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from common.config import Config, Group
-from common.endpoint import is_address
 from common.log import Quiet, logger
-from common.messages import FROZEN, BackendState, Drain, Event, Failure, Membership, Reply
+from common.messages import FROZEN, SUSPENDED, BackendState, Drain, Event, Failure, HostSample, Membership, Reply
 from common.messaging.inbox import Inbox, Received
 from common.process import Context
+from services.balancer.core.addresses import with_last_addresses, with_sound_addresses
 from services.balancer.core.answers import Server, Snapshot, durable
 from services.balancer.core.backends import (
     Assign,
@@ -24,6 +25,8 @@ from services.balancer.core.backends import (
     SetMaint,
     SetReady,
     Step,
+    StopChecks,
+    is_in_service,
     next_owners,
     plan,
     wanted_from,
@@ -31,8 +34,9 @@ from services.balancer.core.backends import (
 )
 from services.balancer.core.commands import commands
 from services.balancer.core.haproxy_config import state_file, stats_socket
-from services.balancer.core.holds import HOLD_S, Hold, held
-from services.balancer.core.report import backend_states, blind, news, substance
+from services.balancer.core.holds import HOLD_S, Hold, Word, held, suspended
+from services.balancer.core.progress import Answered, progress, stalled
+from services.balancer.core.report import backend_states, blind, news, notes, substance
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 from services.balancer.endpoint import accepts
 from services.balancer.errors import ProxyError, ProxyLostError
@@ -40,6 +44,8 @@ from services.balancer.files import write_atomically
 from services.balancer.haproxy import RuntimeApi
 
 LOOK_S: Final = 1.0  # the longest between two looks: HAProxy may have been reloaded
+BUSY_S: Final = 0.5  # while somebody waits: a check that times out is seen before the third
+FALLING_S: Final = 0.25  # while checks fail
 AFTER_ORDER_S: Final = 0.01  # soon: what was ordered is confirmed, told, and saved for the next HAProxy
 MOVING_S: Final = 0.1
 MOVING_FOR_S: Final = 10.0  # a member that still has not come or gone by then is looked at less often
@@ -63,6 +69,8 @@ class _Group:
     backends: tuple[BackendState, ...] = ()
     slots_total: int = 0
     cut_sessions: int = 0
+    answered: dict[str, Answered] = field(default_factory=dict)
+    is_known: bool = False
     is_seen: bool = False
     is_alive: bool = False
     traffic_base: Look | None = None
@@ -85,6 +93,7 @@ class BalancerService:
         self._state_path = state_file(system)
         self._groups = {name: _Group(name, group) for name, group in context.config.groups.items()}
         self._holds: tuple[Hold, ...] = ()
+        self._suspended: dict[str, Word] = {}
         self._snapshot: Snapshot | None = None
         self._looked_at_s = 0.0
         self._pid: int | None = None
@@ -95,13 +104,15 @@ class BalancerService:
         self._moving_since_s = 0.0
         self._quiet = Quiet(period_s=60.0)
         self._bus.subscribe("actuator", Membership.kind)
-        self._bus.subscribe("monitor", Failure.kind)
+        self._bus.subscribe("monitor", Failure.kind, HostSample.kind)
 
     def step(self, inbox: Inbox, now_s: float) -> float:
         """Act on failures, then on membership, then look if a look is due; return when to be called again."""
         for received in inbox.messages:
             if isinstance(received.body, Failure):
                 self._fail(received, received.body, now_s)
+            elif isinstance(received.body, HostSample):
+                self._hear(received.body, now_s - received.age_s, now_s)
         for received in inbox.messages:
             if isinstance(received.body, Membership):
                 self._learn(received, received.body, now_s)
@@ -126,38 +137,54 @@ class BalancerService:
     def _fail(self, received: Received, failure: Failure, now_s: float) -> None:
         """Take the failed member's slot down now, and keep it down until membership has caught up.
 
-        A frozen one is in the hands of HAProxy's checks from then on: they say when it serves again.
+        A frozen one is in the hands of HAProxy's checks from then on: they say when it serves again. A suspended one is
+        in nobody's hands until the monitor, or membership, says that it runs.
         """
         if received.age_s > self._context.config.system.stale_after_s:
             logger().warning("failure-ignored", domain=failure.domain, reason="stale", age_s=round(received.age_s, 1))
             return
-        is_frozen = failure.reason == FROZEN
-        if not is_frozen:
+        if failure.reason == SUSPENDED:
+            word = self._suspended.get(failure.host, Word())
+            self._suspended[failure.host] = Word(word.uuids | {failure.uuid}, now_s)
+        elif failure.reason != FROZEN:
             self._holds = (*(h for h in self._holds if h.uuid != failure.uuid), Hold(failure.uuid, now_s + HOLD_S))
         for group in self._groups.values():
             if group.membership:
                 self._holds = held(self._holds, group.membership, now_s)
             for slot, owner in group.owners.items():
                 if self._is_alive and (owner.uuid, owner.name) == (failure.uuid, failure.domain):
-                    self._cut(group, Avoid(slot) if is_frozen else Cut(slot), failure, received.id)
+                    self._take_out(group, slot, failure, received.id)
         if self._is_alive:
             self._look_at_s = now_s
 
-    def _cut(self, group: _Group, step: Step, failure: Failure, cause: str) -> None:
+    def _take_out(self, group: _Group, slot: str, failure: Failure, cause: str) -> None:
+        """Give the order that the failure asks for; whoever leaves, or has left, is not news by being suspended."""
+        is_suspended = failure.reason == SUSPENDED
+        if is_suspended and not _has_in_service(group.membership, failure.uuid):
+            return
+        step = StopChecks(slot) if is_suspended else Avoid(slot) if failure.reason == FROZEN else Cut(slot)
         try:
             self._order(group, [step])
         except (ProxyError, ProxyLostError) as error:
             self._lose(error, self._clock.monotonic_s())
             return
         what = "is down" if isinstance(step, Cut) else "takes nothing new"
-        text = f"slot {step.slot} {what}: {failure.reason}"
-        self._event("backend-cut", group.name, failure.domain, text, cause=cause)
+        why = failure.detail or failure.reason if is_suspended else failure.reason
+        name = "backend-held" if is_suspended else "backend-cut"
+        self._event(name, group.name, failure.domain, f"slot {slot} {what}: {why}", cause=cause)
+
+    def _hear(self, sample: HostSample, said_s: float, now_s: float) -> None:
+        """Take in who is suspended on a host; whoever runs again is looked at now."""
+        before = self._suspended.get(sample.host, Word())
+        self._suspended[sample.host] = Word(frozenset(sample.suspended_uuids), said_s)
+        if before.uuids != self._suspended[sample.host].uuids and self._is_alive:
+            self._look_at_s = self._moving_since_s = now_s
 
     def _learn(self, received: Received, membership: Membership, now_s: float) -> None:
         group = self._groups.get(membership.group)
         if group is None:
             return
-        membership = _with_sound_addresses(membership)
+        membership = with_last_addresses(with_sound_addresses(membership), group.membership)
         if group.membership is None or _places(group.membership) != _places(membership):
             self._look_at_s = self._moving_since_s = now_s
         group.membership, group.membership_id = membership, received.id
@@ -186,10 +213,20 @@ class BalancerService:
         if has_ordered:
             self._moving_since_s = now_s
             return AFTER_ORDER_S
-        states = (b for group in self._groups.values() for b in group.backends)
-        if not any(b.slot is not None and b.state in {"joining", "draining"} for b in states):
-            return min(LOOK_S, self._context.config.system.interval_s)
-        return MOVING_S if now_s - self._moving_since_s < MOVING_FOR_S else SLOWLY_MOVING_S
+        backends = [b for group in self._groups.values() for b in group.backends if b.slot is not None]
+        if any(b.state in {"joining", "draining"} for b in backends):
+            return MOVING_S if now_s - self._moving_since_s < MOVING_FOR_S else SLOWLY_MOVING_S
+        pause_s = min(LOOK_S, self._until_traffic_s())
+        if any(b.is_kept for b in backends) or _is_any_falling(self._snapshot):
+            return min(FALLING_S, pause_s)
+        return min(BUSY_S, pause_s) if any(b.in_flight for b in backends) else pause_s
+
+    def _until_traffic_s(self) -> float:
+        """Return how soon a look is due for the figures of traffic, such that looks in between do not delay it."""
+        interval_s = self._context.config.system.interval_s
+        bases = [group.traffic_base.at_s for group in self._groups.values() if group.traffic_base]
+        left_s = min((base_s + interval_s - self._looked_at_s for base_s in bases), default=interval_s)
+        return left_s if left_s > interval_s * (1 - EARLY_RATIO) else interval_s
 
     def _found(self, snapshot: Snapshot) -> None:
         """Note that HAProxy answers, and whether it is another process than at the last look."""
@@ -221,15 +258,18 @@ class BalancerService:
         servers = snapshot.servers.get(group.name)
         if servers is None or group.membership is None:
             return False
-        slots = with_owners(servers, group.owners)
-        wanted = wanted_from(group.membership, (hold.uuid for hold in self._holds))
+        group.answered = progress(group.answered, servers, self._looked_at_s)
+        limit_s = self._context.config.haproxy.request_timeout_s
+        slots = with_owners(servers, group.owners, stalled(group.answered, self._looked_at_s, limit_s))
+        paused = suspended(self._suspended.values(), self._looked_at_s, self._context.config.system.stale_after_s)
+        wanted = wanted_from(group.membership, (hold.uuid for hold in self._holds), paused)
         steps = plan(wanted, slots)
         self._note_restored(group, steps, is_same=self._pid == snapshot.pid)
         group.owners = next_owners(wanted, slots, steps)
         is_done = self._order(group, steps)
         if is_done:
             self._count_cut(group, steps, servers)
-        group.slots_total = len(slots)
+        group.slots_total, group.is_known = len(slots), True
         self._note_backends(group, backend_states(group.membership, wanted, slots))
         return bool(steps) and is_done
 
@@ -268,6 +308,10 @@ class BalancerService:
     def _note_backends(self, group: _Group, backends: tuple[BackendState, ...]) -> None:
         before, group.backends = group.backends, backends
         for item in news(before, backends) if before else ():
+            if item.name == "backend-kept" and not self._quiet.may_say(
+                (item.name, group.name, item.domain), self._looked_at_s
+            ):
+                continue  # checks of an overloaded one come and go
             self._event(item.name, group.name, item.domain, item.text, item.level, group.membership_id)
 
     def _save(self, snapshot: Snapshot) -> None:
@@ -291,11 +335,14 @@ class BalancerService:
             self._tell_traffic(group, now_s)
 
     def _tell_drain(self, group: _Group, now_s: float) -> None:
+        if group.membership is None or (group.is_alive and not group.is_known):
+            return
         drain = Drain(
             group=group.name,
             endpoint=group.config.endpoint,
             is_proxy_alive=group.is_alive,
             backends=group.backends if group.is_seen else blind(group.backends),
+            notes=notes(group.backends) if group.is_seen else (),
             slots_total=group.slots_total,
             cut_sessions_total=group.cut_sessions,
         )
@@ -336,10 +383,11 @@ def _places(membership: Membership) -> tuple[object, ...]:
     return members, membership.unreachable_hosts
 
 
-def _with_sound_addresses(membership: Membership) -> Membership:
-    """Return the membership with every address that is none taken out: it would end a command and begin another."""
-    members = tuple(
-        m.model_copy(update={"address": None}) if m.address and not is_address(m.address) else m
-        for m in membership.members
-    )
-    return membership if members == membership.members else membership.model_copy(update={"members": members})
+def _has_in_service(membership: Membership | None, uuid: str) -> bool:
+    members = membership.members if membership else ()
+    return any(member.uuid == uuid and is_in_service(member.phase) for member in members)
+
+
+def _is_any_falling(snapshot: Snapshot | None) -> bool:
+    groups = snapshot.servers.values() if snapshot else ()
+    return any(server.is_falling for servers in groups for server in servers)

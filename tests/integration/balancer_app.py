@@ -1,12 +1,13 @@
 """A domain for the balancer's tests: an HTTP server on one loopback address, a process of its own.
 
 ``GET /healthz``: 200, or 503 while the file ``sick`` exists. ``GET /work?ms=N``: 200 after N ms.
-``POST /count?id=X&ms=N``: appends X to the log *before* it waits, as a request that had its effect. Every answer names
-the server in X-Served-By.
+``GET /block?ms=N``: the same, and everybody else waits too: one worker. ``POST /count?id=X&ms=N``: appends X to the log
+*before* it waits, as a request that had its effect. Every answer names the server in X-Served-By.
 """
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -41,7 +42,11 @@ class App:
         if method == "POST":
             with self._log.open("a") as log:
                 log.write(f"{args['id']}\n")
-        await asyncio.sleep(int(args.get("ms", "0")) / 1000)
+        wait_s = int(args.get("ms", "0")) / 1000
+        if parts.path == "/block":
+            time.sleep(wait_s)
+        else:
+            await asyncio.sleep(wait_s)
         return 200
 
 

@@ -21,7 +21,18 @@ from pathlib import Path
 from common import config_file
 from common.bus import Bus
 from common.clock import SystemClock
-from common.messages import Body, Drain, Event, Failure, Member, Membership, Traffic
+from common.messages import (
+    SUSPENDED,
+    BackendState,
+    Body,
+    Drain,
+    Event,
+    Failure,
+    HostSample,
+    Member,
+    Membership,
+    Traffic,
+)
 from common.phases import Phase
 from services.balancer.core.haproxy_config import state_file, stats_socket
 from services.balancer.files import write_config
@@ -54,6 +65,7 @@ class Domain:
     phase: Phase = Phase.WARMING
     since_s: float = 1000.0
     is_probed: bool = False
+    is_found: bool = True  # discovery knows its address
 
     def member(self) -> Member:
         return Member(
@@ -63,7 +75,7 @@ class Domain:
             phase=self.phase,
             since_s=self.since_s,
             age_s=1.0,
-            address=self.address,
+            address=self.address if self.is_found else None,
             port=self.port,
             is_probed=self.is_probed,
         )
@@ -114,13 +126,16 @@ class Proxy:
 
 
 class Stand:
-    def __init__(self, groups: str = "", slots: int = 8, check_interval_s: float = 0.5) -> None:
+    def __init__(
+        self, groups: str = "", slots: int = 8, check_interval_s: float = 0.5, request_timeout_s: float = 30.0
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="bal-", dir="/tmp"))
         self.port, self.tcp_port, self.app_port = free_port(), free_port(), free_port()
         self.path = self.directory / "autoscaler.toml"
         self.path.write_text(
             f'[system]\nrun_dir = "{self.directory}/run"\nstate_dir = "{self.directory}/state"\n'
             f"[haproxy]\nslots = {slots}\ncheck_interval_s = {check_interval_s}\n"
+            f"request_timeout_s = {request_timeout_s}\n"
             f'[groups.web]\nprefix = "web-"\nendpoint = "127.0.0.1:{self.port}"\n'
             + groups.replace("TCP_PORT", str(self.tcp_port))
         )
@@ -132,6 +147,8 @@ class Stand:
         self.drains: dict[str, Drain] = {}
         self.traffics: dict[str, Traffic] = {}
         self.events: list[Event] = []
+        self.suspended: set[str] = set()
+        self._sampled_at_s = 0.0
         self._apps: list[subprocess.Popen[bytes]] = []
         self.proxy = Proxy(self.config.system.run_path)
         self.until(lambda: self._answers(), "HAProxy answers")
@@ -139,6 +156,7 @@ class Stand:
         self.monitor = Bus.open(self.config, "monitor", self.clock)
         self.actuator.subscribe("balancer", "drain", "traffic", "event")
         self.balancer = self.start_balancer()
+        self.tell()
         self.until(lambda: "web" in self.drains, "the balancer speaks")
 
     def _answers(self) -> bool:
@@ -181,6 +199,26 @@ class Stand:
         """Say what the monitor would: the domain has failed."""
         self.monitor.publish(Failure(host="local", domain=domain.name, uuid=domain.uuid, reason=reason))
 
+    def suspend(self, domain: Domain) -> None:
+        """Pause a domain, and say what the monitor would: at once, and in every sample."""
+        domain.process.send_signal(signal.SIGSTOP)
+        self.suspended.add(domain.uuid)
+        failure = Failure(host="local", domain=domain.name, uuid=domain.uuid, reason=SUSPENDED, detail="user: by hand")
+        self.monitor.publish(failure)
+        self.sample()
+
+    def resume(self, domain: Domain) -> None:
+        """Let a suspended domain run, and say so in the next sample."""
+        domain.process.send_signal(signal.SIGCONT)
+        self.suspended.discard(domain.uuid)
+        self.sample()
+
+    def sample(self) -> None:
+        """Say as the monitor does who is suspended."""
+        uuids = tuple(sorted(self.suspended))
+        self.monitor.publish(HostSample(host="local", interval_s=1.0, is_reachable=True, suspended_uuids=uuids))
+        self._sampled_at_s = self.clock.monotonic_s()
+
     def set_phase(self, domain: Domain, phase: Phase, *, wait_for: str = "", timeout_s: float = PATIENCE_S) -> None:
         """Tell a new phase; with ``wait_for``, return when the balancer reports that state."""
         domain.phase = phase
@@ -197,9 +235,12 @@ class Stand:
         self.tell()
 
     def state(self, domain: Domain, group: str = "web") -> str | None:
+        found = self.backend(domain, group)
+        return found.state if found else None
+
+    def backend(self, domain: Domain, group: str = "web") -> BackendState | None:
         drain = self.drains.get(group)
-        found = [b.state for b in drain.backends if b.uuid == domain.uuid] if drain else []
-        return found[0] if found else None
+        return next((b for b in drain.backends if b.uuid == domain.uuid), None) if drain else None
 
     def pump(self, timeout_s: float = 0.01) -> None:
         """Take in what the balancer says, and let the buses serve late subscribers."""
@@ -207,6 +248,8 @@ class Stand:
             time.sleep(timeout_s)
             return
         self.monitor.receive(0.0)
+        if self._sampled_at_s and self.clock.monotonic_s() - self._sampled_at_s >= 1.0:
+            self.sample()
         for received in self.actuator.receive(timeout_s).messages:
             self._note(received.body)
 

@@ -1,7 +1,8 @@
 """The balancer's plan against a model of HAProxy: any history, cut anywhere, ends where it should.
 
 The model obeys commands as HAProxy 2.6 does: a slot that leaves maintenance is up and not yet checked, a check of a
-dead address takes it down, a drained slot gets no request, a slot in maintenance loses what was in flight.
+dead address takes it down, and a slot that is down loses what was in flight; a drained slot gets no request, one in
+maintenance loses what was in flight; one whose checks are stopped stays as it is, and counts as up only after a check.
 """
 
 import random
@@ -21,7 +22,9 @@ from services.balancer.core.backends import (
     SetDrain,
     SetMaint,
     SetReady,
+    StartChecks,
     Step,
+    StopChecks,
     Wanted,
     match,
     next_owners,
@@ -69,14 +72,25 @@ class ModelProxy:
                 assert server.admin is Admin.MAINT, "an address is changed only in maintenance"
                 admin, status = (Admin.READY, "UP 1/2") if is_trusted else (Admin.DRAIN, "DRAIN 1/2")
                 server = replace(
-                    server, address=owner.address, port=owner.port, admin=admin, status=status, is_weight_right=True
+                    server,
+                    address=owner.address,
+                    port=owner.port,
+                    admin=admin,
+                    status=status,
+                    is_weight_right=True,
+                    has_checks=True,
                 )
             case SetReady():
-                server = replace(server, admin=Admin.READY, status="UP", is_weight_right=True)
+                status = "UP" if server.is_up else server.status
+                server = replace(server, admin=Admin.READY, status=status, is_weight_right=True)
             case SetDrain():
                 server = replace(server, admin=Admin.DRAIN, status=server.status.replace("UP", "DRAIN"))
             case SetMaint() | Cut():
                 server = replace(server, admin=Admin.MAINT, status="MAINT", in_flight=0)
+            case StopChecks():
+                server = replace(server, status="NOLB", has_checks=False)
+            case StartChecks(is_fresh=is_fresh):
+                server = replace(server, status="NOLB" if is_fresh else server.status, has_checks=True)
             case Clear():
                 assert server.is_idle, "an address is taken only from an idle slot"
                 server = replace(server, address=EMPTY_ADDRESS, port=EMPTY_PORT)
@@ -84,9 +98,11 @@ class ModelProxy:
 
     def check(self) -> None:
         for index, server in enumerate(self.servers):
-            if server.admin is not Admin.MAINT:
+            if server.admin is not Admin.MAINT and server.has_checks:
                 good = "UP" if server.admin is Admin.READY else "DRAIN"
-                self.servers[index] = replace(server, status=good if server.address in self.alive else "DOWN")
+                is_alive = server.address in self.alive
+                in_flight = server.in_flight if is_alive else 0
+                self.servers[index] = replace(server, status=good if is_alive else "DOWN", in_flight=in_flight)
 
     def serve(self, rng: random.Random) -> None:
         """Send requests to the slots that take them, and finish some."""
@@ -105,7 +121,10 @@ class ModelProxy:
         server = self.servers[index]
         admin = rng.choice(list(Admin))
         status = {Admin.READY: "UP", Admin.DRAIN: "DRAIN", Admin.MAINT: "MAINT"}[admin]
-        self.servers[index] = replace(server, admin=admin, status=status, is_weight_right=rng.random() < 0.5)
+        has_checks = rng.random() < 0.5
+        self.servers[index] = replace(
+            server, admin=admin, status=status, is_weight_right=rng.random() < 0.5, has_checks=has_checks
+        )
 
 
 @dataclass
@@ -140,6 +159,8 @@ def check_steps(wanted: Wanted, slots: tuple, steps: tuple[Step, ...]) -> None:
         if isinstance(step, SetReady):
             assert matched[step.slot].goal is Goal.SERVE
             assert servers[step.slot].is_proven or servers[step.slot].admin is Admin.READY
+        if isinstance(step, SetMaint | Cut) and step.slot in matched:
+            assert matched[step.slot].goal in (Goal.OUT, Goal.CUT), "nothing of the others is cut"
 
 
 def check_slots(proxy: ModelProxy) -> None:
@@ -164,9 +185,12 @@ def check_end(proxy: ModelProxy, wanted: Wanted) -> None:
     draining = {p.address for p in wanted.placements if p.goal is Goal.DRAIN}
     ready = {server.address for server in proxy.servers if server.admin is Admin.READY}
     drained = {server.address for server in proxy.servers if server.admin is Admin.DRAIN}
+    unchecked = {server.address for server in proxy.servers if not server.has_checks} - {EMPTY_ADDRESS}
+    held = {p.address for p in wanted.placements if p.goal is Goal.HOLD}
     busy = {server.address for server in proxy.servers} - {EMPTY_ADDRESS}
     assert ready == serving & proxy.alive
-    assert drained <= (serving - proxy.alive) | draining
+    assert drained <= (serving - proxy.alive) | draining | held
+    assert unchecked == drained & held
     assert busy == ready | drained
     assert all(server.is_weight_right for server in proxy.servers if server.admin is Admin.READY)
 
@@ -219,7 +243,8 @@ def check_end_with_dead_ready(proxy: ModelProxy, wanted: Wanted) -> None:
     assert serving & proxy.alive <= ready <= serving
     others = {s.address for s in proxy.servers if s.admin is not Admin.READY} - {EMPTY_ADDRESS}
     draining = {p.address for p in wanted.placements if p.goal is Goal.DRAIN}
-    assert others <= (serving - proxy.alive) | draining
+    held = {p.address for p in wanted.placements if p.goal is Goal.HOLD}
+    assert others <= (serving - proxy.alive) | draining | held
 
 
 @settings(max_examples=150, deadline=None)
@@ -255,6 +280,34 @@ def test_order_of_observation_does_not_matter(history: list[list[tuple[int, Goal
 def _summary(steps: tuple[Step, ...]) -> set[object]:
     """Return the steps, but for which of the free slots a member gets."""
     return {step.owner if isinstance(step, Assign) else step for step in steps}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(0, 2**32))
+def test_what_a_suspended_member_works_on_is_never_cut(is_suspended: list[bool], seed: int) -> None:
+    """Whatever the checks find while it is paused, and whenever the balancer is killed."""
+    rng = random.Random(seed)
+    address = "10.0.0.1"
+    proxy = ModelProxy({address})
+    balancer, wanted = ModelBalancer(proxy), wanted_of([(1, Goal.SERVE, 0, False)])
+    settle(proxy, balancer, wanted)
+    index = next(index for index, server in enumerate(proxy.servers) if server.address == address)
+    for paused in is_suspended:
+        proxy.servers[index] = replace(proxy.servers[index], in_flight=3)
+        wanted = wanted_of([(1, Goal.HOLD if paused else Goal.SERVE, 0, False)])
+        balancer.look(wanted)
+        proxy.alive = set() if paused else {address}
+        for _ in range(rng.randrange(4)):
+            proxy.check()
+            if rng.random() < 0.3:
+                balancer = ModelBalancer(proxy)
+            balancer.look(wanted)
+        assert proxy.servers[index].in_flight == 3
+        assert not (paused and proxy.servers[index].admin is Admin.READY and proxy.servers[index].is_up)
+    proxy.alive = {address}
+    wanted = wanted_of([(1, Goal.SERVE, 0, False)])
+    settle(proxy, balancer, wanted)
+    check_end(proxy, wanted)
 
 
 def test_haproxy_that_forgot_everything_is_filled_within_one_look() -> None:

@@ -4,26 +4,40 @@ import pytest
 
 from common.endpoint import is_address
 from services.balancer.core.answers import Admin, Server, Totals, durable, parse_look, refusal, split_answers
-from services.balancer.core.backends import Assign, Avoid, Clear, Cut, Owner, SetDrain, SetMaint, SetReady, Step
+from services.balancer.core.backends import (
+    Assign,
+    Avoid,
+    Clear,
+    Cut,
+    KeepUp,
+    Owner,
+    SetDrain,
+    SetMaint,
+    SetReady,
+    StartChecks,
+    Step,
+    StopChecks,
+)
 from services.balancer.core.commands import commands
 from services.balancer.errors import ProxyError
 
 INFO = "Name: HAProxy\nPid: 4711\nUptime_sec: 1"
 STAT = (
     "# pxname,svname,qcur,scur,stot,econ,eresp,status,lastchg,check_status,hrsp_5xx,req_tot,last_chk,qtime,rtime,ttime,"
-    "mode,idle_conn_cur,safe_conn_cur,used_conn_cur,\n"
-    "web,FRONTEND,,4,9,,,OPEN,,,3,120,,,,,http,,,,\n"
-    'web,vm1,1,2,70,0,0,UP,12,* L7OK,1,,"Layer7, ""good""",4,25,30,http,1,0,2,\n'
-    "web,vm2,0,0,5,0,0,MAINT,3,,0,,,0,0,0,http,0,0,0,\n"
-    "web,BACKEND,1,3,75,0,0,UP,12,,3,75,,4,25,30,http,,,,\n"
-    "db,FRONTEND,,1,40,,,OPEN,,,,,,,,,tcp,,,,\n"
-    "db,vm1,0,1,40,2,1,no check,9,,,,,0,0,900,tcp,0,0,1,\n"
-    "db,BACKEND,0,1,40,2,1,UP,9,,,,,0,0,900,tcp,,,,\n"
-    "other,FRONTEND,,0,0,,,OPEN,,,0,0,,,,,http,,,,"
+    "mode,idle_conn_cur,safe_conn_cur,used_conn_cur,bout,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_other,\n"
+    "web,FRONTEND,,4,9,,,OPEN,,,3,120,,,,,http,,,,900,0,117,0,0,0,\n"
+    'web,vm1,1,2,70,0,0,UP,12,* L7OK,1,,"Layer7, ""good""",4,25,30,http,1,0,2,800,1,50,2,3,4,\n'
+    "web,vm2,0,0,5,0,0,MAINT,3,,0,,,0,0,0,http,0,0,0,0,0,5,0,0,0,\n"
+    "web,BACKEND,1,3,75,0,0,UP,12,,3,75,,4,25,30,http,,,,900,0,117,0,0,0,\n"
+    "db,FRONTEND,,1,40,,,OPEN,,,,,,,,,tcp,,,,70,,,,,,\n"
+    "db,vm1,0,1,40,2,1,no check,9,,,,,0,0,900,tcp,0,0,1,70,,,,,,\n"
+    "db,BACKEND,0,1,40,2,1,UP,9,,,,,0,0,900,tcp,,,,70,,,,,,\n"
+    "other,FRONTEND,,0,0,,,OPEN,,,0,0,,,,,http,,,,0,0,0,0,0,0,"
 )
 STATE = (
-    "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_port\n"
-    "3 web 1 vm1 10.0.0.5 2 4 1 1 8080\n3 web 2 vm2 127.0.0.1 0 5 0 1 1\n5 db 1 vm1 fd00::5 2 12 1 1 5432"
+    "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_port "
+    "srv_check_state\n3 web 1 vm1 10.0.0.5 2 4 1 1 8080 7\n3 web 2 vm2 127.0.0.1 0 5 0 1 1 10\n"
+    "5 db 1 vm1 fd00::5 3 12 1 1 5432 2"
 )
 
 
@@ -45,6 +59,8 @@ def test_look_shows_slots_by_header_name() -> None:
             response_time_s=0.025,
             check='L7OK Layer7, "good"',
             changed_s=12,
+            has_checks=True,
+            answers=61,
         ),
         Server(
             name="vm2",
@@ -60,9 +76,12 @@ def test_look_shows_slots_by_header_name() -> None:
             response_time_s=0,
             check="",
             changed_s=3,
+            has_checks=False,
+            answers=5,
         ),
     )
-    assert [(s.address, s.admin, s.response_time_s) for s in snapshot.servers["db"]] == [("fd00::5", Admin.DRAIN, 0.9)]
+    (db,) = snapshot.servers["db"]
+    assert (db.address, db.admin, db.response_time_s, db.answers) == ("fd00::5", Admin.DRAIN, 0.9, 70)
     assert set(snapshot.servers) == {"web", "db"}
 
 
@@ -107,15 +126,39 @@ def test_half_an_answer_is_refused(answers: list[str], reason: str) -> None:
         ("DOWN 1/2", False, False),
         ("DRAIN", True, True),
         ("DRAIN 1/2", True, False),
+        ("NOLB", False, False),
+        ("NOLB 1/2", False, False),
         ("MAINT", False, False),
         ("MAINT (resolution)", False, False),
-        ("no check", True, True),
+        ("no check", True, False),
     ],
 )
 def test_words_of_haproxy(status: str, is_up: bool, is_proven: bool) -> None:
     text = STAT.replace("0,0,UP,12,*", f"0,0,{status},12,*")
     found = parse_look([INFO, text, STATE], ["web"]).servers["web"][0]
     assert (found.is_up, found.is_proven) == (is_up, is_proven)
+
+
+@pytest.mark.parametrize(
+    ("bits", "has_checks"),
+    # 1 running, 2 configured, 4 enabled, 8 paused for maintenance: HAProxy 2.6 and 3.0
+    [(6, True), (7, True), (14, True), (2, False), (3, False), (10, False)],
+)
+def test_a_stopped_check_is_one_bit(bits: int, has_checks: bool) -> None:
+    text = STATE.replace("10.0.0.5 2 4 1 1 8080 7", f"10.0.0.5 2 4 1 1 8080 {bits}")
+    found = parse_look([INFO, STAT, text], ["web"])
+    assert found.servers["web"][0].has_checks is has_checks
+    assert found.servers["web"][0].is_proven is has_checks
+    assert (durable(found) == durable(parse_look([INFO, STAT, STATE], ["web"]))) is has_checks
+
+
+@pytest.mark.parametrize(
+    ("check", "times_out"),
+    [("L4TOUT", True), ("* L7TOUT", True), ("L6TOUT", True), ("L7OK", False), ("L4CON", False), ("L7STS", False)],
+)
+def test_a_check_that_timed_out_is_told_from_one_that_was_refused(check: str, times_out: bool) -> None:
+    found = parse_look([INFO, STAT.replace("* L7OK", check), STATE], ["web"]).servers["web"][0]
+    assert found.times_out is times_out
 
 
 def test_each_answer_ends_with_an_empty_line() -> None:
@@ -135,17 +178,22 @@ def test_anything_but_a_known_success_is_a_refusal() -> None:
 
 ASSIGN = Assign("vm3", Owner("web-0001", "u1", "10.0.0.5", 8080))
 ADDRESS, WEIGHT = "set server web/vm3 addr 10.0.0.5 port 8080", "set server web/vm3 weight 100%"
+STOPPING, CHECKED = "set server web/vm3 health stopping", "enable health web/vm3"
 
 
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        (ASSIGN, [ADDRESS, WEIGHT, "set server web/vm3 state drain"]),
-        (Assign("vm3", ASSIGN.owner, is_trusted=True), [ADDRESS, WEIGHT, "set server web/vm3 state ready"]),
+        (ASSIGN, [ADDRESS, WEIGHT, CHECKED, "set server web/vm3 state drain"]),
+        (Assign("vm3", ASSIGN.owner, is_trusted=True), [ADDRESS, WEIGHT, CHECKED, "set server web/vm3 state ready"]),
         (SetReady("vm3"), [WEIGHT, "set server web/vm3 state ready"]),
         (SetDrain("vm3"), ["set server web/vm3 state drain"]),
         (SetMaint("vm3"), ["set server web/vm3 state maint"]),
-        (Avoid("vm3"), ["set server web/vm3 health stopping"]),
+        (Avoid("vm3"), [STOPPING]),
+        (StopChecks("vm3"), [STOPPING, "disable health web/vm3"]),
+        (StartChecks("vm3", is_fresh=True), [STOPPING, CHECKED]),
+        (StartChecks("vm3", is_fresh=False), [CHECKED]),
+        (KeepUp("vm3"), ["set server web/vm3 health up"]),
         (Cut("vm3"), ["set server web/vm3 health down", "set server web/vm3 state maint"]),
         (Clear("vm3"), ["set server web/vm3 addr 127.0.0.1 port 1"]),
     ],

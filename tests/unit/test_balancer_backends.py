@@ -12,14 +12,19 @@ from services.balancer.core.backends import (
     Clear,
     Cut,
     Goal,
+    KeepUp,
     Owner,
     Placement,
     SetDrain,
     SetMaint,
     SetReady,
     Slot,
+    StartChecks,
     Step,
+    StopChecks,
     Wanted,
+    is_in_service,
+    kept,
     match,
     next_owners,
     plan,
@@ -113,6 +118,23 @@ def test_unhealthy_member_in_rotation_is_left_to_haproxy_and_the_actuator() -> N
         (Goal.CUT, server(1, Admin.MAINT), (Clear("vm1"),)),
         (Goal.CUT, server(1, Admin.MAINT, in_flight=1), ()),
         (Goal.SERVE, server(1, Admin.READY, is_weight_right=False), (SetReady("vm1"),)),
+        (Goal.HOLD, server(1, Admin.READY), (StopChecks("vm1"),)),
+        (Goal.HOLD, server(1, Admin.READY, status="DOWN"), (StopChecks("vm1"),)),
+        (Goal.HOLD, server(1, Admin.READY, status="NOLB", has_checks=False), (SetDrain("vm1"),)),
+        (Goal.HOLD, server(1, Admin.DRAIN), (StopChecks("vm1"),)),
+        (Goal.HOLD, server(1, Admin.DRAIN, status="NOLB", has_checks=False, in_flight=3), ()),
+        (Goal.HOLD, server(1, Admin.MAINT), (Clear("vm1"),)),
+        (Goal.SERVE, server(1, Admin.DRAIN, status="NOLB", has_checks=False), (StartChecks("vm1", is_fresh=True),)),
+        (Goal.SERVE, server(1, Admin.DRAIN, status="DRAIN", has_checks=False), (StartChecks("vm1", is_fresh=True),)),
+        (
+            Goal.SERVE,
+            server(1, Admin.READY, status="no check", has_checks=False),
+            (StartChecks("vm1", is_fresh=False),),
+        ),
+        (Goal.SERVE, server(1, Admin.DRAIN, status="NOLB"), ()),
+        (Goal.DRAIN, server(1, Admin.DRAIN, status="NOLB", has_checks=False), (StartChecks("vm1", is_fresh=True),)),
+        (Goal.CUT, server(1, Admin.DRAIN, status="NOLB", has_checks=False, in_flight=3), (Cut("vm1"),)),
+        (Goal.OUT, server(1, Admin.DRAIN, status="NOLB", has_checks=False), (SetMaint("vm1"),)),
     ],
 )
 def test_each_goal_moves_a_slot_one_step(goal: Goal, slot: Server, expected: tuple[Step, ...]) -> None:
@@ -237,6 +259,7 @@ def test_every_phase_has_a_goal(phase: Phase) -> None:
         Phase.WARMING: Goal.SERVE,
         Phase.READY: Goal.SERVE,
         Phase.DRAINING: Goal.DRAIN,
+        Phase.SUSPENDED: Goal.HOLD,
         Phase.FAILED: Goal.CUT,
     }
     found = wanted_from(membership(shown(phase)), ())
@@ -248,8 +271,115 @@ def test_member_that_failed_is_cut_whatever_membership_says() -> None:
     assert [p.goal for p in wanted_from(membership(shown(Phase.READY)), ["u1"]).placements] == [Goal.CUT]
 
 
+@pytest.mark.parametrize("phase", list(Phase))
+def test_who_is_in_service_and_does_not_run_is_held_and_the_others_are_not(phase: Phase) -> None:
+    (found,) = wanted_from(membership(shown(phase)), (), ["u1"]).placements
+    (usual,) = wanted_from(membership(shown(phase)), ()).placements
+    assert found.goal is (Goal.HOLD if is_in_service(phase) else usual.goal)
+
+
+def test_a_suspended_member_that_fails_for_good_is_cut() -> None:
+    assert [p.goal for p in wanted_from(membership(shown(Phase.READY)), ["u1"], ["u1"]).placements] == [Goal.CUT]
+
+
+def test_a_held_member_gets_no_slot_of_its_own() -> None:
+    assert steps(member(1, Goal.HOLD), NINE, slots=[Slot(server(3)), SERVING]) == ()
+
+
 def test_member_without_address_has_no_place() -> None:
     assert wanted_from(membership(shown(Phase.WARMING, None)), ()).placements == ()
+
+
+# --- discovery forgot an address -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.WARMING, Phase.READY, Phase.DRAINING, Phase.SUSPENDED])
+def test_a_slot_that_serves_stays_while_a_member_in_service_has_no_address(phase: Phase) -> None:
+    wanted = wanted_from(membership(shown(phase, None)), ())
+    assert wanted.unlocated == {("web-0001", "u1")}
+    assert plan(wanted, [Slot(server(1, Admin.READY))]) == ()
+    assert plan(wanted, [Slot(server(1, Admin.READY), owner(1))]) == ()
+
+
+@pytest.mark.parametrize("phase", [Phase.STOPPING, Phase.FAILED, Phase.STANDBY, Phase.GONE])
+def test_a_slot_goes_with_a_member_that_leaves_though_its_address_is_forgotten(phase: Phase) -> None:
+    wanted = wanted_from(membership(shown(phase, None)), ())
+    assert plan(wanted, [Slot(server(1, Admin.READY), owner(1))]) == (SetMaint("vm1"),)
+
+
+def test_a_forgotten_address_keeps_no_slot_that_fails_its_checks_or_is_another_members() -> None:
+    wanted = wanted_from(membership(shown(Phase.READY, None)), ())
+    assert plan(wanted, [Slot(server(1, Admin.READY, status="DOWN"))]) == (SetMaint("vm1"),)
+    assert plan(wanted, [Slot(server(2, Admin.READY), owner(2))]) == (SetMaint("vm2"),)
+    both = replace(wanted, placements=(member(1, uuid="other"),))
+    assert plan(both, [Slot(server(1, Admin.READY), owner(1))]) == (SetMaint("vm1"),)
+
+
+# --- the last one standing -----------------------------------------------------------------------------------------
+
+BUSY = {"check": "L7TOUT", "in_flight": 9}
+
+
+def last(admin: Admin = Admin.READY, **changes: object) -> Slot:
+    return Slot(server(1, admin, **{"status": "UP 2/3", **BUSY, **changes}), owner(1))
+
+
+def test_the_last_one_that_answers_too_late_keeps_its_traffic() -> None:
+    assert steps(member(1), slots=[last()]) == (KeepUp("vm1"),)
+    assert steps(member(1), slots=[last(check="L4TOUT", in_flight=0, queue=1)]) == (KeepUp("vm1"),)
+    assert steps(member(1), slots=[last(status="UP")]) == ()
+
+
+def test_it_is_kept_for_as_long_as_its_last_check_timed_out() -> None:
+    assert kept([last(status="UP")], {"vm1": member(1)}) == {"vm1"}
+    assert kept([last(status="UP", check="L7OK")], {"vm1": member(1)}) == frozenset()
+
+
+def test_all_that_time_out_together_keep_their_traffic() -> None:
+    two = Slot(server(2, Admin.READY, status="UP 1/3", **BUSY), owner(2))
+    assert steps(member(1), member(2), slots=[last(), two]) == (KeepUp("vm1"), KeepUp("vm2"))
+
+
+@pytest.mark.parametrize("other", [server(9, Admin.READY, check="L7OK"), server(9, Admin.READY, check="L4OK")])
+def test_it_is_left_to_its_checks_if_another_is_up(other: Server) -> None:
+    assert steps(member(1), NINE, slots=[last(), Slot(other, owner(9))]) == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        server(9, Admin.READY, status="DOWN", check="L7OK"),
+        server(9, Admin.READY, status="UP 1/3", check="L7STS"),
+        server(9, Admin.DRAIN, check="L7OK"),
+        server(9, Admin.MAINT, check="L7OK"),
+    ],
+)
+def test_a_sick_or_absent_other_is_nobody(other: Server) -> None:
+    placement = NINE if other.admin is Admin.READY else member(9, Goal.DRAIN)
+    assert KeepUp("vm1") in steps(member(1), placement, slots=[last(), Slot(other, owner(9))])
+
+
+@pytest.mark.parametrize(
+    "slot",
+    [
+        last(check="L4CON"),  # refused: nobody listens
+        last(check="L7STS 503"),  # it says itself that it cannot
+        last(in_flight=0),  # nobody waits
+        replace(last(), is_stalled=True),  # it answers nobody at all
+        last(status="NOLB"),  # frozen
+        last(status="NOLB", has_checks=False),  # suspended
+        last(status="DOWN"),
+        last(admin=Admin.DRAIN),
+    ],
+)
+def test_who_is_dead_idle_frozen_or_suspended_is_not_kept(slot: Slot) -> None:
+    assert KeepUp("vm1") not in steps(member(1), slots=[slot])
+    assert kept([slot], {"vm1": member(1)}) == frozenset()
+
+
+@pytest.mark.parametrize("goal", [Goal.DRAIN, Goal.HOLD, Goal.OUT, Goal.CUT])
+def test_who_is_not_to_serve_is_not_kept(goal: Goal) -> None:
+    assert KeepUp("vm1") not in steps(member(1, goal), slots=[last()])
 
 
 def test_membership_is_complete_if_it_lists_someone_and_every_host_answers() -> None:

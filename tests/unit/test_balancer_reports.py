@@ -6,10 +6,12 @@ import pytest
 
 from common.messages import BackendState, Drain, Member, Membership, Traffic
 from common.phases import Phase
+from services.balancer.core.addresses import with_last_addresses, with_sound_addresses
 from services.balancer.core.answers import Admin, Server, Snapshot, Totals
 from services.balancer.core.backends import Owner, Slot, wanted_from
-from services.balancer.core.holds import Hold, held
-from services.balancer.core.report import backend_states, blind, news, substance
+from services.balancer.core.holds import Hold, Word, held, suspended
+from services.balancer.core.progress import Answered, progress, stalled
+from services.balancer.core.report import backend_states, blind, news, notes, substance
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 
 UP = Server(
@@ -66,6 +68,12 @@ IDLE = {"in_flight": 0, "queue": 0, "connections": 0}
         (Phase.STOPPING, replace(UP, admin=Admin.MAINT, status="MAINT"), "draining", None),
         (Phase.STOPPING, replace(UP, admin=Admin.MAINT, status="MAINT", **IDLE), "left", None),
         (Phase.FAILED, replace(UP, admin=Admin.MAINT, status="MAINT", **IDLE), "left", None),
+        (Phase.SUSPENDED, UP, "ready", True),
+        (Phase.SUSPENDED, replace(UP, admin=Admin.DRAIN, status="NOLB", has_checks=False), "held", None),
+        (Phase.SUSPENDED, replace(UP, admin=Admin.DRAIN, status="DRAIN", has_checks=False, **IDLE), "held", None),
+        (Phase.SUSPENDED, replace(UP, admin=Admin.MAINT, status="MAINT", has_checks=False, **IDLE), "left", None),
+        (Phase.WARMING, replace(UP, admin=Admin.DRAIN, status="NOLB", has_checks=False), "joining", None),
+        (Phase.DRAINING, replace(UP, admin=Admin.DRAIN, status="NOLB", has_checks=False), "draining", None),
     ],
 )
 def test_state_is_what_the_slot_does(phase: Phase, server: Server, state: str, is_healthy: bool | None) -> None:
@@ -82,6 +90,32 @@ def test_member_without_slot_joins_if_one_is_free_and_is_unplaced_if_none_is() -
     assert told(Phase.BOOTING, stranger).state == "left"
     assert told(Phase.DRAINING, stranger).state == "left"
     assert told(Phase.WARMING, EMPTY, address=None).state == "left"
+
+
+def test_a_member_whose_address_is_forgotten_has_not_left_while_a_slot_serves_that_may_be_its_own() -> None:
+    assert told(Phase.DRAINING, UP, EMPTY, address=None).state == "unknown"
+    assert told(Phase.READY, UP, EMPTY, address=None).state == "unknown"
+    assert told(Phase.DRAINING, replace(UP, status="DOWN"), EMPTY, address=None).state == "left"
+    assert told(Phase.STOPPING, UP, EMPTY, address=None).state == "left"
+
+
+def test_the_last_one_that_times_out_is_said_to_be_kept() -> None:
+    late = told(Phase.READY, replace(UP, status="UP 2/3", check="L7TOUT"))
+    assert (late.state, late.is_healthy, late.is_kept) == ("ready", True, True)
+    assert not told(Phase.READY, replace(UP, check="L7OK")).is_kept
+    ready = told(Phase.READY, UP, EMPTY)
+    (item,) = news([ready], [late])
+    assert (item.name, item.level) == ("backend-kept", "warning")
+    assert "it keeps its 3 requests" in item.text
+    assert list(news([late], [late])) == []
+    assert notes([ready, late]) == (
+        "web-0001 does not answer its health checks in time; it keeps its traffic because nobody else is up",
+    )
+
+
+def test_what_waits_for_a_held_member_is_noted() -> None:
+    shown = told(Phase.SUSPENDED, replace(UP, admin=Admin.DRAIN, status="NOLB", has_checks=False))
+    assert notes([shown]) == ("web-0001 takes nothing new; 3 requests in flight wait until it runs again",)
 
 
 def test_silent_haproxy_leaves_health_unknown() -> None:
@@ -185,6 +219,12 @@ def test_failed_member_is_held_until_another_life(hold: Hold, shown: Member, exp
     assert held([hold], membership(shown), now_s=50.0) == expected
 
 
+def test_suspended_is_whoever_a_monitor_said_lately() -> None:
+    words = [Word(frozenset({"a", "b"}), 10.0), Word(frozenset({"c"}), 6.0)]
+    assert suspended(words, 12.0, stale_after_s=3.5) == {"a", "b"}
+    assert suspended([Word()], 0.0, stale_after_s=3.5) == frozenset()
+
+
 def test_hold_does_not_last_for_ever() -> None:
     assert held([READY_HOLD], membership(member(Phase.READY, 5.0)), now_s=100.0) == ()
 
@@ -194,3 +234,52 @@ def test_owner_of_the_slot_decides_whom_the_state_is_about() -> None:
     slots = [Slot(UP, Owner("web-0001", "old", "10.0.0.1", 80)), Slot(EMPTY)]
     (state,) = backend_states(shown, wanted_from(shown, ()), slots)
     assert (state.state, state.slot) == ("joining", None)
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+
+def addresses(*members: Member) -> list[str | None]:
+    before = membership(member(Phase.READY, uuid="u1"), member(Phase.READY, uuid="u2", address="10.0.0.2"))
+    return [m.address for m in with_last_addresses(membership(*members), before).members]
+
+
+def test_an_address_that_is_not_told_any_more_is_the_last_one() -> None:
+    assert addresses(member(Phase.READY, address=None), member(Phase.DRAINING, uuid="u2", address=None)) == [
+        "10.0.0.1",
+        "10.0.0.2",
+    ]
+
+
+def test_another_address_is_the_one_that_is_told() -> None:
+    assert addresses(member(Phase.READY, address="10.0.0.7")) == ["10.0.0.7"]
+
+
+def test_a_last_address_that_another_member_is_told_to_have_is_forgotten() -> None:
+    assert addresses(member(Phase.READY, address=None), member(Phase.READY, uuid="new")) == [None, "10.0.0.1"]
+
+
+def test_who_never_had_an_address_has_none() -> None:
+    assert addresses(member(Phase.READY, uuid="new", address=None)) == [None]
+    assert with_last_addresses(membership(member(Phase.READY, address=None)), None).members[0].address is None
+
+
+def test_a_hostile_address_is_no_address() -> None:
+    told = membership(member(Phase.READY, address="10.0.0.1;shutdown sessions"), member(Phase.READY, uuid="u2"))
+    assert [m.address for m in with_sound_addresses(told).members] == [None, "10.0.0.1"]
+
+
+# --- who answers ---------------------------------------------------------------------------------------------------
+
+
+def test_a_busy_server_that_answers_nobody_is_stalled() -> None:
+    first = progress({}, [replace(UP, answers=5)], 10.0)
+    later = progress(first, [replace(UP, answers=5)], 40.0)
+    assert later == {"vm1": Answered(5, 10.0)}
+    assert stalled(later, 40.0, limit_s=30.0) == frozenset()
+    assert stalled(later, 40.1, limit_s=30.0) == {"vm1"}
+
+
+@pytest.mark.parametrize("now", [replace(UP, answers=6), replace(UP, answers=0), replace(UP, answers=5, **IDLE)])
+def test_an_answer_a_counter_reset_and_an_idle_moment_begin_anew(now: Server) -> None:
+    assert progress({"vm1": Answered(5, 10.0)}, [now], 40.0) == {"vm1": Answered(now.answers, 40.0)}

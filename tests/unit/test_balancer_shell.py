@@ -1,13 +1,27 @@
 """The balancer's loop with a bus and a clock of its own, and with no HAProxy: what it dares and what it says."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common import config_file
-from common.messages import FROZEN, Body, Drain, Event, Failure, Header, Member, Membership, Reply, Request, Traffic
+from common.messages import (
+    FROZEN,
+    SUSPENDED,
+    Body,
+    Drain,
+    Event,
+    Failure,
+    Header,
+    HostSample,
+    Member,
+    Membership,
+    Reply,
+    Request,
+    Traffic,
+)
 from common.messaging.inbox import Inbox, PendingRequest, Received
 from common.messaging.requests import decode_reply
 from common.phases import Phase
@@ -44,10 +58,14 @@ class FakeClock:
         return 0.0
 
 
+SERVES = Server("vm1", "10.0.0.1", 80, Admin.READY, "UP", True, 0, 0, 0, 0, 0.0, "L7OK", 1.0)
+
+
 @dataclass
 class FakeApi:
-    """HAProxy with one slot, which serves 10.0.0.1; or silent."""
+    """HAProxy with one slot, which serves 10.0.0.1, or is as a test has it; or silent."""
 
+    slot: Server = SERVES
     is_silent: bool = False
     orders: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -61,8 +79,7 @@ class FakeApi:
     def look(self, groups: object) -> Snapshot:
         self.looks += 1
         self._speak()
-        slot = Server("vm1", "10.0.0.1", 80, Admin.READY, "UP", True, 0, 0, 0, 0, 0.0, "L7OK", 1.0)
-        servers = {"web": (slot,)} if self.has_group else {}
+        servers = {"web": (self.slot,)} if self.has_group else {}
         return Snapshot(self.number, servers, {name: Totals(0, 0, 0, 0, 0.0, 0.0) for name in servers}, "1\n")
 
     def order(self, commands: list[str]) -> list[str]:
@@ -114,7 +131,25 @@ def test_nothing_is_ordered_before_membership_is_known(bench: Bench) -> None:
     bench.step()
     bench.step(after_s=5)
     assert (bench.api.looks, bench.api.orders) == (2, [])
-    assert bench.bus.heard == [("actuator", "membership"), ("monitor", "failure")]
+    assert bench.bus.heard == [("actuator", "membership"), ("monitor", "failure", "sample")]
+
+
+def test_nothing_is_said_of_members_before_membership_is_known_and_haproxy_was_looked_at(bench: Bench) -> None:
+    bench.step()
+    bench.step(after_s=5)
+    assert bench.bus.of(Drain) == []
+    bench.api.is_silent = bench.does_accept = True
+    bench.step(membership(), after_s=5)
+    assert bench.bus.of(Drain) == []
+    bench.api.is_silent = False
+    bench.step(after_s=5)
+    assert [backend.state for backend in bench.bus.of(Drain)[0].backends] == ["ready"]
+
+
+def test_a_proxy_that_does_not_run_is_said_at_once(bench: Bench) -> None:
+    bench.api.is_silent = True
+    bench.step(membership())
+    assert [(drain.is_proxy_alive, drain.backends) for drain in bench.bus.of(Drain)] == [(False, ())]
 
 
 def test_failure_is_acted_upon_before_haproxy_is_looked_at(bench: Bench) -> None:
@@ -148,6 +183,169 @@ def test_a_frozen_member_is_avoided_and_left_to_the_checks(bench: Bench) -> None
     ]
 
 
+HELD = FAILURE.model_copy(update={"reason": SUSPENDED, "detail": "user: it was suspended by hand"})
+NO_CHECKS = ["set server web/vm1 health stopping", "disable health web/vm1"]
+DRAIN = "set server web/vm1 state drain"
+FRESH_CHECKS = ["set server web/vm1 health stopping", "enable health web/vm1"]
+
+
+def sample(*suspended: str) -> HostSample:
+    return HostSample(host="local", interval_s=1.0, is_reachable=True, suspended_uuids=suspended)
+
+
+def hold(bench: Bench) -> None:
+    """Suspend the member, and have HAProxy show what was ordered."""
+    bench.step(membership())
+    bench.step(HELD)
+    bench.api.slot = replace(bench.api.slot, status="NOLB", has_checks=False, admin=Admin.DRAIN, in_flight=3)
+    bench.api.orders.clear()
+    bench.step(sample("u1"), membership(), after_s=1)
+
+
+def test_a_suspended_member_gets_nothing_new_and_is_not_cut(bench: Bench) -> None:
+    bench.step(membership())
+    bench.step(HELD)
+    assert bench.api.orders[:2] == NO_CHECKS
+    bench.api.slot = replace(bench.api.slot, status="NOLB", has_checks=False)
+    bench.api.orders.clear()
+    bench.step(sample("u1"), after_s=1)
+    assert bench.api.orders == [DRAIN]
+    assert [(event.name, event.text) for event in bench.bus.of(Event)] == [
+        ("backend-held", "slot vm1 takes nothing new: user: it was suspended by hand")
+    ]
+
+
+def test_a_suspended_member_is_held_for_as_long_as_the_samples_say_so(bench: Bench) -> None:
+    hold(bench)
+    for _ in range(60):
+        bench.step(sample("u1"), membership(), after_s=1)
+    assert bench.api.orders == []
+    assert [backend.state for backend in bench.bus.of(Drain)[-1].backends] == ["held"]
+
+
+def test_a_member_that_runs_again_is_checked_anew_before_it_serves(bench: Bench) -> None:
+    hold(bench)
+    bench.step(sample(), after_s=0.1)
+    assert bench.api.orders == FRESH_CHECKS
+    bench.api.slot = replace(bench.api.slot, has_checks=True)
+    bench.step(after_s=0.1)
+    assert bench.api.orders == FRESH_CHECKS
+    bench.api.slot = replace(bench.api.slot, status="DRAIN")
+    bench.step(after_s=0.1)
+    assert bench.api.orders[2:] == ["set server web/vm1 weight 100%", "set server web/vm1 state ready"]
+
+
+def test_the_word_of_a_monitor_that_fell_silent_ends_and_membership_decides(bench: Bench) -> None:
+    hold(bench)
+    bench.step(membership(Phase.SUSPENDED), after_s=10)
+    assert bench.api.orders == []
+    bench.step(membership(), after_s=10)
+    assert bench.api.orders == FRESH_CHECKS
+
+
+def test_a_suspended_member_that_fails_for_good_is_cut(bench: Bench) -> None:
+    hold(bench)
+    bench.step(FAILURE)
+    assert bench.api.orders[:2] == CUT
+
+
+def test_a_restarted_balancer_holds_whom_a_sample_or_membership_says_is_suspended(bench: Bench) -> None:
+    bench.step(sample("u1"), membership())
+    assert bench.api.orders == NO_CHECKS
+    other = Bench(Path(bench.service._context.config.system.state_dir))
+    other.step(membership(Phase.SUSPENDED))
+    assert other.api.orders == NO_CHECKS
+
+
+@pytest.mark.parametrize("phase", [Phase.STANDBY, Phase.STOPPING])
+def test_who_is_paused_on_its_way_out_is_no_news(bench: Bench, phase: Phase) -> None:
+    bench.step(membership())
+    bench.step(membership(phase))
+    bench.api.orders.clear()
+    bench.step(HELD)
+    assert NO_CHECKS[1] not in bench.api.orders
+    assert [event.name for event in bench.bus.of(Event) if event.name == "backend-held"] == []
+
+
+@pytest.mark.parametrize("failure", [FAILURE, HELD], ids=["cut", "held"])
+def test_a_failure_that_a_silent_haproxy_did_not_hear_is_ordered_when_it_answers(
+    bench: Bench, failure: Failure
+) -> None:
+    bench.step(membership())
+    bench.api.is_silent = True
+    bench.step(failure)
+    bench.api.is_silent = False
+    bench.step(sample("u1") if failure is HELD else FAILURE, after_s=1)
+    assert bench.api.orders[:2] == (CUT if failure is FAILURE else NO_CHECKS)
+
+
+# --- addresses that are forgotten ----------------------------------------------------------------------------------
+
+
+def test_a_member_whose_address_is_forgotten_keeps_its_slot(bench: Bench) -> None:
+    bench.step(membership())
+    bench.step(membership().model_copy(update={"members": (nowhere(),)}))
+    assert bench.api.orders == []
+    drained = membership().model_copy(update={"members": (nowhere(Phase.DRAINING),)})
+    bench.step(drained)
+    assert bench.api.orders == [DRAIN]
+
+
+def test_a_restarted_balancer_takes_no_slot_from_members_without_address(bench: Bench) -> None:
+    bench.step(membership().model_copy(update={"members": (nowhere(),)}))
+    assert bench.api.orders == []
+
+
+def nowhere(phase: Phase = Phase.READY) -> Member:
+    return membership(phase).members[0].model_copy(update={"address": None})
+
+
+# --- the last one standing -----------------------------------------------------------------------------------------
+
+LATE = {"status": "UP 2/3", "check": "L7TOUT", "in_flight": 9}
+KEEP = "set server web/vm1 health up"
+
+
+def test_the_last_one_is_kept_while_it_answers_and_that_is_said_once_a_minute(bench: Bench) -> None:
+    bench.step(membership())
+    for second in range(50):
+        bench.api.slot = replace(bench.api.slot, **LATE, answers=second)
+        bench.step(membership(), after_s=1)
+        bench.api.slot = replace(bench.api.slot, status="UP", check="L7OK")
+        bench.step(membership(), after_s=1)
+    assert bench.api.orders == [KEEP] * 50
+    assert [event.name for event in bench.bus.of(Event)] == ["backend-kept"] * 2
+
+
+def test_the_last_one_that_answers_nobody_for_a_requests_time_is_left_to_its_checks(bench: Bench) -> None:
+    bench.step(membership())
+    bench.api.slot = replace(bench.api.slot, **LATE)
+    for _ in range(40):
+        bench.step(membership(), after_s=1)
+    assert 28 <= len(bench.api.orders) <= 32
+    bench.api.orders.clear()
+    bench.step(membership(), after_s=1)
+    assert bench.api.orders == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "pause_s"),
+    [({}, 1.0), ({"in_flight": 9}, 0.5), (LATE | {"status": "UP"}, 0.25), ({"status": "UP 2/3"}, 0.25)],
+    ids=["idle", "busy", "kept", "falling"],
+)
+def test_the_more_checks_may_cut_the_more_often_they_are_looked_at(
+    bench: Bench, shown: dict[str, Any], pause_s: float
+) -> None:
+    bench.api.slot = replace(bench.api.slot, **shown)
+    bench.step(membership())
+    bench.step(after_s=1.0)
+    looks = bench.api.looks
+    bench.step(after_s=pause_s - 0.05)
+    assert bench.api.looks == looks
+    bench.step(after_s=0.05)
+    assert bench.api.looks == looks + 1
+
+
 def test_failure_of_another_life_of_the_name_touches_nothing(bench: Bench) -> None:
     bench.step(membership())
     bench.step(FAILURE.model_copy(update={"uuid": "other"}))
@@ -167,8 +365,11 @@ def test_many_failures_wait_for_a_silent_haproxy_once(bench: Bench) -> None:
 
 
 def test_hostile_address_is_no_address(bench: Bench) -> None:
+    bench.api.slot = replace(bench.api.slot, address="127.0.0.1", port=1, admin=Admin.MAINT, status="MAINT")
     bench.step(membership(address="10.0.0.1;shutdown sessions"))
-    assert all(";" not in order for order in bench.api.orders)
+    assert bench.api.orders == []
+    bench.step(membership(address="10.0.0.2"))
+    assert bench.api.orders[0] == "set server web/vm1 addr 10.0.0.2 port 80"
 
 
 def test_membership_of_an_unknown_group_is_ignored(bench: Bench) -> None:

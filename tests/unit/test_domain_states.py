@@ -70,11 +70,12 @@ def test_what_may_come_back_says_when_somebody_is_to_be_told() -> None:
     assert all(found.limit_s is not None for found in MEANINGS.values() if found.meaning in MAY_COME_BACK)
 
 
-def test_every_detail_of_the_event_suspended_leads_to_a_row() -> None:
+def test_every_detail_of_an_event_that_tells_of_a_pause_leads_to_a_row() -> None:
     details = {
-        NAMES.event(libvirt.VIR_DOMAIN_EVENT_SUSPENDED, number)[1]
+        NAMES.event(CONSTANTS[f"VIR_DOMAIN_EVENT_{event}"], number)[1]
+        for event in ("SUSPENDED", "PMSUSPENDED")
         for name, number in CONSTANTS.items()
-        if name.startswith("VIR_DOMAIN_EVENT_SUSPENDED_")
+        if name.startswith(f"VIR_DOMAIN_EVENT_{event}_")
     }
     assert details == set(PAUSING_EVENTS)
     assert all((DomainState.PAUSED, reason) in MEANINGS for reason in PAUSING_EVENTS.values())

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
-from common.messages import FROZEN, Body, Event, Failure, HostSample
+from common.domain_states import MAY_COME_BACK, MEANINGS, PAUSING_EVENTS, Meaning
+from common.messages import FROZEN, SUSPENDED, Body, Event, Failure, HostSample
 from services.monitor.core.host import Exited, Froze, HostState, Listed, Seen, Silent, coalesce, handle
 
 RUNNING, PAUSED, SHUTOFF, CRASHED = (
@@ -102,8 +103,7 @@ def test_a_long_gap_starts_unknown() -> None:
         ("crashed", "crashed", "crashed"),
         ("failed", "failed", "crashed"),
         ("panicked", "panicked", "panicked"),
-        ("paused", "ioerror", "paused"),
-        ("paused", "paused", "paused"),
+        ("paused", "watchdog", "crashed"),
     ],
 )
 def test_an_event_that_ends_service_is_a_failure(kind: str, detail: str, reason: str) -> None:
@@ -163,10 +163,115 @@ def test_a_listing_tells_what_no_event_told(state: DomainState, reason: str) -> 
     assert failures(listed(reading(0)), listed(reading(0, 1, state))) == [("web-0000", reason)]
 
 
+def paused(at_s: float, reason: str = "user") -> Listed:
+    return listed(CpuReading("web-0000", "u0", PAUSED, None, None, at_s, state_reason=reason))
+
+
 def test_a_pause_without_event_is_told_when_it_is_listed_twice() -> None:
-    first, second = listed(reading(0, 1, PAUSED)), listed(reading(0, 2, PAUSED))
-    assert failures(listed(reading(0)), first) == []
-    assert failures(listed(reading(0)), first, second) == [("web-0000", "paused")]
+    assert failures(listed(reading(0)), paused(1)) == []
+    assert failures(listed(reading(0)), paused(1), paused(2), paused(3)) == [("web-0000", SUSPENDED)]
+
+
+# --- suspended: it may come back ---------------------------------------------------------------------------------
+
+UP = listed(reading(0))
+SUSPENDED_0 = ("web-0000", SUSPENDED)
+PAUSE = event("paused", "paused")
+
+
+def test_a_suspension_is_told_at_once_with_libvirts_reason_and_what_it_means() -> None:
+    assert feed(UP, event("paused", "ioerror"))[-1] == (
+        Failure(
+            host="local",
+            domain="web-0000",
+            uuid="u0",
+            reason=SUSPENDED,
+            detail="ioerror: a disk of it cannot be read or written",
+        ),
+    )
+
+
+@pytest.mark.parametrize("detail", sorted(PAUSING_EVENTS))
+def test_every_pause_of_one_that_ran_is_told_as_the_table_says(detail: str) -> None:
+    reason = PAUSING_EVENTS[detail]
+    expected = {True: [SUSPENDED], False: ["crashed"]}[MEANINGS[PAUSED, reason].meaning in MAY_COME_BACK]
+    told = [why for _, why in failures(UP, event("paused", detail))]
+    assert told == ([] if reason == "starting-up" else expected)
+
+
+@pytest.mark.parametrize(("state", "reason"), [key for key in MEANINGS if key[0] in (PAUSED, SHUTOFF, CRASHED)])
+def test_every_listed_state_of_one_that_ran_is_told_as_the_table_says(state: DomainState, reason: str) -> None:
+    down = [listed(CpuReading("web-0000", "u0", state, None, None, at_s, state_reason=reason)) for at_s in (1.0, 2.0)]
+    (told,) = {why for _, why in failures(UP, *down)} or {"nothing"}
+    meaning = MEANINGS[state, reason].meaning
+    if (state, reason) == (PAUSED, "starting-up"):
+        assert told == "nothing"
+    elif meaning in MAY_COME_BACK:
+        assert told == SUSPENDED
+    elif state is SHUTOFF:
+        assert told == "stopped"
+    else:
+        assert (meaning, told) == (
+            Meaning.GUEST_FAULT,
+            "panicked" if (state, reason) == (PAUSED, "crashed") else "crashed",
+        )
+
+
+def test_each_new_pause_is_told_and_the_same_one_once() -> None:
+    again = (event("resumed"), PAUSE)
+    assert failures(UP, PAUSE, paused(1), paused(2), *again, paused(3)) == [SUSPENDED_0, SUSPENDED_0]
+
+
+def test_the_end_of_a_suspended_domain_is_still_news() -> None:
+    assert failures(UP, PAUSE, paused(1), exited()) == [SUSPENDED_0, ("web-0000", "crashed")]
+    assert failures(UP, PAUSE, event("stopped", "destroyed")) == [SUSPENDED_0, ("web-0000", "stopped")]
+    assert failures(UP, PAUSE, listed(reading(0, 1, SHUTOFF))) == [SUSPENDED_0, ("web-0000", "stopped")]
+
+
+def test_a_domain_that_is_saved_to_disk_has_not_stopped() -> None:
+    saved = CpuReading("web-0000", "u0", SHUTOFF, None, None, 1.0, state_reason="saved")
+    seen = (UP, PAUSE, exited(signal=0), event("stopped", "saved"), listed(saved))
+    assert failures(*seen) == [SUSPENDED_0, SUSPENDED_0]
+    assert sample(*seen).suspended_uuids == ("u0",)
+    assert sample(*seen, event("started", "restored"), listed(reading(0, 2))).suspended_uuids == ()
+
+
+def test_a_suspended_domain_whose_save_is_removed_has_stopped() -> None:
+    saved = CpuReading("web-0000", "u0", SHUTOFF, None, None, 1.0, state_reason="saved")
+    assert failures(UP, listed(saved), listed(reading(0, 2, SHUTOFF))) == [SUSPENDED_0, ("web-0000", "stopped")]
+
+
+def test_the_failure_of_a_dead_domain_is_not_told_again_as_a_pause() -> None:
+    assert failures(UP, event("failed"), PAUSE) == [("web-0000", "crashed")]
+
+
+def test_a_suspension_stands_in_every_sample_until_the_domain_runs() -> None:
+    seen = (UP, PAUSE, paused(1))
+    assert (sample(*seen).states, sample(*seen).suspended_uuids) == (("paused",), ("u0",))
+    assert sample(*seen, Silent("no answer")).suspended_uuids == ("u0",)
+    assert sample(*seen, listed(reading(0, 2))).suspended_uuids == ()
+    assert sample(*seen, event("resumed"), listed(reading(0, 2))).suspended_uuids == ()
+
+
+def test_a_reading_from_before_the_pause_does_not_end_it() -> None:
+    late = sample(UP, listed(reading(0, 1)), PAUSE, listed(reading(0, 1.9)))
+    assert (late.states, late.cpu_ratios, late.suspended_uuids) == (("paused",), (None,), ("u0",))
+
+
+def test_a_resume_that_was_not_heard_is_seen_by_the_counter() -> None:
+    seen = (UP, PAUSE, listed(reading(0, 1)), listed(reading(0, 2)))
+    assert (sample(*seen).states, sample(*seen).suspended_uuids) == (("running",), ())
+
+
+def test_a_domain_first_seen_paused_is_suspended_and_has_not_failed() -> None:
+    assert failures(paused(0), paused(1)) == []
+    assert sample(paused(0)).suspended_uuids == ("u0",)
+    assert sample(paused(0), listed(reading(0, 1))).suspended_uuids == ()
+
+
+def test_a_guest_fault_is_shown_crashed_though_libvirt_lists_it_paused() -> None:
+    shown = sample(UP, event("paused", "watchdog"), paused(1, "watchdog"))
+    assert (shown.states, shown.suspended_uuids) == (("crashed",), ())
 
 
 def test_a_listing_tells_a_failure_once() -> None:
@@ -248,6 +353,12 @@ def test_a_restart_and_a_new_failure_in_one_burst_are_both_kept() -> None:
     assert coalesce(burst, is_ours) == [burst[0], burst[2]]
 
 
+def test_a_pause_hides_no_end_of_the_same_burst() -> None:
+    kinds = ("paused", "resumed", "stopped", "started")
+    burst: list[tuple[str, Seen]] = [("local", event(kind)) for kind in kinds]
+    assert coalesce(burst, is_ours) == [burst[0], burst[2], burst[3]]
+
+
 def test_a_freeze_hides_no_failure_of_the_same_burst() -> None:
     burst: list[tuple[str, Seen]] = [
         ("local", Froze("web-0000", "u0")),
@@ -303,7 +414,7 @@ def test_a_domain_never_fails_twice_without_having_been_up_between(seen: list[Se
     for one in seen:
         state, messages = handle(state, one)
         for body in messages:
-            if isinstance(body, Failure):
+            if isinstance(body, Failure) and body.reason != SUSPENDED:
                 assert body.uuid not in down
                 down.add(body.uuid)
         down = {uuid for uuid in down if uuid in state.tracks and state.tracks[uuid].is_told}

@@ -15,6 +15,8 @@ from services.balancer.errors import ProxyError
 LOOK: Final = ("show info", "show stat", "show servers state")
 _MAINT_FLAGS: Final = 0x01 | 0x02 | 0x20 | 0x40  # forced, inherited, unresolved, changed by name
 _DRAIN_FLAGS: Final = 0x08 | 0x10  # forced, inherited
+_CHECKS_ENABLED: Final = 0x04  # of srv_check_state; the other bits: running, configured, paused for maintenance
+_TIMED_OUT: Final = ("L4TOUT", "L6TOUT", "L7TOUT")
 _DONE: Final = ("IP changed", "no need to change", "nothing changed")
 _STATE_VERSION: Final = "1"
 
@@ -32,8 +34,9 @@ class Server:
     """One slot as HAProxy shows it.
 
     ``status`` is HAProxy's own word: ``UP``, ``UP 1/2`` (going down), ``DOWN``, ``DOWN 1/2`` (coming up), ``DRAIN``,
-    ``DRAIN 1/2``, ``MAINT``, ``no check``. ``changed_s``: seconds since it last changed. ``connections``: to the
-    server, in use or idle.
+    ``DRAIN 1/2``, ``NOLB`` (nothing new until a check succeeds), ``MAINT``, ``no check``. ``changed_s``: seconds since
+    it last changed. ``connections``: to the server, in use or idle. ``has_checks``: HAProxy checks it, or will when it
+    leaves maintenance. ``answers`` grows with each answer of the server itself, in TCP mode with each byte.
     """
 
     name: str
@@ -49,11 +52,18 @@ class Server:
     response_time_s: float
     check: str
     changed_s: float
+    has_checks: bool = True
+    answers: int = 0
 
     @property
     def is_idle(self) -> bool:
         """Return whether nothing goes through this slot any more."""
         return self.in_flight == self.queue == self.connections == 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether somebody waits for this server."""
+        return self.in_flight + self.queue > 0
 
     @property
     def is_up(self) -> bool:
@@ -65,7 +75,18 @@ class Server:
         """Return whether a check has succeeded since the slot left maintenance (see the note below)."""
         # Note [A fresh check]: a slot that leaves maintenance starts as ``DRAIN 1/2`` (up, about to fall), with the
         # check result of whoever had the slot before. Only a check of the present occupant takes it to plain ``DRAIN``.
-        return self.status in {"UP", "DRAIN", "no check"}
+        # Nor does a slot say anything of the present while its checks are stopped.
+        return self.has_checks and self.status in {"UP", "DRAIN"}
+
+    @property
+    def is_falling(self) -> bool:
+        """Return whether it is up, and further failed checks take it down."""
+        return self.status.startswith("UP ")
+
+    @property
+    def times_out(self) -> bool:
+        """Return whether its last check had no answer in time, which is not to say that it was refused one."""
+        return self.has_checks and self.check.startswith(_TIMED_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +158,9 @@ def parse_look(answers: Iterable[str], groups: Collection[str]) -> Snapshot:
 def durable(snapshot: Snapshot) -> tuple[object, ...]:
     """Return what of the slots must survive a restart of HAProxy."""
     return tuple(
-        (group, server.name, server.address, server.port, server.admin, server.is_weight_right, server.is_up)
+        (group, s.name, s.address, s.port, s.admin, s.is_weight_right, s.is_up, s.has_checks)
         for group, servers in snapshot.servers.items()
-        for server in servers
+        for s in servers
     )
 
 
@@ -204,7 +225,16 @@ def _server(name: str, stat: Row, state: Row) -> Server:
         response_time_s=_mean_s(stat),
         check=f"{stat['check_status'].removeprefix('* ')} {stat['last_chk']}".strip(),
         changed_s=float(stat["lastchg"] or 0),
+        has_checks=bool(int(state["srv_check_state"]) & _CHECKS_ENABLED),
+        answers=_answers(stat),
     )
+
+
+def _answers(stat: Row) -> int:
+    """Return what the server has answered so far; what HAProxy says in its place is not counted."""
+    if stat["mode"] != "http":
+        return _count(stat["bout"])
+    return sum(_count(stat[f"hrsp_{kind}"]) for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other"))
 
 
 def _admin(flags: int) -> Admin:

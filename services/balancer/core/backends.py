@@ -16,12 +16,26 @@ push; a request that finds nobody goes elsewhere (``retry-on``, ``redispatch``).
 straight back when nobody serves: nothing can get worse.
 
 # Note [Nothing is lost by not knowing]
-A slot that serves well is left alone while membership is incomplete (it lists nobody, or a host cannot be reached).
+A slot that serves well is left alone while membership is incomplete (it lists nobody, or a host cannot be reached). So
+is one of which nobody knows the owner while a member in service has no address: it may be that one's.
+
+# Note [Held]
+A domain that its owner, libvirt or a fault of its host has paused may go on at any moment, with all that it was working
+on. It gets nothing new, and its checks are stopped: three that fail would cut what is in flight. HAProxy keeps both
+over a reload, and shows both: who runs again is checked anew, and is ready after that.
+
+# Note [The last one standing]
+An overloaded member answers its checks too late. If nobody else is up, to take it out would help nobody: what is in
+flight is cut, and the next requests are refused. So while its last check timed out (it was not refused, and got no
+wrong answer), somebody waits for it, and it does answer now and then, each failed check is forgiven before the third.
+Its checks go on all the same: they decide as soon as another is up, nobody waits, or it has answered nobody for as long
+as a request may take (``is_stalled``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from common.messages import Member, Membership
 from common.phases import FATES, Phase
@@ -34,8 +48,9 @@ class Goal(IntEnum):
 
     SERVE = 0
     DRAIN = 1
-    OUT = 2
-    CUT = 3  # it has failed: no new request, and those in flight go elsewhere at once
+    HOLD = 2  # it is suspended: nothing new, and nothing in flight is cut
+    OUT = 3
+    CUT = 4  # it has failed: no new request, and those in flight go elsewhere at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +73,14 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A group's members. ``is_complete``: a slot that none of them explains has no right to be."""
+    """A group's members. ``is_complete``: a slot that none of them explains has no right to be.
+
+    ``unlocated``: name and UUID of those who are owed a slot, and whose address nobody knows.
+    """
 
     placements: tuple[Placement, ...]
     is_complete: bool
+    unlocated: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +95,14 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A server of the backend and its owner, None where nobody knows."""
+    """A server of the backend and its owner, None where nobody knows.
+
+    ``is_stalled``: somebody waits for it, and it has answered nobody for too long to be only slow.
+    """
 
     server: Server
     owner: Owner | None = None
+    is_stalled: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -129,8 +152,30 @@ class Avoid(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class StopChecks(Step):
+    """Send it nothing new, and let no check cut what is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartChecks(Step):
+    """Have it checked again; ``is_fresh``: it counts as up only after a check that succeeds from now on."""
+
+    is_fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUp(Step):
+    """Forgive the checks that failed so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clear(Step):
     """Take away its address: the slot is free."""
+
+
+_OWED_A_SLOT: Final = frozenset({Goal.SERVE, Goal.DRAIN, Goal.HOLD})
+_IN_SERVICE: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY, Phase.DRAINING, Phase.SUSPENDED})
+# Booting: taken in on its first right answer, before its record says so.
 
 
 def is_empty(server: Server) -> bool:
@@ -138,16 +183,26 @@ def is_empty(server: Server) -> bool:
     return (server.address, server.port) == (EMPTY_ADDRESS, EMPTY_PORT)
 
 
-def wanted_from(membership: Membership, cut: Iterable[str]) -> Wanted:
+def wanted_from(membership: Membership, cut: Iterable[str], suspended: Iterable[str] = ()) -> Wanted:
     """Return what the membership asks for.
 
     Args:
         membership: as the actuator published it.
         cut: UUIDs of members that failed after that.
+        suspended: UUIDs of those that do not run now, and may again.
     """
-    dead = frozenset(cut)
-    placements = tuple(_placement(member, member.uuid in dead) for member in membership.members if member.address)
-    return Wanted(placements, is_complete=bool(membership.members) and not membership.unreachable_hosts)
+    dead, still = frozenset(cut), frozenset(suspended)
+    goals = [(member, _goal(member, member.uuid in dead, member.uuid in still)) for member in membership.members]
+    return Wanted(
+        tuple(_placement(member, goal) for member, goal in goals if member.address),
+        is_complete=bool(membership.members) and not membership.unreachable_hosts,
+        unlocated=frozenset((m.name, m.uuid) for m, goal in goals if not m.address and goal in _OWED_A_SLOT),
+    )
+
+
+def is_in_service(phase: Phase) -> bool:
+    """Return whether a member of this phase may have requests in flight."""
+    return phase in _IN_SERVICE
 
 
 def match(wanted: Wanted, slots: Sequence[Slot]) -> dict[str, Placement]:
@@ -180,7 +235,18 @@ def plan(wanted: Wanted, slots: Sequence[Slot]) -> tuple[Step, ...]:
     matched = match(wanted, slots)
     is_outage = not any(_serves(slot.server) for slot in slots)
     steps = [step for slot in slots for step in _steps(slot, matched.get(slot.server.name), wanted, is_outage)]
-    return (*steps, *_joins(wanted, slots, matched, is_outage))
+    keepers = kept(slots, matched)
+    keeps = [KeepUp(slot.server.name) for slot in slots if slot.server.name in keepers and slot.server.is_falling]
+    return (*steps, *keeps, *_joins(wanted, slots, matched, is_outage))
+
+
+def kept(slots: Sequence[Slot], matched: Mapping[str, Placement]) -> frozenset[str]:
+    """Return the slots that keep their traffic though their checks time out (see Note [The last one standing])."""
+    up = [slot for slot in slots if _serves(slot.server)]
+    if any(slot.server.is_proven and not slot.server.times_out for slot in up):
+        return frozenset()
+    serving = {name for name, placement in matched.items() if placement.goal is Goal.SERVE}
+    return frozenset(slot.server.name for slot in up if slot.server.name in serving and _is_overloaded(slot))
 
 
 def waiting(wanted: Wanted, matched: Mapping[str, Placement]) -> list[Placement]:
@@ -190,9 +256,25 @@ def waiting(wanted: Wanted, matched: Mapping[str, Placement]) -> list[Placement]
     return sorted(homeless, key=lambda p: (not p.is_known_good, p.name, p.uuid))
 
 
-def with_owners(servers: Iterable[Server], owners: Mapping[str, Owner]) -> tuple[Slot, ...]:
-    """Return the slots; an owner counts only while HAProxy shows the address that was given to it."""
-    return tuple(Slot(server, _valid(owners.get(server.name), server)) for server in servers)
+def is_unexplained(slot: Slot, wanted: Wanted) -> bool:
+    """Return whether the slot serves and membership may only have failed to mention it, or its address."""
+    server, owner = slot.server, slot.owner
+    is_listed = any((p.address, p.port) == (server.address, server.port) for p in wanted.placements)
+    may_be_unlocated = bool(wanted.unlocated) and (owner is None or (owner.name, owner.uuid) in wanted.unlocated)
+    return _serves(server) and not is_listed and (may_be_unlocated or not wanted.is_complete)
+
+
+def with_owners(
+    servers: Iterable[Server], owners: Mapping[str, Owner], stalled: Collection[str] = ()
+) -> tuple[Slot, ...]:
+    """Return the slots; an owner counts only while HAProxy shows the address that was given to it.
+
+    Args:
+        servers: of one backend, as just seen.
+        owners: by slot, as they were.
+        stalled: names of servers that answer nobody.
+    """
+    return tuple(Slot(s, _valid(owners.get(s.name), s), is_stalled=s.name in stalled) for s in servers)
 
 
 def next_owners(wanted: Wanted, slots: Sequence[Slot], steps: Iterable[Step]) -> dict[str, Owner]:
@@ -208,14 +290,17 @@ def _valid(owner: Owner | None, server: Server) -> Owner | None:
     return owner if owner and (owner.address, owner.port) == (server.address, server.port) else None
 
 
-def _placement(member: Member, is_cut: bool) -> Placement:
-    goal = Goal.OUT
+def _goal(member: Member, is_cut: bool, is_suspended: bool) -> Goal:
     if is_cut or member.phase is Phase.FAILED:
-        goal = Goal.CUT
-    elif FATES[member.phase].takes_traffic:
-        goal = Goal.SERVE
-    elif member.phase is Phase.DRAINING:
-        goal = Goal.DRAIN
+        return Goal.CUT
+    if member.phase is Phase.SUSPENDED or (is_suspended and is_in_service(member.phase)):
+        return Goal.HOLD
+    if FATES[member.phase].takes_traffic:
+        return Goal.SERVE
+    return Goal.DRAIN if member.phase is Phase.DRAINING else Goal.OUT
+
+
+def _placement(member: Member, goal: Goal) -> Placement:
     return Placement(
         member.name,
         member.uuid,
@@ -240,12 +325,14 @@ def _serves(server: Server) -> bool:
 
 def _steps(slot: Slot, placement: Placement | None, wanted: Wanted, is_outage: bool) -> list[Step]:
     if placement is None:
-        return [] if _is_unexplained(slot.server, wanted) else _leave(slot)
+        return [] if is_unexplained(slot, wanted) else _leave(slot)
     match placement.goal:
         case Goal.SERVE:
             return _serve(slot.server, placement, is_outage)
         case Goal.DRAIN if slot.server.admin is not Admin.MAINT:
-            return [SetDrain(slot.server.name)] if slot.server.admin is Admin.READY else []
+            return _drain(slot.server) or _checked(slot.server)
+        case Goal.HOLD if slot.server.admin is not Admin.MAINT:
+            return [StopChecks(slot.server.name)] if slot.server.has_checks else _drain(slot.server)
         case Goal.CUT if slot.server.admin is not Admin.MAINT:
             return [Cut(slot.server.name)]
         case Goal.OUT if placement.is_coming and slot.owner is not None and _serves(slot.server):
@@ -254,15 +341,24 @@ def _steps(slot: Slot, placement: Placement | None, wanted: Wanted, is_outage: b
             return _leave(slot)
 
 
-def _is_unexplained(server: Server, wanted: Wanted) -> bool:
-    """Return whether the server serves and membership may only have failed to mention it."""
-    is_listed = any((p.address, p.port) == (server.address, server.port) for p in wanted.placements)
-    return _serves(server) and not wanted.is_complete and not is_listed
+def _is_overloaded(slot: Slot) -> bool:
+    return slot.server.times_out and slot.server.is_busy and not slot.is_stalled
+
+
+def _drain(server: Server) -> list[Step]:
+    return [SetDrain(server.name)] if server.admin is Admin.READY else []
+
+
+def _checked(server: Server) -> list[Step]:
+    """Have it checked if it is not: a slot in rotation serves meanwhile, another one has to prove itself."""
+    return [] if server.has_checks else [StartChecks(server.name, is_fresh=server.admin is not Admin.READY)]
 
 
 def _serve(server: Server, placement: Placement, is_outage: bool) -> list[Step]:
     if server.admin is Admin.MAINT:
         return [_assign(server.name, placement, is_outage)]
+    if not server.has_checks:
+        return _checked(server)
     if server.admin is Admin.DRAIN:
         return [SetReady(server.name)] if server.is_proven or placement.is_probed else []
     return [] if server.is_weight_right else [SetReady(server.name)]

@@ -7,7 +7,19 @@ Only checked names and addresses get here: group names by the configuration, slo
 from typing import Final
 
 from common.endpoint import is_address
-from services.balancer.core.backends import Assign, Avoid, Clear, Cut, SetDrain, SetMaint, SetReady, Step
+from services.balancer.core.backends import (
+    Assign,
+    Avoid,
+    Clear,
+    Cut,
+    KeepUp,
+    SetDrain,
+    SetMaint,
+    SetReady,
+    StartChecks,
+    Step,
+    StopChecks,
+)
 from services.balancer.core.haproxy_config import EMPTY_ADDRESS, EMPTY_PORT
 
 _STATES: Final = {SetDrain: "drain", SetMaint: "maint", Cut: "maint"}
@@ -19,7 +31,8 @@ def commands(group: str, step: Step) -> list[str]:
     Raises:
         ValueError: the address of an ``Assign`` is none.
     """
-    server = f"set server {group}/{step.slot}"
+    name = f"{group}/{step.slot}"
+    server = f"set server {name}"
     match step:
         case Assign(owner=owner, is_trusted=is_trusted):
             if not is_address(owner.address):
@@ -27,6 +40,7 @@ def commands(group: str, step: Step) -> list[str]:
             return [
                 f"{server} addr {owner.address} port {owner.port}",
                 f"{server} weight 100%",
+                f"enable health {name}",  # whoever had the slot before may have been held
                 f"{server} state {'ready' if is_trusted else 'drain'}",
             ]
         case SetReady():
@@ -35,6 +49,12 @@ def commands(group: str, step: Step) -> list[str]:
             return [f"{server} addr {EMPTY_ADDRESS} port {EMPTY_PORT}"]
         case Avoid():
             return [f"{server} health stopping"]
+        case StopChecks():
+            return [f"{server} health stopping", f"disable health {name}"]
+        case StartChecks(is_fresh=is_fresh):
+            return [*([f"{server} health stopping"] if is_fresh else []), f"enable health {name}"]
+        case KeepUp():
+            return [f"{server} health up"]
         case Cut():
             return [f"{server} health down", f"{server} state maint"]
         case _:

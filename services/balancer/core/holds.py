@@ -3,6 +3,8 @@
 A failure is heard from the monitor at once; membership repeats for a moment that the member is ready. Its phase, or the
 time since which it has it, tells the life after the failure from the one before. That a warming member becomes ready is
 no other life: the actuator may have said so before it heard of the failure.
+
+Members that are suspended stay out for as long as the monitor says so: at once by a failure, and in every sample.
 """
 
 from collections.abc import Iterable
@@ -24,6 +26,19 @@ class Hold:
     until_s: float
     phase: Phase | None = None
     since_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Who is suspended on one host, as its monitor said at ``at_s`` (monotonic seconds)."""
+
+    uuids: frozenset[str] = frozenset()
+    at_s: float = 0.0
+
+
+def suspended(words: Iterable[Word], now_s: float, stale_after_s: float) -> frozenset[str]:
+    """Return the UUIDs of those that are suspended; the word of a monitor that has fallen silent ends."""
+    return frozenset(uuid for word in words if now_s - word.at_s <= stale_after_s for uuid in word.uuids)
 
 
 def held(holds: Iterable[Hold], membership: Membership, now_s: float) -> tuple[Hold, ...]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from common.messages import BackendState, Drain, Membership
 from services.balancer.core.answers import Admin, Server
-from services.balancer.core.backends import Goal, Placement, Slot, Wanted, match, waiting
+from services.balancer.core.backends import Goal, Placement, Slot, Wanted, is_unexplained, kept, match, waiting
+
+HELD: Final = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +33,17 @@ def backend_states(membership: Membership, wanted: Wanted, slots: Sequence[Slot]
     servers = {slot.server.name: slot.server for slot in slots}
     placed = {(p.name, p.uuid): (p, servers[slot]) for slot, p in matched.items()}
     outside = {(p.name, p.uuid) for p in waiting(wanted, matched)}
-    is_full = not any(slot.is_free for slot in slots)
+    keepers = kept(slots, matched)
+    unseen = wanted.unlocated if any(is_unexplained(slot, wanted) for slot in slots) else frozenset()
+    homeless = "joining" if any(slot.is_free for slot in slots) else "unplaced"
     states = []
     for member in membership.members:
         key = (member.name, member.uuid)
         if key in placed:
-            states.append(_placed(*placed[key]))
+            placement, server = placed[key]
+            states.append(_placed(placement, server, is_kept=server.name in keepers))
         else:
-            state = ("unplaced" if is_full else "joining") if key in outside else "left"
+            state = homeless if key in outside else "unknown" if key in unseen else "left"
             states.append(BackendState(name=member.name, uuid=member.uuid, slot=None, state=state, is_healthy=None))
     return tuple(states)
 
@@ -56,6 +62,17 @@ def substance(drain: Drain) -> tuple[object, ...]:
     return drain.is_proxy_alive, drain.cut_sessions_total, backends
 
 
+def notes(backends: Sequence[BackendState]) -> tuple[str, ...]:
+    """Return in plain words which members are treated otherwise than usual, and why."""
+    return tuple(
+        f"{b.name} takes nothing new; {b.in_flight} requests in flight wait until it runs again"
+        if b.state == HELD
+        else f"{b.name} does not answer its health checks in time; it keeps its traffic because nobody else is up"
+        for b in backends
+        if b.is_kept or b.state == HELD
+    )
+
+
 def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Iterator[News]:
     """Return what changed between two looks, for the members that both or the later one show."""
     past = {(b.name, b.uuid): b for b in before}
@@ -69,16 +86,20 @@ def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Itera
             yield News("backend-unhealthy", now.name, f"HAProxy has it down; its last check: {now.check}", "warning")
         if now.state == "ready" and now.is_healthy and was is not None and was.is_healthy is False:
             yield News("backend-healthy", now.name, "HAProxy's check succeeds again")
+        if now.is_kept and (was is None or not was.is_kept):
+            text = f"its checks time out, but nobody else is up: it keeps its {now.in_flight} requests and gets more"
+            yield News("backend-kept", now.name, text, "warning")
 
 
-def _placed(placement: Placement, server: Server) -> BackendState:
-    is_out = server.admin is Admin.MAINT
+def _placed(placement: Placement, server: Server, *, is_kept: bool) -> BackendState:
+    is_out = server.admin is Admin.MAINT or not server.has_checks
     is_down = not is_out and not server.is_up
     return BackendState(
         name=placement.name,
         uuid=placement.uuid,
         slot=server.name,
         state=_state(placement, server),
+        is_kept=is_kept,
         is_healthy=True if server.is_proven else (False if is_down else _going_down(server)),
         check="" if is_out else server.check,
         in_flight=server.in_flight + server.queue,
@@ -92,9 +113,11 @@ def _state(placement: Placement, server: Server) -> str:
         return "ready"
     if placement.goal is Goal.SERVE:
         return "joining"
+    if placement.goal is Goal.HOLD and server.admin is Admin.DRAIN:
+        return HELD
     return "left" if server.admin is Admin.MAINT and server.is_idle else "draining"
 
 
 def _going_down(server: Server) -> bool | None:
     """Return health between two words: a server in rotation that missed a check is healthy until the next one."""
-    return True if server.admin is Admin.READY and server.is_up else None
+    return True if server.admin is Admin.READY and server.is_up and server.has_checks else None

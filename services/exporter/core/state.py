@@ -17,7 +17,7 @@ Labels = tuple[str, ...]
 Counts = Mapping[tuple[str, Labels], float]
 
 OTHER: Final = "other"
-ENDS: Final = ("crashed", "stopped", "paused", "panicked", "frozen")
+ENDS: Final = ("crashed", "stopped", "suspended", "panicked", "frozen")
 MAX_SETS: Final = 256  # label sets of one counter, for each group and once more
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
