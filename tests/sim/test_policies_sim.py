@@ -156,7 +156,7 @@ def worse(**changes: Any) -> Any:
 @pytest.mark.parametrize("name", ["threshold", "cpu", "step", "requests", "predictive+threshold"])
 @pytest.mark.parametrize(
     "changes",
-    [{"queue": 1}, {"response_time_s": lambda t: 0.02 + 0.002 * t}, {"error_rate": lambda t: 0.02 * t}],
+    [{"queue": 1}, {"response_time_s": lambda t: 0.4 + 0.02 * t}, {"error_rate": lambda t: 0.02 * t}],
     ids=["queue", "response-time", "errors"],
 )
 def test_nobody_is_taken_away_while_users_wait_longer_or_get_more_errors(name: str, changes: dict[str, Any]) -> None:
