@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from common.config import Group
 from common.messages import Drain, HostSample, Member, Membership, Request, Traffic
@@ -114,7 +114,7 @@ class World:
     def serving(self) -> list[Domain]:
         return [d for d in self.domains if d.phase(self.now_s) is Phase.READY]
 
-    def run(self, seconds: float) -> "World":
+    def run(self, seconds: float) -> Self:
         for _ in range(int(seconds)):
             self.step()
         return self

@@ -192,7 +192,7 @@ def test_too_many_sick_domains_halt_removal_and_replacement() -> None:
     assert told(found)[-1].is_replacement_allowed
     assert found.run(25).events() == ["scaling-halted"]
     assert not told(found)[-1].is_scale_in_allowed
-    assert found.run(5).events() == ["scaling-halted", "scaling-resumed"]
+    assert "scaling-resumed" in found.run(5).events()
     assert told(found)[-1].is_scale_in_allowed
 
 

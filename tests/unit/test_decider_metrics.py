@@ -11,8 +11,8 @@ from services.decider.core import seen as seen_of
 from services.decider.core.evolve import evolve
 from services.decider.core.lack import Lack
 from services.decider.core.metrics import GroupMetrics, aggregate, capacity
-from services.decider.core.seen import Seen, read_sample
 from services.decider.core.pressure import pressure
+from services.decider.core.seen import Seen, read_sample
 from services.decider.core.trend import FAST_S, SLOW_S, Trend, follow
 
 NOW_S = 500.0
@@ -266,7 +266,7 @@ def test_the_cause_is_the_newest_sample_else_the_membership() -> None:
     assert metrics(seen(sample(0.5), members=(member(0),))).cause == "monitor/1/sample/0"
 
 
-# --- what is missing ----------------------------------------------------------------------------------------------------
+# --- what is missing --------------------------------------------------------------------------------------------------
 
 
 def lacking(before: Lack, boot_p95_s: float | None = 10.0) -> tuple[int, int]:
@@ -289,7 +289,7 @@ def test_what_was_only_just_decided_is_expected_anew() -> None:
     assert lacking(Lack(2, NOW_S - 3600.0)) == (2, 0)
 
 
-# --- what users feel ----------------------------------------------------------------------------------------------------
+# --- what users feel --------------------------------------------------------------------------------------------------
 
 
 def busy(response_s: float, rate: float = 50.0, **changes: Any) -> Traffic:
