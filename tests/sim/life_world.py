@@ -15,16 +15,16 @@ from services.decider.core.seen import read_sample
 from tests.sim.decider_model import Domain
 from tests.sim.policy_world import LearningWorld
 
-HOSTS = ("local", "far")
 GRACE_S = 30.0  # after which the actuator replaces some of those on a lost host
 COST_S = 0.05  # of CPU that one request takes
+UNLOADED_S = 0.02  # its response time where nothing waits, as in the other model
 REMEMBERED = 1024  # requests over which HAProxy takes its mean
 CRASHES_AFTER_S = 3.0
 
 
 @dataclass
 class Life(LearningWorld):
-    """A world on two hosts; what is set on it happens until it is taken back."""
+    """A world on the hosts of its group, in turn; what is set on it happens until it is taken back."""
 
     request_rate: Callable[[float], float] | None = None  # None: what the load costs
     in_flight: Callable[[float], float] | None = None  # None: what Little's law says
@@ -45,7 +45,11 @@ class Life(LearningWorld):
     # --- the actuator ------------------------------------------------------------------------------------------------
 
     def host(self, domain: Domain) -> str:
-        return HOSTS[int(domain.name[-4:]) % 2]
+        return self.host_of(int(domain.name[-4:]))
+
+    def host_of(self, number: int) -> str:
+        hosts = self.settings.group.hosts
+        return hosts[number % len(hosts)]
 
     def phase(self, domain: Domain) -> Phase:
         return Phase.SUSPENDED if domain.name in self.suspended else domain.phase(self.now_s)
@@ -67,7 +71,7 @@ class Life(LearningWorld):
         if away and self.now_s - self.lost_since_s >= GRACE_S:
             away -= min(self.settings.group.surge, away)
         for _ in range(0 if self.blocked else self.wanted - len(near) - away):
-            self.started += HOSTS[self.started % 2] in self.lost
+            self.started += self.host_of(self.started) in self.lost
             self.add(self.now_s)
         for domain in [] if self.is_stuck else [d for d in near if d.name not in self.suspended][self.wanted :]:
             domain.leaving_s = self.now_s
@@ -83,7 +87,12 @@ class Life(LearningWorld):
     # --- what is heard -----------------------------------------------------------------------------------------------
 
     def heard(self) -> list[CoreEvent]:
-        events: list[CoreEvent] = [self.membership(), *map(self.sampled, HOSTS), self.drain(), self.traffic_seen()]
+        events: list[CoreEvent] = [
+            self.membership(),
+            *map(self.sampled, self.settings.group.hosts),
+            self.drain(),
+            self.traffic_seen(),
+        ]
         return [] if self.is_deaf else events
 
     def sampled(self, host: str) -> SampleSeen:
@@ -134,7 +143,7 @@ class Life(LearningWorld):
         load, count = self.load(self.t), len(self.serving())
         rate = load / COST_S if self.request_rate is None else self.request_rate(self.t)
         over = max(load - count, 0.0) if count else 0.0
-        took_s = COST_S * (1 + 10 * over)
+        took_s = UNLOADED_S * (1 + 10 * over)
         self.told_s += (took_s - self.told_s) * min(rate / REMEMBERED, 1.0)
         in_flight = rate * took_s if self.in_flight is None else self.in_flight(self.t)
         return Traffic(
