@@ -195,8 +195,16 @@ class Evidence(Frozen):
     request_rate: float | None = None
     queue: int | None = None
     in_flight: int | None = None
-    response_time_s: float | None = None
+    response_time_s: float | None = None  # HAProxy's mean over its last 1,024 requests, however old they are
     error_rate: float | None = None
+    domains_overdue: int = 0  # of those that are coming: should have come by now, so that nobody waits for them
+    in_flight_mean: float | None = (
+        None  # over 8 s; this and the next two only while more than one for each ready domain
+    )
+    response_fast_s: float | None = None  # requests in flight over requests per second: over 8 s …
+    response_slow_s: float | None = None  # … and over two minutes
+    error_fast_ratio: float | None = None  # of the requests that came over 8 s; this and the next only while any failed
+    error_slow_ratio: float | None = None  # the same over two minutes
 
 
 class Taken(Frozen):

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 from common.config import Group
 from common.messages import Drain, HostSample, Member, Membership, Request, Traffic
@@ -52,17 +53,18 @@ class Domain:
     started_s: float
     leaving_s: float | None = None
     is_dead: bool = False
+    boot_s: float = BOOT_S
 
     def phase(self, now_s: float) -> Phase:
         if self.is_dead:
             return Phase.FAILED
         if self.leaving_s is not None:
             return Phase.DRAINING if now_s - self.leaving_s < DRAIN_S else Phase.GONE
-        return Phase.READY if now_s - self.started_s >= BOOT_S else Phase.BOOTING
+        return Phase.READY if now_s - self.started_s >= self.boot_s else Phase.BOOTING
 
     def age_s(self, now_s: float) -> float:
         """Return how long it has been in its phase."""
-        booted_s = self.started_s + BOOT_S
+        booted_s = self.started_s + self.boot_s
         since_s = self.leaving_s if self.leaving_s is not None else booted_s if now_s >= booted_s else self.started_s
         return max(now_s - since_s, 0.0)
 
@@ -79,6 +81,7 @@ class World:
     seed: int = 1
     missing: Callable[[float, str], bool] = lambda t, name: False
     traffic: Callable[[float], Traffic | None] | None = None
+    boot_s: float = BOOT_S
     state: GroupState = field(init=False)
     now_s: float = START_S
     domains: list[Domain] = field(default_factory=list)
@@ -102,7 +105,7 @@ class World:
         return self.now_s - START_S
 
     def add(self, started_s: float) -> None:
-        self.domains.append(Domain(f"web-{self.started:04d}", f"uuid-{self.started}", started_s))
+        self.domains.append(Domain(f"web-{self.started:04d}", f"uuid-{self.started}", started_s, boot_s=self.boot_s))
         self.started += 1
 
     def capacity(self) -> list[Domain]:
@@ -111,7 +114,7 @@ class World:
     def serving(self) -> list[Domain]:
         return [d for d in self.domains if d.phase(self.now_s) is Phase.READY]
 
-    def run(self, seconds: float) -> "World":
+    def run(self, seconds: float) -> Self:
         for _ in range(int(seconds)):
             self.step()
         return self
@@ -258,19 +261,20 @@ class World:
         return asdict(self.state.standing)
 
 
-def calm(load: float, **changes: object) -> Traffic:
-    """Return the traffic of a group in which nobody waits."""
-    values: dict[str, object] = {
+def calm(load: float, **changes: Any) -> Traffic:
+    """Return the traffic of a group in which nobody waits; in flight is what Little's law says, and what queues."""
+    values: dict[str, Any] = {
         "group": "web",
         "interval_s": 1.0,
         "is_known": True,
         "request_rate": 20 * load,
         "error_rate": 0.0,
         "queue": 0,
-        "in_flight": 1,
         "response_time_s": 0.02,
     }
-    return Traffic.model_validate(values | changes)
+    values |= changes
+    in_flight = round(values["request_rate"] * values["response_time_s"]) + values["queue"]
+    return Traffic.model_validate({"in_flight": in_flight, **values})
 
 
 def square(low: float, high: float, period_s: float, *, begins_high: bool = True) -> Load:

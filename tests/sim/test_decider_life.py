@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from common.messages import DesiredCapacity
+from common.phases import Phase
 from services.decider.core.events import CoreEvent, PublishDesired, PublishRecord, Tick
 from tests.sim.decider_model import DRAIN_S, Load, World, calm, settings, square
 
@@ -103,11 +104,12 @@ def test_data_that_come_back_as_zeros_begin_a_new_window() -> None:
     assert world.desired[-1][0] >= 150.0
 
 
-def test_low_cpu_with_slow_answers_is_no_reason_to_scale_in() -> None:
+def test_low_cpu_with_a_queue_now_and_then_is_no_reason_to_scale_in() -> None:
     world = World(lambda t: 0.2, ready=3)
     world.traffic = lambda t: calm(0.2, queue=1 if int(t) % 20 < 2 else 0)
-    assert 3 not in world.run(300).path()[1:]
-    assert min(world.path()) == 3
+    assert world.run(300).path() == [3]
+    world.traffic = lambda t: calm(0.2)
+    assert world.run(120).path() == [3, 2, 1]
 
 
 # --- loss, restarts ---------------------------------------------------------------------------------------------------
@@ -261,4 +263,8 @@ def test_whatever_the_load_bounds_cooldowns_and_missing_data_are_respected(
 
 
 def test_the_model_drains_before_it_stops() -> None:
-    assert DRAIN_S > 0  # otherwise no test here would meet a domain on its way out
+    """Otherwise no test here would meet a domain on its way out."""
+    world = World(lambda t: 0.1, ready=2).run(32)
+    assert [member.phase for member in world.membership().membership.members] == [Phase.READY, Phase.DRAINING]
+    world.run(DRAIN_S)
+    assert [member.phase for member in world.membership().membership.members] == [Phase.READY]

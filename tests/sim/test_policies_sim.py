@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from common.messages import Traffic
-from services.decider.core.events import PublishDesired, PublishRecord
+from common.messages import HostSample, Traffic
+from services.decider.core.events import PublishDesired, PublishRecord, SampleSeen
+from services.decider.core.seen import read_sample
 from tests.sim.decider_model import EPOCH_S, START_S, Load, World, calm, settings, square
 from tests.sim.policy_world import LearningWorld
 
@@ -116,23 +117,19 @@ def test_stale_data_lead_to_no_action(name: str) -> None:
 @pytest.mark.parametrize("name", ["threshold", "cpu", "step", "predictive+threshold"])
 def test_impossible_ratios_are_unknown_and_lead_to_no_scale_in(name: str, bad: float | None) -> None:
     found = world(ALONE[name], lambda t: 0.1, ready=3)
-    good = found.ratio
-    found.ratio = lambda domain, busy: bad if domain.name == "web-0001" else good(domain, busy)  # type: ignore[method-assign]
     kept = found.sample
 
-    def damaged() -> Any:
-        """Pass the figure on as if the wire had let it through."""
-        if bad is None or (math.isfinite(bad) and bad >= 0):
-            return kept()
-        found.ratio = good  # type: ignore[method-assign]
-        event = kept()
-        ratios = dict(event.reading.ratios)
-        ratios["web-0001"] = (ratios["web-0001"][0], None)
-        return type(event)(type(event.reading)("local", found.now_s, event.reading.id, True, ratios))
+    def damaged() -> SampleSeen:
+        """Return the sample as if the wire had let the figure through."""
+        sample = found.samples[kept().reading.id]
+        ratios = (sample.cpu_ratios[0], bad, *sample.cpu_ratios[2:])
+        wrong = HostSample.model_construct(**{**dict(sample), "cpu_ratios": ratios})
+        return SampleSeen(read_sample(wrong, found.now_s, f"monitor/1/sample.local/{found.t:.0f}"))
 
     found.sample = damaged  # type: ignore[method-assign]
-    found.run(200)
-    assert found.path() == [3]
+    assert found.run(200).path() == [3]
+    found.sample = kept  # type: ignore[method-assign]
+    assert found.run(400).path()[-1] == 1
 
 
 @pytest.mark.parametrize("name", list(ALONE))
@@ -156,7 +153,7 @@ def worse(**changes: Any) -> Any:
 @pytest.mark.parametrize("name", ["threshold", "cpu", "step", "requests", "predictive+threshold"])
 @pytest.mark.parametrize(
     "changes",
-    [{"queue": 1}, {"response_time_s": lambda t: 0.02 + 0.002 * t}, {"error_rate": lambda t: 0.02 * t}],
+    [{"queue": 1}, {"response_time_s": lambda t: 0.4 + 0.02 * t}, {"error_rate": lambda t: 0.02 * t}],
     ids=["queue", "response-time", "errors"],
 )
 def test_nobody_is_taken_away_while_users_wait_longer_or_get_more_errors(name: str, changes: dict[str, Any]) -> None:

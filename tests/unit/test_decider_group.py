@@ -1,5 +1,6 @@
 """One group, event by event: limits, publishing, adoption, gaps, and that nothing depends on order or chance."""
 
+import math
 import random
 import time
 from dataclasses import replace
@@ -189,26 +190,78 @@ def test_too_many_sick_domains_halt_removal_and_replacement() -> None:
     found.missing = lambda t, name: False
     found.run(3)
     assert told(found)[-1].is_replacement_allowed
-    assert found.events() == ["scaling-halted", "scaling-resumed"]
+    assert found.run(25).events() == ["scaling-halted"]
+    assert not told(found)[-1].is_scale_in_allowed
+    assert "scaling-resumed" in found.run(5).events()
+    assert told(found)[-1].is_scale_in_allowed
+
+
+def sickly(found: World, *indices: int) -> None:
+    """Let HAProxy's checks of these domains fail."""
+    backends = tuple(
+        BackendState(name=f"web-{i:04d}", uuid=f"uuid-{i}", slot="vm1", state="ready", is_healthy=False)
+        for i in indices
+    )
+    body = Drain(group="web", endpoint="", is_proxy_alive=True, backends=backends)
+    found.drain = lambda: DrainSeen(body, found.now_s, "balancer/1/drain.web/1")  # type: ignore[method-assign]
+
+
+def test_domains_that_come_and_go_together_halt_once_and_resume_once() -> None:
+    found = world(IDLE, ready=4).run(1)
+    for _ in range(6):
+        sickly(found, 0, 1, 2)
+        found.run(3)
+        sickly(found)
+        found.run(20)
+    assert found.path() == [4]
+    found.run(120)
+    assert [event for event in found.events() if "scaling" in event] == ["scaling-halted", "scaling-resumed"]
+    assert found.path() == [4, 3, 2, 1]
+
+
+def test_many_unhealthy_domains_are_replaced_as_the_actuator_sees_fit() -> None:
+    found = world(IDLE, ready=4).run(1)
+    sickly(found, 0, 1, 2, 3)
+    body = told(found.run(10))[-1]
+    assert (body.is_scale_in_allowed, body.is_replacement_allowed) == (False, True)
+
+
+def test_a_halt_does_not_keep_a_group_from_growing() -> None:
+    found = world(BUSY, ready=2)
+    sickly(found, 0, 1)
+    assert found.run(10).path() == [2, 3]
+    assert found.state.is_halted
+
+
+@pytest.mark.parametrize(("requests_per_s", "desired"), [(20.0, 4), (3.0, 3), (1.5, 1), (0.0, 1)])
+def test_requests_that_nobody_is_there_to_serve_scale_out_to_as_many_as_come_a_second(
+    requests_per_s: float, desired: int
+) -> None:
+    found = world(IDLE, ready=1, boot_timeout_s=10.0).run(1)
+    found.traffic = lambda t: calm(0.0, request_rate=requests_per_s, error_rate=requests_per_s)
+    found.boot_s = math.inf  # nothing that boots ever serves
+    found.domains[0].is_dead = True
+    assert found.run(120).path()[-1] == desired
+
+
+def test_a_group_that_was_scaled_to_nothing_stays_there_whoever_asks() -> None:
+    found = world(IDLE, ready=1, min=0).run(3)
+    assert found.ask("scale", desired=0).reply.status == "applied"
+    found.traffic = lambda t: calm(0.0, request_rate=20.0, error_rate=20.0)
+    assert found.run(120).path() == [1, 0]
 
 
 @pytest.mark.parametrize("sick", [(0, 1), (0, 1, 2)])
 def test_no_scale_in_while_checks_of_many_domains_fail(sick: tuple[int, ...]) -> None:
     found = world(IDLE, ready=3)
-    backends = tuple(
-        BackendState(name=f"web-{i:04d}", uuid=f"uuid-{i}", slot="vm1", state="ready", is_healthy=False) for i in sick
-    )
-    body = Drain(group="web", endpoint="", is_proxy_alive=True, backends=backends)
-    found.drain = lambda: DrainSeen(body, found.now_s, "balancer/1/drain.web/1")  # type: ignore[method-assign]
+    sickly(found, *sick)
     assert found.run(60).path() == [3]
     assert last(found).limiter == "unhealthy"
 
 
 def test_the_only_domain_being_unhealthy_is_no_outage_but_forbids_scale_in() -> None:
     found = world(IDLE, ready=1, min=0)
-    backend = BackendState(name="web-0000", uuid="uuid-0", slot="vm1", state="ready", is_healthy=False)
-    body = Drain(group="web", endpoint="", is_proxy_alive=True, backends=(backend,))
-    found.drain = lambda: DrainSeen(body, found.now_s, "balancer/1/drain.web/1")  # type: ignore[method-assign]
+    sickly(found, 0)
     assert last(found.run(60)).limiter == "unhealthy"
     assert told(found)[-1].is_replacement_allowed
 

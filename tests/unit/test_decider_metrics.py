@@ -8,16 +8,19 @@ import pytest
 from common.messages import BackendState, Drain, Failure, HostSample, Member, Membership, Traffic
 from common.phases import Phase
 from services.decider.core import seen as seen_of
-from services.decider.core.metrics import GroupMetrics, aggregate
+from services.decider.core.evolve import evolve
+from services.decider.core.lack import Lack
+from services.decider.core.metrics import GroupMetrics, aggregate, capacity
+from services.decider.core.pressure import pressure
 from services.decider.core.seen import Seen, read_sample
-from services.decider.core.trend import rising
+from services.decider.core.trend import FAST_S, SLOW_S, Trend, follow
 
 NOW_S = 500.0
 
 
 def member(index: int, phase: Phase = Phase.READY, host: str = "local") -> Member:
     return Member(
-        name=f"web-{index:04d}", uuid=f"u{index}", host=host, phase=phase, since_s=0, age_s=0, address=None, port=80
+        name=f"web-{index:04d}", uuid=f"u{index}", host=host, phase=phase, since_s=0, age_s=60, address=None, port=80
     )
 
 
@@ -96,10 +99,49 @@ def test_a_sample_of_another_domain_of_the_same_name_is_unknown() -> None:
     assert metrics(seen(sample(0.1, uuids=("other",)), members=(member(0),))).known == 0
 
 
-def test_domains_of_an_unreachable_host_are_unknown() -> None:
-    near, far = sample(0.5), sample(0.5, host="far", first=1, is_reachable=False)
-    found = metrics(seen(near, far, members=(member(0), member(1, host="far"))))
-    assert found.unknown == ("web-0001",)
+@pytest.mark.parametrize("told_by", ["monitor", "actuator", "both"])
+def test_domains_of_a_lost_host_neither_vote_nor_count(told_by: str) -> None:
+    far = [] if told_by == "actuator" else [sample(0.5, host="far", first=1, is_reachable=False)]
+    found = seen(sample(0.5), *far, members=(member(0), member(1, host="far"), member(2, Phase.BOOTING, "far")))
+    if told_by != "monitor":
+        body = found.membership
+        assert body is not None
+        found = evolve(found, membership=body.model_copy(update={"unreachable_hosts": ("far",)}))
+    shown = metrics(found, desired=3)
+    assert (shown.ready, shown.known, shown.unknown, shown.held, shown.coming, shown.sick) == (1, 1, (), 2, 0, 0)
+    assert (shown.low, shown.high) == (0.5, 0.5)
+    assert shown.is_complete
+
+
+def test_domains_of_a_host_that_only_the_actuator_has_lost_count_while_their_figures_are_known() -> None:
+    found = seen(sample(0.2), sample(0.6, host="far", first=1), members=(member(0), member(1, host="far")))
+    body = found.membership
+    assert body is not None
+    found = evolve(found, membership=body.model_copy(update={"unreachable_hosts": ("far",)}))
+    assert (metrics(found).ready, metrics(found).held, metrics(found).mean) == (2, 0, pytest.approx(0.4))
+
+
+def test_a_host_of_which_nothing_is_said_any_more_is_not_lost_but_unknown() -> None:
+    found = seen(sample(0.5), members=(member(0), member(1, host="far")))
+    assert (metrics(found).unknown, metrics(found).held) == (("web-0001",), 0)
+
+
+def test_what_a_lost_host_lacks_is_coming_once_others_take_its_place() -> None:
+    far = sample(0.5, host="far", first=1, is_reachable=False)
+    found = seen(sample(0.5), far, members=(member(0), member(1, host="far"), member(2, Phase.BOOTING)))
+    assert (metrics(found).coming, metrics(found, desired=4).coming) == (1, 2)
+
+
+def test_a_suspended_domain_is_neither_ready_nor_coming_and_keeps_its_place() -> None:
+    found = seen(sample(0.5), members=(member(0), member(1, Phase.SUSPENDED)))
+    assert (metrics(found).ready, metrics(found).coming, metrics(found).held, metrics(found).surplus) == (1, 0, 1, 0)
+    assert metrics(found).is_complete
+    assert capacity(found) == 2
+
+
+def test_with_every_host_lost_nothing_is_complete() -> None:
+    found = seen(sample(0.5, is_reachable=False), members=(member(0),))
+    assert metrics(found).ignorance == "no domain is ready"
 
 
 def test_several_hosts_add_up() -> None:
@@ -189,9 +231,14 @@ def test_the_failure_of_a_stranger_changes_nothing() -> None:
     ("ready", "sick", "is_halted"),
     [(1, (0,), False), (2, (0,), False), (2, (0, 1), True), (5, (0, 1), False), (4, (0, 1), True)],
 )
-def test_more_than_45_percent_sick_and_at_least_two_halt(ready: int, sick: tuple[int, ...], is_halted: bool) -> None:
-    found = seen(sample(*[0.5] * ready), members=tuple(member(i) for i in range(ready)))
-    assert metrics(seen_of.with_drain(found, unhealthy(*sick), NOW_S)).is_halted is is_halted
+def test_more_than_45_percent_sick_and_at_least_two_are_an_outage(
+    ready: int, sick: tuple[int, ...], is_halted: bool
+) -> None:
+    members = tuple(member(i) for i in range(ready))
+    shown = metrics(seen_of.with_drain(seen(sample(*[0.5] * ready), members=members), unhealthy(*sick), NOW_S))
+    blind = metrics(seen(sample(*[None if i in sick else 0.5 for i in range(ready)]), members=members))
+    assert (shown.is_halting, shown.is_blind) == (is_halted, False)
+    assert (blind.is_halting, blind.is_blind) == (is_halted, is_halted)
 
 
 def test_a_domain_that_is_missing_and_unhealthy_is_sick_once() -> None:
@@ -205,32 +252,147 @@ def test_a_domain_just_taken_into_rotation_is_not_sick_for_lack_of_a_first_figur
     assert metrics(seen(sample(None, None), members=fresh)).sick == sick
 
 
+def test_a_domain_just_taken_into_rotation_is_idle_for_out_and_left_out_for_in_until_it_has_a_figure() -> None:
+    fresh = member(1).model_copy(update={"age_s": 1.0})
+    found = metrics(seen(sample(0.4), members=(member(0), fresh)))
+    assert (found.low, found.high, found.new, found.unknown) == (0.2, 0.4, ("web-0001",), ())
+    assert found.is_complete
+    alone = metrics(seen(sample(None), members=(member(0).model_copy(update={"age_s": 1.0}),)), desired=1)
+    assert (alone.high, alone.ignorance) == (1.0, "no CPU figure yet of the domains that have only just come")
+
+
 def test_the_cause_is_the_newest_sample_else_the_membership() -> None:
     assert metrics(seen(members=(member(0),))).cause == "actuator/1/membership.web/1"
     assert metrics(seen(sample(0.5), members=(member(0),))).cause == "monitor/1/sample/0"
 
 
-def after(steady: Traffic, then: Traffic, seconds: int = 5) -> tuple[str, ...]:
-    found = Seen()
+# --- what is missing --------------------------------------------------------------------------------------------------
+
+
+def lacking(before: Lack, boot_p95_s: float | None = 10.0) -> tuple[int, int]:
+    body = membership(member(0), boot_p95_s=boot_p95_s)
+    found = seen_of.with_membership(Seen(), body, NOW_S, "m", 3.5)
+    shown = aggregate(
+        found, 3, NOW_S, interval_s=1.0, stale_after_s=3.5, standing_stale_after_s=7.5, before=before, boot_timeout_s=90
+    )
+    return shown.coming, shown.overdue
+
+
+def test_what_is_missing_is_coming_as_long_as_it_can_be_expected_and_then_overdue() -> None:
+    assert lacking(Lack(3, NOW_S - 14.9)) == (2, 0)
+    assert lacking(Lack(3, NOW_S - 15.0)) == (0, 2)
+    assert lacking(Lack(3, NOW_S - 89.0), boot_p95_s=None) == (2, 0)
+    assert lacking(Lack(3, NOW_S - 90.0), boot_p95_s=None) == (0, 2)
+
+
+def test_what_was_only_just_decided_is_expected_anew() -> None:
+    assert lacking(Lack(2, NOW_S - 3600.0)) == (2, 0)
+
+
+# --- what users feel --------------------------------------------------------------------------------------------------
+
+
+def busy(response_s: float, rate: float = 50.0, **changes: Any) -> Traffic:
+    """Return traffic in which as many requests are in flight as Little's law says."""
+    return traffic(request_rate=rate, in_flight=round(rate * response_s), response_time_s=response_s, **changes)
+
+
+def idle(**changes: Any) -> Traffic:
+    """Return what HAProxy tells where nobody asks."""
+    return traffic(request_rate=0.0, in_flight=0, response_time_s=None, **changes)
+
+
+def felt(trend: Trend | None, ready: int = 2) -> tuple[str, ...]:
+    assert trend is not None
+    return pressure(trend.means(FAST_S), trend.means(SLOW_S), ready)
+
+
+def after(steady: Traffic, then: Traffic, seconds: int = 5, ready: int = 2) -> tuple[str, ...]:
+    trend = None
     for second in range(60):
-        found = seen_of.with_traffic(found, steady, NOW_S + second)
+        trend = follow(trend, steady, NOW_S + second)
     for second in range(seconds):
-        found = seen_of.with_traffic(found, then, NOW_S + 60 + second)
-    return rising(found.trend)
+        trend = follow(trend, then, NOW_S + 60 + second)
+    return felt(trend, ready)
 
 
-def test_rising_response_time_and_errors_are_told() -> None:
-    assert after(traffic(), traffic(response_time_s=0.2)) == ("response time",)
-    assert after(traffic(), traffic(error_rate=2.0)) == ("errors",)
+def test_rising_response_time_and_errors_are_told_with_the_figures() -> None:
+    assert after(busy(0.1), busy(0.4)) == (
+        "response time rises: 288 ms now, 123 ms over two minutes, with 14.4 requests in flight",
+    )
+    assert after(busy(0.1), busy(0.1, error_rate=5.0)) == ("errors rise: 6 % of requests now, 1 % over two minutes",)
+    assert after(busy(0.1), busy(0.1, error_rate=25.0), 20) == ("50 % of the requests fail",)
 
 
 def test_steady_falling_or_unknown_figures_do_not_rise() -> None:
-    assert after(traffic(), traffic()) == ()
-    assert after(traffic(response_time_s=0.2), traffic()) == ()
-    assert after(traffic(), traffic(is_known=False, response_time_s=9.0)) == ()
-    assert after(traffic(response_time_s=None), traffic(response_time_s=None)) == ()
-    assert rising(None) == ()
+    assert after(busy(0.1), busy(0.1)) == ()
+    assert after(busy(0.4), busy(0.1)) == ()
+    assert after(busy(0.1), busy(0.4, is_known=False)) == ()
+    assert after(idle(), idle()) == ()
 
 
 def test_a_higher_level_that_lasts_is_no_rise_any_more() -> None:
-    assert after(traffic(), traffic(response_time_s=0.2), seconds=240) == ()
+    assert after(busy(0.1), busy(0.4), seconds=240) == ()
+
+
+def test_many_failures_that_last_are_pressure_for_as_long_as_they_last() -> None:
+    assert after(idle(), traffic(request_rate=20.0, error_rate=20.0, in_flight=0), seconds=600) == (
+        "100 % of the requests fail",
+    )
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        idle(),
+        traffic(request_rate=2.0, in_flight=0, response_time_s=4.0),  # HAProxy's mean is history
+        traffic(request_rate=0.1, in_flight=1, response_time_s=4.0),  # one slow client
+        traffic(request_rate=0.0, in_flight=40, response_time_s=None),  # connections without requests
+    ],
+    ids=["none", "trickle", "slow-client", "idle-connections"],
+)
+@pytest.mark.parametrize("before", [busy(3.0), busy(3.0, error_rate=50.0)], ids=["slow", "errors"])
+def test_when_requests_end_all_pressure_ends_within_seconds(before: Traffic, then: Traffic) -> None:
+    trend = None
+    for second, figures in enumerate([busy(0.1)] * 60 + [before] * 20):
+        trend = follow(trend, figures, NOW_S + second)
+    assert felt(trend) != ()
+    for second in range(int(FAST_S)):
+        trend = follow(trend, then, NOW_S + 80 + second)
+    assert felt(trend) == ()
+
+
+def test_a_response_time_does_not_count_while_no_request_waits_for_another() -> None:
+    assert after(busy(0.1, rate=10.0), busy(0.4, rate=10.0), seconds=20, ready=4) == ()
+    assert after(busy(0.1, rate=10.0), busy(0.4, rate=10.0), seconds=20, ready=2) != ()
+
+
+def test_pressure_of_figures_that_have_stopped_is_unknown() -> None:
+    found = seen(sample(0.1), members=(member(0),), with_traffic=False)
+    for second in range(60):
+        found = seen_of.with_traffic(found, busy(0.1 if second < 50 else 0.9), NOW_S + second)
+    assert metrics(found, now_s=NOW_S + 60).pressure != ()
+    for second in range(60, 70):
+        found = seen_of.with_traffic(found, traffic(request_rate=None), NOW_S + second)
+    assert metrics(found, now_s=NOW_S + 69).is_traffic_known
+    assert metrics(found, now_s=NOW_S + 69).pressure == ()
+
+
+def test_requests_that_nobody_healthy_serves_are_seen_unless_they_are_fewer_than_the_domains() -> None:
+    found = seen(sample(0.9), members=(member(0),))
+    ill = seen_of.with_drain(found, unhealthy(0), NOW_S)
+    for rate, is_deserted in ((20.0, True), (0.5, False), (0.0, False)):
+        told = seen_of.with_traffic(evolve(ill, trend=None), traffic(request_rate=rate, in_flight=0), NOW_S)
+        assert metrics(told, desired=1).is_deserted is is_deserted
+    told = seen_of.with_traffic(found, traffic(request_rate=20.0, in_flight=0), NOW_S)
+    assert not metrics(told, desired=1).is_deserted
+    assert not metrics(evolve(ill, trend=told.trend), desired=0).is_deserted
+
+
+def test_a_domain_that_serves_on_a_lost_host_is_somebody() -> None:
+    found = seen(sample(0.9, is_reachable=False), members=(member(0),), with_traffic=False)
+    found = seen_of.with_traffic(found, traffic(request_rate=20.0, in_flight=0), NOW_S)
+    assert metrics(found, desired=1).is_deserted
+    well = BackendState(name="web-0000", uuid="u0", slot="vm1", state="ready", is_healthy=True)
+    body = Drain(group="web", endpoint="", is_proxy_alive=True, backends=(well,))
+    assert not metrics(seen_of.with_drain(found, body, NOW_S), desired=1).is_deserted

@@ -270,7 +270,14 @@ def test_explain_shows_traffic_figures() -> None:
     found = world(0.5)
     found.traffic = lambda t: calm(1.0, queue=2, error_rate=0.5, response_time_s=0.1)
     text = found.run(3).ask("explain").reply.data["text"]
-    assert "queue 2, response 100 ms, 0.50 errors/s" in text
+    told = "response 200 ms now, 200 ms over two minutes, HAProxy's last ones 100 ms"
+    assert f"queue 2, 4.0 in flight, {told}, 0.50 errors/s (2 % of requests now, 2 % over two minutes)" in text
+
+
+def test_explain_leaves_out_means_that_do_not_count() -> None:
+    found = world(0.5)
+    found.traffic = lambda t: calm(1.0, response_time_s=0.02)
+    assert "20.0 requests/s, queue 0, response 20 ms, 0.00 errors/s" in found.run(3).ask("explain").reply.data["text"]
 
 
 def test_explain_before_the_first_tick_is_refused() -> None:

@@ -1,13 +1,19 @@
 """One tick of one group: policies vote, limits bind, the standing follows. No record, no message: those cost more.
 
 The explanation of what would happen runs this same function forward (``outlook``), and so does a simulation.
+
+Note [When windows begin anew]
+    A window is about a group of the size that was decided: it begins anew when that changes. It does not when a domain
+    fails, comes back or comes for the first time: one that does so again and again would keep every window from ever
+    filling. What a change of members does to the figures, the figures show; and as long as domains are expected that
+    share the load soon, no window for more of them fills (see Note [What can still be expected] in ``lack``).
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from common.messages import Vote
-from services.decider.core import patience, policies
+from services.decider.core import halt, lack, patience, policies
 from services.decider.core.ballot import NONE, counted, is_leaning_in, recommended
 from services.decider.core.evolve import evolve
 from services.decider.core.limits import Case, Limit, settle
@@ -45,11 +51,9 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
         now_s: Monotonic seconds; later than the tick before. Windows count to when the figures were measured.
     """
     seen_s = now_s - metrics.age_s
-    policy_states = state.policy_states
+    state = _noted(state, metrics, now_s)
     leaning_since_s = state.leaning_in_since_s
-    if state.ready_before != metrics.ready:
-        policy_states, leaning_since_s = restarted(state.settings, policy_states), None
-    votes, policy_states = _vote(state.settings, policy_states, metrics, seen_s)
+    votes, policy_states = _vote(state.settings, state.policy_states, metrics, seen_s)
     is_in = metrics.is_complete and is_leaning_in(votes, metrics.desired)
     leaning_since_s = (seen_s - metrics.interval_s if leaning_since_s is None else leaning_since_s) if is_in else None
     leaning_in_s = 0.0 if leaning_since_s is None else seen_s - leaning_since_s
@@ -68,11 +72,20 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
             state,
             standing=standing,
             policy_states=policy_states,
-            ready_before=metrics.ready,
             leaning_in_since_s=leaning_since_s,
         ),
         decision,
     )
+
+
+def _noted(state: GroupState, metrics: GroupMetrics, now_s: float) -> GroupState:
+    """Return the state with since when domains are missing, and when so many were sick last."""
+    wait_s = lack.patience_s(state.seen.membership, metrics.interval_s, state.settings.group.boot_timeout_s)
+    found = lack.follow(state.lack, metrics.desired, metrics.missing, now_s, wait_s)
+    if not metrics.is_halting and not state.is_halted:
+        return state if found is state.lack else evolve(state, lack=found)
+    state = evolve(state, lack=found, halt_seen_s=now_s if metrics.is_halting else state.halt_seen_s)
+    return evolve(state, is_halted=halt.left_s(state, now_s) > 0)
 
 
 def moved(standing: Standing, settings: Settings, desired: int, now_s: float) -> Standing:

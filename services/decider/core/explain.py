@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from common.messages import DecisionRecord, Vote
+from common.messages import DecisionRecord, Evidence, Vote
 from services.decider.core import policies
 from services.decider.core.ballot import NONE, leaning
 from services.decider.core.decide import Decision
@@ -45,7 +45,7 @@ _OF_LIMIT = {
     "unknown-data": "complete fresh figures let it decide again",
     "stale-data": "fresh figures let it decide again",
     "unhealthy": "healthy domains with fresh figures let it remove and replace again",
-    "pressure": "once users no longer wait or get errors, it may scale in",
+    "pressure": "once users no longer wait or get errors, or no longer ask, it may scale in",
     "settling": "once the last one has left rotation, it may go on",
     "blocked": "once the actuator can go on, the domains to come decide",
     "coming": "the coming domain decides: if the load stays too high with it, it scales out again",
@@ -147,15 +147,33 @@ def _vote_line(vote: Vote) -> str:
 
 def _figures(record: DecisionRecord) -> str:
     evidence = record.evidence
-    parts = [f"{evidence.domains_ready} ready, {evidence.domains_coming} coming"]
+    late = f" ({evidence.domains_overdue} overdue)" if evidence.domains_overdue else ""
+    parts = [f"{evidence.domains_ready} ready, {evidence.domains_coming} coming{late}"]
     if evidence.cpu_ratio is not None:
         parts.append(f"CPU {percent(evidence.cpu_ratio)} (known of {evidence.domains_known})")
     if evidence.request_rate is not None:
         parts.append(f"{evidence.request_rate:.1f} requests/s")
     if evidence.queue is not None:
         parts.append(f"queue {evidence.queue}")
-    if evidence.response_time_s is not None:
-        parts.append(f"response {1000 * evidence.response_time_s:.0f} ms")
-    if evidence.error_rate is not None:
-        parts.append(f"{evidence.error_rate:.2f} errors/s")
-    return ", ".join(parts)
+    if evidence.in_flight_mean is not None:
+        parts.append(f"{evidence.in_flight_mean:.1f} in flight")
+    return ", ".join([*parts, *_response(evidence), *_errors(evidence)])
+
+
+def _response(evidence: Evidence) -> list[str]:
+    """Return HAProxy's mean, which may be old, and the two that count: of now and over two minutes."""
+    if evidence.response_fast_s is None or evidence.response_slow_s is None:
+        return [] if evidence.response_time_s is None else [f"response {1000 * evidence.response_time_s:.0f} ms"]
+    told = "" if evidence.response_time_s is None else f", HAProxy's last ones {1000 * evidence.response_time_s:.0f} ms"
+    fast_ms, slow_ms = 1000 * evidence.response_fast_s, 1000 * evidence.response_slow_s
+    return [f"response {fast_ms:.0f} ms now, {slow_ms:.0f} ms over two minutes{told}"]
+
+
+def _errors(evidence: Evidence) -> list[str]:
+    if evidence.error_rate is None:
+        return []
+    text = f"{evidence.error_rate:.2f} errors/s"
+    if evidence.error_fast_ratio is None or evidence.error_slow_ratio is None:
+        return [text]
+    fast, slow = percent(evidence.error_fast_ratio), percent(evidence.error_slow_ratio)
+    return [f"{text} ({fast} of requests now, {slow} over two minutes)"]

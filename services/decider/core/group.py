@@ -73,6 +73,8 @@ def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMe
         epoch_s=epoch_s,
         chance=settings.chance,
         base=settings.base,
+        before=state.lack,
+        boot_timeout_s=settings.group.boot_timeout_s,
     )
 
 
@@ -119,7 +121,7 @@ def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
 
 def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tuple[Action, ...]]:
     epoch_s = tick.epoch_s
-    saved, learned = state.standing, learned_of(state)
+    saved, learned, was_halted = state.standing, learned_of(state), state.is_halted
     state = _bridged(state, tick.rivals, now_s)
     state = adopt(_after_gap(state, now_s), now_s, epoch_s)
     metrics = metrics_of(state, now_s, epoch_s)
@@ -133,7 +135,7 @@ def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tupl
     state = evolve(state, history=history, taken=(), ordered=(), resumed_from="", resumed_learned="")
     save = (Save(state.settings.name, state.standing),) if state.standing != saved else ()
     state, publish = _publish(state, metrics, sentence(kept), now_s)
-    state, events = _tell(state, metrics, decision, kept.limiter_text)
+    events = _tell(state, metrics, decision, kept.limiter_text, was_halted=was_halted)
     actions = (*save, *_learn(state, learned), *publish, PublishRecord(kept, metrics.cause), *events)
     return state, (*actions, Wait(now_s + state.settings.interval_s))
 
@@ -185,20 +187,19 @@ def _publish(
 
 
 def _tell(
-    state: GroupState, metrics: GroupMetrics, decision: Decision, text: str
-) -> tuple[GroupState, tuple[Action, ...]]:
+    state: GroupState, metrics: GroupMetrics, decision: Decision, text: str, *, was_halted: bool
+) -> tuple[Action, ...]:
     """Return the events of a tick: a change of capacity, the beginning and the end of a halt."""
     name, cause = state.settings.name, metrics.cause
     events: list[Action] = []
     if decision.action != "hold":
         text = f"from {decision.before} to {decision.after}: {text}"
         events.append(Emit(Event(name=f"scale-{decision.action}", group=name, text=text), cause))
-    if metrics.is_halted != state.is_halted:
-        state = evolve(state, is_halted=metrics.is_halted)
-        event = "scaling-halted" if metrics.is_halted else "scaling-resumed"
+    if state.is_halted != was_halted:
+        event = "scaling-halted" if state.is_halted else "scaling-resumed"
         text = f"{metrics.sick} of {metrics.ready} ready domains are missing or unhealthy"
         events.append(Emit(Event(name=event, group=name, text=text, level="warning"), cause))
-    return state, tuple(events)
+    return tuple(events)
 
 
 # --- the operator ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.messages import Vote
-from services.decider.core import patience
+from services.decider.core import halt, patience
 from services.decider.core.ballot import FULL, leading, leaning, recommended
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState
@@ -138,6 +138,14 @@ def _at_maximum(case: Case) -> Limit | None:
     return Limit("bounds", f"{case.recommended} wanted, max is {case.state.maximum}")
 
 
+def _blocked(case: Case) -> Limit | None:
+    """More than one decision's worth is missing, and the actuator says why: more of it would only pile up."""
+    metrics = case.metrics
+    if not metrics.blocked or metrics.missing <= case.state.settings.group.max_step_out:
+        return None
+    return _missing_and_blocked(metrics)
+
+
 def _unknown_data(case: Case) -> Limit | None:
     return None if case.metrics.is_complete else _no_data(case)
 
@@ -147,19 +155,28 @@ def _vote_missing(case: Case) -> Limit | None:
     return Limit("unknown-data", f"{mute.policy}: {mute.reason}") if mute else None
 
 
+def _just_come(case: Case) -> Limit | None:
+    new = case.metrics.new
+    if not new:
+        return None
+    return Limit("unknown-data", f"no CPU figure yet of {domains(len(new))} that came only just now ({', '.join(new)})")
+
+
 def _unhealthy(case: Case) -> Limit | None:
     metrics = case.metrics
-    if metrics.is_halted or metrics.unhealthy >= metrics.ready:
-        sick = metrics.sick if metrics.is_halted else metrics.unhealthy
-        return Limit("unhealthy", f"{sick} of {metrics.ready} ready domains are missing or unhealthy")
+    halted = halt.text(case.state, metrics, case.now_s)
+    if halted:
+        return Limit("unhealthy", halted)
+    if metrics.unhealthy >= metrics.ready:
+        return Limit("unhealthy", f"{metrics.unhealthy} of {metrics.ready} ready domains are missing or unhealthy")
     return None
 
 
 def _pressure(case: Case) -> Limit | None:
     if case.metrics.queue:
         return Limit("pressure", f"{case.metrics.queue} requests queue")
-    if case.metrics.rising:
-        return Limit("pressure", f"rising: {', '.join(case.metrics.rising)}")
+    if case.metrics.pressure:
+        return Limit("pressure", "; ".join(case.metrics.pressure))
     return None
 
 
@@ -190,11 +207,12 @@ def _at_minimum(case: Case) -> Limit | None:
     return Limit("bounds", f"{case.recommended} wanted, min is {case.state.minimum}")
 
 
-OUT_RULES: Final[tuple[Rule, ...]] = (_at_maximum, _observing, _cooldown_out)
+OUT_RULES: Final[tuple[Rule, ...]] = (_at_maximum, _observing, _cooldown_out, _blocked)
 IN_RULES: Final[tuple[Rule, ...]] = (
     _at_minimum,
     _unknown_data,
     _vote_missing,
+    _just_come,
     _unhealthy,
     _pressure,
     _observing,
@@ -257,12 +275,17 @@ def _nothing_asked(case: Case) -> Limit:
     if waiting is not None and waiting.wait_s > 0:
         return Limit("window", waiting.reason)
     metrics, point = case.metrics, case.state.settings.out_point_ratio
-    if metrics.coming and metrics.blocked:
-        return Limit("blocked", f"{domains(metrics.coming)} to come, but the actuator cannot go on: {metrics.blocked}")
+    if metrics.missing and metrics.blocked:
+        return _missing_and_blocked(metrics)
     if metrics.coming and point is not None and metrics.low >= point:
         return Limit("coming", _leading(case))
     asked = recommended(tuple(vote for vote in case.votes if vote.weight == FULL), case.desired)
     return Limit("none" if asked is None or asked >= case.desired else "floor", _leading(case))
+
+
+def _missing_and_blocked(metrics: GroupMetrics) -> Limit:
+    text = f"{domains(metrics.missing)} to come, but the actuator cannot go on: {metrics.blocked}"
+    return Limit("blocked", text)
 
 
 def _leading(case: Case) -> str:

@@ -3,19 +3,28 @@
 A missing sample is unknown, never 0. Two guesses bound the truth: ``low`` counts unknown domains as idle and is what
 scale-out stands on, ``high`` counts them as busy and is what scale-in stands on. Only ready domains are measured:
 what boots has a spike of its own, and counts as coming capacity.
+
+Note [Who neither votes nor counts]
+    Domains on a lost host of which nothing is known, and suspended ones, keep their place in the desired capacity, but
+    say nothing of the load: counted as idle they would hide the overload of the others, counted as busy they would
+    keep the group large for as long as the host is gone. They are *held*: neither ready nor coming. One that has only
+    just come into rotation has no figure yet, because a rate takes two samples: it is idle for scale-out and left out
+    of the mean for scale-in, so that one that comes again and again does not begin the windows anew each time.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from common.messages import Evidence, Membership
 from common.phases import FATES, Phase
-from services.decider.core import trend
+from services.decider.core import halt, lack
 from services.decider.core.burst import Base
+from services.decider.core.lack import NO_LACK, Lack
+from services.decider.core.pressure import is_crowded, pressure
 from services.decider.core.seen import Seen, members
+from services.decider.core.trend import FAST_S, SLOW_S, Trend
 
-HALT_SHARE: Final = 0.45  # more than this share missing or unhealthy: look, do not touch
-HALT_COUNT: Final = 2  # … if it is at least so many: one sick domain of two is a sick domain, not an outage
 WAKING: Final = ("paused", "saved")  # the fastest first
 WINDOW_SLACK: Final = 0.1  # of an interval: ticks are never exactly on time
 
@@ -34,12 +43,17 @@ class GroupMetrics:
     chance: float = 0.0  # this group's draw in [0, 1), always the same: spreads over time what many groups do
     boot_s: float | None = None  # from a decision to serving, p95 as measured; None before the first
     ready: int = 0
-    coming: int = 0  # booting, or not yet begun: what lacks to the desired capacity
+    coming: int = 0  # booting, or not yet begun: what lacks to the desired capacity, as long as it may come in time
+    overdue: int = 0  # the same, when it should have come: nobody waits for it any more
+    held: int = 0  # suspended, or on a lost host: see Note [Who neither votes nor counts]
     surplus: int = 0  # capacity beyond the desired: on its way out
     known: int = 0
     unknown: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()  # in rotation so briefly that they have no figure yet
     sick: int = 0  # ready, but unhealthy, or for long enough and missing
+    blank: int = 0  # ready for long enough, and no figure
     unhealthy: int = 0  # ready, but HAProxy's check fails
+    healthy: int = 0  # whose check succeeds, on lost hosts as well
     mean: float = 0.0
     low: float = 0.0
     high: float = 1.0
@@ -51,7 +65,13 @@ class GroupMetrics:
     request_rate: float | None = None
     response_time_s: float | None = None
     error_rate: float | None = None
-    rising: tuple[str, ...] = ()
+    request_rate_mean: float | None = None  # over a few seconds
+    in_flight_mean: float | None = None
+    response_fast_s: float | None = None  # how long requests take now, by Little's law; 0 without requests
+    response_slow_s: float | None = None
+    error_fast_ratio: float | None = None  # of the requests that come
+    error_slow_ratio: float | None = None
+    pressure: tuple[str, ...] = ()  # what users feel now, in plain words
     blocked: str = ""  # what keeps the actuator from the desired capacity
     cause: str = ""
 
@@ -61,14 +81,33 @@ class GroupMetrics:
         return not self.ignorance
 
     @property
-    def is_halted(self) -> bool:
+    def missing(self) -> int:
+        """Return how many lack to the desired capacity, in time or not."""
+        return self.coming + self.overdue
+
+    @property
+    def is_halting(self) -> bool:
         """Return whether so much is missing or unhealthy that the fault is more likely ours than theirs."""
-        return self.sick >= HALT_COUNT and self.sick > HALT_SHARE * self.ready
+        return halt.is_most(self.sick, self.ready)
+
+    @property
+    def is_blind(self) -> bool:
+        """Return whether the figures of most domains are missing: what is wrong with one cannot be told."""
+        return halt.is_most(self.blank, self.ready)
+
+    @property
+    def is_deserted(self) -> bool:
+        """Return whether a request a second comes for one domain more, and no domain is healthy to serve."""
+        is_served = self.healthy > 0 or self.unhealthy < self.ready
+        return not is_served and self.desired > 0 and (self.request_rate_mean or 0.0) >= self.desired + 1
 
     def left_s(self, window_s: float, held_s: float) -> float:
         """Return how much of a window is not yet full."""
         left_s = window_s - held_s
         return left_s if left_s > WINDOW_SLACK * self.interval_s else 0.0
+
+
+_NOTHING: Final = GroupMetrics(interval_s=1.0, desired=0)
 
 
 def aggregate(
@@ -82,6 +121,8 @@ def aggregate(
     epoch_s: float = 0.0,
     chance: float = 0.0,
     base: Base | None = None,
+    before: Lack = NO_LACK,
+    boot_timeout_s: float = math.inf,
 ) -> GroupMetrics:
     """Return the group's metrics at ``now_s``.
 
@@ -95,18 +136,25 @@ def aggregate(
         epoch_s: The same instant for people.
         chance: The group's own draw in [0, 1).
         base: What CPU ratios are taken against, None for what was allotted.
+        before: Since when domains have been missing, as the tick before left it.
+        boot_timeout_s: How long a domain may be expected while no boot has been measured.
     """
-    ready, members_total = _count(seen)
-    ratios = [(name, _ratio(seen, name, uuid, host, now_s - stale_after_s, base)) for name, uuid, host in ready]
-    known = [ratio for _, ratio in ratios if ratio is not None]
-    unknown = tuple(name for name, ratio in ratios if ratio is None)
+    ready, members_total, held = _count(seen, _lost_hosts(seen, now_s - stale_after_s))
+    ratios = [(name, uuid, _ratio(seen, name, uuid, host, now_s - stale_after_s, base)) for name, uuid, host in ready]
+    fresh = _new(seen, now_s - stale_after_s)
+    known = [ratio for _, _, ratio in ratios if ratio is not None]
+    unknown = tuple(name for name, uuid, ratio in ratios if ratio is None and uuid not in fresh)
+    new = tuple(name for name, uuid, ratio in ratios if ratio is None and uuid in fresh)
     oldest_s = now_s - standing_stale_after_s
     is_fresh = seen.membership is not None and seen.membership_at_s >= oldest_s
     is_traffic_known = _is_traffic_known(seen, oldest_s)
-    unhealthy = _unhealthy(seen, oldest_s)
-    new = _new(seen, now_s - stale_after_s)
+    unhealthy, healthy = _checked(seen, oldest_s, is_healthy=False), _checked(seen, oldest_s, is_healthy=True)
     traffic = seen.traffic if is_traffic_known else None
+    trend = seen.trend if traffic and seen.trend and seen.trend.at_s >= oldest_s else None
     total, count = sum(known), max(len(ready), 1)
+    missing = max(members_total - len(ready), desired - held - len(ready), 0)
+    wait_s = lack.patience_s(seen.membership, interval_s, boot_timeout_s)
+    coming = missing if lack.is_expected(before, desired, now_s, wait_s) else 0
     return GroupMetrics(
         interval_s=interval_s,
         desired=desired,
@@ -115,16 +163,21 @@ def aggregate(
         boot_s=lead_s(seen.membership) if seen.membership else None,
         age_s=_age_s(seen, ready, now_s, stale_after_s),
         ready=len(ready),
-        coming=max(members_total - len(ready), desired - len(ready), 0),
+        coming=coming,
+        overdue=missing - coming,
+        held=held,
         surplus=max(members_total - reserve(seen) - desired, 0),
         known=len(known),
         unknown=unknown,
-        sick=sum(1 for name, uuid, _ in ready if uuid in unhealthy or (name in unknown and uuid not in new)),
+        new=new,
+        sick=sum(1 for name, uuid, _ in ready if uuid in unhealthy or name in unknown),
+        blank=len(unknown),
         unhealthy=sum(1 for _, uuid, _ in ready if uuid in unhealthy),
+        healthy=len(healthy),
         mean=total / len(known) if known else 0.0,
         low=total / count,
-        high=(total + len(unknown)) / count if ready else 1.0,
-        ignorance=_ignorance(len(ready), unknown, is_fresh, is_traffic_known),
+        high=(total + len(unknown)) / (len(ready) - len(new)) if len(ready) > len(new) else 1.0,
+        ignorance=_ignorance(len(ready), unknown, new, is_fresh, is_traffic_known),
         is_membership_fresh=is_fresh,
         is_traffic_known=is_traffic_known,
         queue=traffic.queue if traffic else None,
@@ -132,21 +185,24 @@ def aggregate(
         request_rate=traffic.request_rate if traffic else None,
         response_time_s=traffic.response_time_s if traffic else None,
         error_rate=traffic.error_rate if traffic else None,
-        rising=trend.rising(seen.trend) if traffic else (),
+        **(_felt(trend, len(ready)) if trend else {}),
         blocked=seen.membership.blocked if seen.membership else "",
         cause=_cause(seen),
     )
 
 
 def evidence(metrics: GroupMetrics, out_filled_s: float, in_filled_s: float) -> Evidence:
-    """Return the figures of a decision, as its record shows them."""
+    """Return the figures of a decision, as its record shows them; of those that do not count now, none."""
     has_any = metrics.known > 0
+    crowded = metrics if is_crowded(metrics.in_flight_mean, metrics.ready) else _NOTHING
+    failing = metrics if metrics.error_fast_ratio else _NOTHING
     return Evidence(
         cpu_ratio=metrics.mean if has_any else None,
         cpu_ratio_low_guess=metrics.low if metrics.ready else None,
         cpu_ratio_high_guess=metrics.high if metrics.ready else None,
         domains_ready=metrics.ready,
-        domains_coming=metrics.coming,
+        domains_coming=metrics.missing,
+        domains_overdue=metrics.overdue,
         domains_known=metrics.known,
         out_window_filled_s=out_filled_s,
         in_window_filled_s=in_filled_s,
@@ -155,6 +211,11 @@ def evidence(metrics: GroupMetrics, out_filled_s: float, in_filled_s: float) -> 
         in_flight=metrics.in_flight,
         response_time_s=metrics.response_time_s,
         error_rate=metrics.error_rate,
+        in_flight_mean=crowded.in_flight_mean,
+        response_fast_s=crowded.response_fast_s,
+        response_slow_s=crowded.response_slow_s,
+        error_fast_ratio=failing.error_fast_ratio,
+        error_slow_ratio=failing.error_slow_ratio,
     )
 
 
@@ -173,8 +234,9 @@ def lead_s(membership: Membership) -> float | None:
 
 
 def capacity(seen: Seen) -> int:
-    """Return how many members count as capacity: ready ones and those on their way there."""
-    return _count(seen)[1]
+    """Return how many members have a place in the group: ready ones, those on their way there, and suspended ones."""
+    _, count, held = _count(seen, frozenset())
+    return count + held
 
 
 def reserve(seen: Seen) -> int:
@@ -182,16 +244,28 @@ def reserve(seen: Seen) -> int:
     return sum(1 for member in members(seen) if member.tier == "running" and FATES[member.phase].is_capacity)
 
 
-def _count(seen: Seen) -> tuple[list[tuple[str, str, str]], int]:
-    """Return name, uuid and host of each ready member that has not failed, and how many count as capacity."""
-    ready, count = [], 0
+def _count(seen: Seen, lost: frozenset[str]) -> tuple[list[tuple[str, str, str]], int, int]:
+    """Return name, uuid and host of each ready member that has not failed, how many are capacity, how many are held."""
+    ready, count, held = [], 0, 0
     for member in members(seen):
-        if member.uuid in seen.failed or not FATES[member.phase].is_capacity:
+        is_suspended = member.phase is Phase.SUSPENDED
+        if member.uuid in seen.failed or not (is_suspended or FATES[member.phase].is_capacity):
+            continue
+        if is_suspended or member.host in lost:
+            held += 1
             continue
         count += 1
         if member.phase is Phase.READY:
             ready.append((member.name, member.uuid, member.host))
-    return ready, count
+    return ready, count, held
+
+
+def _lost_hosts(seen: Seen, oldest_s: float) -> frozenset[str]:
+    """Return the hosts that a monitor or the actuator cannot reach, without those that a fresh sample shows."""
+    fresh = [reading for reading in seen.readings.values() if reading.at_s >= oldest_s]
+    named = seen.membership.unreachable_hosts if seen.membership else ()
+    dark = frozenset(reading.host for reading in fresh if not reading.is_reachable)
+    return dark | (frozenset(named) - {reading.host for reading in fresh})
 
 
 def _ratio(seen: Seen, name: str, uuid: str, host: str, oldest_s: float, base: Base | None) -> float | None:
@@ -216,10 +290,11 @@ def _is_traffic_known(seen: Seen, oldest_s: float) -> bool:
     return seen.drain is None or seen.drain_at_s < oldest_s or seen.drain.is_proxy_alive
 
 
-def _unhealthy(seen: Seen, oldest_s: float) -> frozenset[str]:
+def _checked(seen: Seen, oldest_s: float, *, is_healthy: bool) -> frozenset[str]:
+    """Return the members whose check at HAProxy succeeds, or fails."""
     if seen.drain is None or seen.drain_at_s < oldest_s:
         return frozenset()
-    return frozenset(backend.uuid for backend in seen.drain.backends if backend.is_healthy is False)
+    return frozenset(backend.uuid for backend in seen.drain.backends if backend.is_healthy is is_healthy)
 
 
 def _new(seen: Seen, since_s: float) -> frozenset[str]:
@@ -229,7 +304,9 @@ def _new(seen: Seen, since_s: float) -> frozenset[str]:
     )
 
 
-def _ignorance(ready: int, unknown: tuple[str, ...], is_fresh: bool, is_traffic_known: bool) -> str:
+def _ignorance(
+    ready: int, unknown: tuple[str, ...], new: tuple[str, ...], is_fresh: bool, is_traffic_known: bool
+) -> str:
     if unknown:
         some = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
         return f"no fresh CPU figure of {len(unknown)} of {ready} ready domains ({some})"
@@ -237,7 +314,23 @@ def _ignorance(ready: int, unknown: tuple[str, ...], is_fresh: bool, is_traffic_
         return "no fresh membership from the actuator"
     if not ready:
         return "no domain is ready"
+    if len(new) == ready:
+        return "no CPU figure yet of the domains that have only just come"
     return "" if is_traffic_known else "no fresh traffic figures from the balancer"
+
+
+def _felt(trend: Trend, ready: int) -> dict[str, Any]:
+    """Return what users feel, and the means that it stands on."""
+    fast, slow = trend.means(FAST_S), trend.means(SLOW_S)
+    return {
+        "request_rate_mean": fast.request_rate,
+        "in_flight_mean": fast.in_flight,
+        "response_fast_s": fast.response_s,
+        "response_slow_s": slow.response_s,
+        "error_fast_ratio": fast.error_ratio,
+        "error_slow_ratio": slow.error_ratio,
+        "pressure": pressure(fast, slow, ready),
+    }
 
 
 def _cause(seen: Seen) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from services.decider.core import patience, policies
+from services.decider.core import halt, patience, policies
 from services.decider.core.decide import Decision, decide
 from services.decider.core.evolve import evolve
 from services.decider.core.limits import Limit
@@ -116,7 +116,7 @@ def _next_s(state: GroupState, decision: Decision, now_s: float) -> float:
     standing, settings = state.standing, state.settings
     left_s = [vote.wait_s for vote in decision.votes]
     left_s += [standing.cooldown_out_until_s - now_s, standing.cooldown_in_until_s - now_s]
-    left_s += [standing.patience_until_s - now_s, decision.observing_left_s]
+    left_s += [standing.patience_until_s - now_s, decision.observing_left_s, halt.left_s(state, now_s)]
     if state.leaning_in_since_s is not None:
         left_s.append(patience.required_s(standing, settings, now_s) - decision.leaning_in_s)
     return min((one_s for one_s in left_s if one_s > 0), default=math.inf)

@@ -90,14 +90,14 @@ def is_same(last: DesiredCapacity, state: GroupState, metrics: GroupMetrics) -> 
 
 def _terms(state: GroupState, metrics: GroupMetrics) -> tuple[int, int, int, int, bool, bool, str, float | None]:
     desired, mode = state.standing.desired or 0, state.mode
-    is_steady = mode in ("on", "out-only") and not metrics.is_halted
+    is_acting = mode in ("on", "out-only")
     return (
         state.standing.generation,
         desired,
         min(state.minimum, desired),
         max(state.maximum, desired),
-        is_steady and metrics.is_complete,
-        is_steady,
+        is_acting and metrics.is_complete and not state.is_halted,
+        is_acting and not metrics.is_blind,
         mode,
         state.burst.quota,
     )

@@ -50,7 +50,7 @@ from services.decider.core.patience import MEMORY_S
 from services.decider.core.seen import read_sample
 from services.decider.core.state import GroupState, Settings, Standing, begin, begun
 
-TREND_S: Final = 300.0  # after this much new traffic, its trends hardly depend on what was before
+TREND_S: Final = 300.0  # after this much new traffic, neither trends nor a halt depend on what was before
 IDENTICAL: Final = "identical"
 DIFFERENT: Final = "different"
 UNKNOWN: Final = "unknown"
@@ -170,7 +170,6 @@ def _rebuilt(settings: Settings, heard: Heard, before: GroupState | None) -> Gro
         tick=record.tick,
         last_tick_s=record.now_s,
         watching_since_s=watching_since_s,
-        ready_before=record.evidence.domains_ready,
         leaning_in_since_s=None,
         history=(record,),
         taken=(),
@@ -216,7 +215,8 @@ def _forgets_after_s(settings: Settings, record: DecisionRecord, *, is_standing_
     learns = any(policies.of(policy).learned for policy in settings.policies)
     if learns and not _tells_learned(record):
         return math.inf
-    windows_s = max(settings.in_window_s, settings.out_window_s, settings.standing_stale_after_s, TREND_S)
+    boot_s = settings.group.boot_timeout_s  # so long a domain that is missing may be waited for
+    windows_s = max(settings.in_window_s, settings.out_window_s, settings.standing_stale_after_s, TREND_S, boot_s)
     return windows_s if is_standing_known else windows_s + MEMORY_S
 
 

@@ -14,6 +14,7 @@ from common.config import Group
 from common.messages import Claim, DecisionRecord, DesiredCapacity, Ordered, Taken
 from services.decider.core import policies
 from services.decider.core.burst import NO_BURST, Base, Burst, base_of
+from services.decider.core.lack import NO_LACK, Lack
 from services.decider.core.learned import Learned, to_text
 from services.decider.core.policies.queue import Queue
 from services.decider.core.seen import Seen
@@ -126,7 +127,8 @@ class GroupState:
     tick: int = 0
     last_tick_s: float | None = None
     watching_since_s: float | None = None  # start, or the end of a gap in our own ticks
-    ready_before: int | None = None
+    lack: Lack = NO_LACK
+    halt_seen_s: float | None = None  # when so much was missing or unhealthy last that nobody is taken away
     leaning_in_since_s: float | None = None  # since when every policy would scale in, windows aside
     is_halted: bool = False
     published: DesiredCapacity | None = None

@@ -67,7 +67,18 @@ def shown(metric: str, value: float) -> str:
 
 def _traffic(metric: str, metrics: GroupMetrics) -> float | None:
     if metric == RESPONSE:
-        # HAProxy's mean is over its last requests: without new ones it is history.
-        return 0.0 if metrics.request_rate == 0 and not metrics.queue else metrics.response_time_s
+        return _response_s(metrics)
     total = metrics.request_rate if metric == REQUESTS else metrics.queue
     return None if total is None else total / metrics.ready
+
+
+def _response_s(metrics: GroupMetrics) -> float | None:
+    """Return how long requests take now; see Note [The response time now] in ``trend``.
+
+    HAProxy's mean is the finer figure, but history where requests are few: it counts as far as Little's law bears it
+    out, which is a coarse one while less than one request is in flight.
+    """
+    if metrics.request_rate == 0 and not metrics.queue:
+        return 0.0
+    told_s, now_s = metrics.response_time_s, metrics.response_fast_s
+    return told_s if told_s is None or now_s is None else min(told_s, now_s)

@@ -2,6 +2,9 @@
 
 It sees overload that CPU use does not show: a lock, a slow disk, a database. It never asks for fewer and says nothing
 while there is no queue; that traffic is unknown, it says with a vote without a capacity, which forbids scale-in.
+
+While no domain is healthy nothing queues, because HAProxy refuses every request at once. Requests that keep coming are
+then as good as a queue, for at most as many domains as requests come a second: a probe now and then is no load.
 """
 
 from dataclasses import dataclass
@@ -35,21 +38,27 @@ def recommend(policy: Queue, state: State, metrics: GroupMetrics, now_s: float) 
     """Return the vote of one tick, None where there is no queue, and since when there is one."""
     if not metrics.is_traffic_known:
         return Vote(policy=NAME, capacity=None, reason="no fresh traffic figures from the balancer"), State()
-    if not metrics.queue:
+    waiting = _waiting(metrics)
+    if not waiting:
         return None, State()
     if metrics.coming:
-        reason = f"{metrics.queue} requests queue, but more domains are coming"
+        reason = f"{waiting}, but more domains are coming"
         return Vote(policy=NAME, capacity=metrics.desired, reason=reason, wanted=metrics.desired), State()
     since_s = now_s - metrics.interval_s if state.since_s is None else state.since_s
     held_s = now_s - since_s
     wait_s = metrics.left_s(policy.out_window_s, held_s)
     wanted = metrics.desired + 1
-    reason = (
-        f"{metrics.queue} requests queue, for {seconds(min(held_s, policy.out_window_s))} "
-        f"of {seconds(policy.out_window_s)}"
-    )
+    reason = f"{waiting}, for {seconds(min(held_s, policy.out_window_s))} of {seconds(policy.out_window_s)}"
     capacity = metrics.desired if wait_s > 0 else wanted
     return Vote(policy=NAME, capacity=capacity, reason=reason, wanted=wanted, wait_s=wait_s), State(since_s)
+
+
+def _waiting(metrics: GroupMetrics) -> str:
+    if metrics.queue:
+        return f"{metrics.queue} requests queue"
+    if metrics.is_deserted:
+        return f"{metrics.request_rate_mean:.1f} requests/s come, and no domain is healthy to serve them"
+    return ""
 
 
 def _filled_s(policy: Queue, state: State, now_s: float) -> tuple[float, float]:
