@@ -241,6 +241,9 @@ class DecisionRecord(Body):
 
     ``burst_quota`` is what the actuator was told (see ``DesiredCapacity``), ``burst_text`` why, and ``burst_rivals``
     what other groups claimed of the same hosts.
+
+    ``patience_s`` is the calm that a scale-in waits for where a former one had to be undone, ``patience_left_s`` how
+    long that holds; both are 0 where the policies' own windows count.
     """
 
     kind: ClassVar[str] = "decision"
@@ -269,6 +272,8 @@ class DecisionRecord(Body):
     burst_quota: float | None = None
     burst_text: str = ""
     burst_rivals: tuple[Claim, ...] = ()
+    patience_s: float = 0.0
+    patience_left_s: float = 0.0
 
     @property
     def topic(self) -> str:

@@ -156,7 +156,7 @@ def _wish(state: "GroupState", metrics: "GroupMetrics") -> float | None:
         return group.burst.max_quota
     if state.burst.quota is None or state.mode not in MODES:
         return None
-    lower = state.burst.quota - (group.burst.max_quota - group.image.cpu_quota) / STEPS
+    lower = min(state.burst.quota, group.burst.max_quota) - (group.burst.max_quota - group.image.cpu_quota) / STEPS
     return lower if lower >= group.image.cpu_quota + GRAIN else None
 
 

@@ -131,11 +131,20 @@ def page(record: DecisionRecord, last_change: DecisionRecord | None, outlooks: t
     lines.append(f"  limiter: {record.limiter}; mode {record.mode}")
     lines.append(f"  what would change it: {record.counterfactual}")
     lines += [f"  burst: {record.burst_text}"] if record.burst_text else []
+    lines += [_patience_line(record)] if record.patience_left_s > 0 else []
     lines += [f"  {outlook}" for outlook in outlooks]
     if last_change is not None and last_change.decision_id != record.decision_id:
         ago_s = max(record.now_s - last_change.now_s, 0.0)
         lines.append(f"Last change, {seconds(ago_s)} earlier ({clock(last_change.at_s)}): {sentence(last_change)}")
     return "\n".join(lines)
+
+
+def _patience_line(record: DecisionRecord) -> str:
+    until = clock(record.at_s + record.patience_left_s)
+    return (
+        f"  patience: a scale-in had to be undone, so the next one waits for a calm of {seconds(record.patience_s)}, "
+        f"until {until} ({seconds(record.patience_left_s)} left); autoscaler patience {record.group} --reset ends it"
+    )
 
 
 def _vote_line(vote: Vote) -> str:

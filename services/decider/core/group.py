@@ -9,7 +9,7 @@ from typing import Final
 from common.messages import Claim, Event, Ordered, Taken
 from services.decider.core import orders, seen
 from services.decider.core.adopt import adopt
-from services.decider.core.burst import bridge, claims
+from services.decider.core.burst import NO_BURST, bridge, claims
 from services.decider.core.decide import Decision, after_gap, decide, restarted
 from services.decider.core.events import (
     Action,
@@ -56,7 +56,7 @@ def handle(state: GroupState, event: CoreEvent, now_s: float) -> tuple[GroupStat
         return _asked(state, event, now_s)
     if isinstance(event, Reconfigured):
         after = reconfigured(state, event.settings, now_s)
-        return after, _learn(after, learned_of(state))
+        return after, (*_save(after, state.standing), *_learn(after, learned_of(state)))
     return _observe(state, event), ()
 
 
@@ -131,7 +131,7 @@ def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tupl
     kept = record(state, metrics, decision, now_s, epoch_s)
     history = (*state.history, kept) if len(state.history) < HISTORY else (*state.history[1:], kept)
     state = evolve(state, history=history, taken=(), ordered=(), resumed_from="", resumed_learned="")
-    save = (Save(state.settings.name, state.standing),) if state.standing != saved else ()
+    save = _save(state, saved)
     state, publish = _publish(state, metrics, sentence(kept), now_s)
     state, events = _tell(state, metrics, decision, kept.limiter_text)
     actions = (*save, *_learn(state, learned), *publish, PublishRecord(kept, metrics.cause), *events)
@@ -139,15 +139,19 @@ def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tupl
 
 
 def _bridged(state: GroupState, rivals: tuple[Claim, ...], now_s: float) -> GroupState:
-    """Return the state with the burst for the time until the next tick."""
+    """Return the state with the burst for the time until the next tick, without one where it may not burst any more."""
     if not state.settings.group.burst.enabled:
-        return state
+        return evolve(state, burst=NO_BURST, rivals=rivals)
     return evolve(state, burst=bridge(state, metrics_of(state, now_s), rivals, now_s), rivals=rivals)
 
 
 def _dated(state: GroupState, before: Standing, now_s: float) -> GroupState:
     """Return the state with the time of a new desired capacity."""
     return state if state.standing.desired == before.desired else evolve(state, decided_at_s=now_s)
+
+
+def _save(state: GroupState, before: Standing) -> tuple[Action, ...]:
+    return (Save(state.settings.name, state.standing),) if state.standing != before else ()
 
 
 def _learn(state: GroupState, before: dict[int, Learned]) -> tuple[Action, ...]:

@@ -94,7 +94,8 @@ class Standing:
     """What survives a restart: the desired capacity, its generation, cooldowns, the operator's orders.
 
     ``desired`` is None until the first membership tells how many there are. ``turned_at_s`` is when the present run of
-    scale-ins began, None while the last change was a scale-out. See Note [Patience] in ``patience``.
+    scale-ins began, None while the last change was a scale-out; ``ordered_from`` is the capacity from before others
+    than the policies raised it, None where that is over. See Note [Patience] in ``patience``.
     """
 
     desired: int | None = None
@@ -105,6 +106,7 @@ class Standing:
     turned_at_s: float | None = None
     patience_s: float = 0.0
     patience_until_s: float = 0.0
+    ordered_from: int | None = None
     minimum: int | None = None
     maximum: int | None = None
     mode: str | None = None
