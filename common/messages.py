@@ -137,7 +137,8 @@ class Vote(Frozen):
 
     ``wanted`` is what it would recommend without its windows, ``wait_s`` how long that must last before it does.
     ``weight``: ``full``; ``floor``, which holds against scale-in below ``wanted`` but never scales in by itself; or
-    ``none``, recorded and not counted.
+    ``none``, recorded and not counted. ``most``: the group may not be larger than this, whatever others want; None
+    where the policy sets no such limit.
     """
 
     policy: str
@@ -146,6 +147,7 @@ class Vote(Frozen):
     wanted: int | None = None
     wait_s: float = 0.0
     weight: str = "full"
+    most: int | None = None
 
 
 class DesiredCapacity(Body):

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.messages import Vote
 from services.decider.core import patience, policies
-from services.decider.core.ballot import NONE, counted, is_leaning_in, recommended
+from services.decider.core.ballot import NONE, counted, is_leaning_in, most, recommended
 from services.decider.core.evolve import evolve
 from services.decider.core.limits import Case, Limit, settle
 from services.decider.core.metrics import GroupMetrics
@@ -54,6 +54,7 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
     leaning_since_s = (seen_s - metrics.interval_s if leaning_since_s is None else leaning_since_s) if is_in else None
     leaning_in_s = 0.0 if leaning_since_s is None else seen_s - leaning_since_s
     counting = counted(votes)
+    state = evolve(state, cap=most(votes))
     wanted = recommended(counting, metrics.desired)
     case = Case(state, metrics, counting, wanted, leaning_in_s, now_s)
     after, limit = settle(case)

@@ -32,7 +32,7 @@ def counterfactual(state: GroupState, metrics: GroupMetrics, decision: Decision,
     if vote is None or vote.wanted is None:
         return _of_calm(state, metrics, decision.votes)
     if vote.wanted > metrics.desired >= state.maximum:
-        return f"a max above {state.maximum} would let it scale out"
+        return f"a max above {state.maximum_text} would let it scale out"
     if vote.wanted < metrics.desired <= state.minimum:
         is_spare = is_safe(state, metrics, metrics.desired - 1)
         return f"a min below {state.minimum} would let it scale in" if is_spare else _of_sparing_none(state, metrics)
@@ -82,7 +82,7 @@ def _of_calm(state: GroupState, metrics: GroupMetrics, votes: tuple[Vote, ...]) 
 def _ways_out(state: GroupState, metrics: GroupMetrics) -> list[str]:
     """Return the clause that says when it scales out, none where no policy does."""
     if metrics.desired >= state.maximum:
-        return [f"a max above {state.maximum} would let it scale out"]
+        return [f"a max above {state.maximum_text} would let it scale out"]
     ways = [way for policy in state.settings.counting if (way := policies.of(policy).out_when(policy))]
     return [f"{' or '.join(ways)} it scales out"] if ways else []
 

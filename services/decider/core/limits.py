@@ -65,7 +65,7 @@ def _within_bounds(case: Case) -> tuple[int, Limit] | None:
     if desired < state.minimum:
         return state.minimum, Limit("bounds", f"{desired} is below min {state.minimum}")
     if desired > state.maximum:
-        return state.maximum, Limit("bounds", f"{desired} is above max {state.maximum}")
+        return state.maximum, Limit("bounds", f"{desired} is above max {state.maximum_text}")
     return None
 
 
@@ -87,7 +87,7 @@ def _outwards(case: Case, wanted: int) -> tuple[int, Limit]:
     if min(wanted, case.state.maximum) > most:
         return most, Limit("step-limit", f"{wanted} wanted, at most {most - case.desired} more at once")
     if wanted > case.state.maximum:
-        return case.state.maximum, Limit("bounds", f"{wanted} wanted, max is {case.state.maximum}")
+        return case.state.maximum, Limit("bounds", f"{wanted} wanted, max is {case.state.maximum_text}")
     return wanted, Limit("none", _leading(case))
 
 
@@ -135,7 +135,7 @@ def _cooldown_out(case: Case) -> Limit | None:
 def _at_maximum(case: Case) -> Limit | None:
     if case.desired < case.state.maximum:
         return None
-    return Limit("bounds", f"{case.recommended} wanted, max is {case.state.maximum}")
+    return Limit("bounds", f"{case.recommended} wanted, max is {case.state.maximum_text}")
 
 
 def _unknown_data(case: Case) -> Limit | None:

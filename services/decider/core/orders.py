@@ -95,7 +95,7 @@ def _bounds(order: Order) -> Outcome:
     if asked["min"] is None and asked["max"] is None:
         return order.mistaken("give min, max or both, or reset")
     minimum = state.minimum if asked["min"] is None else asked["min"]
-    maximum = state.maximum if asked["max"] is None else asked["max"]
+    maximum = state.most if asked["max"] is None else asked["max"]
     refusal = _impossible_bounds(minimum, maximum, state.settings.slots)
     if refusal:
         return order.refused(refusal)
@@ -105,21 +105,21 @@ def _bounds(order: Order) -> Outcome:
         minimum=own.minimum if asked["min"] is None else asked["min"],
         maximum=own.maximum if asked["max"] is None else asked["max"],
     )
-    return order.applied(f"bounds are now {minimum}..{maximum}, were {state.minimum}..{state.maximum}", after)
+    return order.applied(f"bounds are now {minimum}..{maximum}, were {state.minimum}..{state.most}", after)
 
 
 def _reset_bounds(order: Order) -> Outcome:
     state = order.state
     after = replace(state.standing, minimum=None, maximum=None)
     own = evolve(state, standing=after)
-    was = f"were {state.minimum}..{state.maximum}"
-    return order.applied(f"bounds are those of the configuration, {own.minimum}..{own.maximum}, {was}", after)
+    was = f"were {state.minimum}..{state.most}"
+    return order.applied(f"bounds are those of the configuration, {own.minimum}..{own.most}, {was}", after)
 
 
 def ordered_bounds(state: GroupState) -> str:
     """Return the note that an operator's bounds are in force and not those of the configuration, empty if they are."""
     group = state.settings.group
-    own, configured = f"{state.minimum}..{state.maximum}", f"{group.minimum}..{group.maximum}"
+    own, configured = f"{state.minimum}..{state.most}", f"{group.minimum}..{group.maximum}"
     if own == configured or state.standing.minimum is state.standing.maximum is None:
         return ""
     return f"{state.settings.name} keeps the bounds {own} that were ordered, not {configured}: bounds --reset ends that"
