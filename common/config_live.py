@@ -62,10 +62,11 @@ class Change:
         'groups.web.max 4 → 6'
         """
         key = ".".join(self.path)
+        before, after = ("default" if value is None else value for value in (self.before, self.after))
         if isinstance(self.after if self.before is None else self.before, dict | list):
             what = "is new" if self.before is None else "is gone" if self.after is None else "changed"
             return f"{key} {what}"
-        return f"{key} {self.before} → {self.after}"
+        return f"{key} {before} → {after}"
 
 
 def changes(old: Config, new: Config) -> tuple[Change, ...]:

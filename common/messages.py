@@ -197,6 +197,8 @@ class Evidence(Frozen):
     in_flight: int | None = None
     response_time_s: float | None = None
     error_rate: float | None = None
+    domains_warming: int = 0  # ready, but too new for their own CPU use to count for scale-out
+    full_hosts: tuple[str, ...] = ()  # there CPU ratios are shares of what the domains can have, not of their allotment
 
 
 class Taken(Frozen):
@@ -232,7 +234,8 @@ class DecisionRecord(Body):
 
     ``action`` is ``out``, ``in`` or ``hold``. ``limiter`` names what kept the decision from the recommendation (none,
     bounds, cooldown, window, unknown-data, stale-data, projection, step-limit, paused, operator, observing, unhealthy,
-    blocked, floor, …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the outcome.
+    blocked, floor, host-full, …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the
+    outcome.
 
     ``now_s``, ``at_s`` (the same instant on the decider's monotonic clock and in epoch seconds), ``taken``, ``ordered``
     and, in the first record of a run, ``resumed_from`` (the stored state it began with, as JSON) and ``learned`` (what

@@ -1,6 +1,7 @@
 """A model group in virtual time: domains boot, serve, drain; the decider's core is the real one."""
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -267,7 +268,7 @@ def calm(load: float, **changes: object) -> Traffic:
         "request_rate": 20 * load,
         "error_rate": 0.0,
         "queue": 0,
-        "in_flight": 1,
+        "in_flight": math.ceil(load),
         "response_time_s": 0.02,
     }
     return Traffic.model_validate(values | changes)

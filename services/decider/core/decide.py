@@ -13,6 +13,7 @@ from services.decider.core.evolve import evolve
 from services.decider.core.limits import Case, Limit, settle
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState, Settings, Standing
+from services.decider.core.witness import hushed
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ def _vote(
         vote, after = policies.of(policy).recommend(policy, policy_state, metrics, now_s)
         states.append(after)
         if vote is not None:
+            vote = hushed(policy, vote, metrics)
             votes.append(vote if policy.mode == "on" else vote.model_copy(update={"weight": NONE}))
     return tuple(votes), tuple(states)
 

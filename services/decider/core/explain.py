@@ -48,6 +48,7 @@ _OF_LIMIT = {
     "pressure": "once users no longer wait or get errors, it may scale in",
     "settling": "once the last one has left rotation, it may go on",
     "blocked": "once the actuator can go on, the domains to come decide",
+    "host-full": "idle CPU on one of its hosts, or fewer domains there, would let it scale out",
     "coming": "the coming domain decides: if the load stays too high with it, it scales out again",
 }
 
@@ -83,6 +84,9 @@ def _ways_out(state: GroupState, metrics: GroupMetrics) -> list[str]:
     """Return the clause that says when it scales out, none where no policy does."""
     if metrics.desired >= state.maximum:
         return [f"a max above {state.maximum_text} would let it scale out"]
+    point = state.settings.out_point_ratio
+    if metrics.doubt and point is not None and metrics.mean >= point:
+        return [metrics.doubt_ends]
     ways = [way for policy in state.settings.counting if (way := policies.of(policy).out_when(policy))]
     return [f"{' or '.join(ways)} it scales out"] if ways else []
 
@@ -154,11 +158,18 @@ def _vote_line(vote: Vote) -> str:
     return f"  {vote.policy} {capacity}: {vote.reason}"
 
 
+def _reserved(record: DecisionRecord) -> str:
+    """Return what makes the CPU figure another one than the domains' own: some are new, or their host is full."""
+    warming, full = record.evidence.domains_warming, record.evidence.full_hosts
+    new = f"; {warming} of {record.evidence.domains_ready} warm up, and count for scale-in only" if warming else ""
+    return f"{new}; on {', '.join(full)}, which is busy, of what they can have there" if full else new
+
+
 def _figures(record: DecisionRecord) -> str:
     evidence = record.evidence
     parts = [f"{evidence.domains_ready} ready, {evidence.domains_coming} coming"]
     if evidence.cpu_ratio is not None:
-        parts.append(f"CPU {percent(evidence.cpu_ratio)} (known of {evidence.domains_known})")
+        parts.append(f"CPU {percent(evidence.cpu_ratio)} (known of {evidence.domains_known}{_reserved(record)})")
     if evidence.request_rate is not None:
         parts.append(f"{evidence.request_rate:.1f} requests/s")
     if evidence.queue is not None:

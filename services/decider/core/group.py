@@ -32,12 +32,14 @@ from services.decider.core.events import (
 )
 from services.decider.core.evolve import evolve
 from services.decider.core.explain import sentence
+from services.decider.core.flow import SMOOTH_S
 from services.decider.core.learned import Learned
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate
 from services.decider.core.reconfigure import reconfigured
 from services.decider.core.records import desired_capacity, is_same, record, waiting
 from services.decider.core.seen import Seen
 from services.decider.core.state import HISTORY, GroupState, Standing, learned_of
+from services.decider.core.witness import doubted
 
 GAP_INTERVALS: Final = 3.0  # a longer pause between two ticks: we were stopped, and know nothing of what was between
 
@@ -63,7 +65,7 @@ def handle(state: GroupState, event: CoreEvent, now_s: float) -> tuple[GroupStat
 def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMetrics:
     """Return the group's metrics at ``now_s``, which is ``epoch_s`` for people."""
     settings = state.settings
-    return aggregate(
+    metrics = aggregate(
         state.seen,
         state.standing.desired or 0,
         now_s,
@@ -73,7 +75,9 @@ def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMe
         epoch_s=epoch_s,
         chance=settings.chance,
         base=settings.base,
+        warm_up_s=settings.group.warming_up_s,
     )
+    return doubted(metrics, state, now_s)
 
 
 def claims_of(state: GroupState, now_s: float) -> tuple[Claim, ...]:
@@ -106,7 +110,7 @@ def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
         case MembershipSeen(membership, at_s, id):
             return seen.with_membership(state.seen, membership, at_s, id, state.settings.stale_after_s)
         case TrafficSeen(traffic, at_s, _):
-            return seen.with_traffic(state.seen, traffic, at_s)
+            return seen.with_traffic(state.seen, traffic, at_s, max(state.settings.out_window_s, SMOOTH_S))
         case DrainSeen(drain, at_s, _):
             return seen.with_drain(state.seen, drain, at_s)
         case FailureSeen(failure, at_s, _):

@@ -5,12 +5,13 @@ scale-out stands on, ``high`` counts them as busy and is what scale-in stands on
 what boots has a spike of its own, and counts as coming capacity.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 from common.messages import Evidence, Membership
 from common.phases import FATES, Phase
-from services.decider.core import trend
+from services.decider.core import shares, trend, warm_up
 from services.decider.core.burst import Base
 from services.decider.core.seen import Seen, members
 
@@ -52,6 +53,11 @@ class GroupMetrics:
     response_time_s: float | None = None
     error_rate: float | None = None
     rising: tuple[str, ...] = ()
+    warming: int = 0  # ready, but too new for their own CPU use to count for scale-out: it is not in ``low``
+    warms_in_s: float = math.inf  # until the next of these counts
+    doubt: str = ""  # why CPU use asks for nobody more now, in plain words; empty: it may
+    doubt_ends: str = ""  # … and when it will again
+    full_hosts: tuple[str, ...] = ()  # where CPU ratios are shares of what domains can have there, see ``shares``
     blocked: str = ""  # what keeps the actuator from the desired capacity
     cause: str = ""
 
@@ -82,6 +88,7 @@ def aggregate(
     epoch_s: float = 0.0,
     chance: float = 0.0,
     base: Base | None = None,
+    warm_up_s: float = 0.0,
 ) -> GroupMetrics:
     """Return the group's metrics at ``now_s``.
 
@@ -95,6 +102,7 @@ def aggregate(
         epoch_s: The same instant for people.
         chance: The group's own draw in [0, 1).
         base: What CPU ratios are taken against, None for what was allotted.
+        warm_up_s: For so long the CPU use of a new member does not count for scale-out.
     """
     ready, members_total = _count(seen)
     ratios = [(name, _ratio(seen, name, uuid, host, now_s - stale_after_s, base)) for name, uuid, host in ready]
@@ -107,6 +115,7 @@ def aggregate(
     new = _new(seen, now_s - stale_after_s)
     traffic = seen.traffic if is_traffic_known else None
     total, count = sum(known), max(len(ready), 1)
+    warm = warm_up.low(seen, ratios, now_s, warm_up_s)
     return GroupMetrics(
         interval_s=interval_s,
         desired=desired,
@@ -122,7 +131,7 @@ def aggregate(
         sick=sum(1 for name, uuid, _ in ready if uuid in unhealthy or (name in unknown and uuid not in new)),
         unhealthy=sum(1 for _, uuid, _ in ready if uuid in unhealthy),
         mean=total / len(known) if known else 0.0,
-        low=total / count,
+        low=warm.low,
         high=(total + len(unknown)) / count if ready else 1.0,
         ignorance=_ignorance(len(ready), unknown, is_fresh, is_traffic_known),
         is_membership_fresh=is_fresh,
@@ -133,6 +142,11 @@ def aggregate(
         response_time_s=traffic.response_time_s if traffic else None,
         error_rate=traffic.error_rate if traffic else None,
         rising=trend.rising(seen.trend) if traffic else (),
+        warming=warm.count,
+        warms_in_s=warm.left_s,
+        doubt=warm.doubt,
+        doubt_ends=warm.doubt_ends,
+        full_hosts=_full_hosts(seen, ready),
         blocked=seen.membership.blocked if seen.membership else "",
         cause=_cause(seen),
     )
@@ -148,6 +162,8 @@ def evidence(metrics: GroupMetrics, out_filled_s: float, in_filled_s: float) -> 
         domains_ready=metrics.ready,
         domains_coming=metrics.coming,
         domains_known=metrics.known,
+        domains_warming=metrics.warming,
+        full_hosts=metrics.full_hosts,
         out_window_filled_s=out_filled_s,
         in_window_filled_s=in_filled_s,
         request_rate=metrics.request_rate,
@@ -201,7 +217,12 @@ def _ratio(seen: Seen, name: str, uuid: str, host: str, oldest_s: float, base: B
     found = reading.ratios.get(name)
     if found is None or found[0] != uuid or found[1] is None:
         return None
-    return found[1] if base is None else base.ratio(reading, name, found[1])
+    return shares.ratio(reading, name, found[1] if base is None else base.ratio(reading, name, found[1]))
+
+
+def _full_hosts(seen: Seen, ready: list[tuple[str, str, str]]) -> tuple[str, ...]:
+    hosts = sorted({host for _, _, host in ready if host in seen.readings})
+    return tuple(host for host in hosts if seen.readings[host].fair_share is not None)
 
 
 def _age_s(seen: Seen, ready: list[tuple[str, str, str]], now_s: float, stale_after_s: float) -> float:

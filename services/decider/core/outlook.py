@@ -55,7 +55,7 @@ def look_ahead(
     Returns:
         The change, exact to an interval; to a tenth of a forecast's step where a policy that learns counts.
     """
-    interval_s, horizon_s = state.settings.interval_s, min(_horizon_s(state, now_s), within_s)
+    interval_s, horizon_s = state.settings.interval_s, min(_horizon_s(state, now_s), within_s, metrics.warms_in_s)
     held, settings = _constant(metrics, cpu_ratio), state.settings
     learns = any(policies.of(policy).learned for policy in settings.counting)
     future = evolve(state, history=(), taken=(), ordered=())
