@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.clock_changes import uneven_windows
+from common.clock import SystemClock
 from common.config import Config
 from common.config_environment import unread
 from common.config_file import Loaded, read
@@ -66,15 +68,19 @@ class Checked:
         }
 
 
-def check(path: Path, environ: Mapping[str, str] = os.environ) -> Checked:
-    """Return what is to be said of a good configuration.
+def check(path: Path, environ: Mapping[str, str] = os.environ, now_s: float | None = None) -> Checked:
+    """Return what is to be said of a good configuration at ``now_s``, epoch seconds; by default now.
 
     Raises:
         ConfigError: it is none.
     """
     loaded = read(path, environ)
     variables = tuple(override.variable for override in loaded.overrides)
-    notes = (*unready_receivers(loaded.config), *same_addresses(loaded.config), *keeps_power(loaded.config))
+    now_s = SystemClock().epoch_s() if now_s is None else now_s
+    config = loaded.config
+    notes = (
+        *unready_receivers(config), *same_addresses(config), *keeps_power(config), *uneven_windows(config, now_s)
+    )  # fmt: skip
     return Checked(path, tuple(loaded.config.groups), loaded.digest, variables, unread(environ), notes)
 
 

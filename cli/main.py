@@ -200,6 +200,18 @@ def bounds(
     _order("decider", "bounds", as_json, group=_group(group), **bounds)
 
 
+@app.command(epilog=_examples("patience --reset", "patience web --reset"))
+def patience(
+    group: GroupArgument = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget what the undone scale-in taught.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """End the patience that a group learned from a scale-in that had to be undone; `status` shows it while it lasts."""
+    if not reset:
+        raise typer.BadParameter("give --reset; status and explain show the patience in force")
+    _order("decider", "patience", as_json, group=_group(group), reset=True)
+
+
 @app.command(epilog=_examples("mode observe", "mode on --group web"))
 def mode(
     mode: Annotated[str, typer.Argument(help="on | off | observe | out-only")],

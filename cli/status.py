@@ -7,9 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.observe import Snapshot
+from cli.words import local_time
 from common.config import Config, Group
 from common.endpoint import join_endpoint, within_reach
-from common.messages import Member, Membership
+from common.messages import DecisionRecord, Member, Membership
 from common.phases import Phase
 
 _PHASE_STYLES = {
@@ -76,12 +77,21 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
         "last_action": decision.action if decision else None,
         "limiter": decision.limiter if decision else None,
         "why": decision.limiter_text if decision else None,
+        "patience": _patience_values(decision) if decision else None,
         "blocked": membership.blocked if membership else None,
         "notes": [*(membership.notes if membership else ()), *(drain.notes if drain else ())],
         "boot_p50_s": membership.boot_p50_s if membership else None,
         "lead_times": [lead.model_dump() for lead in membership.lead_times] if membership else [],
         "domains": [_domain_values(member, snapshot, name) for member in members],
     }
+
+
+def _patience_values(decision: DecisionRecord) -> dict[str, float] | None:
+    """Return the calm that a scale-in waits for since one had to be undone, and when (epoch seconds) that ends."""
+    if decision.patience_left_s <= 0:
+        return None
+    left_s = decision.patience_left_s
+    return {"calm_s": decision.patience_s, "left_s": left_s, "until_s": decision.at_s + left_s}
 
 
 def _domain_values(member: Member, snapshot: Snapshot, group: str) -> dict[str, Any]:
@@ -153,9 +163,19 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
     if group["lead_times"]:
         rows.append(Text(f"decision to rotation: {_leads(group['lead_times'])}", style="dim"))
     rows += [Text(f"note: {note}", style="dim") for note in group["notes"]]
+    if group["patience"]:
+        rows.append(Text(_patience(group["name"], group["patience"]), style="yellow"))
     if group["why"]:
         rows.append(Text(f"{group['last_action']}: {group['why']}", style="dim"))
     return [*rows, Text("")]
+
+
+def _patience(name: str, values: dict[str, float]) -> str:
+    """Return in one line why a scale-in takes longer than the policies ask for, until when, and what ends it."""
+    return (
+        f"patience: a scale-in had to be undone, so the next one waits for a calm of {_age(values['calm_s'])} "
+        f"until {local_time(values['until_s'])} ({_age(values['left_s'])} left); autoscaler patience {name} --reset"
+    )
 
 
 def _leads(leads: list[dict[str, Any]]) -> str:

@@ -35,6 +35,7 @@ from common.services import SERVICES as SERVICES
 
 MAX_IPC_PATH_BYTES = 107  # sun_path of a Unix socket, less its final NUL
 FIRST_SLOT = 10
+WARM_UP_S = 60.0  # of a whole operating system, whose applications and caches start after it answers
 
 _Tables = TypeVar("_Tables", "dict[str, Host]", "dict[str, Group]")
 
@@ -215,6 +216,10 @@ class Group(Table):
     power_off: Literal["never", "after-stop-timeout"] | None = None
     unhealthy_grace_s: Positive = 10.0
     keep_failed: bool = False
+    warm_up_s: Seconds | None = None
+    cpu_without_requests: Literal["ignore", "count"] = "ignore"
+    patience_s: Seconds = 3600.0
+    patience_memory_s: Seconds = 3600.0
     image: Image = Image()
     readiness: Readiness = Readiness()
     warm: Warm = Warm()
@@ -315,6 +320,13 @@ class Group(Table):
             return False
         is_own = self.kind == "template" and not self.image.disk
         return is_own if self.readiness.identity is None else self.readiness.identity
+
+    @property
+    def warming_up_s(self) -> float:
+        """Return how long the CPU use of a new member is its own start's: by what is booted, unless the file says."""
+        if self.warm_up_s is not None:
+            return self.warm_up_s
+        return 0.0 if self.kind == "template" and not self.image.disk else WARM_UP_S
 
     @property
     def ceiling(self) -> int:

@@ -27,6 +27,10 @@ LIVE_GROUP: Final = frozenset(
         "power_off",
         "unhealthy_grace_s",
         "keep_failed",
+        "warm_up_s",
+        "cpu_without_requests",
+        "patience_s",
+        "patience_memory_s",
         "warm",
         "burst",
         "policies",
@@ -59,10 +63,11 @@ class Change:
         'groups.web.max 4 → 6'
         """
         key = ".".join(self.path)
+        before, after = ("default" if value is None else value for value in (self.before, self.after))
         if isinstance(self.after if self.before is None else self.before, dict | list):
             what = "is new" if self.before is None else "is gone" if self.after is None else "changed"
             return f"{key} {what}"
-        return f"{key} {self.before} → {self.after}"
+        return f"{key} {before} → {after}"
 
 
 def changes(old: Config, new: Config) -> tuple[Change, ...]:

@@ -180,26 +180,30 @@ class Step(Table):
 
 
 class Schedule(Table):
-    """At least ``capacity`` domains for ``duration_s`` from each time that ``cron`` names in ``zone``.
+    """At least ``capacity`` and at most ``maximum`` domains in a window that begins whenever ``cron`` says in ``zone``.
 
-    ``ramp_s`` before it the capacity begins to grow, ``ramp_s`` after its end it is gone; each group begins and ends up
-    to ``jitter_s`` further out, always the same, so that many groups do not move at once. See ``common.cron`` for what
-    happens when the clocks change; ``duration_s`` is real time.
+    It lasts ``duration_s`` of real time, or until the time that ``until``, a cron expression too, names next: the only
+    way to say "until midnight" also on a day of 25 hours. ``ramp_s`` before it the capacity begins to grow, ``ramp_s``
+    after its end it is gone; each group begins and ends up to ``jitter_s`` further out, always the same, so that many
+    groups do not move at once. See ``common.cron`` for what happens when the clocks change.
     """
 
     type: Literal["schedule"] = "schedule"
     mode: PolicyMode = "on"
     cron: str
     zone: str = "UTC"
-    duration_s: Positive
-    capacity: int = Field(ge=1, le=1000)
+    duration_s: Positive | None = None
+    until: str | None = None
+    capacity: int | None = Field(default=None, ge=1, le=1000)
+    maximum: int | None = Field(default=None, ge=1, le=1000)
     ramp_s: Seconds = 0.0
     jitter_s: Seconds = 0.0
 
-    @field_validator("cron")
+    @field_validator("cron", "until")
     @classmethod
-    def _cron_fires(cls, value: str) -> str:
-        cron.check(value)
+    def _cron_fires(cls, value: str | None) -> str | None:
+        if value is not None:
+            cron.check(value)
         return value
 
     @field_validator("zone")
@@ -207,6 +211,17 @@ class Schedule(Table):
     def _zone_is_known(cls, value: str) -> str:
         cron.check_zone(value)
         return value
+
+    @model_validator(mode="after")
+    def _one_end_and_something_to_hold(self) -> Self:
+        if (self.duration_s is None) == (self.until is None):
+            found = "neither" if self.until is None else "both"
+            raise ValueError(f"a schedule needs exactly one of duration_s and until; got {found}")
+        if self.capacity is None and self.maximum is None:
+            raise ValueError("a schedule needs capacity (at least so many), maximum (at most) or both; got neither")
+        if self.capacity is not None and self.maximum is not None and self.capacity > self.maximum:
+            raise ValueError(f"capacity must be <= maximum ({self.maximum}); got {self.capacity}")
+        return self
 
 
 class Predictive(Table):

@@ -16,6 +16,7 @@ from cronsim import CronSim, CronSimError
 
 FIELDS: Final = "minute hour day-of-month month day-of-week, such as '30 7 * * MON-FRI'"
 MAX_LENGTH: Final = 200
+DAY_S: Final = 86400  # in one there are not two changes
 CHANGE: Final = timedelta(hours=3)  # no clock change is larger; the library cannot tell two passes of an hour apart
 
 
@@ -67,6 +68,34 @@ def around(cron: str, zone: str, epoch_s: float) -> tuple[float | None, float | 
     room = CHANGE if _is_near_change(now) else timedelta(seconds=1)
     last = _first(cron, _moved(now, room), epoch_s, is_back=True)
     return last, _first(cron, _moved(now, -room), epoch_s, is_back=False)
+
+
+def changes(zone: str, from_s: float, until_s: float) -> list[float]:
+    """Return when (epoch seconds, whole) the clocks of ``zone`` change after ``from_s``, up to ``until_s``.
+
+    >>> changes("Europe/Berlin", 1767225600.0, 1798761600.0)  # in 2026
+    [1774746000.0, 1792890000.0]
+    """
+    found, before_s = [], int(from_s)
+    for at_s in (*range(before_s + DAY_S, int(until_s), DAY_S), int(until_s)):
+        if _offset_s(zone, at_s) != _offset_s(zone, before_s):
+            found.append(float(_changed_s(zone, before_s, at_s)))
+        before_s = at_s
+    return found
+
+
+def _changed_s(zone: str, before_s: int, after_s: int) -> int:
+    """Return the first second at which the offset is no longer that of ``before_s``; it is another at ``after_s``."""
+    offset_s = _offset_s(zone, before_s)
+    while after_s - before_s > 1:
+        middle_s = (before_s + after_s) // 2
+        before_s, after_s = (middle_s, after_s) if _offset_s(zone, middle_s) == offset_s else (before_s, middle_s)
+    return after_s
+
+
+def _offset_s(zone: str, at_s: int) -> float:
+    offset = datetime.fromtimestamp(at_s, tz=_zone(zone)).utcoffset()
+    return offset.total_seconds() if offset is not None else 0.0
 
 
 def _first(cron: str, begin: datetime, epoch_s: float, *, is_back: bool) -> float | None:

@@ -139,7 +139,8 @@ class Vote(Frozen):
 
     ``wanted`` is what it would recommend without its windows, ``wait_s`` how long that must last before it does.
     ``weight``: ``full``; ``floor``, which holds against scale-in below ``wanted`` but never scales in by itself; or
-    ``none``, recorded and not counted.
+    ``none``, recorded and not counted. ``most``: the group may not be larger than this, whatever others want; None
+    where the policy sets no such limit.
     """
 
     policy: str
@@ -148,6 +149,7 @@ class Vote(Frozen):
     wanted: int | None = None
     wait_s: float = 0.0
     weight: str = "full"
+    most: int | None = None
 
 
 class DesiredCapacity(Body):
@@ -205,6 +207,8 @@ class Evidence(Frozen):
     response_slow_s: float | None = None  # … and over two minutes
     error_fast_ratio: float | None = None  # of the requests that came over 8 s; this and the next only while any failed
     error_slow_ratio: float | None = None  # the same over two minutes
+    domains_warming: int = 0  # ready, but too new for their own CPU use to count for scale-out
+    full_hosts: tuple[str, ...] = ()  # there CPU ratios are shares of what the domains can have, not of their allotment
 
 
 class Taken(Frozen):
@@ -240,7 +244,8 @@ class DecisionRecord(Body):
 
     ``action`` is ``out``, ``in`` or ``hold``. ``limiter`` names what kept the decision from the recommendation (none,
     bounds, cooldown, window, unknown-data, stale-data, projection, step-limit, paused, operator, observing, unhealthy,
-    blocked, floor, …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the outcome.
+    blocked, floor, host-full, …), ``limiter_text`` says it in plain words and ``counterfactual`` what would change the
+    outcome.
 
     ``now_s``, ``at_s`` (the same instant on the decider's monotonic clock and in epoch seconds), ``taken``, ``ordered``
     and, in the first record of a run, ``resumed_from`` (the stored state it began with, as JSON) and ``learned`` (what
@@ -251,6 +256,9 @@ class DecisionRecord(Body):
 
     ``burst_quota`` is what the actuator was told (see ``DesiredCapacity``), ``burst_text`` why, and ``burst_rivals``
     what other groups claimed of the same hosts.
+
+    ``patience_s`` is the calm that a scale-in waits for where a former one had to be undone, ``patience_left_s`` how
+    long that holds; both are 0 where the policies' own windows count.
     """
 
     kind: ClassVar[str] = "decision"
@@ -279,6 +287,8 @@ class DecisionRecord(Body):
     burst_quota: float | None = None
     burst_text: str = ""
     burst_rivals: tuple[Claim, ...] = ()
+    patience_s: float = 0.0
+    patience_left_s: float = 0.0
 
     @property
     def topic(self) -> str:

@@ -217,10 +217,8 @@ def events_of(message: Received, groups: Mapping[str, GroupState], now_s: float)
 
 
 def rivals_of(state: GroupState, claimed: Sequence[Claim]) -> tuple[Claim, ...]:
-    """Return what others claim of the group's hosts; nothing for a group that may not burst."""
+    """Return what others claim of the group's hosts: what they use there beyond their allotment passes."""
     settings = state.settings
-    if not settings.group.burst.enabled:
-        return ()
     return tuple(claim for claim in claimed if claim.group != settings.name and claim.host in settings.group.hosts)
 
 

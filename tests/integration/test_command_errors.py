@@ -86,6 +86,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ["scale", "x"],
         ["scale", "-1"],
         ["bounds"],
+        ["patience"],
         ["frobnicate"],
         ["scale", "1", "--group", "nope"],
         ["events", "--limit", "0"],

@@ -1,6 +1,7 @@
 """A model group in virtual time: domains boot, serve, drain; the decider's core is the real one."""
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -273,7 +274,8 @@ def calm(load: float, **changes: Any) -> Traffic:
         "response_time_s": 0.02,
     }
     values |= changes
-    in_flight = round(values["request_rate"] * values["response_time_s"]) + values["queue"]
+    working = max(math.ceil(load), round(values["request_rate"] * values["response_time_s"]))
+    in_flight = working + values["queue"]
     return Traffic.model_validate({"in_flight": in_flight, **values})
 
 

@@ -10,9 +10,19 @@ from rich.console import Console
 from cli.events import duration_s
 from cli.observe import Heard, Snapshot
 from cli.status import endpoint_url, status_values, status_view
+from cli.words import local_time
 from common.config import Config, Group
 from common.errors import ConfigError
-from common.messages import BackendState, DesiredCapacity, Drain, HostSample, Member, Membership, ServiceStatus
+from common.messages import (
+    BackendState,
+    DecisionRecord,
+    DesiredCapacity,
+    Drain,
+    HostSample,
+    Member,
+    Membership,
+    ServiceStatus,
+)
 from common.phases import Phase
 
 CONFIG = Config(groups={"web": Group(prefix="web-")})
@@ -99,6 +109,25 @@ def test_who_stands_by_is_shown_with_the_way_it_waits() -> None:
     shown = io.StringIO()
     Console(file=shown, width=120).print(status_view(CONFIG, snapshot(told)))
     assert "standby (paused)" in shown.getvalue() and "note: warm auto: 1" in shown.getvalue()
+
+
+def decision(**changes: Any) -> DecisionRecord:
+    values = {"desired_before": 2, "desired_after": 2, "recommended": 2, "votes": (), "limiter": "none", "at_s": 1000.0}
+    told = {"group": "web", "tick": 1, "decision_id": "d", "action": "hold", "limiter_text": "", "counterfactual": ""}
+    return DecisionRecord.model_validate({**values, **told, "evidence": {}} | changes)
+
+
+def test_the_patience_in_force_is_shown_with_its_end_and_what_ends_it() -> None:
+    heard = snapshot(decision(patience_s=73.5, patience_left_s=600.0))
+    found = status_values(CONFIG, heard)["groups"][0]["patience"]
+    assert found == {"calm_s": 73.5, "left_s": 600.0, "until_s": 1600.0}
+    assert f"calm of 74 s until {local_time(1600.0)} (10 min left); autoscaler patience web --reset" in text_of(heard)
+
+
+def test_nothing_is_said_of_patience_where_none_is_in_force() -> None:
+    assert status_values(CONFIG, snapshot(decision()))["groups"][0]["patience"] is None
+    assert status_values(CONFIG, Snapshot())["groups"][0]["patience"] is None
+    assert "patience" not in text_of(snapshot(decision()))
 
 
 def test_in_flight_comes_from_the_balancer() -> None:

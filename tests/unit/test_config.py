@@ -35,6 +35,20 @@ def test_a_file_with_one_group_is_enough() -> None:
     assert parse(GROUP) == Config(groups={"web": Group(prefix="web-")})
 
 
+@pytest.mark.parametrize(
+    ("table", "warm_up_s"),
+    [
+        ("", 0.0),
+        ('[groups.web.image]\ndisk = "/srv/debian.qcow2"\n', 60.0),
+        ("kind = 'existing'\n", 60.0),
+        ("kind = 'existing'\nwarm_up_s = 0.0\n", 0.0),
+        ("warm_up_s = 5.0\n", 5.0),
+    ],
+)
+def test_how_long_a_new_member_warms_up_follows_from_what_is_booted(table: str, warm_up_s: float) -> None:
+    assert parse(GROUP + table).groups["web"].warming_up_s == warm_up_s
+
+
 def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:
     digests = set()
     for text in (GROUP, GROUP + "max = 5\n"):
@@ -59,6 +73,14 @@ def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:
         # wrong types
         (GROUP + "max = 'four'\n", 3, "groups.web.max: input should be a valid integer; got 'four'"),
         (GROUP + "max = 4.5\n", 3, "groups.web.max: "),
+        (GROUP + "warm_up_s = -1.0\n", 3, "groups.web.warm_up_s: input should be greater than or equal to 0; got -1.0"),
+        (GROUP + "patience_s = -1.0\n", 3, "groups.web.patience_s: input should be greater than or equal to 0"),
+        (GROUP + "patience_memory_s = 'long'\n", 3, "groups.web.patience_memory_s: "),
+        (
+            GROUP + "cpu_without_requests = 'maybe'\n",
+            3,
+            "groups.web.cpu_without_requests: input should be 'ignore' or 'count'; got 'maybe'",
+        ),
         (GROUP + "keep_failed = 1\n", 3, "groups.web.keep_failed: input should be a valid boolean; got 1"),
         ("[system]\ninterval_s = true\n" + GROUP, 2, "system.interval_s: "),
         ("groups = 3\n", 1, "groups: "),

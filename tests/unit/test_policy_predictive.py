@@ -1,6 +1,7 @@
 """The forecast as a policy: what is learned, what it votes, and that what was learned survives."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from common.errors import ConfigError
 from services.decider.core import learned, policies
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.policies import predictive
-from services.decider.core.policies.predictive import FIRST_STEPS, State, recommend
+from services.decider.core.policies.predictive import FIRST_STEPS, State, load_of, recommend
 from services.decider.core.state import begin, learned_of
 from services.decider.library import Library
 from tests.sim.decider_model import settings as group_settings
@@ -34,6 +35,13 @@ def taught(loads: list[float], ready: int = 4, begin_s: float = 0.0, given_polic
     for tick in range(10 * len(loads)):
         _, state = recommend(given_policy or policy(), state, busy(loads[tick // 10], ready), begin_s + tick)
     return state
+
+
+def test_members_that_warm_up_are_taken_to_carry_what_the_others_do() -> None:
+    seen = metrics(0.75, ready=4, low=0.5, warming=2)
+    assert load_of(policy(), seen) == pytest.approx(2.0)
+    assert load_of(policy(), replace(seen, warming=4)) == pytest.approx(3.0)  # all are new: nothing better is known
+    assert load_of(policy(), replace(seen, warming=0)) == pytest.approx(3.0)
 
 
 def busy(load: float, ready: int = 4, **changes: Any) -> GroupMetrics:

@@ -1,6 +1,7 @@
 """The calendar: when a cron expression fires, also when the clocks change, and what is asked for around that time."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -9,13 +10,17 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from cli.clock_changes import uneven_windows
+from cli.configuration import check
 from common import cron
-from common.config import Schedule
+from common.config import Config, Schedule
 from common.config_file import parse
 from common.errors import ConfigError
 from services.decider.core import policies
+from services.decider.core.events import Reconfigured
 from services.decider.core.policies import schedule
 from services.decider.core.state import Settings
+from tests.sim.decider_model import World
 from tests.sim.decider_model import settings as group_settings
 from tests.unit.policy_ticks import ballots, metrics
 
@@ -163,6 +168,73 @@ def test_the_cron_expression_is_looked_up_once_for_a_window_not_on_every_tick() 
     assert later is state
 
 
+# --- an end by the clock, and a cap -----------------------------------------------------------------------------------
+
+ALL_DAY = {"cron": "0 0 * * *", "zone": BERLIN, "capacity": 5}
+
+
+@pytest.mark.parametrize("day", ["2026-03-28", "2026-10-24"])
+def test_all_day_long_by_the_clock_has_no_hole_when_the_clocks_change(day: str) -> None:
+    policy, begin_s = Schedule.model_validate(ALL_DAY | {"until": "0 0 * * *"}), at(f"{day}T00:00")
+    assert {asked(policy, begin_s + 60 * minute) for minute in range(3 * 24 * 60)} == {5}
+
+
+def test_a_window_with_an_end_by_the_clock_is_as_long_as_the_day_makes_it() -> None:
+    policy = Schedule.model_validate(ALL_DAY | {"cron": "0 22 * * *", "until": "0 6 * * *"})
+    for day, hours in (("2026-03-28", 7), ("2026-10-24", 9), ("2026-06-01", 8)):
+        begin_s = at(f"{day}T22:00")
+        end_s = begin_s + hours * HOUR_S
+        assert [asked(policy, s) for s in (begin_s - 1, begin_s, end_s - 1, end_s)] == [0, 5, 5, 0]
+
+
+def test_an_end_on_another_day_is_found_and_one_that_never_comes_leaves_it_open() -> None:
+    weekend = Schedule.model_validate(ALL_DAY | {"cron": "0 18 * * FRI", "until": "0 6 * * MON"})
+    begin_s, end_s = at("2026-06-05T18:00"), at("2026-06-08T06:00")
+    assert [asked(weekend, s) for s in (begin_s - 1, begin_s, end_s - 1, end_s)] == [0, 5, 5, 0]
+    leap = Schedule.model_validate(ALL_DAY | {"cron": "0 0 * * *", "until": "0 0 29 2 *"})
+    assert asked(leap, at("2026-06-05T18:00")) == 5
+
+
+def test_ramps_lie_after_an_end_by_the_clock_too() -> None:
+    policy = Schedule.model_validate(ALL_DAY | {"cron": "0 8 * * *", "until": "0 12 * * *", "ramp_s": 600.0})
+    end_s = at("2026-06-01T12:00")
+    assert [asked(policy, end_s + s) for s in (-1, 0, 130, 590, 600)] == [5, 5, 4, 1, 0]
+
+
+def test_a_cap_is_told_in_its_window_only_and_asks_for_nothing() -> None:
+    policy = Schedule.model_validate({"cron": "0 1 * * *", "zone": BERLIN, "until": "0 5 * * *", "maximum": 2})
+    begin_s = at("2026-06-01T01:00")
+    series = [metrics(epoch_offset_s=begin_s - 2.0 - 100.0)] * 4
+    found = ballots(policy, series)
+    assert [(vote.capacity, vote.most) for vote in found] == [(0, None), (0, None), (0, 2), (0, 2)]
+    assert found[2].reason == "'0 1 * * *' Europe/Berlin: at most 2 domains"
+
+
+def test_a_cap_brings_the_group_down_whatever_other_policies_want_and_lets_it_grow_again() -> None:
+    found = World(lambda t: 4.2, settings=group_settings(max=8), ready=6).run(30)
+    night = {"type": "schedule", "cron": "* * * * *", "duration_s": 60.0, "maximum": 2}
+    found.pass_on(Reconfigured(group_settings(max=8, policies=[{"type": "threshold"}, night])))
+    found.run(1)
+    record = found.state.history[-1]
+    assert (record.desired_after, record.limiter, record.limiter_text) == (2, "bounds", "6 is above max 2 (schedule)")
+    assert {found.run(1).state.standing.desired for _ in range(60)} == {2}
+    assert found.state.history[-1].limiter_text == "3 wanted, max is 2 (schedule)"
+    assert found.state.standing.patience_s == 0.0
+    assert found.ask("scale", desired=3).reply.reason == "desired must be in 1..2 (min..max); got 3"
+    assert found.ask("bounds", max=9).reply.reason == "bounds are now 1..9, were 1..8"
+    found.ask("bounds", reset=True)
+    found.pass_on(Reconfigured(group_settings(max=8)))
+    assert found.run(60).state.standing.desired == 6
+
+
+def test_a_cap_never_goes_below_min_and_an_observed_one_changes_nothing() -> None:
+    night = {"type": "schedule", "cron": "* * * * *", "duration_s": 60.0, "maximum": 2}
+    for changes, desired in (({"min": 3}, 3), ({"policies": [{"type": "threshold"}, night | {"mode": "observe"}]}, 6)):
+        table = {"max": 8, "policies": [{"type": "threshold"}, night]} | changes
+        assert World(lambda t: 4.2, settings=group_settings(**table), ready=6).run(30).path()[-1] == desired
+        assert set(World(lambda t: 4.2, settings=group_settings(**table), ready=6).run(30).path()) <= {6, desired}
+
+
 # --- the configuration -----------------------------------------------------------------------------------------------
 
 HEAD = '[groups.web]\nprefix = "web-"\n[[groups.web.policies]]\ntype = "schedule"\nduration_s = 60\ncapacity = 2\n'
@@ -206,6 +278,25 @@ def test_an_unknown_zone_is_refused(zone: str) -> None:
         parse(f'{HEAD}cron = "0 8 * * *"\nzone = "{zone}"'.encode(), "autoscaler.toml")
 
 
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ("duration_s = 60\nuntil = '0 9 * * *'\ncapacity = 2", "needs exactly one of duration_s and until; got both"),
+        ("capacity = 2", "needs exactly one of duration_s and until; got neither"),
+        ("duration_s = 60", "needs capacity (at least so many), maximum (at most) or both; got neither"),
+        ("duration_s = 60\ncapacity = 3\nmaximum = 2", "capacity must be <= maximum (2); got 3"),
+        ("duration_s = 60\nmaximum = 0", "policies.0.maximum: input should be greater than or equal to 1; got 0"),
+        ("until = '0 9 31 2 *'\ncapacity = 2", "policies.0.until: never fires"),
+        ("until = '9 Uhr'\ncapacity = 2", "policies.0.until: must have the five fields"),
+    ],
+)
+def test_a_calendar_without_one_end_or_without_anything_to_hold_is_refused(keys: str, error: str) -> None:
+    head = '[groups.web]\nprefix = "web-"\n[[groups.web.policies]]\ntype = "schedule"\ncron = "0 8 * * *"\n'
+    with pytest.raises(ConfigError) as caught:
+        parse(f"{head}{keys}\n".encode(), "autoscaler.toml")
+    assert error in str(caught.value)
+
+
 def test_a_near_miss_of_a_zone_is_suggested() -> None:
     with pytest.raises(ValueError, match="did you mean 'Europe/Berlin'"):
         cron.check_zone("Europe/Berln")
@@ -221,6 +312,69 @@ def test_an_expression_that_fires_once_in_decades_is_found() -> None:
     assert next_s is not None
     assert last_s is not None
     cron.check("0 0 29 2 *")
+
+
+# --- what config check says beforehand --------------------------------------------------------------------------------
+
+
+def told(now: str = "2026-01-01T00:00", **changes: Any) -> list[str]:
+    table = {"type": "schedule", "zone": BERLIN, "cron": "0 0 * * *", "duration_s": 86400.0, "capacity": 5} | changes
+    table = {key: value for key, value in table.items() if value is not None}
+    config = Config.model_validate({"groups": {"web": {"prefix": "web-", "policies": [{"type": "threshold"}, table]}}})
+    return uneven_windows(config, at(now))
+
+
+def test_a_day_of_a_fixed_length_is_named_with_its_hole_and_its_overlap() -> None:
+    why = "the clocks change, and 86400 s of duration_s do not"
+    advice = 'until = "0 0 * * *" instead of duration_s follows the clocks'
+    assert told() == [
+        "groups.web.policies.1: two windows at once from 2026-03-30 00:00 CEST to 2026-03-30 01:00 CEST, "
+        f"which count as one: {why}; {advice}",
+        f"groups.web.policies.1: no window from 2026-10-25 23:00 CET to 2026-10-26 00:00 CET: {why}; {advice}",
+    ]
+
+
+def test_only_the_changes_of_the_year_to_come_are_named() -> None:
+    assert ["2026-10-25 23:00" in line for line in told("2026-04-01T00:00")] == [True, False]
+    (line,) = told("2026-10-26T00:00")
+    assert "two windows at once from 2027-03-29 00:00 CEST" in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"duration_s": None, "until": "0 0 * * *"},  # it follows the clocks
+        {"zone": "UTC"},
+        {"duration_s": 4 * HOUR_S},  # apart on every day
+        {"cron": "*/10 * * * *", "duration_s": 3600.0},  # overlaps on every day
+        {"cron": "0 0 29 2 *"},
+    ],
+)
+def test_nothing_is_said_of_windows_that_no_change_touches(changes: dict[str, Any]) -> None:
+    assert told(**changes) == []
+
+
+def test_two_shifts_that_leave_an_hour_free_overlap_only_where_an_hour_is_skipped() -> None:
+    (line,) = told(cron="0 1,13 * * *", duration_s=11.5 * HOUR_S)
+    assert "two windows at once from 2026-03-29 13:00 CEST to 2026-03-29 13:30 CEST" in line and "until" not in line
+
+
+def test_config_check_prints_it_as_a_note(tmp_path: Path) -> None:
+    file = tmp_path / "autoscaler.toml"
+    file.write_text(HEAD.replace("60", "86400.0") + f'cron = "0 0 * * *"\nzone = "{BERLIN}"\n')
+    checked = check(file, {}, at("2026-09-01T00:00"))
+    assert "note: groups.web.policies.0: no window from 2026-10-25 23:00 CET" in checked.text()
+
+
+@pytest.mark.parametrize(
+    ("zone", "count"), [("UTC", 0), (BERLIN, 2), ("Australia/Lord_Howe", 2), ("Africa/Casablanca", 2)]
+)
+def test_every_clock_change_is_found_to_the_second(zone: str, count: int) -> None:
+    found = cron.changes(zone, at("2026-01-01T00:00", "UTC"), at("2027-01-01T00:00", "UTC"))
+    assert len(found) == count
+    for at_s in found:
+        before, after = (datetime.fromtimestamp(s, tz=ZoneInfo(zone)).utcoffset() for s in (at_s - 1, at_s))
+        assert before != after
 
 
 # --- properties ------------------------------------------------------------------------------------------------------

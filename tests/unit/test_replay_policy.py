@@ -69,6 +69,14 @@ def test_the_recorded_policy_in_the_model_does_what_was_recorded() -> None:
     assert first_difference(known, control, control) is None
 
 
+def test_members_grow_older_in_the_model_too() -> None:
+    known = recorded()
+    control = modelled(known, known.settings, known.lead_s or 0.0)
+    warmed = modelled(known, other(warm_up_s=400.0), known.lead_s or 0.0)
+    assert [step.desired for step in warmed[:100]] == [step.desired for step in control[:100]]
+    assert warmed[99].desired == 2
+
+
 def test_a_shorter_window_scales_out_earlier_and_the_first_difference_says_so() -> None:
     known = recorded()
     quick = modelled(known, other(policies=[{"type": "threshold", "out_window_s": 2.0}]), known.lead_s or 0.0)

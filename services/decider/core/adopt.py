@@ -5,6 +5,7 @@ from dataclasses import replace
 from common.messages import Membership
 from services.decider.core.evolve import evolve
 from services.decider.core.metrics import capacity, reserve
+from services.decider.core.patience import after_order
 from services.decider.core.state import GroupState, Standing
 
 
@@ -26,7 +27,7 @@ def adopt(state: GroupState, now_s: float, epoch_s: float) -> GroupState:
         standing = replace(standing, generation=membership.generation_seen + 1)
     count = _count(state, membership)
     if state.mode in ("off", "observe") and count != standing.desired:
-        standing = replace(standing, desired=count, generation=standing.generation + 1)
+        standing = replace(after_order(standing, count), desired=count, generation=standing.generation + 1)
     return state if standing is state.standing else evolve(state, standing=standing)
 
 

@@ -35,6 +35,11 @@ def recommended(votes: tuple[Vote, ...], desired: int) -> int | None:
     return max(desired, floor)
 
 
+def most(votes: tuple[Vote, ...]) -> int | None:
+    """Return the most domains that the votes which count allow, None where none of them sets a limit."""
+    return min([vote.most for vote in counted(votes) if vote.most is not None], default=None)
+
+
 def leading(votes: tuple[Vote, ...]) -> Vote | None:
     """Return the vote that wins, the first of several; None where there is none with a capacity."""
     voted = [vote for vote in counted(votes) if vote.capacity is not None]

@@ -138,7 +138,7 @@ def overload(state: "GroupState", metrics: "GroupMetrics") -> str:
     if state.mode not in MODES or not metrics.ready or metrics.high < USEFUL_RATIO:
         return ""
     point = state.settings.out_point_ratio
-    if point is not None and metrics.known and metrics.mean >= point:
+    if point is not None and metrics.known and metrics.mean >= point and not metrics.doubt:
         return f"CPU {percent(metrics.mean)}, at or above {percent(point)}"
     if metrics.queue:
         return f"{metrics.queue} requests queue"
@@ -156,7 +156,7 @@ def _wish(state: "GroupState", metrics: "GroupMetrics") -> float | None:
         return group.burst.max_quota
     if state.burst.quota is None or state.mode not in MODES:
         return None
-    lower = state.burst.quota - (group.burst.max_quota - group.image.cpu_quota) / STEPS
+    lower = min(state.burst.quota, group.burst.max_quota) - (group.burst.max_quota - group.image.cpu_quota) / STEPS
     return lower if lower >= group.image.cpu_quota + GRAIN else None
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from common.messages import Vote
 from services.decider.core import halt, lack, patience, policies
-from services.decider.core.ballot import NONE, counted, is_leaning_in, recommended
+from services.decider.core.ballot import NONE, counted, is_leaning_in, most, recommended
 from services.decider.core.evolve import evolve
 from services.decider.core.limits import Case, Limit, settle
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.state import GroupState, Settings, Standing
+from services.decider.core.witness import hushed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
     leaning_since_s = (seen_s - metrics.interval_s if leaning_since_s is None else leaning_since_s) if is_in else None
     leaning_in_s = 0.0 if leaning_since_s is None else seen_s - leaning_since_s
     counting = counted(votes)
+    state = evolve(state, cap=most(votes))
     wanted = recommended(counting, metrics.desired)
     case = Case(state, metrics, counting, wanted, leaning_in_s, now_s)
     after, limit = settle(case)
@@ -65,7 +67,7 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
     decision = Decision(metrics.desired, after, votes, wanted, limit, case.observing_left_s, leaning_in_s, filled_s)
     standing = state.standing
     if after != metrics.desired:
-        standing = moved(_learned(standing, state.settings, decision.action, now_s), state.settings, after, now_s)
+        standing = moved(_learned(state, after, now_s), state.settings, after, now_s)
         policy_states, leaning_since_s = restarted(state.settings, policy_states), None
     return (
         evolve(
@@ -103,10 +105,13 @@ def moved(standing: Standing, settings: Settings, desired: int, now_s: float) ->
     )
 
 
-def _learned(standing: Standing, settings: Settings, action: str, now_s: float) -> Standing:
-    if action == "out":
-        return patience.after_out(standing, settings, now_s)
-    return patience.after_in(standing, now_s)
+def _learned(state: GroupState, after: int, now_s: float) -> Standing:
+    standing, before = state.standing, state.standing.desired or 0
+    if not state.minimum <= before <= state.maximum:  # the way back into bounds that have moved
+        return patience.after_order(standing, after)
+    if after > before:
+        return patience.after_out(standing, state.settings, now_s)
+    return patience.after_in(standing, after, now_s)
 
 
 def restarted(settings: Settings, policy_states: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -132,6 +137,7 @@ def _vote(
         vote, after = policies.of(policy).recommend(policy, policy_state, metrics, now_s)
         states.append(after)
         if vote is not None:
+            vote = hushed(policy, vote, metrics)
             votes.append(vote if policy.mode == "on" else vote.model_copy(update={"weight": NONE}))
     return tuple(votes), tuple(states)
 

@@ -32,7 +32,7 @@ def counterfactual(state: GroupState, metrics: GroupMetrics, decision: Decision,
     if vote is None or vote.wanted is None:
         return _of_calm(state, metrics, decision.votes)
     if vote.wanted > metrics.desired >= state.maximum:
-        return f"a max above {state.maximum} would let it scale out"
+        return f"a max above {state.maximum_text} would let it scale out"
     if vote.wanted < metrics.desired <= state.minimum:
         is_spare = is_safe(state, metrics, metrics.desired - 1)
         return f"a min below {state.minimum} would let it scale in" if is_spare else _of_sparing_none(state, metrics)
@@ -48,6 +48,7 @@ _OF_LIMIT = {
     "pressure": "once users no longer wait or get errors, or no longer ask, it may scale in",
     "settling": "once the last one has left rotation, it may go on",
     "blocked": "once the actuator can go on, the domains to come decide",
+    "host-full": "idle CPU on one of its hosts, or fewer domains there, would let it scale out",
     "coming": "the coming domain decides: if the load stays too high with it, it scales out again",
 }
 
@@ -82,7 +83,10 @@ def _of_calm(state: GroupState, metrics: GroupMetrics, votes: tuple[Vote, ...]) 
 def _ways_out(state: GroupState, metrics: GroupMetrics) -> list[str]:
     """Return the clause that says when it scales out, none where no policy does."""
     if metrics.desired >= state.maximum:
-        return [f"a max above {state.maximum} would let it scale out"]
+        return [f"a max above {state.maximum_text} would let it scale out"]
+    point = state.settings.out_point_ratio
+    if metrics.doubt and point is not None and metrics.mean >= point:
+        return [metrics.doubt_ends]
     ways = [way for policy in state.settings.counting if (way := policies.of(policy).out_when(policy))]
     return [f"{' or '.join(ways)} it scales out"] if ways else []
 
@@ -131,11 +135,20 @@ def page(record: DecisionRecord, last_change: DecisionRecord | None, outlooks: t
     lines.append(f"  limiter: {record.limiter}; mode {record.mode}")
     lines.append(f"  what would change it: {record.counterfactual}")
     lines += [f"  burst: {record.burst_text}"] if record.burst_text else []
+    lines += [_patience_line(record)] if record.patience_left_s > 0 else []
     lines += [f"  {outlook}" for outlook in outlooks]
     if last_change is not None and last_change.decision_id != record.decision_id:
         ago_s = max(record.now_s - last_change.now_s, 0.0)
         lines.append(f"Last change, {seconds(ago_s)} earlier ({clock(last_change.at_s)}): {sentence(last_change)}")
     return "\n".join(lines)
+
+
+def _patience_line(record: DecisionRecord) -> str:
+    until = clock(record.at_s + record.patience_left_s)
+    return (
+        f"  patience: a scale-in had to be undone, so the next one waits for a calm of {seconds(record.patience_s)}, "
+        f"until {until} ({seconds(record.patience_left_s)} left); autoscaler patience {record.group} --reset ends it"
+    )
 
 
 def _vote_line(vote: Vote) -> str:
@@ -145,12 +158,19 @@ def _vote_line(vote: Vote) -> str:
     return f"  {vote.policy} {capacity}: {vote.reason}"
 
 
+def _reserved(record: DecisionRecord) -> str:
+    """Return what makes the CPU figure another one than the domains' own: some are new, or their host is full."""
+    warming, full = record.evidence.domains_warming, record.evidence.full_hosts
+    new = f"; {warming} of {record.evidence.domains_ready} warm up, and count for scale-in only" if warming else ""
+    return f"{new}; on {', '.join(full)}, which is busy, of what they can have there" if full else new
+
+
 def _figures(record: DecisionRecord) -> str:
     evidence = record.evidence
     late = f" ({evidence.domains_overdue} overdue)" if evidence.domains_overdue else ""
     parts = [f"{evidence.domains_ready} ready, {evidence.domains_coming} coming{late}"]
     if evidence.cpu_ratio is not None:
-        parts.append(f"CPU {percent(evidence.cpu_ratio)} (known of {evidence.domains_known})")
+        parts.append(f"CPU {percent(evidence.cpu_ratio)} (known of {evidence.domains_known}{_reserved(record)})")
     if evidence.request_rate is not None:
         parts.append(f"{evidence.request_rate:.1f} requests/s")
     if evidence.queue is not None:

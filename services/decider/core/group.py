@@ -9,7 +9,7 @@ from typing import Final
 from common.messages import Claim, Event, Ordered, Taken
 from services.decider.core import orders, seen
 from services.decider.core.adopt import adopt
-from services.decider.core.burst import bridge, claims
+from services.decider.core.burst import NO_BURST, bridge, claims
 from services.decider.core.decide import Decision, after_gap, decide, restarted
 from services.decider.core.events import (
     Action,
@@ -32,12 +32,14 @@ from services.decider.core.events import (
 )
 from services.decider.core.evolve import evolve
 from services.decider.core.explain import sentence
+from services.decider.core.flow import SMOOTH_S
 from services.decider.core.learned import Learned
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate
 from services.decider.core.reconfigure import reconfigured
 from services.decider.core.records import desired_capacity, is_same, record, waiting
 from services.decider.core.seen import Seen
 from services.decider.core.state import HISTORY, GroupState, Standing, learned_of
+from services.decider.core.witness import doubted
 
 GAP_INTERVALS: Final = 3.0  # a longer pause between two ticks: we were stopped, and know nothing of what was between
 
@@ -56,14 +58,14 @@ def handle(state: GroupState, event: CoreEvent, now_s: float) -> tuple[GroupStat
         return _asked(state, event, now_s)
     if isinstance(event, Reconfigured):
         after = reconfigured(state, event.settings, now_s)
-        return after, _learn(after, learned_of(state))
+        return after, (*_save(after, state.standing), *_learn(after, learned_of(state)))
     return _observe(state, event), ()
 
 
 def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMetrics:
     """Return the group's metrics at ``now_s``, which is ``epoch_s`` for people."""
     settings = state.settings
-    return aggregate(
+    metrics = aggregate(
         state.seen,
         state.standing.desired or 0,
         now_s,
@@ -75,7 +77,9 @@ def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMe
         base=settings.base,
         before=state.lack,
         boot_timeout_s=settings.group.boot_timeout_s,
+        warm_up_s=settings.group.warming_up_s,
     )
+    return doubted(metrics, state, now_s)
 
 
 def claims_of(state: GroupState, now_s: float) -> tuple[Claim, ...]:
@@ -108,7 +112,7 @@ def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
         case MembershipSeen(membership, at_s, id):
             return seen.with_membership(state.seen, membership, at_s, id, state.settings.stale_after_s)
         case TrafficSeen(traffic, at_s, _):
-            return seen.with_traffic(state.seen, traffic, at_s)
+            return seen.with_traffic(state.seen, traffic, at_s, max(state.settings.out_window_s, SMOOTH_S))
         case DrainSeen(drain, at_s, _):
             return seen.with_drain(state.seen, drain, at_s)
         case FailureSeen(failure, at_s, _):
@@ -133,7 +137,7 @@ def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tupl
     kept = record(state, metrics, decision, now_s, epoch_s)
     history = (*state.history, kept) if len(state.history) < HISTORY else (*state.history[1:], kept)
     state = evolve(state, history=history, taken=(), ordered=(), resumed_from="", resumed_learned="")
-    save = (Save(state.settings.name, state.standing),) if state.standing != saved else ()
+    save = _save(state, saved)
     state, publish = _publish(state, metrics, sentence(kept), now_s)
     events = _tell(state, metrics, decision, kept.limiter_text, was_halted=was_halted)
     actions = (*save, *_learn(state, learned), *publish, PublishRecord(kept, metrics.cause), *events)
@@ -141,15 +145,19 @@ def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tupl
 
 
 def _bridged(state: GroupState, rivals: tuple[Claim, ...], now_s: float) -> GroupState:
-    """Return the state with the burst for the time until the next tick."""
+    """Return the state with the burst for the time until the next tick, without one where it may not burst any more."""
     if not state.settings.group.burst.enabled:
-        return state
+        return evolve(state, burst=NO_BURST, rivals=rivals)
     return evolve(state, burst=bridge(state, metrics_of(state, now_s), rivals, now_s), rivals=rivals)
 
 
 def _dated(state: GroupState, before: Standing, now_s: float) -> GroupState:
     """Return the state with the time of a new desired capacity."""
     return state if state.standing.desired == before.desired else evolve(state, decided_at_s=now_s)
+
+
+def _save(state: GroupState, before: Standing) -> tuple[Action, ...]:
+    return (Save(state.settings.name, state.standing),) if state.standing != before else ()
 
 
 def _learn(state: GroupState, before: dict[int, Learned]) -> tuple[Action, ...]:

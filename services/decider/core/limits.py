@@ -12,9 +12,11 @@ from common.messages import Vote
 from services.decider.core import halt, patience
 from services.decider.core.ballot import FULL, leading, leaning, recommended
 from services.decider.core.metrics import GroupMetrics
+from services.decider.core.shares import full_hosts
 from services.decider.core.state import GroupState
 from services.decider.core.words import domains, percent, seconds
 
+CALENDAR: Final = "schedule"  # its wish is the operator's, as a min is
 MARGIN: Final = 0.95  # after a scale-in the mean must stay this far below the point that scales out
 
 
@@ -65,7 +67,7 @@ def _within_bounds(case: Case) -> tuple[int, Limit] | None:
     if desired < state.minimum:
         return state.minimum, Limit("bounds", f"{desired} is below min {state.minimum}")
     if desired > state.maximum:
-        return state.maximum, Limit("bounds", f"{desired} is above max {state.maximum}")
+        return state.maximum, Limit("bounds", f"{desired} is above max {state.maximum_text}")
     return None
 
 
@@ -83,12 +85,21 @@ def _outwards(case: Case, wanted: int) -> tuple[int, Limit]:
     held = _first(case, OUT_RULES)
     if held:
         return case.desired, held
+    wanted = _fitting(case, wanted)
     most = case.desired + case.state.settings.group.max_step_out
     if min(wanted, case.state.maximum) > most:
         return most, Limit("step-limit", f"{wanted} wanted, at most {most - case.desired} more at once")
     if wanted > case.state.maximum:
-        return case.state.maximum, Limit("bounds", f"{wanted} wanted, max is {case.state.maximum}")
+        return case.state.maximum, Limit("bounds", f"{wanted} wanted, max is {case.state.maximum_text}")
     return wanted, Limit("none", _leading(case))
+
+
+def _fitting(case: Case, wanted: int) -> int:
+    """Return how many of ``wanted`` their hosts have CPUs for; what a calendar asks for comes all the same."""
+    if not full_hosts(case.state, case.now_s):
+        return wanted
+    calendar = max((vote.capacity or 0 for vote in case.votes if vote.policy == CALENDAR), default=0)
+    return min(wanted, max(calendar, case.desired))
 
 
 def _inwards(case: Case, wanted: int) -> tuple[int, Limit]:
@@ -132,10 +143,19 @@ def _cooldown_out(case: Case) -> Limit | None:
     return Limit("cooldown", f"{seconds(left_s)} left of the cooldown after a scale-out") if left_s > 0 else None
 
 
+def _host_full(case: Case) -> Limit | None:
+    hosts = full_hosts(case.state, case.now_s)
+    if not hosts or _fitting(case, case.recommended or 0) > case.desired:
+        return None
+    which = f"host {hosts[0]}" if len(hosts) == 1 else f"hosts {', '.join(hosts)}"
+    why = f"but the CPUs of {which} are all busy: one more would take from the others"
+    return Limit("host-full", f"{case.recommended} wanted, {why}")
+
+
 def _at_maximum(case: Case) -> Limit | None:
     if case.desired < case.state.maximum:
         return None
-    return Limit("bounds", f"{case.recommended} wanted, max is {case.state.maximum}")
+    return Limit("bounds", f"{case.recommended} wanted, max is {case.state.maximum_text}")
 
 
 def _blocked(case: Case) -> Limit | None:
@@ -207,7 +227,7 @@ def _at_minimum(case: Case) -> Limit | None:
     return Limit("bounds", f"{case.recommended} wanted, min is {case.state.minimum}")
 
 
-OUT_RULES: Final[tuple[Rule, ...]] = (_at_maximum, _observing, _cooldown_out, _blocked)
+OUT_RULES: Final[tuple[Rule, ...]] = (_at_maximum, _observing, _host_full, _cooldown_out, _blocked)
 IN_RULES: Final[tuple[Rule, ...]] = (
     _at_minimum,
     _unknown_data,

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from common.messages import Evidence, Membership
 from common.phases import FATES, Phase
-from services.decider.core import halt, lack
+from services.decider.core import halt, lack, shares, warm_up
 from services.decider.core.burst import Base
 from services.decider.core.lack import NO_LACK, Lack
 from services.decider.core.pressure import is_crowded, pressure
@@ -72,6 +72,11 @@ class GroupMetrics:
     error_fast_ratio: float | None = None  # of the requests that come
     error_slow_ratio: float | None = None
     pressure: tuple[str, ...] = ()  # what users feel now, in plain words
+    warming: int = 0  # ready, but too new for their own CPU use to count for scale-out: it is not in ``low``
+    warms_in_s: float = math.inf  # until the next of these counts
+    doubt: str = ""  # why CPU use asks for nobody more now, in plain words; empty: it may
+    doubt_ends: str = ""  # … and when it will again
+    full_hosts: tuple[str, ...] = ()  # where CPU ratios are shares of what domains can have there, see ``shares``
     blocked: str = ""  # what keeps the actuator from the desired capacity
     cause: str = ""
 
@@ -123,6 +128,7 @@ def aggregate(
     base: Base | None = None,
     before: Lack = NO_LACK,
     boot_timeout_s: float = math.inf,
+    warm_up_s: float = 0.0,
 ) -> GroupMetrics:
     """Return the group's metrics at ``now_s``.
 
@@ -138,6 +144,7 @@ def aggregate(
         base: What CPU ratios are taken against, None for what was allotted.
         before: Since when domains have been missing, as the tick before left it.
         boot_timeout_s: How long a domain may be expected while no boot has been measured.
+        warm_up_s: For so long the CPU use of a new member does not count for scale-out.
     """
     ready, members_total, held = _count(seen, _lost_hosts(seen, now_s - stale_after_s))
     ratios = [(name, uuid, _ratio(seen, name, uuid, host, now_s - stale_after_s, base)) for name, uuid, host in ready]
@@ -151,10 +158,11 @@ def aggregate(
     unhealthy, healthy = _checked(seen, oldest_s, is_healthy=False), _checked(seen, oldest_s, is_healthy=True)
     traffic = seen.traffic if is_traffic_known else None
     trend = seen.trend if traffic and seen.trend and seen.trend.at_s >= oldest_s else None
-    total, count = sum(known), max(len(ready), 1)
+    total = sum(known)
     missing = max(members_total - len(ready), desired - held - len(ready), 0)
     wait_s = lack.patience_s(seen.membership, interval_s, boot_timeout_s)
     coming = missing if lack.is_expected(before, desired, now_s, wait_s) else 0
+    warm = warm_up.low(seen, [(name, ratio) for name, _, ratio in ratios], now_s, warm_up_s)
     return GroupMetrics(
         interval_s=interval_s,
         desired=desired,
@@ -175,7 +183,7 @@ def aggregate(
         unhealthy=sum(1 for _, uuid, _ in ready if uuid in unhealthy),
         healthy=len(healthy),
         mean=total / len(known) if known else 0.0,
-        low=total / count,
+        low=warm.low,
         high=(total + len(unknown)) / (len(ready) - len(new)) if len(ready) > len(new) else 1.0,
         ignorance=_ignorance(len(ready), unknown, new, is_fresh, is_traffic_known),
         is_membership_fresh=is_fresh,
@@ -186,6 +194,11 @@ def aggregate(
         response_time_s=traffic.response_time_s if traffic else None,
         error_rate=traffic.error_rate if traffic else None,
         **(_felt(trend, len(ready)) if trend else {}),
+        warming=warm.count,
+        warms_in_s=warm.left_s,
+        doubt=warm.doubt,
+        doubt_ends=warm.doubt_ends,
+        full_hosts=_full_hosts(seen, ready),
         blocked=seen.membership.blocked if seen.membership else "",
         cause=_cause(seen),
     )
@@ -204,6 +217,8 @@ def evidence(metrics: GroupMetrics, out_filled_s: float, in_filled_s: float) -> 
         domains_coming=metrics.missing,
         domains_overdue=metrics.overdue,
         domains_known=metrics.known,
+        domains_warming=metrics.warming,
+        full_hosts=metrics.full_hosts,
         out_window_filled_s=out_filled_s,
         in_window_filled_s=in_filled_s,
         request_rate=metrics.request_rate,
@@ -275,7 +290,12 @@ def _ratio(seen: Seen, name: str, uuid: str, host: str, oldest_s: float, base: B
     found = reading.ratios.get(name)
     if found is None or found[0] != uuid or found[1] is None:
         return None
-    return found[1] if base is None else base.ratio(reading, name, found[1])
+    return shares.ratio(reading, name, found[1] if base is None else base.ratio(reading, name, found[1]))
+
+
+def _full_hosts(seen: Seen, ready: list[tuple[str, str, str]]) -> tuple[str, ...]:
+    hosts = sorted({host for _, _, host in ready if host in seen.readings})
+    return tuple(host for host in hosts if seen.readings[host].fair_share is not None)
 
 
 def _age_s(seen: Seen, ready: list[tuple[str, str, str]], now_s: float, stale_after_s: float) -> float:

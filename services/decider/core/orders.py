@@ -10,6 +10,7 @@ from services.decider.core.decide import moved
 from services.decider.core.evolve import evolve
 from services.decider.core.explain import page
 from services.decider.core.metrics import GroupMetrics
+from services.decider.core.patience import after_order, forgotten, in_force
 from services.decider.core.state import GroupState, Standing
 from services.decider.core.words import seconds
 
@@ -73,7 +74,7 @@ def _scale(order: Order) -> Outcome:
     if desired == standing.desired:
         return order.applied(f"desired is {desired} already")
     note = "" if desired > standing.desired or order.metrics.is_complete else _held_back(order)
-    after = moved(standing, state.settings, desired, order.now_s)
+    after = moved(after_order(standing, desired), state.settings, desired, order.now_s)
     return order.applied(f"desired is now {desired}, was {standing.desired}{note}", after)
 
 
@@ -94,7 +95,7 @@ def _bounds(order: Order) -> Outcome:
     if asked["min"] is None and asked["max"] is None:
         return order.mistaken("give min, max or both, or reset")
     minimum = state.minimum if asked["min"] is None else asked["min"]
-    maximum = state.maximum if asked["max"] is None else asked["max"]
+    maximum = state.most if asked["max"] is None else asked["max"]
     refusal = _impossible_bounds(minimum, maximum, state.settings.slots)
     if refusal:
         return order.refused(refusal)
@@ -104,21 +105,21 @@ def _bounds(order: Order) -> Outcome:
         minimum=own.minimum if asked["min"] is None else asked["min"],
         maximum=own.maximum if asked["max"] is None else asked["max"],
     )
-    return order.applied(f"bounds are now {minimum}..{maximum}, were {state.minimum}..{state.maximum}", after)
+    return order.applied(f"bounds are now {minimum}..{maximum}, were {state.minimum}..{state.most}", after)
 
 
 def _reset_bounds(order: Order) -> Outcome:
     state = order.state
     after = replace(state.standing, minimum=None, maximum=None)
     own = evolve(state, standing=after)
-    was = f"were {state.minimum}..{state.maximum}"
-    return order.applied(f"bounds are those of the configuration, {own.minimum}..{own.maximum}, {was}", after)
+    was = f"were {state.minimum}..{state.most}"
+    return order.applied(f"bounds are those of the configuration, {own.minimum}..{own.most}, {was}", after)
 
 
 def ordered_bounds(state: GroupState) -> str:
     """Return the note that an operator's bounds are in force and not those of the configuration, empty if they are."""
     group = state.settings.group
-    own, configured = f"{state.minimum}..{state.maximum}", f"{group.minimum}..{group.maximum}"
+    own, configured = f"{state.minimum}..{state.most}", f"{group.minimum}..{group.maximum}"
     if own == configured or state.standing.minimum is state.standing.maximum is None:
         return ""
     return f"{state.settings.name} keeps the bounds {own} that were ordered, not {configured}: bounds --reset ends that"
@@ -130,6 +131,18 @@ def _impossible_bounds(minimum: int, maximum: int, slots: int) -> str:
     if maximum > slots:
         return f"max must be <= haproxy.slots ({slots}); got {maximum}"
     return f"min must be <= max ({maximum}); got {minimum}" if minimum > maximum else ""
+
+
+def _patience(order: Order) -> Outcome:
+    state = order.state
+    if order.args.get("reset") is not True:
+        return order.mistaken("give reset: patience is learned, and an order can only end it")
+    lesson = in_force(state.standing, state.settings, order.now_s)
+    after = forgotten(state.standing)
+    if lesson is None:
+        return order.applied("no patience was in force", after)
+    was = f"a calm of {seconds(lesson.calm_s)} was asked for, for {seconds(lesson.left_s)} more"
+    return order.applied(f"the patience is over: {was}", after)
 
 
 def _pause(order: Order) -> Outcome:
@@ -214,4 +227,5 @@ VERBS: Final[dict[str, Callable[[Order], Outcome]]] = {
     "mode": _mode,
     "explain": _explain,
     "history": _history,
+    "patience": _patience,
 }

@@ -55,7 +55,7 @@ def look_ahead(
     Returns:
         The change, exact to an interval; to a tenth of a forecast's step where a policy that learns counts.
     """
-    interval_s, horizon_s = state.settings.interval_s, min(_horizon_s(state, now_s), within_s)
+    interval_s, horizon_s = state.settings.interval_s, min(_horizon_s(state, now_s), within_s, metrics.warms_in_s)
     held, settings = _constant(metrics, cpu_ratio), state.settings
     learns = any(policies.of(policy).learned for policy in settings.counting)
     future = evolve(state, history=(), taken=(), ordered=())
@@ -100,9 +100,9 @@ def quiet_s(asked: Iterable[Any], metrics: GroupMetrics, now_s: float) -> float:
 def _horizon_s(state: GroupState, now_s: float) -> float:
     """Return how far to look: past every window, cooldown and lesson in force."""
     settings, standing = state.settings, state.standing
-    learned_s = standing.patience_s if now_s < standing.patience_until_s else 0.0
+    calm_s = patience.required_s(standing, settings, now_s)
     left_s = max(standing.cooldown_in_until_s, standing.cooldown_out_until_s) - now_s
-    return max(left_s, 0.0) + max(settings.in_window_s, settings.out_window_s, learned_s) + 3 * settings.interval_s
+    return max(left_s, 0.0) + max(calm_s, settings.out_window_s) + 3 * settings.interval_s
 
 
 def _constant(metrics: GroupMetrics, cpu_ratio: float | None) -> GroupMetrics:

@@ -4,26 +4,45 @@ A reload stands in the record of the next tick among the operator's orders, with
 a replay meets it in the same place.
 """
 
+from dataclasses import replace
 from typing import Any, Final
 
 from common.messages import Ordered
-from services.decider.core import basis, policies
+from services.decider.core import basis, patience, policies
 from services.decider.core.evolve import evolve
-from services.decider.core.state import GroupState, Settings, begun
+from services.decider.core.state import GroupState, Settings, Standing, begun
 
 VERB: Final = basis.RELOAD
 
 
 def reconfigured(state: GroupState, settings: Settings, now_s: float) -> GroupState:
-    """Return the state under new settings: cooldowns and orders stay, and the windows of policies that are the same."""
+    """Return the state under new settings: orders stay, and the windows of policies that are the same.
+
+    Cooldowns and a lesson in force stay too; where the file has made them shorter, they end by as much sooner.
+    """
     ordered = Ordered(verb=VERB, args={"settings": basis.settings_text(settings)}, now_s=now_s)
     is_same = settings.policies == state.settings.policies
     return evolve(
         state,
         settings=settings,
+        standing=_standing(state.standing, state.settings, settings),
         policy_states=_carried(state, settings),
         leaning_in_since_s=state.leaning_in_since_s if is_same else None,
         ordered=(*state.ordered, ordered),
+    )
+
+
+def _standing(standing: Standing, before: Settings, after: Settings) -> Standing:
+    """Return the standing under new settings; nothing that runs is made longer."""
+    out_s = max(before.group.cooldown_out_s - after.group.cooldown_out_s, 0.0)
+    in_s = max(before.group.cooldown_in_s - after.group.cooldown_in_s, 0.0)
+    standing = patience.carried(standing, before, after)
+    if not (out_s or in_s):
+        return standing
+    return replace(
+        standing,
+        cooldown_out_until_s=standing.cooldown_out_until_s - out_s,
+        cooldown_in_until_s=standing.cooldown_in_until_s - in_s,
     )
 
 

@@ -6,6 +6,7 @@ from services.decider.core.decide import Decision
 from services.decider.core.explain import counterfactual
 from services.decider.core.limits import Limit
 from services.decider.core.metrics import GroupMetrics, evidence
+from services.decider.core.patience import in_force
 from services.decider.core.state import GroupState
 
 
@@ -19,6 +20,7 @@ def record(
 ) -> DecisionRecord:
     """Return the record of the tick that led to ``state``."""
     standing = state.standing
+    lesson = in_force(standing, state.settings, now_s)
     return DecisionRecord(
         group=state.settings.name,
         tick=state.tick,
@@ -45,6 +47,8 @@ def record(
         burst_quota=state.burst.quota,
         burst_text=state.burst.text,
         burst_rivals=state.rivals,
+        patience_s=lesson.calm_s if lesson else 0.0,
+        patience_left_s=round(lesson.left_s, 3) if lesson else 0.0,
     )
 
 

@@ -46,7 +46,6 @@ from services.decider.core.events import (
 from services.decider.core.evolve import evolve
 from services.decider.core.group import handle
 from services.decider.core.heard import Heard, records
-from services.decider.core.patience import MEMORY_S
 from services.decider.core.seen import read_sample
 from services.decider.core.state import GroupState, Settings, Standing, begin, begun
 
@@ -192,6 +191,8 @@ def _standing(state: GroupState, heard: Heard) -> Standing:
             minimum=None if told.minimum == group.minimum else told.minimum,
             maximum=None if told.maximum == group.maximum else told.maximum,
         )
+    if record.patience_left_s > 0:
+        own = replace(own, patience_s=record.patience_s, patience_until_s=record.now_s + record.patience_left_s)
     return replace(
         own,
         desired=record.desired_after,
@@ -217,7 +218,7 @@ def _forgets_after_s(settings: Settings, record: DecisionRecord, *, is_standing_
         return math.inf
     boot_s = settings.group.boot_timeout_s  # so long a domain that is missing may be waited for
     windows_s = max(settings.in_window_s, settings.out_window_s, settings.standing_stale_after_s, TREND_S, boot_s)
-    return windows_s if is_standing_known else windows_s + MEMORY_S
+    return windows_s if is_standing_known else windows_s + settings.group.patience_memory_s
 
 
 def _tells_learned(record: DecisionRecord) -> bool:

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 from common.messages import Drain, Failure, HostSample, Member, Membership, Traffic
 from common.phases import Phase
+from services.decider.core import flow
 from services.decider.core.evolve import evolve
+from services.decider.core.flow import Flow
+from services.decider.core.shares import busy_since, fair_share
 from services.decider.core.trend import Trend, follow
 
 
@@ -21,6 +24,8 @@ class Reading:
     ratios: Mapping[str, tuple[str, float | None]]  # name -> (uuid, CPU ratio; None: unknown)
     cpus: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # name -> CPUs (used, allotted), where known
     idle_cpus: float | None = None  # of the host
+    host_cpus: int | None = None
+    fair_share: float | None = None  # of their allotments that domains can have where the host is full, see ``shares``
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Seen:
     trend: Trend | None = None
     drain: Drain | None = None
     drain_at_s: float = 0.0
+    flow: Flow | None = None
+    busy_since: Mapping[str, float] = field(default_factory=dict)  # host -> since when it has no idle CPU
     failed: Mapping[str, float] = field(default_factory=dict)  # uuid -> when it failed, until membership shows it
 
 
@@ -46,7 +53,9 @@ def read_sample(sample: HostSample, at_s: float, id: str) -> Reading:
     """
     rows = zip(sample.names, sample.uuids, sample.states, sample.cpu_ratios, strict=True)
     ratios = {name: (uuid, _plausible(ratio) if state == "running" else None) for name, uuid, state, ratio in rows}
-    return Reading(sample.host, at_s, id, sample.is_reachable, ratios, _cpus(sample), _plain(sample.host_idle_cpus))
+    cpus, idle_cpus = _cpus(sample), _plain(sample.host_idle_cpus)
+    fair = fair_share(sample, cpus)
+    return Reading(sample.host, at_s, id, sample.is_reachable, ratios, cpus, idle_cpus, sample.host_cpus, fair)
 
 
 def with_reading(seen: Seen, reading: Reading) -> Seen:
@@ -54,7 +63,9 @@ def with_reading(seen: Seen, reading: Reading) -> Seen:
     last = seen.readings.get(reading.host)
     if last is not None and reading.at_s < last.at_s:
         return seen
-    return evolve(seen, readings={**seen.readings, reading.host: reading})
+    return evolve(
+        seen, readings={**seen.readings, reading.host: reading}, busy_since=busy_since(seen.busy_since, reading)
+    )
 
 
 def with_membership(seen: Seen, membership: Membership, at_s: float, id: str, patience_s: float) -> Seen:
@@ -68,11 +79,17 @@ def with_membership(seen: Seen, membership: Membership, at_s: float, id: str, pa
     return evolve(seen, membership=membership, membership_at_s=at_s, membership_id=id, failed=failed)
 
 
-def with_traffic(seen: Seen, traffic: Traffic, at_s: float) -> Seen:
-    """Return what is seen after a traffic message."""
+def with_traffic(seen: Seen, traffic: Traffic, at_s: float, smooth_s: float = flow.SMOOTH_S) -> Seen:
+    """Return what is seen after a traffic message; requests in flight are averaged over about ``smooth_s``."""
     if seen.traffic is not None and at_s < seen.traffic_at_s:
         return seen
-    return evolve(seen, traffic=traffic, traffic_at_s=at_s, trend=follow(seen.trend, traffic, at_s))
+    return evolve(
+        seen,
+        traffic=traffic,
+        traffic_at_s=at_s,
+        trend=follow(seen.trend, traffic, at_s),
+        flow=flow.follow(seen.flow, traffic, at_s, smooth_s),
+    )
 
 
 def with_drain(seen: Seen, drain: Drain, at_s: float) -> Seen:

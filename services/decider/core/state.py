@@ -95,7 +95,8 @@ class Standing:
     """What survives a restart: the desired capacity, its generation, cooldowns, the operator's orders.
 
     ``desired`` is None until the first membership tells how many there are. ``turned_at_s`` is when the present run of
-    scale-ins began, None while the last change was a scale-out. See Note [Patience] in ``patience``.
+    scale-ins began, None while the last change was a scale-out; ``ordered_from`` is the capacity from before others
+    than the policies raised it, None where that is over. See Note [Patience] in ``patience``.
     """
 
     desired: int | None = None
@@ -106,6 +107,7 @@ class Standing:
     turned_at_s: float | None = None
     patience_s: float = 0.0
     patience_until_s: float = 0.0
+    ordered_from: int | None = None
     minimum: int | None = None
     maximum: int | None = None
     mode: str | None = None
@@ -141,16 +143,30 @@ class GroupState:
     burst: Burst = NO_BURST
     rivals: tuple[Claim, ...] = ()  # of the tick that led here
     decided_at_s: float | None = None  # when the desired capacity took its value
+    cap: int | None = None  # what the policies allow at most since the last tick: a calendar's maximum
 
     @property
     def minimum(self) -> int:
         """Return the lower bound in force: the operator's, else the configured one, never above the upper one."""
         own = self.standing.minimum
-        return min(self.settings.group.minimum if own is None else own, self.maximum)
+        return min(self.settings.group.minimum if own is None else own, self.most)
 
     @property
     def maximum(self) -> int:
-        """Return the upper bound in force: the operator's, else the configured one, never above HAProxy's slots."""
+        """Return the upper bound in force: the operator's, else the configured one, never above HAProxy's slots.
+
+        A calendar's maximum lowers it, but not below the lower bound.
+        """
+        return self.most if self.cap is None else min(self.most, max(self.cap, self.minimum))
+
+    @property
+    def maximum_text(self) -> str:
+        """Return the upper bound in force in words: whose it is where it is not the configured or the operator's."""
+        return f"{self.maximum}{' (schedule)' if self.maximum < self.most else ''}"
+
+    @property
+    def most(self) -> int:
+        """Return the upper bound whatever a calendar says of this hour."""
         own = self.standing.maximum
         return min(self.settings.group.maximum if own is None else own, self.settings.slots)
 

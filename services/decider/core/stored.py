@@ -69,7 +69,7 @@ def _shifted(standing: Standing, shift_s: float) -> Standing:
 
 
 def _check(standing: Standing, saved: Instant) -> None:
-    whole = (standing.desired, standing.generation, standing.minimum, standing.maximum)
+    whole = (standing.desired, standing.generation, standing.minimum, standing.maximum, standing.ordered_from)
     times = (*(getattr(standing, name) for name in _TIMES), standing.patience_s, saved.mono_s, saved.epoch_s)
     checks = {
         "counts": all(value is None or (type(value) is int and value >= 0) for value in whole),

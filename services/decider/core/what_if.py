@@ -260,7 +260,8 @@ class _World:
     def membership(self, now_s: float) -> Membership:
         rows = tuple(
             Member(
-                name=domain.name, uuid=domain.name, host=self.host, phase=domain.phase(now_s), since_s=0.0, age_s=0.0,
+                name=domain.name, uuid=domain.name, host=self.host, phase=domain.phase(now_s), since_s=0.0,
+                age_s=max(now_s - domain.ready_at_s, 0.0),
                 address=None, port=0,
             )
             for domain in self.domains
@@ -292,8 +293,9 @@ def modelled(past: Past, settings: Settings, lead_s: float) -> tuple[Step, ...]:
     """
     world = _World(past, lead_s, settings.group.hosts[0], settings.name, settings.group.max_in_flight)
     first = past.instants[0]
+    old_s = first.now_s - settings.group.warming_up_s  # who serves when it begins has served for a while
     for number in range(past.steps[0].desired):
-        world.add(first.now_s if number < past.steps[0].ready else first.now_s + lead_s)
+        world.add(old_s if number < past.steps[0].ready else first.now_s + lead_s)
     state, steps, last_s = begin(settings), [], first.now_s - settings.interval_s
     for number, instant in enumerate(past.instants):
         elapsed_s = instant.now_s - last_s

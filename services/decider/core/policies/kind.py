@@ -24,10 +24,10 @@ class Kind:
 
     ``restart`` returns the state after the desired capacity or the number of ready domains has changed: what was
     measured before says nothing about the group as it is now. ``out_point_ratio`` is the mean CPU ratio at which it
-    scales out, None where it does not look at it. ``sees_spare``: its metric shows how much is not used. ``filled_s``
-    returns how full its two windows are. ``out_when`` and
-    ``in_when`` complete the sentence "it scales out when …", empty where there is nothing to say. ``quiet_s`` returns
-    how long its vote stays the same while the figures do, where it may change by the time alone.
+    scales out, None where it does not look at it. ``sees_cpu``: its vote stands on CPU use. ``sees_spare``: its metric
+    shows how much is not used. ``filled_s`` returns how full its two windows are. ``out_when`` and ``in_when`` complete
+    the sentence "it scales out when …", empty where there is nothing to say. ``quiet_s`` returns how long its vote
+    stays the same while the figures do, where it may change by the time alone.
 
     A kind that learns also has ``after_gap``, the state after ticks were missed (others start anew), ``learned``, what
     of its state is to be stored, ``whole``, the same for a recording, with all that the next tick depends on, and
@@ -45,6 +45,7 @@ class Kind:
     sees_spare: Callable[[Policy], bool]
     out_when: Callable[[Policy], str]
     in_when: Callable[[Policy], str]
+    sees_cpu: Callable[[Policy], bool] = lambda _: False
     quiet_s: Callable[[Policy, GroupMetrics, float], float] | None = None
     after_gap: Callable[[PolicyState], PolicyState] | None = None
     learned: Callable[[PolicyState], Learned | None] | None = None

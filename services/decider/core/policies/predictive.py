@@ -83,7 +83,9 @@ def load_of(policy: Predictive, metrics: GroupMetrics) -> float | None:
     if not metrics.is_membership_fresh or metrics.ready == 0:
         return None
     if policy.metric == CPU:
-        return None if metrics.unknown or not metrics.known else metrics.ready * metrics.mean
+        is_measured = not metrics.unknown and metrics.known > 0
+        mean = metrics.low if 0 < metrics.warming < metrics.ready else metrics.mean
+        return metrics.ready * mean if is_measured else None
     return metrics.request_rate
 
 
@@ -211,6 +213,7 @@ KIND = Kind(
     out_point_ratio=lambda _: None,
     filled_s=lambda *_: (0.0, 0.0),
     sees_spare=lambda _: False,
+    sees_cpu=lambda policy: policy.metric == CPU,
     out_when=lambda _: "",
     in_when=lambda _: "",
     quiet_s=next_step_s,

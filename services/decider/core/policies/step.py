@@ -127,6 +127,7 @@ KIND = Kind(
     out_point_ratio=_out_point_ratio,
     filled_s=_filled_s,
     sees_spare=lambda policy: policy.metric not in SYMPTOMS,
+    sees_cpu=lambda policy: policy.metric == CPU,
     out_when=lambda policy: _when(policy, is_out=True),
     in_when=lambda policy: _when(policy, is_out=False),
 )

@@ -64,7 +64,7 @@ def recommend(policy: TargetTracking, state: State, metrics: GroupMetrics, now_s
         return _no_vote(policy, seen), state
     wait_s = _in_wait_s(policy, state, metrics, now_s) if high < metrics.desired else 0.0
     capacity = metrics.desired if wait_s > 0 else min(peak, metrics.desired)
-    return _vote(policy, metrics, seen.high, capacity, high, wait_s), state
+    return _vote(policy, metrics, seen.high, capacity, min(high, metrics.desired), wait_s), state
 
 
 def wanted(policy: TargetTracking, metrics: GroupMetrics, figure: float) -> int:
@@ -167,6 +167,7 @@ KIND = Kind(
     out_point_ratio=_out_point_ratio,
     filled_s=_filled_s,
     sees_spare=lambda policy: policy.metric not in SYMPTOMS,
+    sees_cpu=lambda policy: policy.metric == CPU,
     out_when=_out_when,
     in_when=_in_when,
 )

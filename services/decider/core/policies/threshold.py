@@ -106,6 +106,7 @@ KIND = Kind(
     out_point_ratio=lambda policy: policy.high_ratio,
     filled_s=_filled_s,
     sees_spare=lambda _: True,
+    sees_cpu=lambda _: True,
     out_when=lambda policy: f"at or above {percent(policy.high_ratio)} for {seconds(policy.out_window_s)}",
     in_when=lambda policy: f"at or below {percent(policy.low_ratio)} for {seconds(policy.in_window_s)}",
 )
