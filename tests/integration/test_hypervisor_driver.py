@@ -175,6 +175,17 @@ def test_a_reading_has_cpu_time_and_allotment(host: Connection) -> None:
     assert (off.state, off.cpu_time_s, off.allotted_cpus) == (DomainState.SHUTOFF, None, None)
 
 
+def test_a_reading_of_a_domain_that_does_not_run_says_why(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    host.start(NAME)
+    host.suspend(NAME)
+    (paused,) = host.cpu_readings()
+    assert (paused.state, paused.state_reason, paused.cpu_time_s) == (DomainState.PAUSED, "user", None)
+    host.destroy(NAME)
+    (off,) = host.cpu_readings()
+    assert (off.state, off.state_reason) == (DomainState.SHUTOFF, "destroyed")
+
+
 def test_a_domain_that_vanished_after_the_listing_has_no_reading(host: Connection) -> None:
     uuid = host.define(test_domain(NAME))
     host.refresh()

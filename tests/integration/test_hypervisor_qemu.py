@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from common.config import Network
 from common.domain import CpuReading, DomainState
 from common.errors import DomainGoneError, HypervisorError
 from common.hypervisor import Connection
-from common.messages import Failure, HostSample
+from common.messages import SUSPENDED, Failure, HostSample
 from common.network_xml import network_xml
 from services.monitor.processes import SYSTEM_PID_DIR
 from tests.integration.monitor_stand import CLOCK, is_ours, wait_for
@@ -235,3 +236,61 @@ def test_a_frozen_qemu_becomes_unknown_while_the_others_are_sampled(running: Con
     finally:
         os.kill(pid(NAMES[0]), signal.SIGCONT)
     hear(bus, HostSample, lambda sample: sample.cpu_ratios[0] is not None)
+
+
+@contextmanager
+def paused(host: Connection, name: str) -> Iterator[None]:
+    host.suspend(name)
+    try:
+        yield
+    finally:
+        host.resume(name)
+
+
+def failures_until(bus: Bus, matches: Callable[[HostSample], bool]) -> list[tuple[str, str]]:
+    """Return reason and detail of the failures heard until a sample matches."""
+    found: list[tuple[str, str]] = []
+    end_s = CLOCK.monotonic_s() + 60
+    while CLOCK.monotonic_s() < end_s:
+        bodies = [received.body for received in bus.receive(0.2).messages]
+        found += [(body.reason, body.detail) for body in bodies if isinstance(body, Failure)]
+        if any(isinstance(body, HostSample) and matches(body) for body in bodies):
+            return found
+    raise AssertionError(f"no such sample within 60 s; failures: {found}")
+
+
+def runs(sample: HostSample) -> bool:
+    return sample.states.count("running") == len(NAMES) and not sample.suspended_uuids
+
+
+def test_whoever_is_suspended_by_hand_is_told_and_stands_in_every_sample(running: Connection, bus: Bus) -> None:
+    failures_until(bus, runs)
+    with paused(running, NAMES[0]):
+        told = failures_until(bus, lambda sample: len(sample.suspended_uuids) == 1 and "paused" in sample.states)
+        assert [reason for reason, _ in told] == [SUSPENDED]
+        assert told[0][1].startswith("user: ")
+        assert failures_until(bus, lambda sample: len(sample.suspended_uuids) == 1) == []
+    assert failures_until(bus, runs) == []
+
+
+@pytest.mark.parametrize(
+    "command", ["dump {} {} --memory-only", "snapshot-create-as {} one --memspec {} --no-metadata"]
+)
+def test_a_dump_and_a_snapshot_with_memory_end_nothing(
+    running: Connection, bus: Bus, tmp_path: Path, command: str
+) -> None:
+    failures_until(bus, runs)
+    words = command.format(NAMES[0], tmp_path / "memory").split()
+    subprocess.run(["virsh", "-c", URI, *words], check=True, capture_output=True, timeout=60)
+    told = failures_until(bus, runs)
+    assert {reason for reason, _ in told} <= {SUSPENDED}
+
+
+def test_a_domain_whose_memory_is_saved_is_suspended_until_it_is_started(running: Connection, bus: Bus) -> None:
+    failures_until(bus, runs)
+    running.save(NAMES[0])
+    told = failures_until(bus, lambda sample: "shutoff" in sample.states and len(sample.suspended_uuids) == 1)
+    assert {reason for reason, _ in told} == {SUSPENDED}
+    assert told[-1][1].startswith("saved: ")
+    running.start(NAMES[0])
+    assert {reason for reason, _ in failures_until(bus, runs)} <= {SUSPENDED}
