@@ -27,7 +27,7 @@ class Life(LearningWorld):
     """A world on the hosts of its group, in turn; what is set on it happens until it is taken back."""
 
     request_rate: Callable[[float], float] | None = None  # None: what the load costs
-    in_flight: Callable[[float], float] | None = None  # None: what Little's law says
+    in_flight: Callable[[float], float] | None = None  # None: what Little's law says, and the CPUs in use
     error_ratio: float = 0.0
     lost: set[str] = field(default_factory=set)
     lost_since_s: float = 0.0
@@ -145,7 +145,8 @@ class Life(LearningWorld):
         over = max(load - count, 0.0) if count else 0.0
         took_s = UNLOADED_S * (1 + 10 * over)
         self.told_s += (took_s - self.told_s) * min(rate / REMEMBERED, 1.0)
-        in_flight = rate * took_s if self.in_flight is None else self.in_flight(self.t)
+        working = max(rate * took_s, min(load, count))  # a request uses one CPU at most
+        in_flight = working if self.in_flight is None else self.in_flight(self.t)
         return Traffic(
             group="web",
             interval_s=1.0,
