@@ -138,12 +138,28 @@ class Host(Table):
 
 
 class Network(Table):
-    """The libvirt network of template domains: its slots are fixed pairs of MAC and address."""
+    """The libvirt network of template domains: its slots are fixed pairs of MAC and address.
+
+    ``name_servers``: whom its guests ask for names; None: those that the actuator's machine asks.
+    """
 
     name: str = Field(default="autoscaler", pattern=r"^[a-z][a-z0-9-]{0,30}$")
     bridge: str = Field(default="asbr0", pattern=r"^[a-z][a-z0-9-]{0,14}$")
     subnet: str = "192.168.150.0/24"
     slots: int = Field(default=200, ge=1, le=60000)
+    name_servers: tuple[str, ...] | None = Field(default=None, strict=False, max_length=3)
+
+    @field_validator("name_servers")
+    @classmethod
+    def _name_servers_are_addresses(cls, servers: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for server in servers or ():
+            try:
+                address = ipaddress.IPv4Address(server)
+            except ValueError as error:
+                raise ValueError(f"every name server must be an IPv4 address; got {server!r}") from error
+            if address.is_loopback or address.is_unspecified:
+                raise ValueError(f"{server} would be the guest itself; give an address that guests can reach")
+        return servers
 
     @model_validator(mode="after")
     def _slots_fit_the_subnet(self) -> Self:

@@ -41,7 +41,7 @@ from common.domain import (
     parse_metadata,
 )
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
-from common.network_xml import host_xml, network_uuid, shape
+from common.network_xml import has_dns, host_xml, network_uuid, shape
 from common.phases import Phase
 from common.virt import storage
 from common.virt.arp import TABLE, macs_in_xml, neighbour
@@ -422,8 +422,7 @@ class Connection:
                 network = None
             if network is None:
                 network = line.raw.networkDefineXML(xml)
-            network.setAutostart(False)
-            _unless_so_already(network.create, lambda: bool(network.isActive()))
+            _start_network(line, network, xml)
 
     def remove_network(self, name: str) -> None:
         """Stop and undefine our network; one that is not there is no error.
@@ -798,6 +797,17 @@ def _fit(network: Any, xml: str) -> bool:
         command, section = libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
         network.update(command, section, -1, host_xml(mac, address), where)
     return True
+
+
+def _start_network(line: Line, network: Any, xml: str) -> None:
+    """Start a network; an older release's whose DNS finds its port taken is started without."""
+    network.setAutostart(False)
+    try:
+        _unless_so_already(network.create, lambda: bool(network.isActive()))
+    except libvirt.libvirtError:
+        if not has_dns(network.XMLDesc(0)):
+            raise
+        line.raw.networkDefineXML(xml).create()
 
 
 def _retire(network: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from common import acceleration, names
 from common.config import Config, Group
 from common.hypervisor import Connection
+from common.name_servers import name_servers
 from common.network_xml import network_xml
 from common.volume import Pool
 from services.actuator.host import Host
@@ -52,7 +53,7 @@ def _prepare(config: Config, host: str, groups: list[Group], connection: Host) -
     assert isinstance(connection, Connection)  # noqa: S101 - opened above
     if not any(group.kind == "template" for group in groups):
         return "qemu"
-    connection.ensure_network(network_xml(config.network), config.network.name)
+    connection.ensure_network(network_xml(config.network, name_servers(config.network)), config.network.name)
     return acceleration.choose(config, host, connection).type
 
 

@@ -84,6 +84,12 @@ def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:
         ("[network]\nsubnet = '10.0.0.0/29'\n" + GROUP, 1, "slots must be at most 0 in 10.0.0.0/29; got 200"),
         ("[network]\nsubnet = 'near'\n" + GROUP, 1, "subnet must be an IPv4 network"),
         (
+            "[network]\nname_servers = ['dns.lan']\n" + GROUP,
+            2,
+            "every name server must be an IPv4 address; got 'dns.lan'",
+        ),
+        ("[network]\nname_servers = ['127.0.0.53']\n" + GROUP, 2, "127.0.0.53 would be the guest itself"),
+        (
             GROUP + "[[groups.web.policies]]\ntype = 'threshold'\nhigh_ratio = 0.3\n",
             3,
             "low_ratio must be less than high_ratio (0.3); got 0.35",

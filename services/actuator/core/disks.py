@@ -20,12 +20,16 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*\.(?P<uuid>[0-9a-f]{8}(?:-[0-
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What a group's disks are made from: ``[groups.NAME.image]``, with the text of its user-data."""
+    """What a group's disks are made from: ``[groups.NAME.image]``, with the text of its user-data.
+
+    ``name_servers`` are told to the guest; a domain with others is no other domain, so they are no part of the digest.
+    """
 
     path: str
     size_bytes: int = 0
     user_data: str = ""
     ssh_keys: tuple[str, ...] = ()
+    name_servers: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
