@@ -56,6 +56,7 @@ KEEPALIVE_INTERVAL_S: Final = 5
 KEEPALIVE_COUNT: Final = 3
 REMEMBER_S: Final = 5.0
 QUOTA_PERIOD_US: Final = 100_000
+LOOKS: Final = 3
 NANOSECONDS: Final = 1e9
 
 _T = TypeVar("_T")
@@ -74,6 +75,11 @@ _NO_ADDRESS_YET: Final = {
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
 }
 _NOT_HERE: Final = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT}
+_POOL_GONE: Final = {
+    libvirt.VIR_ERR_NO_STORAGE_POOL,
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_OPERATION_FAILED,
+}
 _UNKNOWN_FLAG: Final = {libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED}
 _UNDEFINE_BASIC: Final = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
 _UNDEFINE_ALL: Final = (
@@ -442,12 +448,7 @@ class Connection:
     def image(self, path: str) -> ImageFacts | None:
         """Return what the host has at ``path``, an absolute one; None if there is nothing. It is only read."""
         with self._call(f"look at disk image {path}") as line:
-            try:
-                return storage.image(line.raw, self._pool, path)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
-                    return None  # it was removed since it was listed
-                raise
+            return _again_if_a_pool_went(partial(storage.image, line.raw, self._pool, path), LOOKS)
 
     def make_volume(self, volume: Volume) -> None:
         """Make a volume in our pool, and the pool if need be; one of the same name is replaced."""
@@ -712,6 +713,18 @@ def _again_if_it_stopped(write: Callable[[], None]) -> None:
         if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
             raise
         write()
+
+
+def _again_if_a_pool_went(look: Callable[[], ImageFacts | None], looks: int) -> ImageFacts | None:
+    """Return what ``look`` does, None if the file was removed since it was listed; a pool may be closed meanwhile."""
+    try:
+        return look()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
+            return None
+        if looks <= 1 or error.get_error_code() not in _POOL_GONE:
+            raise
+    return _again_if_a_pool_went(look, looks - 1)
 
 
 def _foreign(what: str) -> str:
