@@ -473,10 +473,13 @@ class Connection:
         with self._call(f"remove the pool of {self.uri}") as line:
             return self._pool is None or storage.remove_pool(line.raw, self._pool)
 
-    def owners(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the UUIDs of all domains of the host, and every file that their disks name: foreign ones' too."""
+    def owners(self, without: str = "") -> tuple[frozenset[str], frozenset[str]]:
+        """Return the UUIDs of all domains of the host, and every file that their disks name: foreign ones' too.
+
+        The domain with the UUID ``without`` is left out.
+        """
         with self._call(f"ask {self.uri} whose its disks are") as line:
-            domains = line.raw.listAllDomains(0)
+            domains = [domain for domain in line.raw.listAllDomains(0) if domain.UUIDString() != without]
             texts = [_unless_gone(partial(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE)) for domain in domains]
             files = frozenset[str]().union(*(files_of(text) for text in texts if text is not None))
             return frozenset(domain.UUIDString() for domain in domains), files

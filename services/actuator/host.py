@@ -6,8 +6,8 @@ from typing import Protocol
 from common.domain import DiskTrouble, DomainFacts
 from common.errors import HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.log import logger
-from common.volume import Volume
-from services.actuator.core.disks import owner_of
+from common.volume import SeenVolume, Volume
+from services.actuator.core.disks import OVERLAY, SEED, belonging, owner_of
 from services.actuator.core.steps import Step
 from services.actuator.drafts import Draft
 
@@ -35,6 +35,8 @@ class Host(Protocol):
     def address(self, name: str, source: str) -> str | None: ...
     def agent_host_name(self, name: str, timeout_s: float) -> str | None: ...
     def make_volume(self, volume: Volume) -> None: ...
+    def volumes(self) -> list[SeenVolume]: ...
+    def owners(self, without: str = "") -> tuple[frozenset[str], frozenset[str]]: ...
     def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None: ...
     def disk_troubles(self, name: str) -> tuple[DiskTrouble, ...]: ...
     def free_memory_bytes(self) -> int: ...
@@ -55,6 +57,29 @@ def define(host: Host, step: Step, draft: Draft) -> None:
         if draft.volumes:
             remove_volumes(host, lambda volume: owner_of(volume) == step.uuid)
         raise
+
+
+def remove_disks(host: Host, uuid: str) -> None:
+    """Remove a domain's volumes, and what snapshots have put on them; what cannot be removed is left to the keeper."""
+    names = _on_its_disks(host, uuid)
+    remove_volumes(host, lambda volume: owner_of(volume) == uuid if names is None else volume in names)
+
+
+def _on_its_disks(host: Host, uuid: str) -> frozenset[str] | None:
+    """Return what goes with the domain, None where that cannot be told: then its own volumes do.
+
+    The other domains are asked only where there is more than its own: asking waits while libvirt ends one of them.
+    """
+    try:
+        volumes = host.volumes()
+        names = belonging(volumes, uuid, ())
+        is_more = any(name.rpartition(".")[2] not in (OVERLAY, SEED) for name in names)
+        return belonging(volumes, uuid, host.owners(uuid)[1]) if is_more else names
+    except (HypervisorBusyError, HypervisorLostError):
+        raise
+    except HypervisorError as error:
+        log.warning("volumes-unknown", error=str(error))
+        return None
 
 
 def remove_volumes(host: Host, is_to_go: Callable[[str], bool]) -> None:

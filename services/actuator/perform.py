@@ -13,7 +13,6 @@ from common.domain import DomainFacts, DomainState
 from common.domain_states import MAY_COME_BACK, Meaning, shown
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from services.actuator.cloning import CloneOrder, SnapshotOrder, clone, take
-from services.actuator.core.disks import owner_of
 from services.actuator.core.steps import (
     Clone,
     Define,
@@ -32,7 +31,7 @@ from services.actuator.core.steps import (
     Wake,
 )
 from services.actuator.drafts import Draft
-from services.actuator.host import Host, define, remove_volumes
+from services.actuator.host import Host, define, remove_disks
 
 NOTE_LENGTH: Final = 200
 IS_DONE_BY_GOING: Final[Mapping[type[Step], bool]] = {
@@ -139,7 +138,7 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
             (host.start if step.tier == "saved" else host.resume)(step.domain)
             host.set_metadata(step.domain, step.record.to_metadata())
         case Undefine():
-            remove_volumes(host, lambda volume: owner_of(volume) == step.uuid)
+            remove_disks(host, step.uuid)
             host.undefine(step.domain)
 
 
