@@ -44,7 +44,8 @@ from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError,
 from common.network_xml import has_dns, host_xml, network_uuid, shape
 from common.phases import Phase
 from common.virt import storage
-from common.virt.arp import TABLE, macs_in_xml, neighbour
+from common.virt.addresses import Candidate, Nic, Rule, Source, leased, nics_in, ranked, told_by_agent
+from common.virt.arp import TABLE, neighbours
 from common.virt.constants import LibvirtNames
 from common.virt.lines import Line, Lines
 from common.virt.remembered import Remembered
@@ -62,11 +63,6 @@ NANOSECONDS: Final = 1e9
 _T = TypeVar("_T")
 _NAMES: Final = LibvirtNames(vars(libvirt))
 _ENDS: Final = {"stopped", "crashed", "failed"}
-_ADDRESS_SOURCES: Final = {
-    "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
-    "arp": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
-    "agent": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
-}
 _BUSY: Final = {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY}
 _LOST: Final = {libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN}
 _NO_ADDRESS_YET: Final = {
@@ -210,19 +206,19 @@ class Connection:
                 self._lines.first.registerCloseCallback(closed, None)
             self._listen(on_event)
 
-    def address(self, name: str, source: str) -> str | None:
-        """Return the domain's IPv4 address by ``source`` (lease, arp, agent), None where it has none yet."""
-        if source not in _ADDRESS_SOURCES:
-            raise HypervisorError(f"address source must be one of {', '.join(_ADDRESS_SOURCES)}; got {source!r}")
+    def addresses(self, name: str, rule: Rule) -> tuple[Candidate, ...]:
+        """Return where the domain may be reached, the best first; nothing where its source knows nothing yet.
+
+        Only the agent asks the guest itself, which may take long.
+        """
         with self._call(f"ask for the address of {name}") as line:
             domain = line.raw.lookupByName(name)
-            if source == "arp" and self.uri.startswith("qemu:///"):
-                return neighbour(macs_in_xml(domain.XMLDesc(0)), TABLE.read_text(encoding="ascii"))
+            nics = nics_in(domain.XMLDesc(0), rule.libvirt_network)
             try:
-                return _first_ipv4(domain.interfaceAddresses(_ADDRESS_SOURCES[source]))
+                return ranked(self._told(line, domain, nics, rule.source), nics, rule)
             except libvirt.libvirtError as error:
                 if error.get_error_code() in _NO_ADDRESS_YET:
-                    return None
+                    return ()
                 raise
 
     def disk_troubles(self, name: str) -> tuple[DiskTrouble, ...]:
@@ -590,6 +586,18 @@ class Connection:
             )
         return network
 
+    def _told(self, line: Line, domain: Any, nics: tuple[Nic, ...], source: Source) -> list[Candidate]:
+        match source:
+            case Source.LEASE:
+                return [each for nic in nics if nic.network for each in _leases(line, nic)]
+            case Source.ARP if self.uri.startswith("qemu:///"):
+                return neighbours({nic.mac for nic in nics}, TABLE.read_text(encoding="ascii"))
+            case Source.ARP:
+                return told_by_agent(domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP), nics)
+            case Source.AGENT:
+                told = domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
+                return told_by_agent(told, nics)
+
     def _listen(self, listener: Callable[[LifecycleEvent], None]) -> None:
         """Add a listener; libvirt itself takes one callback a kind of event."""
         self._listeners.append(listener)
@@ -781,13 +789,9 @@ def _scheduler_parameters(domain: Any) -> Mapping[str, int | float]:
         raise
 
 
-def _first_ipv4(interfaces: Mapping[str, Mapping[str, Any]]) -> str | None:
-    for interface in interfaces.values():
-        for address in interface["addrs"] or ():
-            is_ipv4 = address["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4
-            if is_ipv4 and not address["addr"].startswith("127."):
-                return str(address["addr"])
-    return None
+def _leases(line: Line, nic: Nic) -> list[Candidate]:
+    network = _network(line, nic.network)
+    return [] if network is None else leased(nic.mac, network.DHCPLeases(nic.mac))
 
 
 def _network(line: Line, name: str) -> Any | None:

@@ -12,6 +12,7 @@ from common.config import Group, Image, Network
 from common.domain import METADATA_TAG, METADATA_URI, DiskTrouble, DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorError, HypervisorLostError
 from common.messages import DesiredCapacity, Event, Membership
+from common.virt.addresses import Candidate, Rule
 from common.volume import Overlay, SeenVolume, Volume
 from services.actuator.alarms import Alarms
 from services.actuator.core import breaker as breakers
@@ -232,8 +233,8 @@ class FakeHost:
         self._change("set_quota", name).cpu_quota = cpu_quota
         self.world.after("set_quota", self.name, name)
 
-    def address(self, name: str, source: str) -> str | None:
-        return "10.0.0.9"
+    def addresses(self, name: str, rule: Rule) -> tuple[Candidate, ...]:
+        return (Candidate("10.0.0.9", "52:54:00:00:00:01"),)
 
     def free_memory_bytes(self) -> int:
         return self.free_memory
