@@ -32,6 +32,7 @@ from common.domain import (
     cpu_model,
     disk_sources,
     domain_types,
+    has_agent,
     has_link,
     interface_with_link,
     is_limited,
@@ -332,6 +333,20 @@ class Connection:
         """Let a paused domain go on; a running one is no error."""
         with self._own(name, "resume") as domain:
             _unless_so_already(domain.resume, lambda: domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
+
+    def set_time(self, name: str, timeout_s: float) -> bool:
+        """Set the guest's clock to this machine's through its agent; return whether it has one that listens.
+
+        Raises:
+            HypervisorError: the agent did not say within ``timeout_s`` that it has; it may have all the same.
+        """
+        with self._own(name, "set the clock of") as domain:
+            if not has_agent(domain.XMLDesc(0)):
+                return False
+            domain.agentSetResponseTimeout(max(1, math.ceil(timeout_s)), 0)
+            part_s, whole_s = math.modf(self._clock.epoch_s())
+            domain.setTime({"seconds": int(whole_s), "nseconds": int(part_s * NANOSECONDS)}, 0)
+            return True
 
     def save_to(self, name: str, path: str) -> None:
         """Save the running domain's memory to a file on the host, uncompressed where libvirt is set so, and end it."""

@@ -25,6 +25,7 @@ from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
 from common.virt.addresses import Rule
 from common.volume import Pool
+from services.actuator import guest_clocks
 from services.actuator.addresses import AddressBook, Found
 from services.actuator.core.disks import Base
 from services.actuator.core.steps import (
@@ -151,6 +152,7 @@ class HostWorker:
         self._hurt: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._troubles: dict[str, tuple[str, tuple[DiskTrouble, ...]]] = {}
         self._hurt_asked_s: dict[str, float] = {}
+        self._clocks = guest_clocks.GuestClocks(name)
         self._addresses = AddressBook(name, access.sources, clock, self.look)
         self._listing = threading.Lock()
         self._ending: set[str] = set()
@@ -163,6 +165,8 @@ class HostWorker:
         self._spawn("prepare", self._prepare)
         self._spawn("disks", self._ask_disks)
         self._spawn("addresses", self._addresses.run)
+        for number in range(guest_clocks.THREADS):
+            self._spawn(f"clock-{number}", self._clocks.run)
         lanes = {"hand": (self._hands, HANDS), "quick": (self._quick, QUICK_HANDS), "slow": (self._slow, SLOW_HANDS)}
         for role, (lane, count) in (lanes | {"studio": (self._studio, 1)}).items():
             for number in range(count):
@@ -193,6 +197,7 @@ class HostWorker:
         """Tell the threads to end; steps that wait in a lane are not begun any more."""
         self._stopping.set()
         self._addresses.stop()
+        self._clocks.stop()
         self._look.set()
         self._to_prepare.set()
         self._may_change.set()
@@ -350,13 +355,13 @@ class HostWorker:
         if isinstance(step, Define):
             self._made.add(step.domain)
         if not isinstance(step, Destroy):
-            return attempt(connection, step, xml)
+            return attempt(connection, step, xml, self._clocks.set)
         last = _last_look(connection, step.domain)
         with self._listing:
             self._last |= last
             self._ending.add(step.domain)
         try:
-            return attempt(connection, step, xml)
+            return attempt(connection, step, xml, self._clocks.set)
         finally:
             self._ending.discard(step.domain)
 

@@ -80,6 +80,9 @@ class FakeHost:
     def resume(self, name: str) -> None:
         pass
 
+    def set_time(self, name: str, timeout_s: float) -> bool:
+        return False
+
     def set_quota(self, name: str, cpu_quota: float | None) -> None:
         pass
 

@@ -205,6 +205,9 @@ class FakeHost:
         self._change("resume", name).become(DomainState.RUNNING, "unpaused")
         self.world.after("resume", self.name, name)
 
+    def set_time(self, name: str, timeout_s: float) -> bool:
+        return False
+
     def save(self, name: str) -> None:
         self.world.before("save", self.name, name)
         domain = self._change("save", name)
