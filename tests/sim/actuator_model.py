@@ -78,6 +78,7 @@ class FakeHost:
         self.calls: list[tuple[str, str]] = []
         self.fail: Callable[[str, str], HypervisorError | None] = lambda _call, _name: None
         self.never_boots = False
+        self.told_addresses = ["10.0.0.9"]
         self.free_memory = 16 * 1024**3
         self.is_full = False  # its disks have no space: who writes is paused
         self.refuses_records = False  # nor has the one on which libvirt keeps what we write about a domain
@@ -237,7 +238,7 @@ class FakeHost:
         self.world.after("set_quota", self.name, name)
 
     def addresses(self, name: str, rule: Rule) -> tuple[Candidate, ...]:
-        return (Candidate("10.0.0.9", "52:54:00:00:00:01"),)
+        return tuple(Candidate(each, "52:54:00:00:00:01") for each in self.told_addresses)
 
     def free_memory_bytes(self) -> int:
         return self.free_memory

@@ -160,6 +160,16 @@ def test_an_address_that_changed_is_followed_through_warming_and_the_power_stays
     assert step.reason == f"it answers at {B}, no longer at {A}"
 
 
+@pytest.mark.parametrize("phase", [Phase.WARMING, Phase.READY])
+def test_what_the_balancer_still_says_of_the_address_that_was_left_counts_for_nothing(phase: Phase) -> None:
+    moved = serving(at=B, tried=B, phase=phase, age_s=1)
+    see = seen(moved, backends={KEY: replace(SICK, unhealthy_s=60.0)})
+    assert brief(steps(existing(), see)) == [], "neither failed nor ready"
+    late = serving(at=B, tried=B, phase=phase, age_s=61)
+    (step,) = steps(existing(), replace(see, hosts=(replace(see.hosts[0], domains=(late,)),)))
+    assert isinstance(step, SetPhase) and step.record.phase is Phase.FAILED
+
+
 def test_nobody_moves_while_nobody_answers_elsewhere() -> None:
     see = seen(serving(at=A, tried=B), backends={KEY: SICK}, probes={KEY: Probe(False, address=B)})
     assert brief(steps(existing(), see)) == []

@@ -45,14 +45,17 @@ def advance(context: Context, member: Member) -> Step | None:
 
 
 def unhealthy(context: Context, member: Member) -> bool:
-    """Return whether HAProxy's checks have failed for longer than the group tolerates."""
-    backend = member.backend
+    """Return whether HAProxy's checks have failed for longer than the group tolerates.
+
+    What failed before the member entered its phase does not count: it may be about the address that it has left.
+    """
+    backend, grace_s = member.backend, context.wanted.group.unhealthy_grace_s
     return (
         member.phase in SERVING
         and member.domain.power is DomainState.RUNNING
         and backend is not None
         and backend.is_healthy is False
-        and backend.unhealthy_s >= context.wanted.group.unhealthy_grace_s
+        and min(backend.unhealthy_s, member.age_s(context.now_s)) >= grace_s
     )
 
 
@@ -149,7 +152,13 @@ def _serving(context: Context, member: Member) -> Step | None:
         return SetQuota(
             **about(member), reason="it has booted", cause=member.record.cause, record=record, cpu_quota=quota
         )
-    if member.phase is Phase.WARMING and member.backend is not None and member.backend.state == "ready":
+    backend = member.backend
+    if (
+        member.phase is Phase.WARMING
+        and backend is not None
+        and backend.state == "ready"
+        and backend.is_healthy is not False
+    ):
         return _ready(context, member)
     return _burst(context, member) if member.phase is Phase.READY else None
 
