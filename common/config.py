@@ -139,12 +139,28 @@ class Host(Table):
 
 
 class Network(Table):
-    """The libvirt network of template domains: its slots are fixed pairs of MAC and address."""
+    """The libvirt network of template domains: its slots are fixed pairs of MAC and address.
+
+    ``name_servers``: whom its guests ask for names; None: those that the actuator's machine asks.
+    """
 
     name: str = Field(default="autoscaler", pattern=r"^[a-z][a-z0-9-]{0,30}$")
     bridge: str = Field(default="asbr0", pattern=r"^[a-z][a-z0-9-]{0,14}$")
     subnet: str = "192.168.150.0/24"
     slots: int = Field(default=200, ge=1, le=60000)
+    name_servers: tuple[str, ...] | None = Field(default=None, strict=False, max_length=3)
+
+    @field_validator("name_servers")
+    @classmethod
+    def _name_servers_are_addresses(cls, servers: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for server in servers or ():
+            try:
+                address = ipaddress.IPv4Address(server)
+            except ValueError as error:
+                raise ValueError(f"every name server must be an IPv4 address; got {server!r}") from error
+            if address.is_loopback or address.is_unspecified:
+                raise ValueError(f"{server} would be the guest itself; give an address that guests can reach")
+        return servers
 
     @model_validator(mode="after")
     def _slots_fit_the_subnet(self) -> Self:
@@ -205,6 +221,7 @@ class Group(Table):
     max_in_flight: int = Field(default=64, ge=1, le=100000)
     address_source: Literal["lease", "arp", "agent", "static"] = "lease"
     addresses: dict[str, str] = Field(default_factory=dict)
+    address_network: str = ""
     cooldown_out_s: Seconds = 5.0
     cooldown_in_s: Seconds = 30.0
     max_step_out: int = Field(default=4, ge=1, le=1000)
@@ -257,6 +274,18 @@ class Group(Table):
             raise ValueError(f"every domain needs an address of its own; got {addresses}")
         return addresses
 
+    @field_validator("address_network")
+    @classmethod
+    def _address_network_is_a_name_or_a_range(cls, network: str) -> str:
+        if "/" in network:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{network!r} is no range of addresses such as 10.0.0.0/24: {error}") from error
+        elif network and (is_address(network) or not names.NETWORK.fullmatch(network)):
+            raise ValueError(f"must be a libvirt network's name, or a range such as 10.0.0.0/24; got {network!r}")
+        return network
+
     @field_validator("endpoint")
     @classmethod
     def _endpoint_is_an_address(cls, endpoint: str) -> str:
@@ -269,6 +298,8 @@ class Group(Table):
             raise ValueError(f"min must be <= max ({self.maximum}); got {self.minimum}")
         if self.kind == "template" and self.address_source != "lease":
             raise ValueError("address_source is for groups of kind 'existing'; a template group knows its addresses")
+        if self.address_network and (self.kind == "template" or self.address_source == "static"):
+            raise ValueError("address_network is for groups of kind 'existing' whose addresses are looked for")
         if self.kind == "existing" and self.image.disk:
             raise ValueError("image.disk is for groups of kind 'template'; the domains of this one exist already")
         if self.address_source == "static" and not self.addresses:

@@ -15,6 +15,7 @@ from common.errors import HypervisorError
 METADATA_URI: Final = "urn:libvirt-autoscaler:domain:1"
 METADATA_TAG: Final = "member"
 METADATA_PREFIX: Final = "autoscaler"
+AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 PROBE_PREFIX: Final = "autoscaler-probe-"
 
 
@@ -172,6 +173,17 @@ def has_link(text: str) -> bool:
     """
     link = ET.fromstring(text).find("devices/interface/link")  # noqa: S314 - libvirt's own text
     return link is None or link.get("state") != "down"
+
+
+def has_agent(text: str) -> bool:
+    """Return whether a running domain's definition shows a guest agent that listens at its channel.
+
+    >>> has_agent("<domain><devices><channel><target name='org.qemu.guest_agent.0' state='connected'/></channel>"
+    ...           "</devices></domain>")
+    True
+    """
+    targets = ET.fromstring(text).iterfind("devices/channel/target")  # noqa: S314 - libvirt's own text
+    return any(each.get("name") == AGENT_CHANNEL and each.get("state") == "connected" for each in targets)
 
 
 def allotted_cpus(vcpus: int, parameters: Mapping[str, int | float]) -> float:

@@ -32,6 +32,7 @@ from common.domain import (
     cpu_model,
     disk_sources,
     domain_types,
+    has_agent,
     has_link,
     interface_with_link,
     is_limited,
@@ -41,10 +42,11 @@ from common.domain import (
     parse_metadata,
 )
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
-from common.network_xml import host_xml, network_uuid, shape
+from common.network_xml import has_dns, host_xml, network_uuid, shape
 from common.phases import Phase
 from common.virt import storage
-from common.virt.arp import TABLE, macs_in_xml, neighbour
+from common.virt.addresses import Candidate, Nic, Rule, Source, leased, nics_in, ranked, told_by_agent
+from common.virt.arp import TABLE, neighbours
 from common.virt.constants import LibvirtNames
 from common.virt.lines import Line, Lines
 from common.virt.remembered import Remembered
@@ -56,16 +58,12 @@ KEEPALIVE_INTERVAL_S: Final = 5
 KEEPALIVE_COUNT: Final = 3
 REMEMBER_S: Final = 5.0
 QUOTA_PERIOD_US: Final = 100_000
+LOOKS: Final = 3
 NANOSECONDS: Final = 1e9
 
 _T = TypeVar("_T")
 _NAMES: Final = LibvirtNames(vars(libvirt))
 _ENDS: Final = {"stopped", "crashed", "failed"}
-_ADDRESS_SOURCES: Final = {
-    "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
-    "arp": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
-    "agent": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
-}
 _BUSY: Final = {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY}
 _LOST: Final = {libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN}
 _NO_ADDRESS_YET: Final = {
@@ -74,6 +72,11 @@ _NO_ADDRESS_YET: Final = {
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
 }
 _NOT_HERE: Final = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT}
+_POOL_GONE: Final = {
+    libvirt.VIR_ERR_NO_STORAGE_POOL,
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_OPERATION_FAILED,
+}
 _UNKNOWN_FLAG: Final = {libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED}
 _UNDEFINE_BASIC: Final = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
 _UNDEFINE_ALL: Final = (
@@ -204,19 +207,19 @@ class Connection:
                 self._lines.first.registerCloseCallback(closed, None)
             self._listen(on_event)
 
-    def address(self, name: str, source: str) -> str | None:
-        """Return the domain's IPv4 address by ``source`` (lease, arp, agent), None where it has none yet."""
-        if source not in _ADDRESS_SOURCES:
-            raise HypervisorError(f"address source must be one of {', '.join(_ADDRESS_SOURCES)}; got {source!r}")
+    def addresses(self, name: str, rule: Rule) -> tuple[Candidate, ...]:
+        """Return where the domain may be reached, the best first; nothing where its source knows nothing yet.
+
+        Only the agent asks the guest itself, which may take long.
+        """
         with self._call(f"ask for the address of {name}") as line:
             domain = line.raw.lookupByName(name)
-            if source == "arp" and self.uri.startswith("qemu:///"):
-                return neighbour(macs_in_xml(domain.XMLDesc(0)), TABLE.read_text(encoding="ascii"))
+            nics = nics_in(domain.XMLDesc(0), rule.libvirt_network)
             try:
-                return _first_ipv4(domain.interfaceAddresses(_ADDRESS_SOURCES[source]))
+                return ranked(self._told(line, domain, nics, rule.source), nics, rule)
             except libvirt.libvirtError as error:
                 if error.get_error_code() in _NO_ADDRESS_YET:
-                    return None
+                    return ()
                 raise
 
     def disk_troubles(self, name: str) -> tuple[DiskTrouble, ...]:
@@ -331,6 +334,20 @@ class Connection:
         with self._own(name, "resume") as domain:
             _unless_so_already(domain.resume, lambda: domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
 
+    def set_time(self, name: str, timeout_s: float) -> bool:
+        """Set the guest's clock to this machine's through its agent; return whether it has one that listens.
+
+        Raises:
+            HypervisorError: the agent did not say within ``timeout_s`` that it has; it may have all the same.
+        """
+        with self._own(name, "set the clock of") as domain:
+            if not has_agent(domain.XMLDesc(0)):
+                return False
+            domain.agentSetResponseTimeout(max(1, math.ceil(timeout_s)), 0)
+            part_s, whole_s = math.modf(self._clock.epoch_s())
+            domain.setTime({"seconds": int(whole_s), "nseconds": int(part_s * NANOSECONDS)}, 0)
+            return True
+
     def save_to(self, name: str, path: str) -> None:
         """Save the running domain's memory to a file on the host, uncompressed where libvirt is set so, and end it."""
         with self._own(name, "save the memory of") as domain:
@@ -422,8 +439,7 @@ class Connection:
                 network = None
             if network is None:
                 network = line.raw.networkDefineXML(xml)
-            network.setAutostart(False)
-            _unless_so_already(network.create, lambda: bool(network.isActive()))
+            _start_network(line, network, xml)
 
     def remove_network(self, name: str) -> None:
         """Stop and undefine our network; one that is not there is no error.
@@ -443,12 +459,7 @@ class Connection:
     def image(self, path: str) -> ImageFacts | None:
         """Return what the host has at ``path``, an absolute one; None if there is nothing. It is only read."""
         with self._call(f"look at disk image {path}") as line:
-            try:
-                return storage.image(line.raw, self._pool, path)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
-                    return None  # it was removed since it was listed
-                raise
+            return _again_if_a_pool_went(partial(storage.image, line.raw, self._pool, path), LOOKS)
 
     def make_volume(self, volume: Volume) -> None:
         """Make a volume in our pool, and the pool if need be; one of the same name is replaced."""
@@ -473,10 +484,13 @@ class Connection:
         with self._call(f"remove the pool of {self.uri}") as line:
             return self._pool is None or storage.remove_pool(line.raw, self._pool)
 
-    def owners(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the UUIDs of all domains of the host, and every file that their disks name: foreign ones' too."""
+    def owners(self, without: str = "") -> tuple[frozenset[str], frozenset[str]]:
+        """Return the UUIDs of all domains of the host, and every file that their disks name: foreign ones' too.
+
+        The domain with the UUID ``without`` is left out.
+        """
         with self._call(f"ask {self.uri} whose its disks are") as line:
-            domains = line.raw.listAllDomains(0)
+            domains = [domain for domain in line.raw.listAllDomains(0) if domain.UUIDString() != without]
             texts = [_unless_gone(partial(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE)) for domain in domains]
             files = frozenset[str]().union(*(files_of(text) for text in texts if text is not None))
             return frozenset(domain.UUIDString() for domain in domains), files
@@ -586,6 +600,18 @@ class Connection:
                 f"{network_uuid(name)}; give [network] another name, or remove that network"
             )
         return network
+
+    def _told(self, line: Line, domain: Any, nics: tuple[Nic, ...], source: Source) -> list[Candidate]:
+        match source:
+            case Source.LEASE:
+                return [each for nic in nics if nic.network for each in _leases(line, nic)]
+            case Source.ARP if self.uri.startswith("qemu:///"):
+                return neighbours({nic.mac for nic in nics}, TABLE.read_text(encoding="ascii"))
+            case Source.ARP:
+                return told_by_agent(domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP), nics)
+            case Source.AGENT:
+                told = domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
+                return told_by_agent(told, nics)
 
     def _listen(self, listener: Callable[[LifecycleEvent], None]) -> None:
         """Add a listener; libvirt itself takes one callback a kind of event."""
@@ -715,6 +741,18 @@ def _again_if_it_stopped(write: Callable[[], None]) -> None:
         write()
 
 
+def _again_if_a_pool_went(look: Callable[[], ImageFacts | None], looks: int) -> ImageFacts | None:
+    """Return what ``look`` does, None if the file was removed since it was listed; a pool may be closed meanwhile."""
+    try:
+        return look()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
+            return None
+        if looks <= 1 or error.get_error_code() not in _POOL_GONE:
+            raise
+    return _again_if_a_pool_went(look, looks - 1)
+
+
 def _foreign(what: str) -> str:
     return f"refused to {what}: it matches no group's prefix and does not carry our metadata"
 
@@ -766,13 +804,9 @@ def _scheduler_parameters(domain: Any) -> Mapping[str, int | float]:
         raise
 
 
-def _first_ipv4(interfaces: Mapping[str, Mapping[str, Any]]) -> str | None:
-    for interface in interfaces.values():
-        for address in interface["addrs"] or ():
-            is_ipv4 = address["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4
-            if is_ipv4 and not address["addr"].startswith("127."):
-                return str(address["addr"])
-    return None
+def _leases(line: Line, nic: Nic) -> list[Candidate]:
+    network = _network(line, nic.network)
+    return [] if network is None else leased(nic.mac, network.DHCPLeases(nic.mac))
 
 
 def _network(line: Line, name: str) -> Any | None:
@@ -798,6 +832,17 @@ def _fit(network: Any, xml: str) -> bool:
         command, section = libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
         network.update(command, section, -1, host_xml(mac, address), where)
     return True
+
+
+def _start_network(line: Line, network: Any, xml: str) -> None:
+    """Start a network; an older release's whose DNS finds its port taken is started without."""
+    network.setAutostart(False)
+    try:
+        _unless_so_already(network.create, lambda: bool(network.isActive()))
+    except libvirt.libvirtError:
+        if not has_dns(network.XMLDesc(0)):
+            raise
+        line.raw.networkDefineXML(xml).create()
 
 
 def _retire(network: Any) -> None:

@@ -9,6 +9,7 @@ import re
 GROUP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,40}")
 DOMAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,50}")
+NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DIGITS = 4
 
 

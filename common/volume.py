@@ -12,6 +12,7 @@ from typing import Final
 
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "urn:libvirt-autoscaler:pool:1")
 SECTOR_BYTES: Final = 512
+MAX_SPELLINGS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,15 @@ def pool_xml(pool: Pool) -> str:
 def window_xml(name: str, directory: str) -> str:
     """Return the definition of a pool through which a directory of the user's is only looked at."""
     return ET.tostring(_pool(name, directory), encoding="unicode")
+
+
+def window_path(name: str, directory: str) -> str:
+    """Return the directory in a spelling that no user's pool has, and that differs from other windows' by their names.
+
+    >>> window_path("a", "/images") != window_path("b", "/images")
+    True
+    """
+    return directory.rstrip("/") + "/." * (1 + int(digest(name), 16) % MAX_SPELLINGS)
 
 
 def volume_xml(volume: Volume) -> str:

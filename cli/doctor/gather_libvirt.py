@@ -20,7 +20,7 @@ from common.errors import HypervisorError
 from common.hypervisor import Connection
 from common.network_xml import NetworkShape, network_uuid, shape
 from common.volume import Pool
-from services.actuator.access import may_touch
+from services.actuator.access import address_rule, may_touch
 from services.actuator.core.record import Record, parse
 
 LOCAL_URI: Final = "qemu:///system"
@@ -202,11 +202,12 @@ def _owned(
 
 def _address(connection: Connection, group: Group, facts: DomainFacts) -> str | None:
     """Return the address of a user's own domain; None where libvirt knows none, or tells it with more rights only."""
-    is_asked = group.kind == "existing" and group.address_source != "static" and facts.state is DomainState.RUNNING
+    rule = address_rule(group) if facts.state is DomainState.RUNNING else None
     try:
-        return connection.address(facts.name, group.address_source) if is_asked else None
+        found = () if rule is None else connection.addresses(facts.name, rule)
     except HypervisorError:
         return None
+    return found[0].address if found else None
 
 
 def _nic(interface: ET.Element) -> Nic:

@@ -19,6 +19,7 @@ from common.config import Config, Group
 from common.domain import PROBE_PREFIX
 from common.errors import AutoscalerError
 from common.hypervisor import Connection
+from common.name_servers import name_servers
 from common.network_xml import network_xml
 from common.phases import Phase
 from services.actuator.access import disk_pool
@@ -41,7 +42,7 @@ def prove_group(config: Config, name: str, host: HostView, clock: Clock) -> Proo
     try:
         with gather_libvirt.opened(config, host.name, pool) as connection:
             had_network = host.network(config.network.name)[1]
-            connection.ensure_network(network_xml(config.network), config.network.name)
+            connection.ensure_network(network_xml(config.network, name_servers(config.network)), config.network.name)
             try:
                 return _boot(config, name, host, connection, clock)
             finally:

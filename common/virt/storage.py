@@ -3,12 +3,15 @@
 ``raw`` is a connection of libvirt's; what it raises is translated by the caller.
 
 # Note [A window on the user's directory]
-libvirt describes a file only where a pool covers its directory. Where the user has one, it is asked; else a transient
-one of ours is opened over the directory. It only reads there. It goes with ``close_windows``, or with libvirtd.
+libvirt describes a file only if a pool covers its directory. If the user has an active one, that is asked; else a
+transient one of ours is opened over the directory for one look (2 ms) and closed. It only reads there. libvirt refuses
+two pools with one path, and compares the texts: so ours names the directory as ``DIRECTORY/.``, and neither a pool that
+the user has defined and not started, nor one that is defined meanwhile, is in its way or finds it in the way.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from common.errors import HypervisorError
@@ -26,6 +29,7 @@ from common.volume import (
     pool_xml,
     seen_volume,
     volume_xml,
+    window_path,
     window_xml,
 )
 
@@ -35,15 +39,16 @@ _WINDOWS: Final = "autoscaler-look"
 def image(raw: Any, pool: Pool | None, path: str) -> ImageFacts | None:
     """Return what there is at ``path``, None if there is nothing; see Note [A window on the user's directory].
 
-    Without a ``pool`` of ours the window is closed at once.
+    ``pool`` is ours on that host, if there is one: the windows of two installations have different names.
     """
     directory = directory_of(path)
-    known = _pool_over(raw, directory)
-    window = known or raw.storagePoolCreateXML(window_xml(_window_name(pool, directory), directory), 0)
+    name = _window_name(pool, directory)
+    known = _pool_over(raw, directory, name)
+    window = known or _window(raw, name) or raw.storagePoolCreateXML(window_xml(name, window_path(name, directory)), 0)
     try:
         return _described(raw, window, path)
     finally:
-        if known is None and pool is None:
+        if known is None:
             window.destroy()
 
 
@@ -100,7 +105,7 @@ def remove_pool(raw: Any, pool: Pool) -> bool:
 
 
 def close_windows(raw: Any, pool: Pool) -> None:
-    """Close what we opened to look at the directories of base images; nothing in them changes."""
+    """Close what an older release left open over the directories of base images; nothing in them changes."""
     for each in raw.listAllStoragePools():
         if each.name().startswith(_window_name(pool, "")[:-8]) and not each.isPersistent():
             each.destroy()
@@ -133,14 +138,21 @@ def _described(raw: Any, window: Any, path: str) -> ImageFacts | None:
         volume = _volume_at(window, path)
     if volume is None:
         return None
-    facts = image_facts(volume.XMLDesc(0))
+    facts = replace(image_facts(volume.XMLDesc(0)), path=path)
     if facts.format != "raw":
         return facts
     return replace(facts, is_bootable=_has_boot_sector(raw, volume, facts.size_bytes))
 
 
-def _pool_over(raw: Any, directory: str) -> Any | None:
-    return next((p for p in raw.listAllStoragePools() if p.isActive() and pool_path(p.XMLDesc(0)) == directory), None)
+def _pool_over(raw: Any, directory: str, own: str) -> Any | None:
+    """Return the user's active pool over the directory; ``own`` is the name of our window."""
+    pools = (p for p in raw.listAllStoragePools() if p.isActive() and p.name() != own)
+    return next((p for p in pools if pool_path(p.XMLDesc(0)) == directory), None)
+
+
+def _window(raw: Any, name: str) -> Any | None:
+    """Return the window of this name that a process left open which was killed, or an older release."""
+    return next((p for p in raw.listAllStoragePools() if p.name() == name and not p.isPersistent()), None)
 
 
 def _window_name(pool: Pool | None, directory: str) -> str:
@@ -148,7 +160,9 @@ def _window_name(pool: Pool | None, directory: str) -> str:
 
 
 def _volume_at(pool: Any, path: str) -> Any | None:
-    return next((volume for volume in pool.listAllVolumes() if volume.path() == path), None)
+    """Return the volume of that file: the pool is over its directory, whatever its path for it."""
+    name = PurePosixPath(path).name
+    return next((volume for volume in pool.listAllVolumes() if PurePosixPath(volume.path()).name == name), None)
 
 
 def _has_boot_sector(raw: Any, volume: Any, size_bytes: int) -> bool:

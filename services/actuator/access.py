@@ -5,7 +5,9 @@ from collections.abc import Callable
 from common import acceleration, names
 from common.config import Config, Group
 from common.hypervisor import Connection
+from common.name_servers import name_servers
 from common.network_xml import network_xml
+from common.virt.addresses import Rule, Source
 from common.volume import Pool
 from services.actuator.host import Host
 from services.actuator.worker import Access
@@ -52,7 +54,7 @@ def _prepare(config: Config, host: str, groups: list[Group], connection: Host) -
     assert isinstance(connection, Connection)  # noqa: S101 - opened above
     if not any(group.kind == "template" for group in groups):
         return "qemu"
-    connection.ensure_network(network_xml(config.network), config.network.name)
+    connection.ensure_network(network_xml(config.network, name_servers(config.network)), config.network.name)
     return acceleration.choose(config, host, connection).type
 
 
@@ -62,8 +64,15 @@ def _version(connection: Host) -> str:
     return f"libvirt {facts.libvirt}, hypervisor {facts.hypervisor}"
 
 
-def _source(groups: list[Group], name: str) -> str | None:
+def _source(groups: list[Group], name: str) -> Rule | None:
     for group in groups:
         if group.kind == "existing" and names.domain_index(group.prefix, name) is not None:
-            return None if group.address_source == "static" else group.address_source
+            return address_rule(group)
     return None
+
+
+def address_rule(group: Group) -> Rule | None:
+    """Return how the addresses of an existing group's domains are found, None where the file names them."""
+    if group.kind == "template" or group.address_source == "static":
+        return None
+    return Rule(Source(group.address_source), group.address_network)

@@ -25,8 +25,9 @@ from common.errors import AutoscalerError, DomainGoneError, HypervisorError
 from common.hypervisor import Connection
 from common.run_dir import Lock, ensure_run_dir
 from services.actuator.access import disk_pool, may_touch
-from services.actuator.core.disks import leaked, owner_of
+from services.actuator.core.disks import leaked
 from services.actuator.core.record import Record, parse
+from services.actuator.host import remove_disks
 from services.actuator.snapshots import Snapshots
 
 FLAGS: Final = ("--remove-domains", "--remove-everything")
@@ -229,7 +230,7 @@ class Removal:
         self._try(name, "powered off", self._connection.destroy)
 
     def _undefine(self, uuid: str, name: str) -> None:
-        self._connection.remove_volumes(lambda volume: owner_of(volume) == uuid)
+        remove_disks(self._connection, uuid)
         self._connection.undefine(name)
 
     def _try(self, name: str, done: str, call: Callable[[str], None]) -> None:

@@ -88,7 +88,7 @@ def draft(
 def _seed(
     domain: str, uuid: str, network: Network, slot: int, disk: Disk, name: str, program: str = "", block: bytes = b""
 ) -> Filled:
-    files = seed_files(name, uuid, network, slot, disk.ssh_keys, disk.user_data, program)
+    files = seed_files(name, uuid, network, slot, disk, program)
     size_bytes = seed_bytes(disk.ssh_keys, disk.user_data) if block else 0
     return Filled(volume_name(domain, uuid, SEED), seed_volume(files, size_bytes, block))
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from common.domain import DomainFacts
 from common.phases import Phase
+from services.actuator.addresses import Found
 from services.actuator.core.disks import Base
 from services.actuator.core.members import Member
 from services.actuator.core.past import Past, resumed, seen
@@ -127,8 +128,10 @@ class Hosts:
         """Take in how the step's domain looks after it, so that nobody waits for the next listing."""
         host, step = self._hosts[outcome.step.host], outcome.step
         known = next((d for d in host.domains if d.name == step.domain), None)
-        address = known.address if known is not None and known.uuid == step.uuid else None
-        look = Observation(host.name, looked_s, (), None, 0, {step.domain: address} if address else {})
+        addresses = {}
+        if known is not None and known.uuid == step.uuid and known.address is not None:
+            addresses[step.domain] = Found(known.address, known.address_note)
+        look = Observation(host.name, looked_s, (), None, 0, addresses)
         domain = None if outcome.facts is None else _seen_domain(host, outcome.facts, look)
         host.looks[step.domain] = looked_s, domain
         host.domains = _with_looks(host.domains, {step.domain: (looked_s, domain)})
@@ -203,7 +206,7 @@ def _with_looks(
 
 def _seen_domain(host: HostState, facts: DomainFacts, look: Observation) -> SeenDomain:
     """Return the domain as it looked, and note what that adds to its past."""
-    troubles = look.troubles.get(facts.name, ())
+    troubles, found = look.troubles.get(facts.name, ()), look.addresses.get(facts.name)
     past = seen(host.pasts.get(facts.uuid), facts.state, facts.state_reason, look.started_s, troubles)
     host.pasts[facts.uuid] = past
     return SeenDomain(
@@ -214,7 +217,8 @@ def _seen_domain(host: HostState, facts: DomainFacts, look: Observation) -> Seen
         record=parse(facts.metadata) if facts.metadata else None,
         power_reason=facts.state_reason,
         is_persistent=facts.is_persistent,
-        address=look.addresses.get(facts.name),
+        address=None if found is None else found.address,
+        address_note="" if found is None else found.note,
         has_saved_state=facts.has_saved_state,
         has_link=facts.has_link,
         past=past,

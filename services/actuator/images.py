@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from common.config import Image, Network
 from common.errors import AutoscalerError
+from common.name_servers import name_servers
 from common.volume import digest
 from services.actuator.core import extra_xml
 from services.actuator.core.disks import GIB, Disk
@@ -128,7 +129,13 @@ def written_for(image: Image, network: Network) -> Template:
     extra = _extra(image, network)
     if not image.disk:
         return Template("/nowhere/kernel", "/nowhere/initramfs", "", extra=extra)
-    disk = Disk(image.disk, round((image.disk_gib or 0) * GIB), _user_data(image.user_data), image.ssh_keys)
+    disk = Disk(
+        image.disk,
+        round((image.disk_gib or 0) * GIB),
+        _user_data(image.user_data),
+        image.ssh_keys,
+        name_servers(network),
+    )
     return Template("", "", "", disk=disk, extra=extra)
 
 

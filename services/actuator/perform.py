@@ -4,7 +4,7 @@ libvirt addresses domains by name. Between the plan and the call an operator may
 another under its name; so every step checks that the UUID is the one it was planned for, and that our record is there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeVar
@@ -12,8 +12,8 @@ from typing import Final, TypeVar
 from common.domain import DomainFacts, DomainState
 from common.domain_states import MAY_COME_BACK, Meaning, shown
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
+from common.phases import Phase
 from services.actuator.cloning import CloneOrder, SnapshotOrder, clone, take
-from services.actuator.core.disks import owner_of
 from services.actuator.core.steps import (
     Clone,
     Define,
@@ -32,7 +32,7 @@ from services.actuator.core.steps import (
     Wake,
 )
 from services.actuator.drafts import Draft
-from services.actuator.host import Host, define, remove_volumes
+from services.actuator.host import Host, define, remove_disks
 
 NOTE_LENGTH: Final = 200
 IS_DONE_BY_GOING: Final[Mapping[type[Step], bool]] = {
@@ -53,6 +53,9 @@ IS_DONE_BY_GOING: Final[Mapping[type[Step], bool]] = {
 }
 """Whether a step's aim is reached once its domain is gone; total over the steps, a test walks them."""
 _Order = TypeVar("_Order", CloneOrder, SnapshotOrder)
+
+
+SetClock = Callable[[Host, str], None]
 
 
 class Result(StrEnum):
@@ -79,14 +82,19 @@ class Outcome:
     looked_s: float | None = None
 
 
-def attempt(host: Host, step: Step, xml: str | Draft | None) -> tuple[Result, str]:
+def attempt(
+    host: Host, step: Step, xml: str | Draft | None, set_clock: SetClock = lambda _host, _domain: None
+) -> tuple[Result, str]:
     """Perform the step and return how it ended; where its domain is gone, ``IS_DONE_BY_GOING`` says.
 
     Args:
+        host: Where.
+        step: What.
         xml: The definition, for ``Define`` only; with the volumes that go before it.
+        set_clock: Sets the clock of a guest that goes on after a pause; raises nothing.
     """
     try:
-        perform(host, step, xml)
+        perform(host, step, xml, set_clock)
     except DomainGoneError:
         return (Result.DONE, "") if IS_DONE_BY_GOING[type(step)] else (Result.FAILED, "the domain is gone")
     except (HypervisorBusyError, HypervisorLostError) as error:
@@ -98,8 +106,8 @@ def attempt(host: Host, step: Step, xml: str | Draft | None) -> tuple[Result, st
     return Result.DONE, ""
 
 
-def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
-    """Carry out the step.
+def perform(host: Host, step: Step, xml: str | Draft | None, set_clock: SetClock = lambda _host, _domain: None) -> None:
+    """Carry out the step; a guest of ours that goes on has its clock set before its record says that it may serve.
 
     Raises:
         HypervisorError: libvirt refused, or the domain is not the one that the step was planned for.
@@ -114,6 +122,9 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
             define(host, step, _required(xml))
         case Start():
             host.start(step.domain)
+        case SetPhase(was=Phase.SUSPENDED) if step.record.template and step.record.phase is Phase.WARMING:
+            set_clock(host, step.domain)
+            host.set_metadata(step.domain, step.record.to_metadata())
         case SetPhase():
             host.set_metadata(step.domain, step.record.to_metadata())
         case SetQuota(is_raised=True):
@@ -137,9 +148,10 @@ def perform(host: Host, step: Step, xml: str | Draft | None) -> None:
             host.save(step.domain)
         case Wake():
             (host.start if step.tier == "saved" else host.resume)(step.domain)
+            set_clock(host, step.domain)
             host.set_metadata(step.domain, step.record.to_metadata())
         case Undefine():
-            remove_volumes(host, lambda volume: owner_of(volume) == step.uuid)
+            remove_disks(host, step.uuid)
             host.undefine(step.domain)
 
 

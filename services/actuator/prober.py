@@ -8,7 +8,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Final
 
@@ -136,7 +136,7 @@ class Prober:
         while (key := self._work.get()) is not None:
             with self._lock:
                 target = self._targets.get(key)
-            result = probe(target, self._ask_agent) if target is not None else None
+            result = None if target is None else replace(probe(target, self._ask_agent), address=target.address)
             with self._lock:
                 self._asking.discard(key)
                 is_news = result is not None and self._targets.get(key) == target and self._results.get(key) != result

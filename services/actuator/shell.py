@@ -5,7 +5,7 @@ queue and wake the loop.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -23,6 +23,7 @@ from services.actuator.access import access
 from services.actuator.alarms import Alarms
 from services.actuator.core import breaker as breakers
 from services.actuator.core import lead_times
+from services.actuator.core.addresses import asked_at, doubted, is_moving
 from services.actuator.core.boot_times import added
 from services.actuator.core.context import Context
 from services.actuator.core.disks import Base
@@ -116,6 +117,7 @@ class ActuatorService:
         if self._orders.is_asked:
             self._orders.serve([self._look(name, now_s) for name in self._config.groups], now_s)
         views = {name: self._turn(name, now_s) for name in self._config.groups}
+        self._tell_doubts(views.values())
         self._prober.aim({key: target for view in views.values() for key, target in targets(view).items()})
         for view in views.values():
             self._publish_membership(view, now_s)
@@ -396,6 +398,12 @@ class ActuatorService:
         self._context.bus.publish(body, cause=view.wanted.cause or None)
         self._published[name] = body, now_s
 
+    def _tell_doubts(self, views: Iterable[View]) -> None:
+        """Have the hosts ask again where domains are whose address disappoints."""
+        found = [doubted(view.wanted, view.planned.view.members) for view in views]
+        for worker in self._workers.values():
+            worker.doubt(frozenset().union(*found))
+
     def _hold_back(self) -> None:
         """Leave alone the hosts all of whose groups only observe: no network, no storage, no probe guest."""
         ledgers, groups = self._ledgers, self._config.groups
@@ -422,12 +430,17 @@ def still(body: Membership) -> Membership:
 
 
 def targets(view: View) -> dict[Identity, Target]:
-    """Return whom to probe: every member that is on its way, or back, and has an address, also while it is resumed."""
+    """Return whom to probe: every member that is on its way, or back, and has an address, also while it is resumed.
+
+    And one that serves, where it is looked for at another address than its own.
+    """
     found: dict[Identity, Target] = {}
     for member in view.planned.view.members:
-        at = address(view.wanted, member)
+        is_existing = view.wanted.group.kind == "existing"
+        at = asked_at(view.wanted, member) if is_existing else address(view.wanted, member)
         is_coming = member.phase in COMING or (member.phase is Phase.STANDBY and not member.is_reserve)
         is_coming |= member.phase is Phase.FAILED and member.domain.power is DomainState.RUNNING
+        is_coming |= is_moving(view.wanted, member)
         if is_coming and member.is_reachable and not member.is_off and at is not None:
             found[(member.name, member.domain.uuid)] = target_of(view.wanted.group, member.domain.host, member.name, at)
     return found

@@ -26,7 +26,7 @@ from common.volume import Pool, digest
 from services.actuator.cloning import CloneOrder, SnapshotOrder
 from services.actuator.core.clone_xml import snapshot_key, template_xml, why_not_cloned
 from services.actuator.core.clones import TEMPLATE, TIER
-from services.actuator.core.disks import OVERLAY, Base, volume_name
+from services.actuator.core.disks import OVERLAY, Base, Disk, volume_name
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenHost, Snapshot, Template, Wanted
@@ -223,8 +223,13 @@ def key_of(name: str, group: Group, template: Template, network: Network, host: 
     disks = None if base is None else disks_of(domain, NOBODY, Pool("", ""), base)
     xml = domain_xml(DomainSpec(domain, NOBODY, record, accel, group, network, template, disks))
     why_not = why_not_cloned(xml)
-    told = "" if base is None else f"{base.identity} {digest(_program())}"
+    told = "" if base is None or template.disk is None else _seed_of(base, template.disk)
     return ("", why_not) if why_not else (snapshot_key(xml, accel, host.version, told), "")
+
+
+def _seed_of(base: Base, disk: Disk) -> str:
+    """Return what a saved memory knows besides its definition: its image, our program, and whom it asks for names."""
+    return f"{base.identity} {digest(_program())} {' '.join(disk.name_servers)}"
 
 
 def order_of(

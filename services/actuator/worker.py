@@ -23,7 +23,10 @@ from common.clock import Clock
 from common.domain import DiskTrouble, DomainFacts, DomainState
 from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
+from common.virt.addresses import Rule
 from common.volume import Pool
+from services.actuator import guest_clocks
+from services.actuator.addresses import AddressBook, Found
 from services.actuator.core.disks import Base
 from services.actuator.core.steps import (
     Define,
@@ -50,7 +53,6 @@ SLOW_HANDS: Final = 2
 FIRST_RETRY_S: Final = 0.25
 LONGEST_RETRY_S: Final = 4.0
 PREPARE_RETRY_S: Final = 5.0
-ADDRESS_RETRY_S: Final = 1.0
 TROUBLE_RETRY_S: Final = 10.0
 IO_ERROR: Final = "ioerror"
 
@@ -69,7 +71,7 @@ class Observation:
     domains: tuple[DomainFacts, ...]
     free_memory_bytes: int | None
     cpus: int
-    addresses: Mapping[str, str] = field(default_factory=dict)
+    addresses: Mapping[str, Found] = field(default_factory=dict)
     troubles: Mapping[str, tuple[DiskTrouble, ...]] = field(default_factory=dict)
 
 
@@ -119,7 +121,7 @@ class Access:
     open: Callable[[], Host]
     watch: Callable[[Host, Callable[[], None]], None]
     prepare: Callable[[Host], str]
-    sources: Callable[[str], str | None] = lambda _name: None
+    sources: Callable[[str], Rule | None] = lambda _name: None
     version: Callable[[Host], str] = lambda _host: ""
     storage: Callable[[], Storage] | None = None
     pool: Pool | None = None
@@ -150,8 +152,8 @@ class HostWorker:
         self._hurt: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._troubles: dict[str, tuple[str, tuple[DiskTrouble, ...]]] = {}
         self._hurt_asked_s: dict[str, float] = {}
-        self._addresses: dict[str, tuple[str, str]] = {}
-        self._asked_s: dict[str, float] = {}
+        self._clocks = guest_clocks.GuestClocks(name)
+        self._addresses = AddressBook(name, access.sources, clock, self.look)
         self._listing = threading.Lock()
         self._ending: set[str] = set()
         self._made: set[str] = set()
@@ -162,6 +164,9 @@ class HostWorker:
         self._spawn("observer", self._observe)
         self._spawn("prepare", self._prepare)
         self._spawn("disks", self._ask_disks)
+        self._spawn("addresses", self._addresses.run)
+        for number in range(guest_clocks.THREADS):
+            self._spawn(f"clock-{number}", self._clocks.run)
         lanes = {"hand": (self._hands, HANDS), "quick": (self._quick, QUICK_HANDS), "slow": (self._slow, SLOW_HANDS)}
         for role, (lane, count) in (lanes | {"studio": (self._studio, 1)}).items():
             for number in range(count):
@@ -180,6 +185,10 @@ class HostWorker:
         """Let the host be made ready for new domains, or leave it as it is: where every group only observes."""
         (self._may_change.set if is_allowed else self._may_change.clear)()
 
+    def doubt(self, uuids: frozenset[str]) -> None:
+        """Say of which domains the address is in doubt: it is asked for again, and another one is tried."""
+        self._addresses.doubt(uuids)
+
     def look(self) -> None:
         """Ask for a look as soon as possible; safe from every thread."""
         self._look.set()
@@ -187,6 +196,8 @@ class HostWorker:
     def stop(self) -> None:
         """Tell the threads to end; steps that wait in a lane are not begun any more."""
         self._stopping.set()
+        self._addresses.stop()
+        self._clocks.stop()
         self._look.set()
         self._to_prepare.set()
         self._may_change.set()
@@ -248,7 +259,7 @@ class HostWorker:
             domains=domains,
             free_memory_bytes=connection.free_memory_bytes(),
             cpus=connection.host_cpus(),
-            addresses=self._find_addresses(connection, domains),
+            addresses=self._addresses.see(connection, domains),
             troubles=self._find_troubles(domains),
         )
 
@@ -264,19 +275,6 @@ class HostWorker:
         looks = {name: self._last.get(name) if name in ending else connection.facts(name) for name in names}
         self._last = {name: facts for name, facts in looks.items() if facts is not None}
         return tuple(self._last.values())
-
-    def _find_addresses(self, connection: Host, domains: tuple[DomainFacts, ...]) -> dict[str, str]:
-        """Return the addresses of running user domains by name; a found one is kept while the domain runs."""
-        running = {domain.name: domain.uuid for domain in domains if domain.state is DomainState.RUNNING}
-        self._addresses = {name: found for name, found in self._addresses.items() if running.get(name) == found[0]}
-        for name, uuid in running.items():
-            source = self._access.sources(name)
-            now_s = self._clock.monotonic_s()
-            if source is None or name in self._addresses or now_s < self._asked_s.get(name, 0.0) + ADDRESS_RETRY_S:
-                continue
-            self._asked_s[name] = now_s
-            self._ask_address(connection, name, uuid, source)
-        return {name: address for name, (_, address) in self._addresses.items()}
 
     def _find_troubles(self, domains: tuple[DomainFacts, ...]) -> dict[str, tuple[DiskTrouble, ...]]:
         """Return what is known of the disks of domains that an I/O error has paused; QEMU is asked by another thread.
@@ -306,17 +304,6 @@ class HostWorker:
                 self.look()
             except HypervisorError as error:
                 log.debug("disk-errors-unknown", host=self.name, domain=name, error=str(error))
-
-    def _ask_address(self, connection: Host, name: str, uuid: str, source: str) -> None:
-        try:
-            address = connection.address(name, source)
-        except HypervisorLostError:
-            raise
-        except HypervisorError as error:
-            log.debug("address-unknown", host=self.name, domain=name, source=source, error=str(error))
-            return
-        if address:
-            self._addresses[name] = (uuid, address)
 
     def _prepare(self) -> None:
         """Make the host ready for new domains: at each new connection, and again after a start that failed."""
@@ -368,13 +355,13 @@ class HostWorker:
         if isinstance(step, Define):
             self._made.add(step.domain)
         if not isinstance(step, Destroy):
-            return attempt(connection, step, xml)
+            return attempt(connection, step, xml, self._clocks.set)
         last = _last_look(connection, step.domain)
         with self._listing:
             self._last |= last
             self._ending.add(step.domain)
         try:
-            return attempt(connection, step, xml)
+            return attempt(connection, step, xml, self._clocks.set)
         finally:
             self._ending.discard(step.domain)
 

@@ -9,12 +9,13 @@ import http.client
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 
+from common.clock import SystemClock
 from common.hypervisor import Connection
 from tests.disk_image import BAKED_MACHINE_ID, build
 from tests.e2e.whole import look
@@ -126,6 +127,23 @@ def test_guest_agent_tells_each_domains_name(told: dict[str, dict[str, str]]) ->
         connection.close()
 
 
+def test_a_clock_that_stood_still_is_set_through_the_agent(told: dict[str, dict[str, str]]) -> None:
+    name = min(told)
+    connection = Connection.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
+    raw = libvirt.open("qemu:///system")
+    try:
+        wait_until(lambda: connection.agent_host_name(name, 5.0), 60, f"the agent of {name}")
+        guest = raw.lookupByName(name)
+        guest.agentSetResponseTimeout(30, 0)
+        guest.setTime({"seconds": int(SystemClock().epoch_s()) - 3600, "nseconds": 0}, 0)
+        assert guest.getTime()["seconds"] < SystemClock().epoch_s() - 3000
+        assert connection.set_time(name, 30.0)
+        assert abs(guest.getTime()["seconds"] - SystemClock().epoch_s()) < 30
+    finally:
+        raw.close()
+        connection.close()
+
+
 @pytest.fixture(scope="module")
 def cloned(told: dict[str, dict[str, str]], world: World) -> dict[str, dict[str, str]]:
     """Wait for a snapshot, clone two more, and return what each told when it first answered, and for good."""
@@ -198,13 +216,13 @@ class FirstAnswers:
 
     def _ask(self, address: str) -> None:
         while not self._stopping.wait(0.05) and address not in self.told:
-            asked_s = time.time()  # noqa: TID251 - the guest's clock is compared with this machine's
+            asked_s = SystemClock().epoch_s()
             try:
                 facts = identity(address, 0.5)
             except (OSError, http.client.HTTPException):
                 continue
             if "hostname" in facts:
-                self.told[address] = facts | {"asked": str(asked_s), "answered": str(time.time())}  # noqa: TID251
+                self.told[address] = facts | {"asked": str(asked_s), "answered": str(SystemClock().epoch_s())}
 
     def stop(self) -> None:
         self._stopping.set()

@@ -10,6 +10,7 @@ from common.config import Config
 from common.domain import DomainState
 from common.messages import DesiredCapacity, Drain, Membership
 from common.process import Context
+from services.actuator.access import address_rule
 from services.actuator.core.record import Record, parse
 from services.actuator.shell import ActuatorService
 from services.actuator.worker import Access
@@ -50,7 +51,14 @@ class Stand:
 
     def start(self) -> None:
         context = Context("actuator", self.config, "", Path("t"), CLOCK, self.bus, lambda: False)  # type: ignore[arg-type] # a fake bus
-        access = Access(open=lambda: self.host, watch=lambda _host, _look: None, prepare=lambda _host: "qemu")
+        access = Access(
+            open=lambda: self.host,
+            watch=lambda _host, _look: None,
+            prepare=lambda _host: "qemu",
+            sources=lambda name: next(
+                (address_rule(g) for g in self.config.groups.values() if name.startswith(g.prefix)), None
+            ),
+        )
         self._service = ActuatorService(context, lambda _host: access)
 
     def want(self, group: str, desired: int, maximum: int = 4) -> None:

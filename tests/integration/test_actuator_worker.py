@@ -10,6 +10,8 @@ from common.clock import SystemClock
 from common.domain import DiskTrouble, DomainFacts, DomainState
 from common.errors import HypervisorError, HypervisorLostError
 from common.phases import Phase
+from common.virt.addresses import Candidate, Rule, Source
+from services.actuator.addresses import Found
 from services.actuator.core.record import Record
 from services.actuator.core.steps import Destroy, SetPhase, SetQuota, Start, Step, Suspend, Wake
 from services.actuator.perform import Outcome, Result
@@ -18,6 +20,7 @@ from services.actuator.worker import LOOK_GAP_S, Access, HostWorker, Lost, Obser
 
 CLOCK = SystemClock()
 METADATA = {"group": "web"}
+SOURCES: Mapping[str, Rule] = {"web-0000": Rule(Source.ARP)}
 RECORD = Record(group="web", uuid="u", host="a", phase=Phase.READY, since_mono_s=0.0, since_s=0.0, boot_id="b")
 
 
@@ -77,16 +80,21 @@ class FakeHost:
     def resume(self, name: str) -> None:
         pass
 
+    def set_time(self, name: str, timeout_s: float) -> bool:
+        return False
+
     def set_quota(self, name: str, cpu_quota: float | None) -> None:
         pass
 
     def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
         pass
 
-    def address(self, name: str, source: str) -> str | None:
+    def addresses(self, name: str, rule: Rule) -> tuple[Candidate, ...]:
+        if "addresses" in self.hang:
+            self.hang["addresses"].wait(30)
         if self.lookup_error is not None:
             raise self.lookup_error
-        return "10.0.0.1"
+        return (Candidate("10.0.0.1", "52:54:00:00:00:01"), Candidate("10.0.0.2", "52:54:00:00:00:01"))
 
     def free_memory_bytes(self) -> int:
         return 1 << 30
@@ -332,13 +340,22 @@ def test_storm_of_events_is_coalesced(workers: Callable[..., HostWorker], report
 
 
 def test_addresses_of_user_domains_are_found_and_kept(workers: Callable[..., HostWorker], reports: Reports) -> None:
-    sources: Mapping[str, str] = {"web-0000": "arp"}
     host = FakeHost()
     host.lookup_error = HypervisorError("no agent")
-    workers("a", host, sources=sources.get)
+    worker = workers("a", host, sources=SOURCES.get)
     reports.wait_for(lambda r: isinstance(r, Observation) and r.addresses == {})
     host.lookup_error = None
-    reports.wait_for(lambda r: isinstance(r, Observation) and r.addresses == {"web-0000": "10.0.0.1"})
+    reports.wait_for(lambda r: isinstance(r, Observation) and r.addresses == {"web-0000": Found("10.0.0.1")})
+    worker.doubt(frozenset({"u-web-0000"}))
+    reports.wait_for(lambda r: isinstance(r, Observation) and r.addresses == {"web-0000": Found("10.0.0.2")})
+
+
+def test_an_agent_that_hangs_holds_up_no_look(workers: Callable[..., HostWorker], reports: Reports) -> None:
+    host = FakeHost()
+    host.hang["addresses"] = threading.Event()
+    workers("a", host, sources=SOURCES.get)
+    reports.wait_for(lambda r: isinstance(r, Observation) and host.looks > 5)
+    host.hang["addresses"].set()
 
 
 class Guest(BaseHTTPRequestHandler):

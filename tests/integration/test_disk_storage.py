@@ -4,10 +4,12 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from common.clock import SystemClock
@@ -73,6 +75,14 @@ def host(pool: Pool) -> Iterator[Connection]:
 def config(place: Path, base: Path) -> Config:
     """A group of disks."""
     return load(written(place, base))[0]
+
+
+@pytest.fixture
+def raw() -> Iterator[libvirt.virConnect]:
+    """The operator's own connection."""
+    connection = libvirt.open(URI)
+    yield connection
+    connection.close()
 
 
 def written(place: Path, base: Path, extra: str = "") -> Path:
@@ -264,3 +274,67 @@ def test_a_pool_of_another_is_left_alone(host: Connection, pool: Pool, place: Pa
     finally:
         other.close()
     assert names(host) == ["a.qcow2"]
+
+
+# --- external snapshots that an operator takes of a member ---
+
+
+def without_network(xml: str) -> str:
+    root = ET.fromstring(xml)
+    devices = root.find("devices")
+    assert devices is not None
+    for interface in devices.findall("interface"):
+        devices.remove(interface)
+    return ET.tostring(root, encoding="unicode")
+
+
+def snapshot(raw: libvirt.virConnect, domain: str, name: str, file: str = "") -> None:
+    disk = f'<disks><disk name="vda" snapshot="external"><source file="{file}"/></disk></disks>' if file else ""
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    xml = f"<domainsnapshot><name>{name}</name>{disk}</domainsnapshot>"
+    raw.lookupByName(domain).snapshotCreateXML(xml, flags)
+
+
+def test_all_files_of_a_members_chain_go_with_it_and_its_base_and_others_stay(
+    host: Connection,
+    config: Config,
+    raw: libvirt.virConnect,
+    base: Path,
+) -> None:
+    before = base.read_bytes()
+    step, made = define(host, config)
+    other, others = define(host, config, 1)
+    assert attempt(host, other, others)[0] is Result.DONE
+    assert attempt(host, step, replace(made, xml=without_network(made.xml)))[0] is Result.DONE
+    disks = Path(config.system.state_dir) / "disks"
+    mine = disks / "operators-own.qcow2"
+    mine.write_bytes(b"")
+    host.start(step.domain)
+    snapshot(raw, step.domain, "Before-Upgrade")
+    snapshot(raw, step.domain, "second", f"{disks}/Anything at all.qcow2")
+    host.destroy(step.domain)
+    assert len(list(disks.iterdir())) == 7, "two of each domain, two of the snapshots, and the operator's"
+    assert attempt(host, undefine(step), None) == (Result.DONE, "")
+    assert host.facts(step.domain) is None
+    assert {file.name for file in disks.iterdir()} == {mine.name, *(volume.name for volume in others.volumes)}
+    assert base.read_bytes() == before
+    mine.unlink()
+
+
+def test_a_snapshot_that_another_domain_was_given_stays_with_its_chain(
+    host: Connection,
+    config: Config,
+    raw: libvirt.virConnect,
+) -> None:
+    step, made = define(host, config)
+    assert attempt(host, step, made)[0] is Result.DONE
+    snapshot(raw, step.domain, "shared")
+    file = next(volume for volume in host.volumes() if volume.name.endswith(".shared"))
+    disk = f"<devices><disk type='file'><source file='{file.path}'/><target dev='vda'/></disk></devices>"
+    xml = f"<domain type='qemu'><name>someones</name><memory>16384</memory><os><type>hvm</type></os>{disk}</domain>"
+    theirs = raw.defineXML(xml)
+    try:
+        assert attempt(host, undefine(step), None) == (Result.DONE, "")
+        assert file.name in names(host) and Path(file.backing).exists()
+    finally:
+        theirs.undefine()

@@ -245,11 +245,6 @@ def test_a_network_that_is_not_ours_is_never_touched(host: Connection) -> None:
     assert host.has_network("default")
 
 
-def test_an_unknown_address_source_is_refused(host: Connection) -> None:
-    with pytest.raises(HypervisorError, match="address source must be one of lease, arp, agent; got 'dns'"):
-        host.address(NAME, "dns")
-
-
 def test_the_host_tells_what_it_has(host: Connection) -> None:
     assert host.host_cpus() > 0
     assert host.free_memory_bytes() > 0

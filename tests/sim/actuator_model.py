@@ -12,7 +12,8 @@ from common.config import Group, Image, Network
 from common.domain import METADATA_TAG, METADATA_URI, DiskTrouble, DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorError, HypervisorLostError
 from common.messages import DesiredCapacity, Event, Membership
-from common.volume import Volume
+from common.virt.addresses import Candidate, Rule
+from common.volume import Overlay, SeenVolume, Volume
 from services.actuator.alarms import Alarms
 from services.actuator.core import breaker as breakers
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
@@ -72,11 +73,12 @@ class FakeHost:
         self.world = world
         self.name = name
         self.by_name: dict[str, FakeDomain] = {}
-        self.volumes: dict[str, Volume] = {}
+        self.stored: dict[str, Volume] = {}
         self.is_lost = False
         self.calls: list[tuple[str, str]] = []
         self.fail: Callable[[str, str], HypervisorError | None] = lambda _call, _name: None
         self.never_boots = False
+        self.told_addresses = ["10.0.0.9"]
         self.free_memory = 16 * 1024**3
         self.is_full = False  # its disks have no space: who writes is paused
         self.refuses_records = False  # nor has the one on which libvirt keeps what we write about a domain
@@ -167,13 +169,20 @@ class FakeHost:
 
     def make_volume(self, volume: Volume) -> None:
         self.world.before("make_volume", self.name, volume.name)
-        self.volumes[volume.name] = volume
+        self.stored[volume.name] = volume
         self.world.after("make_volume", self.name, volume.name)
 
+    def volumes(self) -> list[SeenVolume]:
+        found = [(volume.name, volume.base if isinstance(volume, Overlay) else "") for volume in self.stored.values()]
+        return [SeenVolume(name, f"/disks/{name}", base) for name, base in found]
+
+    def owners(self, without: str = "") -> tuple[frozenset[str], frozenset[str]]:
+        return frozenset(d.uuid for d in self.by_name.values() if d.uuid != without), frozenset()
+
     def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None:
-        for name in [name for name in self.volumes if is_to_go(name)]:
+        for name in [name for name in self.stored if is_to_go(name)]:
             self.world.before("remove_volumes", self.name, name)
-            del self.volumes[name]
+            del self.stored[name]
             self.world.after("remove_volumes", self.name, name)
 
     def agent_host_name(self, name: str, timeout_s: float) -> str | None:
@@ -196,6 +205,9 @@ class FakeHost:
         self.note_trespass("resume", name)
         self._change("resume", name).become(DomainState.RUNNING, "unpaused")
         self.world.after("resume", self.name, name)
+
+    def set_time(self, name: str, timeout_s: float) -> bool:
+        return False
 
     def save(self, name: str) -> None:
         self.world.before("save", self.name, name)
@@ -225,8 +237,8 @@ class FakeHost:
         self._change("set_quota", name).cpu_quota = cpu_quota
         self.world.after("set_quota", self.name, name)
 
-    def address(self, name: str, source: str) -> str | None:
-        return "10.0.0.9"
+    def addresses(self, name: str, rule: Rule) -> tuple[Candidate, ...]:
+        return tuple(Candidate(each, "52:54:00:00:00:01") for each in self.told_addresses)
 
     def free_memory_bytes(self) -> int:
         return self.free_memory

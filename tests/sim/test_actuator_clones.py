@@ -233,11 +233,11 @@ class DiskCloneWorld(CloneWorld):
         host = self.hosts["local"]
         volumes = [
             SeenVolume(v.name, self.pool.path_of(v.name), v.base if isinstance(v, Overlay) else "")
-            for v in host.volumes.values()
+            for v in host.stored.values()
         ]
         text = self.snapshot.with_suffix(".json").read_text() if self.snapshot.exists() else ""
         spared = {Path(json.loads(text)["disk"]["path"]).name} if text else set()
-        return set(host.volumes) - leaked(volumes, {d.uuid for d in host.by_name.values()}, (), spared)
+        return set(host.stored) - leaked(volumes, {d.uuid for d in host.by_name.values()}, (), spared)
 
 
 BASE = Base("/srv/debian.raw", "path.content", "raw", 1 << 30)
@@ -251,7 +251,7 @@ def test_disks_are_cloned_with_the_memory_and_each_clone_has_its_own(tmp_path: P
     assert kinds(world, Clone) == ["web-0001", "web-0002", "web-0003"]
     assert world.is_settled() and world.left() == []
     assert world.changes == DISK_CHANGES
-    volumes = sorted(world.hosts["local"].volumes)
+    volumes = sorted(world.hosts["local"].stored)
     assert len(volumes) == 3, "an overlay and a seed of the one left, and what clones stand on"
     assert sum(name.startswith("web-template.") and name.endswith(".qcow2") for name in volumes) == 1
 
@@ -281,7 +281,7 @@ def test_a_disk_clone_that_cannot_be_restored_boots_from_the_image_itself(tmp_pa
     world.run(LONG_S)
     assert world.is_settled(), world.summary()
     boots = next(d for d in world.everything() if d.name == "web-0001")
-    overlay = next(v for name, v in host.volumes.items() if name == f"web-0001.{boots.uuid}.qcow2")
+    overlay = next(v for name, v in host.stored.items() if name == f"web-0001.{boots.uuid}.qcow2")
     assert isinstance(overlay, Overlay) and overlay.base == BASE.path
     assert "web-template" not in world.xml[boots.uuid]
     assert boots.metadata["tier"] == ""
@@ -300,7 +300,7 @@ def test_a_disk_that_is_full_while_a_clone_is_made_leaves_nothing_of_it(tmp_path
     assert set(host.by_name) == {"web-0000"}
     host.fail = lambda _call, _name: None
     world.run_until(lambda: world.ready() == 2)
-    assert len(host.volumes) == 5
+    assert len(host.stored) == 5
 
 
 def test_the_first_boots_and_the_others_are_cloned_once_a_snapshot_is_there(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from common.domain import DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.messages import BackendState, DesiredCapacity, Drain
 from common.phases import Phase
-from common.volume import Volume
+from common.volume import SeenVolume, Volume
 from services.actuator.access import may_touch
 from services.actuator.cleanup import is_asked_for, own_domains, stray_domains
 from services.actuator.core.breaker import Breaker
@@ -72,6 +72,9 @@ class FakeHost:
 
     def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None:
         self.removed = [name for name in VOLUMES if is_to_go(name)]
+
+    def volumes(self) -> list[SeenVolume]:
+        return [SeenVolume(name, f"/disks/{name}") for name in VOLUMES]
 
     def agent_host_name(self, name: str, timeout_s: float) -> str | None:
         return None

@@ -1,5 +1,6 @@
 """Domains that stand by, step by step: coming to rest, being woken, and how many there are to be."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,8 @@ from services.actuator.core.membership import membership
 from services.actuator.core.plan import plan
 from services.actuator.core.seen import Probe, Seen, SeenDomain, Snapshot, Standby, Wanted
 from services.actuator.core.sizing import HISTORY_S, choose, largest_rise, with_demand
-from services.actuator.core.steps import Save, Start, Step, Suspend, Wake
+from services.actuator.core.steps import Save, SetPhase, Start, Step, Suspend, Wake
+from services.actuator.guest_clocks import GuestClocks
 from services.actuator.hosts import Hosts
 from services.actuator.perform import NOTE_LENGTH, Outcome, Result, attempt
 from services.actuator.remarks import TOLD_S, Remarks
@@ -182,6 +184,59 @@ def test_waking_resumes_or_starts_and_writes_the_record(tier: str, call: str) ->
     host = FakeHost()
     assert attempt(host, wake_of(tier), None) == (Result.DONE, "")  # type: ignore[arg-type] # a fake
     assert (host.calls, host.written["phase"], host.written["woken"]) == ([call], "booting", "1")
+
+
+@pytest.mark.parametrize(("tier", "call"), [("paused", "resume"), ("saved", "start")])
+def test_a_clock_is_set_when_the_guest_goes_on_and_before_its_record_lets_it_serve(tier: str, call: str) -> None:
+    host, seen_then = FakeHost(), list[tuple[list[str], dict[str, str]]]()
+
+    def set_clock(_host: object, domain: str) -> None:
+        seen_then.append(([*host.calls, domain], dict(host.written)))
+
+    assert attempt(host, wake_of(tier), None, set_clock) == (Result.DONE, "")  # type: ignore[arg-type] # a fake
+    assert seen_then == [([call, ONE], {})] and host.written["phase"] == "booting"
+
+
+@pytest.mark.parametrize(("template", "clocks"), [("d1", [ONE]), ("", [])])
+def test_a_clock_is_set_of_a_domain_of_ours_that_somebody_else_had_paused(template: str, clocks: list[str]) -> None:
+    host, set_of = FakeHost(), list[str]()
+    step = SetPhase(
+        group="web", host="local", domain=ONE, uuid=f"u-{ONE}", reason="it runs again", was=Phase.SUSPENDED,
+        record=record(ONE, Phase.WARMING, template=template),
+    )  # fmt: skip
+    assert attempt(host, step, None, lambda _host, domain: set_of.append(domain)) == (Result.DONE, "")  # type: ignore[arg-type] # a fake
+    assert set_of == clocks and host.written["phase"] == "warming"
+
+
+class Agents:
+    """Guests whose agents set the clock, refuse, or hang until ``goes_on``."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.told: list[str] = []
+
+    def set_time(self, name: str, timeout_s: float) -> bool:
+        self.told.append(name)
+        if name == "hung":
+            self.goes_on.wait(20)
+        if name == "broken":
+            raise HypervisorError("the agent is not available")
+        return name != "none"
+
+
+def test_no_agent_that_fails_or_hangs_keeps_a_domain_from_being_woken() -> None:
+    clocks, agents = GuestClocks("local"), Agents()
+    threads = [threading.Thread(target=clocks.run, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for name in ("hung", "broken", "none", "good"):
+        clocks.set(agents, name)
+    assert agents.told == ["hung", "broken", "none", "good"]
+    agents.goes_on.set()
+    clocks.stop()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_what_cannot_be_woken_is_written_down_as_failed_in_one_plain_line() -> None:

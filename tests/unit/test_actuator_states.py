@@ -11,6 +11,7 @@ from common.domain_states import CHECKS_FAIL, MAY_COME_BACK, MEANINGS, RESUMED, 
 from common.errors import DomainGoneError
 from common.messages import Event
 from common.phases import Phase
+from common.volume import SeenVolume
 from services.actuator.alarms import Alarms
 from services.actuator.core import past as pasts
 from services.actuator.core import steps as all_steps
@@ -546,6 +547,9 @@ class Host:
 
     def set_metadata(self, _name: str, _metadata: dict[str, str]) -> None:
         self._call("set_metadata")
+
+    def volumes(self) -> list[SeenVolume]:
+        return []
 
     def remove_volumes(self, _is_to_go: object) -> None:
         pass

@@ -98,6 +98,15 @@ def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:
         (GROUP + "hosts = []\n", 3, "groups.web.hosts: "),
         (GROUP + "hosts = ['mars']\n", None, "['mars'] are not defined; defined: ['local']"),
         (GROUP + "max = 65\n", None, "groups.web.max must be <= haproxy.slots (64); got 65"),
+        (GROUP + "address_network = '10.0.0.0/24'\n", 1, "address_network is for groups of kind 'existing'"),
+        (GROUP + "kind = 'existing'\naddress_network = '10.0.0.1/24'\n", 4, "is no range of addresses such as 10."),
+        (
+            GROUP + "kind = 'existing'\naddress_network = '10.0.0.1'\n",
+            4,
+            "must be a libvirt network's name, or",
+        ),
+        (GROUP + "kind = 'existing'\naddress_network = 'a;b'\n", 4, "must be a libvirt network's name, or"),
+        (STATIC + "web-0000 = '10.0.0.1' }\naddress_network = 'default'\n", 1, "whose addresses are looked for"),
         (GROUP + "address_source = 'arp'\n", 1, "address_source is for groups of kind 'existing'"),
         ("[system]\ninterval_s = 5.0\n" + GROUP, 1, "stale_after_s must be greater than interval_s (5.0); got 3.5"),
         ("[system]\nrun_dir = 'run'\n" + GROUP, 2, "system.run_dir: must be an absolute path; got 'run'"),
@@ -105,6 +114,12 @@ def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:
         ("[system]\nlog_level = 'loud'\n" + GROUP, 2, "system.log_level: input should be 'debug'"),
         ("[network]\nsubnet = '10.0.0.0/29'\n" + GROUP, 1, "slots must be at most 0 in 10.0.0.0/29; got 200"),
         ("[network]\nsubnet = 'near'\n" + GROUP, 1, "subnet must be an IPv4 network"),
+        (
+            "[network]\nname_servers = ['dns.lan']\n" + GROUP,
+            2,
+            "every name server must be an IPv4 address; got 'dns.lan'",
+        ),
+        ("[network]\nname_servers = ['127.0.0.53']\n" + GROUP, 2, "127.0.0.53 would be the guest itself"),
         (
             GROUP + "[[groups.web.policies]]\ntype = 'threshold'\nhigh_ratio = 0.3\n",
             3,

@@ -12,7 +12,6 @@ from common.domain import (
     parse_metadata,
 )
 from common.errors import HypervisorError
-from common.virt.arp import macs_in_xml, neighbour
 
 HOSTILE = {"group": 'a"b', "cause": "</member><x/>", "note": "a;b\n&amp;"}
 CAPABILITIES = """
@@ -68,20 +67,3 @@ def test_capabilities_tell_the_domain_types_of_the_hosts_own_architecture() -> N
 def test_capabilities_tell_the_cpu() -> None:
     assert cpu_model(CAPABILITIES) == "x86_64 AMD EPYC"
     assert cpu_model("<capabilities><host/></capabilities>") == ""
-
-
-ARP = """IP address       HW type     Flags       HW address            Mask     Device
-192.0.2.1        0x1         0x2         02:fc:00:00:00:05     *        eth0
-192.168.150.10   0x1         0x0         52:54:00:D7:00:00     *        asbr0
-192.168.150.11   0x1         0x2         52:54:00:D7:00:00     *        asbr0
-"""
-
-
-def test_a_complete_neighbour_with_the_domains_mac_is_its_address() -> None:
-    xml = "<domain><devices><interface><mac address='52:54:00:d7:00:00'/></interface></devices></domain>"
-    assert neighbour(macs_in_xml(xml), ARP) == "192.168.150.11"
-
-
-def test_a_mac_without_neighbour_has_no_address() -> None:
-    assert neighbour({"52:54:00:d7:00:01"}, ARP) is None
-    assert neighbour(set(), "") is None

@@ -28,6 +28,9 @@ class FakeHost:
     def __init__(self) -> None:
         self.domains: dict[str, str] = {}
         self.stored: set[str] = set()
+        self.backing: dict[str, str] = {}
+        self.named_by_others: set[str] = set()
+        self.asked: list[str] = []
         self.calls = 0
         self.dies_at = 0
         self.refuses: dict[str, HypervisorError] = {}
@@ -51,6 +54,19 @@ class FakeHost:
         self.stored.add(volume.name)
         self._die()
 
+    def volumes(self) -> list[SeenVolume]:
+        self._asked("volumes")
+        return [SeenVolume(name, f"/disks/{name}", self.backing.get(name, "")) for name in sorted(self.stored)]
+
+    def owners(self, without: str = "") -> tuple[frozenset[str], frozenset[str]]:
+        self._asked("owners")
+        return frozenset(self.domains.values()), frozenset(self.named_by_others)
+
+    def _asked(self, what: str) -> None:
+        self.asked.append(what)
+        if what in self.refuses:
+            raise self.refuses[what]
+
     def remove_volumes(self, is_to_go: Callable[[str], bool]) -> None:
         self._called("remove_volumes")
         self.stored = {name for name in self.stored if not is_to_go(name)}
@@ -71,7 +87,7 @@ class FakeHost:
         raise AssertionError("no step here writes a record")
 
     def sweep(self) -> None:
-        volumes = [SeenVolume(name, f"/disks/{name}") for name in self.stored]
+        volumes = [SeenVolume(name, f"/disks/{name}", self.backing.get(name, "")) for name in self.stored]
         self.stored -= leaked(volumes, set(self.domains.values()), ())
 
 
@@ -145,6 +161,53 @@ def test_disks_that_cannot_be_removed_do_not_keep_the_definition() -> None:
     host.refuses["remove_volumes"] = HypervisorError("the pool is broken")
     assert perform(host, remove(FIRST)) == (Result.DONE, "")
     assert not host.domains and host.stored
+
+
+def with_snapshot(host: FakeHost) -> None:
+    perform(host, *make(FIRST))
+    host.stored |= {"before Upgrade", "mine.qcow2"}
+    host.backing["before Upgrade"] = f"/disks/{disks(FIRST)[0]}"
+
+
+def test_what_a_snapshot_has_put_on_a_disk_goes_with_it_and_a_users_own_file_stays() -> None:
+    host = FakeHost()
+    with_snapshot(host)
+    assert perform(host, remove(FIRST)) == (Result.DONE, "")
+    assert host.stored == {"mine.qcow2"}
+
+
+def test_a_disk_that_another_domain_uses_by_a_snapshot_stays_with_all_below_it() -> None:
+    host = FakeHost()
+    with_snapshot(host)
+    host.named_by_others = {"/disks/before Upgrade"}
+    assert perform(host, remove(FIRST)) == (Result.DONE, "")
+    assert host.stored == {"mine.qcow2", "before Upgrade", disks(FIRST)[0]}
+
+
+def test_other_domains_are_asked_only_where_there_is_a_snapshot() -> None:
+    host = FakeHost()
+    perform(host, *make(FIRST))
+    perform(host, remove(FIRST))
+    assert host.asked == ["volumes"]
+
+
+@pytest.mark.parametrize("call", ["volumes", "owners"])
+def test_where_a_chain_cannot_be_told_the_domains_own_disks_go_and_the_rest_is_swept(call: str) -> None:
+    host = FakeHost()
+    with_snapshot(host)
+    host.refuses[call] = HypervisorError("the pool is being refreshed")
+    assert perform(host, remove(FIRST)) == (Result.DONE, "")
+    assert host.stored == {"before Upgrade", "mine.qcow2"}
+    host.sweep()
+    assert host.stored == {"mine.qcow2"}
+
+
+def test_a_host_lost_while_a_chain_is_looked_at_keeps_all() -> None:
+    host = FakeHost()
+    with_snapshot(host)
+    host.refuses["volumes"] = HypervisorLostError("gone")
+    assert perform(host, remove(FIRST)) == (Result.UNKNOWN, "gone")
+    assert host.domains and len(host.stored) == 4
 
 
 @pytest.mark.parametrize(

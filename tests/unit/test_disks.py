@@ -3,13 +3,26 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.config import Config, Group, Image, Network
 from common.domain import DomainState
 from common.phases import Phase
 from common.volume import ImageFacts, SeenVolume, files_of, is_readable
-from services.actuator.core.disks import Base, Disk, aged, base_of, changed, identity, leaked, overlay, owner_of
+from services.actuator.core.disks import (
+    Base,
+    Disk,
+    aged,
+    base_of,
+    belonging,
+    changed,
+    identity,
+    leaked,
+    overlay,
+    owner_of,
+)
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.members import view
 from services.actuator.core.placement import Place, place
@@ -52,6 +65,41 @@ def test_what_another_volume_stands_on_is_kept_as_long_as_that_one() -> None:
     further = volume(2, backing=clone.path)
     assert leaked([frozen, clone, further], {UUIDS[2]}, ()) == frozenset()
     assert leaked([frozen, clone, further], (), ()) == {frozen.name, clone.name, further.name}
+
+
+def test_a_file_that_stands_on_a_domains_disk_is_the_domains_whatever_its_name() -> None:
+    over = SeenVolume("Snap 1", "/disks/Snap 1", volume(0).path)
+    top = SeenVolume("x.Y", "/disks/x.Y", over.path)
+    apart = SeenVolume("data.raw", "/disks/data.raw", "/images/base.qcow2")
+    found = [volume(0), over, top, apart, volume(1)]
+    assert belonging(found, UUIDS[0], ()) == {volume(0).name, over.name, top.name}
+    assert leaked(found, {UUIDS[1]}, ()) == {volume(0).name, over.name, top.name}
+    assert leaked([over, top, apart], (), ()) == {over.name, top.name}, "also when what they stood on is gone"
+
+
+def test_nothing_goes_that_another_domain_or_its_disk_stands_on() -> None:
+    over = SeenVolume("snap", "/disks/snap", volume(0).path)
+    clone = volume(1, backing=over.path)
+    assert belonging([volume(0), over, clone], UUIDS[0], ()) == frozenset()
+    assert belonging([volume(0), volume(0, "seed"), over], UUIDS[0], {over.path}) == {volume(0, "seed").name}
+
+
+CHAINS = st.dictionaries(st.integers(0, 7), st.integers(-1, 7), max_size=8)
+
+
+@given(CHAINS, st.sets(st.integers(0, 7)))
+def test_whatever_stands_on_what_a_removal_leaves_no_file_without_its_base(
+    backing: dict[int, int], used: set[int]
+) -> None:
+    names = {n: volume(n).name if n < 4 else f"snap-{n}" for n in range(8)}
+    paths = {n: f"/disks/{name}" for n, name in names.items()} | {-1: "/images/base.qcow2"}
+    found = [SeenVolume(names[n], paths[n], paths[below]) for n, below in backing.items()]
+    others = {paths[n] for n in used}
+    gone = belonging(found, UUIDS[0], others)
+    left = [each for each in found if each.name not in gone]
+    assert not {each.name for each in found if each.path in others} & gone
+    assert not {each.name for each in found if owner_of(each.name) not in (None, UUIDS[0])} & gone
+    assert not {each.backing for each in left} & {each.path for each in found if each.name in gone}
 
 
 def test_a_volume_that_was_named_in_between_starts_its_grace_anew() -> None:

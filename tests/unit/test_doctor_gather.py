@@ -20,6 +20,7 @@ from common.domain import DomainFacts, DomainState
 from common.errors import HypervisorError
 from common.phases import Phase
 from common.run_dir import Lock
+from common.virt.addresses import Candidate, Rule, Source
 from services.actuator.core.record import Record
 
 
@@ -112,10 +113,10 @@ def test_the_haproxy_that_runs_is_looked_at_first(tmp_path: Path, monkeypatch: p
 class Addresses:
     """A connection that knows leases, and asks for more rights before it asks a guest's agent."""
 
-    def address(self, _name: str, source: str) -> str:
-        if source == "agent":
+    def addresses(self, _name: str, rule: Rule) -> tuple[Candidate, ...]:
+        if rule.source is Source.AGENT:
             raise HypervisorError("read only")
-        return "192.0.2.7"
+        return (Candidate("192.0.2.7", "52:54:00:00:00:01"), Candidate("192.0.2.9", "52:54:00:00:00:01"))
 
 
 STATIC = {"kind": "existing", "address_source": "static", "addresses": {"w-0001": "192.0.2.8"}}

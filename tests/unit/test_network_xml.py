@@ -7,7 +7,7 @@ import pytest
 
 from common.config import Network
 from common.errors import HypervisorError
-from common.network_xml import host_xml, network_uuid, network_xml, shape
+from common.network_xml import DNSMASQ, has_dns, host_xml, network_uuid, network_xml, shape
 
 NETWORK = Network(slots=3)
 AS_LIBVIRT_SHOWS_IT = f"""
@@ -36,6 +36,19 @@ def test_every_slot_has_a_reservation_and_there_is_no_range() -> None:
     found = shape(network_xml(NETWORK))
     assert found.hosts == {(NETWORK.mac(slot), NETWORK.address(slot)) for slot in range(3)}
     assert not found.has_range
+
+
+def test_it_needs_no_port_53_and_tells_name_servers_by_dhcp_alone() -> None:
+    assert not has_dns(network_xml(NETWORK))
+    told = network_xml(NETWORK, ("192.0.2.1", "192.0.2.2"))
+    values = [option.get("value") for option in ET.fromstring(told).iter(f"{{{DNSMASQ}}}option")]
+    assert values == ["dhcp-option=option:dns-server,192.0.2.1,192.0.2.2"]
+    assert DNSMASQ not in network_xml(NETWORK)
+
+
+def test_a_network_of_an_older_release_is_as_good_as_one_without_dns() -> None:
+    assert has_dns(AS_LIBVIRT_SHOWS_IT)
+    assert shape(AS_LIBVIRT_SHOWS_IT) == shape(network_xml(NETWORK, ("192.0.2.1",)))
 
 
 def test_what_libvirt_shows_has_the_shape_of_what_we_wrote() -> None:

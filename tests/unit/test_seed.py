@@ -7,6 +7,7 @@ import pycdlib
 import pytest
 
 from common.config import Network
+from services.actuator.core.disks import Disk
 from services.actuator.core.seed import LABEL, MAX_USER_DATA_BYTES, seed_files, why_no_user_data
 from services.actuator.seed import seed_volume
 
@@ -14,8 +15,9 @@ UUID = "7b1f2f10-1111-5222-8333-1234567890ab"
 NETWORK = Network(name="autoscaler", subnet="192.168.150.0/24")
 
 
-def files(user_data: str = "") -> dict[str, bytes]:
-    return seed_files("web-0003", UUID, NETWORK, 3, ("ssh-ed25519 AAAA me",), user_data)
+def files(user_data: str = "", name_servers: tuple[str, ...] = ()) -> dict[str, bytes]:
+    disk = Disk("/images/debian.qcow2", 0, user_data, ("ssh-ed25519 AAAA me",), name_servers)
+    return seed_files("web-0003", UUID, NETWORK, 3, disk)
 
 
 def test_the_domain_learns_who_it_is() -> None:
@@ -31,6 +33,12 @@ def test_the_address_is_that_of_the_slot_on_the_nic_with_the_slots_mac() -> None
     assert nic["mac_address"] == NETWORK.mac(3)
     assert nic["subnets"][0]["address"] == "192.168.150.13/24"
     assert nic["subnets"][0]["gateway"] == "192.168.150.1"
+
+
+@pytest.mark.parametrize("servers", [(), ("192.0.2.1", "192.0.2.2")])
+def test_the_name_servers_are_those_told_and_never_our_network_itself(servers: tuple[str, ...]) -> None:
+    nic = json.loads(files("", servers)["network-config"])["config"][0]
+    assert nic["subnets"][0]["dns_nameservers"] == list(servers)
 
 
 def test_the_machine_id_follows_from_the_uuid() -> None:

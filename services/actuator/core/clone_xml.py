@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.config import Network
-from common.domain import METADATA_PREFIX, METADATA_TAG, METADATA_URI
+from common.domain import AGENT_CHANNEL, METADATA_PREFIX, METADATA_TAG, METADATA_URI
 from common.errors import HypervisorError
 from services.actuator.core.disks import DomainDisks
 from services.actuator.core.domain_xml import OWN_DISKS, QEMU_URI, add_backing
-from services.actuator.core.extra_xml import AGENT_CHANNEL
 from services.actuator.core.record import Record
 
 FWCFG_ENTRY: Final = "opt/libvirt-autoscaler"

@@ -2,11 +2,18 @@
 
 A domain has two volumes in our pool: an overlay, and a seed for cloud-init. Both carry the domain's UUID in their
 names, so that each tells whose it is and no two lives of a name share one. The base is only ever read.
+
+# Note [What snapshots put on a disk]
+An external snapshot (``virsh snapshot-create-as --disk-only``) makes the domain write to a new file on top of its
+overlay, named as the user likes. In our pool such a file belongs to the domain whose volume it stands on, and goes with
+it. A file that stands on nothing of the domain's is not taken for its own, even if its definition names it: it may be
+the user's data, or a base.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Final
 
 from common.volume import ImageFacts, Overlay, SeenVolume, digest, is_readable
@@ -20,12 +27,16 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*\.(?P<uuid>[0-9a-f]{8}(?:-[0-
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What a group's disks are made from: ``[groups.NAME.image]``, with the text of its user-data."""
+    """What a group's disks are made from: ``[groups.NAME.image]``, with the text of its user-data.
+
+    ``name_servers`` are told to the guest; a domain with others is no other domain, so they are no part of the digest.
+    """
 
     path: str
     size_bytes: int = 0
     user_data: str = ""
     ssh_keys: tuple[str, ...] = ()
+    name_servers: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -139,10 +150,47 @@ def leaked(
         spared: Names of volumes that snapshots need.
     """
     all_volumes = tuple(volumes)
-    kept = {v.path for v in all_volumes if owner_of(v.name) in (None, *uuids) or v.path in files or v.name in spared}
-    while more := {v.backing for v in all_volumes if v.path in kept and v.backing} - kept:
+    owners = owners_of(all_volumes)
+    kept = {v.path for v in all_volumes if owners[v.path] in (None, *uuids) or v.path in files or v.name in spared}
+    return _not_needed(all_volumes, kept)
+
+
+def belonging(volumes: Iterable[SeenVolume], uuid: str, files_of_others: Collection[str]) -> frozenset[str]:
+    """Return the names of the volumes that go with a domain: its own, and what snapshots have put on them.
+
+    Args:
+        volumes: All that is in our pool.
+        uuid: The domain's.
+        files_of_others: Every file that disks of other domains name; neither these nor what they stand on goes.
+    """
+    all_volumes = tuple(volumes)
+    owners = owners_of(all_volumes)
+    kept = {v.path for v in all_volumes if owners[v.path] != uuid or v.path in files_of_others}
+    return _not_needed(all_volumes, kept)
+
+
+def owners_of(volumes: Collection[SeenVolume]) -> dict[str, str | None]:
+    """Return by path for whom each volume is there; see Note [What snapshots put on a disk]."""
+    by_path = {volume.path: volume for volume in volumes}
+    return {path: _owner(volume, by_path) for path, volume in by_path.items()}
+
+
+def _owner(volume: SeenVolume, by_path: Mapping[str, SeenVolume]) -> str | None:
+    """Return the owner by name, else that of the next volume below that has one; it may be gone itself."""
+    passed = set[str]()
+    while owner_of(volume.name) is None and volume.backing and volume.path not in passed:
+        passed.add(volume.path)
+        below, here = PurePosixPath(volume.backing), PurePosixPath(volume.path).parent
+        gone = SeenVolume(below.name if below.parent == here else "", volume.backing)
+        volume = by_path.get(volume.backing, gone)
+    return owner_of(volume.name)
+
+
+def _not_needed(volumes: tuple[SeenVolume, ...], kept: set[str]) -> frozenset[str]:
+    """Return the names of the volumes that are neither at the paths ``kept`` nor below one of them."""
+    while more := {v.backing for v in volumes if v.path in kept and v.backing} - kept:
         kept |= more
-    return frozenset(v.name for v in all_volumes if v.path not in kept)
+    return frozenset(v.name for v in volumes if v.path not in kept)
 
 
 def aged(since_s: Mapping[str, float], found: Collection[str], now_s: float) -> dict[str, float]:

@@ -11,10 +11,9 @@ from typing import Final
 
 from common import names
 from common.config import Group, Network
-from common.domain import METADATA_PREFIX, METADATA_TAG, METADATA_URI
+from common.domain import AGENT_CHANNEL, METADATA_PREFIX, METADATA_TAG, METADATA_URI
 from services.actuator.core import extra_xml
 from services.actuator.core.disks import DomainDisks
-from services.actuator.core.extra_xml import AGENT_CHANNEL
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Template
 

@@ -16,6 +16,7 @@ from typing import Final
 from xml.parsers import expat
 
 from common.config import Network
+from common.domain import AGENT_CHANNEL
 
 IDENTITIES: Final[dict[str, tuple[tuple[str, str], ...]]] = {  # child, attribute
     "disk": (("target", "dev"),),
@@ -33,7 +34,6 @@ IDENTITIES: Final[dict[str, tuple[tuple[str, str], ...]]] = {  # child, attribut
 }
 DEFAULTS: Final = {("controller", "index"): "0"}  # what libvirt takes an attribute for that is left out
 SINGLE_DEVICES: Final = frozenset({"emulator", "memballoon", "iommu", "vsock", "panic", "watchdog"})
-AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 _BY_KEY: Final = "it follows from autoscaler.toml"
 _OURS: Final[dict[str, str]] = {
     "domain/name": "names are given by the group's prefix",

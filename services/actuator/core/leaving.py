@@ -10,6 +10,7 @@ from typing import Final
 from common.domain import DomainState
 from common.domain_states import CHECKS_FAIL, MAY_COME_BACK
 from common.phases import Phase
+from services.actuator.core.addresses import answered_at
 from services.actuator.core.capacity import target
 from services.actuator.core.context import NEVER_SERVED, Context, about, enter
 from services.actuator.core.events import NOT_IN_TIME
@@ -77,7 +78,7 @@ def failed(context: Context, member: Member) -> Step | None:
     if member.is_off:
         return remove(context, member)
     if _answers_again(context, member):
-        return enter(context, member, Phase.WARMING, "it answers again", note="")
+        return enter(context, member, Phase.WARMING, "it answers again", note="", **answered_at(context.wanted, member))
     if context.wanted.group.keep_failed:
         return None
     if member.record.has_served and not may_give_up(context, member):

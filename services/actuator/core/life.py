@@ -13,6 +13,7 @@ from typing import Final
 from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
+from services.actuator.core.addresses import answered_at, news, unwritten
 from services.actuator.core.context import Context, about, enter
 from services.actuator.core.holding import come_back, hold, resume
 from services.actuator.core.leaving import draining, failed, give_up, remove, stopping, why_down
@@ -20,7 +21,7 @@ from services.actuator.core.members import SERVING, Member, boot_limit_s, is_ove
 from services.actuator.core.placement import COMING
 from services.actuator.core.record import CLONED
 from services.actuator.core.standby import stand_by
-from services.actuator.core.steps import PlugIn, SetQuota, Start, Step
+from services.actuator.core.steps import PlugIn, SetPhase, SetQuota, Start, Step
 
 HALT_RATIO: Final = 0.45
 UNHEALTHY: Final = "its health checks fail"
@@ -44,14 +45,17 @@ def advance(context: Context, member: Member) -> Step | None:
 
 
 def unhealthy(context: Context, member: Member) -> bool:
-    """Return whether HAProxy's checks have failed for longer than the group tolerates."""
-    backend = member.backend
+    """Return whether HAProxy's checks have failed for longer than the group tolerates.
+
+    What failed before the member entered its phase does not count: it may be about the address that it has left.
+    """
+    backend, grace_s = member.backend, context.wanted.group.unhealthy_grace_s
     return (
         member.phase in SERVING
         and member.domain.power is DomainState.RUNNING
         and backend is not None
         and backend.is_healthy is False
-        and backend.unhealthy_s >= context.wanted.group.unhealthy_grace_s
+        and min(backend.unhealthy_s, member.age_s(context.now_s)) >= grace_s
     )
 
 
@@ -105,7 +109,8 @@ def _booting(context: Context, member: Member) -> Step | None:
         return enter(context, member, Phase.FAILED, f"{why_down(member)} while it booted")
     if member.probe is not None and member.probe.is_right:
         phase = Phase.STANDBY if member.is_reserve else Phase.WARMING
-        return enter(context, member, phase, "it answers as itself", probed_mono_s=context.now_s)
+        at = answered_at(context.wanted, member)
+        return enter(context, member, phase, "it answers as itself", probed_mono_s=context.now_s, **at)
     if is_overdue(context.wanted, member, context.now_s):
         if member.record.is_woken:
             return enter(context, member, Phase.FAILED, f"woken from {member.record.tier}, it does not answer")
@@ -120,6 +125,13 @@ def _booting(context: Context, member: Member) -> Step | None:
     return None
 
 
+def _follow(context: Context, member: Member) -> Step:
+    """A serving domain answers at another address than the one it serves at: it goes there, and its power stays on."""
+    address = news(context.wanted, member)
+    reason = f"it answers at {address}, no longer at {member.record.address}"
+    return enter(context, member, Phase.WARMING, reason, address=address, probed_mono_s=context.now_s)
+
+
 def _with_detail(text: str, detail: str) -> str:
     return f"{text} ({detail})" if detail else text
 
@@ -127,6 +139,11 @@ def _with_detail(text: str, detail: str) -> str:
 def _serving(context: Context, member: Member) -> Step | None:
     if member.domain.power is not DomainState.RUNNING:
         return enter(context, member, Phase.FAILED, why_down(member))
+    if news(context.wanted, member):
+        return _follow(context, member)
+    if address := unwritten(context.wanted, member):
+        record = replace(member.record, address=address)
+        return SetPhase(**about(member), reason=f"it serves at {address}", record=record, was=member.phase)
     if unhealthy(context, member) and not context.is_halted:
         return enter(context, member, Phase.FAILED, UNHEALTHY)
     if member.record.is_boosted:
@@ -135,7 +152,13 @@ def _serving(context: Context, member: Member) -> Step | None:
         return SetQuota(
             **about(member), reason="it has booted", cause=member.record.cause, record=record, cpu_quota=quota
         )
-    if member.phase is Phase.WARMING and member.backend is not None and member.backend.state == "ready":
+    backend = member.backend
+    if (
+        member.phase is Phase.WARMING
+        and backend is not None
+        and backend.state == "ready"
+        and backend.is_healthy is not False
+    ):
         return _ready(context, member)
     return _burst(context, member) if member.phase is Phase.READY else None
 
@@ -187,7 +210,7 @@ def _standby(context: Context, member: Member) -> Step | None:
     if member.is_off:
         return remove(context, member)
     if member.probe is not None and member.probe.is_right:
-        return enter(context, member, Phase.WARMING, "it answers as itself")
+        return enter(context, member, Phase.WARMING, "it answers as itself", **answered_at(context.wanted, member))
     return None
 
 

@@ -272,12 +272,14 @@ def is_overdue(wanted: Wanted, member: Member, now_s: float) -> bool:
 def why_no_address(wanted: Wanted, member: Member) -> str:
     """Return why nobody can ask a user's domain whether it answers, empty where it has an address."""
     group, source = wanted.group, wanted.group.address_source
-    if group.kind == "template" or group.addresses.get(member.name, member.domain.address) is not None:
+    known = group.addresses.get(member.name) or member.domain.address or member.record.address
+    if group.kind == "template" or known:
         return ""
     if source == "static":
         return "addresses names none for it"
     others = [other for other in ADDRESS_SOURCES if other != source]
-    return f"its address is not known by {source}; try {', '.join(others[:-1])} or {others[-1]}"
+    where = f" in {group.address_network}" if group.address_network else ""
+    return f"its address{where} is not known by {source}; try {', '.join(others[:-1])} or {others[-1]}"
 
 
 def _member(domain: SeenDomain, record: Record, seen: Seen, is_reachable: bool, is_busy: bool) -> Member:

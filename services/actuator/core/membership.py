@@ -9,6 +9,7 @@ from common.messages import LeadTime, Membership
 from common.messages import Member as MemberMessage
 from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
+from services.actuator.core.addresses import served_at
 from services.actuator.core.boot_times import quantile
 from services.actuator.core.members import Member
 from services.actuator.core.placement import COMING
@@ -76,9 +77,9 @@ def shown_record(member: Member) -> Record:
 
 
 def address(wanted: Wanted, member: Member) -> str | None:
-    """Return where the member serves: its slot's address, or for a user's domain what was found out."""
+    """Return where the member serves: at its slot's address, a user's domain where it answered, or is to be asked."""
     if wanted.group.kind == "existing":
-        return wanted.group.addresses.get(member.name, member.domain.address)
+        return served_at(wanted, member)
     slot = member.record.slot
     return wanted.network.address(slot) if slot is not None and 0 <= slot < wanted.network.slots else None
 
@@ -99,6 +100,7 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
     note = record.note if member.is_reachable else "its host is not reachable"
     if member.is_reachable and member.is_held:
         note = member.state.text
+    note = note or member.domain.address_note
     if not note and record.tier and record.phase in COMING and shown_phase(member) is Phase.STANDBY:
         note = "it boots, to stand by"
     return MemberMessage(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from common.endpoint import is_address
 from common.phases import Phase
 
 CREATED_BY: Final = "libvirt-autoscaler"
@@ -30,7 +31,8 @@ class Record:
     its overlay stands on (``disks.identity``), empty without one. ``cpu_quota`` is the one last written where it is not
     the configured one: a burst. ``decided_mono_s`` is when it was decided that it is wanted, ``probed_mono_s`` when it
     last answered as itself, ``served_mono_s`` when it first came into rotation, None where it never has since it was
-    started. ``failures`` counts how often it failed since it was last in rotation.
+    started. ``failures`` counts how often it failed since it was last in rotation. ``address``: where a user's domain
+    last answered as itself.
     """
 
     group: str
@@ -59,6 +61,7 @@ class Record:
     probed_mono_s: float | None = None
     served_mono_s: float | None = None
     failures: int = 0
+    address: str = ""
 
     @property
     def has_served(self) -> bool:
@@ -101,6 +104,7 @@ class Record:
             "probed_mono_s": "" if self.probed_mono_s is None else f"{self.probed_mono_s:.3f}",
             "served_mono_s": "" if self.served_mono_s is None else f"{self.served_mono_s:.3f}",
             "failures": str(self.failures),
+            "address": self.address,
         }
 
     def enter(self, phase: Phase, now_s: float, epoch_s: float, boot_id: str) -> "Record":
@@ -142,6 +146,7 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
             probed_mono_s=_number(metadata.get("probed_mono_s", "")),
             served_mono_s=_served(metadata),
             failures=int(metadata.get("failures", "0")),
+            address=_address(metadata.get("address", "")),
         )
     except (KeyError, ValueError):
         return None
@@ -158,6 +163,10 @@ def _served(metadata: Mapping[str, str]) -> float | None:
     if "served_mono_s" in metadata:
         return _number(metadata["served_mono_s"])
     return float(metadata["since_mono_s"]) if metadata["phase"] in HAS_SERVED else None
+
+
+def _address(text: str) -> str:
+    return text if is_address(text) else ""
 
 
 def _whole(text: str) -> int | None:

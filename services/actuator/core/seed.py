@@ -13,6 +13,7 @@ from collections.abc import Collection
 from typing import Final
 
 from common.config import Network
+from services.actuator.core.disks import Disk
 
 LABEL: Final = "cidata"
 USER_DATA_STARTS: Final = ("#cloud-config", "#!", "#include", "#cloud-boothook", "#part-handler", "## template:",
@@ -24,9 +25,7 @@ _MIB: Final = 1024 * 1024
 _ROOM_BYTES: Final = 512 * 1024  # for ISO 9660 itself, and all that is neither user-data nor keys
 
 
-def seed_files(
-    name: str, uuid: str, network: Network, slot: int, ssh_keys: tuple[str, ...], user_data: str, program: str = ""
-) -> dict[str, bytes]:
+def seed_files(name: str, uuid: str, network: Network, slot: int, disk: Disk, program: str = "") -> dict[str, bytes]:
     """Return the files of the seed by name.
 
     The address is static: the one that DHCP would give to the slot's MAC, without asking. The machine-id is the UUID.
@@ -36,10 +35,10 @@ def seed_files(
     """
     script = _MACHINE_ID.format(machine_id=_machine_id(uuid), program=_PROGRAM.format(text=program) if program else "")
     texts = {
-        "meta-data": _json({"instance-id": uuid, "local-hostname": name, "public-keys": list(ssh_keys)}),
-        "user-data": user_data or NO_USER_DATA,
+        "meta-data": _json({"instance-id": uuid, "local-hostname": name, "public-keys": list(disk.ssh_keys)}),
+        "user-data": disk.user_data or NO_USER_DATA,
         "vendor-data": script,
-        "network-config": _json(_network_config(network, slot)),
+        "network-config": _json(_network_config(network, slot, disk.name_servers)),
     }
     return {file: text.encode() for file, text in texts.items()}
 
@@ -118,13 +117,13 @@ def _machine_id(uuid: str) -> str:
     return uuid.replace("-", "")
 
 
-def _network_config(network: Network, slot: int) -> dict[str, object]:
+def _network_config(network: Network, slot: int, name_servers: tuple[str, ...]) -> dict[str, object]:
     """Version 1: understood by every cloud-init, whatever configures the guest's network."""
     subnet = {
         "type": "static",
         "address": f"{network.address(slot)}/{network.prefix_length}",
         "gateway": network.gateway,
-        "dns_nameservers": [network.gateway],
+        "dns_nameservers": list(name_servers),
     }
     nic = {"type": "physical", "name": "eth0", "mac_address": network.mac(slot), "subnets": [subnet]}
     return {"version": 1, "config": [nic]}

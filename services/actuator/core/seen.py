@@ -19,6 +19,8 @@ class SeenDomain:
     """One domain as its host shows it; ``record`` is None where it carries no metadata of ours.
 
     ``past`` is what was seen of it before, and what libvirt told of its disks; None where nobody has looked.
+    ``address`` is where a user's domain is to be asked now; it serves where it last answered (``core.addresses``).
+    ``address_note`` is what an operator should know about that.
     """
 
     host: str
@@ -29,6 +31,7 @@ class SeenDomain:
     power_reason: str = ""
     is_persistent: bool = True
     address: str | None = None
+    address_note: str = ""
     has_saved_state: bool = False
     has_link: bool = True
     past: Past | None = None
@@ -62,11 +65,12 @@ class SeenHost:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The newest probe of a domain's address: did the right one answer? ``answered`` names who did."""
+    """The newest probe of a domain's ``address``: did the right one answer? ``answered`` names who did."""
 
     is_right: bool
     answered: str = ""
     detail: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
