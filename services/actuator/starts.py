@@ -122,15 +122,12 @@ def _end_of_service(known: Breakers, step: SetPhase, own: str, now_s: float, ser
     """Return what the end of a member that served changes: of a sick one, or of one that died soon."""
     is_soon = served_s < breakers.SOON_S
     if step.is_sick:
-        return _change(known, breakers.sick_key(step.group), lambda old: _given_up(old, now_s, is_soon))
+        sick = breakers.sick_key(step.group)
+        return _change(known, sick, lambda old: breakers.not_cured(old, now_s, step.ready_s, served_s))
     key = own or breakers.key(step.group, step.host)
     started_s = step.record.started_mono_s
     began_s = now_s - served_s if started_s is None else started_s
     return _change(known, key, lambda old: breakers.relapsed(old, now_s, began_s) if is_soon else old, step.domain)
-
-
-def _given_up(old: Breaker, now_s: float, is_soon: bool) -> Breaker:
-    return breakers.not_cured(old, now_s, is_relapse=is_soon and old.relapses > 0)
 
 
 def _has_lasted(member: Member, breaker: Breaker, now_s: float) -> bool:

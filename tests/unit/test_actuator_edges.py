@@ -227,7 +227,8 @@ def test_balancers_word_that_is_too_old_is_no_word() -> None:
 
 
 def test_store_survives_a_restart(tmp_path: Path) -> None:
-    stored = Stored({"web@local": Breaker(3, 1, 160.0, 100.0)}, {"web": (3.0, 4.0)}, {"local": {"web": 2}})
+    breaker = Breaker(3, 1, 160.0, 100.0, ("u-0", "u-1"), 2, 90.0, 1)
+    stored = Stored({"web@local": breaker}, {"web": (3.0, 4.0)}, {"local": {"web": 2}})
     write(tmp_path / "deep" / "actuator.json", stored, "b")
     assert read(tmp_path / "deep" / "actuator.json", 120.0, "b") == stored
 
@@ -240,9 +241,22 @@ def test_damaged_store_counts_as_nothing_known(tmp_path: Path, text: str) -> Non
     assert read(path, 1.0, "b") == Stored()
 
 
-def test_store_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+def test_store_of_an_older_release_is_read_and_an_older_release_reads_ours(tmp_path: Path) -> None:
+    path = tmp_path / "actuator.json"
+    older = {"failures": 3, "openings": 1, "open_until_s": 160.0, "last_failure_s": 100.0}
+    write(path, Stored({"web@local": Breaker(3, 1, 160.0, 100.0, ("u",), 2, 90.0, 1)}), "b")
+    values = json.loads(path.read_text())
+    assert older.items() <= values["breakers"]["web@local"].items()
+    values["breakers"]["web@local"] = older
+    path.write_text(json.dumps(values))
+    assert read(path, 120.0, "b").breakers == {"web@local": Breaker(3, 1, 160.0, 100.0)}
+
+
+def test_store_that_cannot_be_written_says_why_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    write(tmp_path / "file" / "actuator.json", Stored(), "b")
+    trouble = write(tmp_path / "file" / "actuator.json", Stored(), "b")
+    assert trouble == f"{tmp_path}/file/actuator.json cannot be written: File exists"
+    assert (tmp_path / "file").read_text() == ""
 
 
 # --- images --------------------------------------------------------------------------------------------------------

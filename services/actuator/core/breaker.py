@@ -18,6 +18,8 @@ LONGEST_S: Final = 1800.0
 PAUSE_S: Final = 1.0
 SOON_S: Final = 60.0  # what has served for this long has been started well
 RELAPSE_S: Final = 10.0  # the pause after the second relapse in a row
+TROUBLED_S: Final = 120.0  # so long after a failed start, or the end of a wait for the next, another may still fail
+SUCCESSOR_S: Final = 5.0  # who is replaced beside is given up so long after its successor was ready, at most
 _TIER_OF_SICK: Final = "sick"
 
 
@@ -70,6 +72,21 @@ def is_half_open(breaker: Breaker, now_s: float) -> bool:
 def is_pausing(breaker: Breaker, now_s: float) -> bool:
     """Return whether the pause after a failure is not over yet."""
     return breaker.failures > 0 and now_s < breaker.last_failure_s + min(breaker.failures, LIMIT) * PAUSE_S
+
+
+def is_troubled(breaker: Breaker, now_s: float) -> bool:
+    """Return whether starts fail, so that nobody who runs is given up for the hope of another."""
+    return breaker.failures > 0 and now_s < max(breaker.last_failure_s, breaker.open_until_s or 0.0) + TROUBLED_S
+
+
+def is_again(breaker: Breaker, ready_s: float, served_s: float) -> bool:
+    """Return whether a domain that fails its checks succeeds one that did: the breaker for sickness counts it as a try.
+
+    Args:
+        ready_s: When it became ready, on the clock of the breaker.
+        served_s: How long it passed its checks, >= 0.
+    """
+    return breaker.relapses > 0 and served_s < SOON_S and ready_s >= breaker.relapsed_s - SUCCESSOR_S
 
 
 def relapse_left_s(breaker: Breaker, now_s: float) -> float:
@@ -126,13 +143,9 @@ def relapsed(breaker: Breaker, now_s: float, started_s: float) -> Breaker:
     return replace(breaker, relapses=breaker.relapses + 1, relapsed_s=now_s, held=places)
 
 
-def not_cured(breaker: Breaker, now_s: float, is_relapse: bool) -> Breaker:
-    """Return the breaker for sickness after a sick domain has been given up.
-
-    Args:
-        is_relapse: It began to fail soon after it was ready: the replacement before did not help.
-    """
-    relapses = breaker.relapses + 1 if is_relapse else max(breaker.relapses, 1)
+def not_cured(breaker: Breaker, now_s: float, ready_s: float, served_s: float) -> Breaker:
+    """Return the breaker for sickness after a sick domain has been given up; see ``is_again``."""
+    relapses = breaker.relapses + 1 if is_again(breaker, ready_s, served_s) else max(breaker.relapses, 1)
     return replace(breaker, relapses=relapses, relapsed_s=now_s)
 
 

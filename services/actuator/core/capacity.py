@@ -159,7 +159,7 @@ def _define_more(
         return Balance(blocked=(wanted.template_note or "the guest image is missing",))
     steps: list[Step] = []
     lost = [m for m in members if _is_just_lost(context, m)]
-    held = trials.held_places(context)
+    held = trials.held_places(context, planned)
     open_hosts = tuple(host for host in wanted.group.hosts if host not in held)
     for turn in range(missing):
         is_full = found.owned_besides_reserve + woken + len(steps) >= wanted.room
@@ -167,7 +167,7 @@ def _define_more(
             return Balance(tuple(steps), (_at_ceiling(context, found.owned_total + len(steps)),))
         is_held = turn >= missing - sum(held.values())
         if is_held and not open_hosts:
-            return Balance(tuple(steps), (trials.why_places_held(context, held),))
+            return Balance(tuple(steps), trials.why_places_held(context, held))
         hosts = open_hosts if is_held else None
         where = place(wanted, context.seen, found, [*planned, *steps], context.now_s, hosts)
         if isinstance(where, str):

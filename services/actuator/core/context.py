@@ -54,7 +54,8 @@ def _as_end(context: Context, member: Member, step: SetPhase) -> SetPhase:
     """Return the step by which a member stops serving, with how long it had served well."""
     failing_s = member.backend.unhealthy_s if member.backend is not None else 0.0
     served_s = max(member.age_s(context.now_s) - failing_s, 0.0) if member.phase is Phase.READY else 0.0
-    return replace(step, served_s=served_s, is_sick=member.key in context.sick)
+    is_sick = member.key in context.sick
+    return replace(step, served_s=served_s, ready_s=member.record.since_mono_s, is_sick=is_sick)
 
 
 def adopt(context: Context, domain: SeenDomain, phase: Phase, reason: str, cause: str) -> SetPhase:

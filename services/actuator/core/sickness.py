@@ -14,8 +14,8 @@ calm        none of this                                 each                   
 =========== ============================================ ======================= ======================================
 
 So each veto ends, and the end of none takes many at once. *One at a time*: the next only when as many are ready as
-desired and none is coming. One that fails again soon after it was ready, as its replacement or after a power cycle, has
-to fail for twice as long after each try (``breaker.not_cured``), and nobody else is tried meanwhile.
+desired, none is coming, and no start has just failed. A successor that fails soon after it was ready has to fail for
+twice as long after each try (``breaker.not_cured``), and nobody else is tried meanwhile.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,6 +26,7 @@ from typing import Final
 from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
+from services.actuator.core import trials
 from services.actuator.core.capacity import target
 from services.actuator.core.context import UNHEALTHY, Context, Key
 from services.actuator.core.doubt import Doubt, Signs, follow
@@ -71,7 +72,9 @@ def judge(context: Context, may_replace: bool) -> Verdict:
     """
     failing = [m for m in context.view.members if is_failing(m)]
     situation = situation_of(context, failing) if may_replace else Situation.UNKNOWN
-    due = sorted((m for m in failing if _is_due(context, situation, m)), key=_order)
+    due = sorted(
+        (m for m in failing if _is_due(context, situation, m)), key=lambda m: (not is_relapse(context, m), *_order(m))
+    )
     if situation is Situation.UNKNOWN or not due:
         return Verdict(situation, beside=_beside(context, situation, failing))
     if situation is not Situation.CALM:
@@ -109,8 +112,8 @@ def patience_s(context: Context, situation: Situation, member: Member) -> float:
 
 
 def is_relapse(context: Context, member: Member) -> bool:
-    """Return whether the member fails soon after it was ready, and a sick one was replaced before."""
-    return _in_vain(context).relapses > 0 and _served_s(context, member) < breakers.SOON_S
+    """Return whether the member fails soon after it was ready, as did the one whose place it has."""
+    return breakers.is_again(_in_vain(context), member.record.since_mono_s, _served_s(context, member))
 
 
 def is_halted(context: Context) -> bool:
@@ -175,7 +178,7 @@ def _is_due(context: Context, situation: Situation, member: Member) -> bool:
     if situation is Situation.OVERLOADED:
         return is_dumb or (has_nothing and bool(_passing(context)))
     if situation is Situation.UNSERVED:
-        return (is_dumb or has_nothing) and not _is_coming(context)
+        return (is_dumb or has_nothing) and not _is_coming(context) and not _is_troubled(context)
     return True
 
 
@@ -183,14 +186,24 @@ def _is_next(context: Context, failing: list[Member], member: Member) -> bool:
     """Return whether the member's turn has come: what was made for the one before serves, or nothing came of it."""
     if any(is_relapse(context, m) for m in failing) and not is_relapse(context, member):
         return False
-    in_vain, grace_s = _in_vain(context), context.wanted.group.unhealthy_grace_s
-    if in_vain.relapses and context.now_s - in_vain.relapsed_s < grace_s:
+    since_s, grace_s = _since_last_try_s(context), context.wanted.group.unhealthy_grace_s
+    if since_s < grace_s or _is_troubled(context):
         return False
     members = [m for m in context.view.members if not m.is_reserve]
     goal = target(context)
     ready = sum(1 for m in members if m.phase is Phase.READY)
     is_whole = goal is not None and ready >= goal and not _is_coming(context)
-    return is_whole or all(m.age_s(context.now_s) >= BACKLOG_S for m in members)
+    return is_whole or (since_s >= BACKLOG_S and all(m.age_s(context.now_s) >= BACKLOG_S for m in members))
+
+
+def _since_last_try_s(context: Context) -> float:
+    in_vain = _in_vain(context)
+    return context.now_s - in_vain.relapsed_s if in_vain.relapses else float("inf")
+
+
+def _is_troubled(context: Context) -> bool:
+    hosts = context.wanted.group.hosts
+    return any(breakers.is_troubled(trials.of_host(context, host), context.now_s) for host in hosts)
 
 
 def _is_coming(context: Context) -> bool:

@@ -3,6 +3,7 @@
 A broken domain of the user's own closes its own breaker only. It is tried after all others, and names itself.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 from services.actuator.core import breaker as breakers
@@ -12,6 +13,7 @@ from services.actuator.core.host_faults import fault_of
 from services.actuator.core.members import Member
 from services.actuator.core.placement import COMING
 from services.actuator.core.seen import Seen, SeenDomain
+from services.actuator.core.steps import SetPhase, Step
 
 
 def of_host(context: Context, host: str, tier: str = "") -> Breaker:
@@ -61,22 +63,34 @@ def broken(context: Context) -> tuple[str, ...]:
     return tuple(f"{domain.name} is tried after the others: {why}" for domain, why in whys if why)
 
 
-def held_places(context: Context) -> dict[str, int]:
-    """Return by host how many places stay free there, for those that had them died soon after they were ready."""
-    hosts = context.wanted.group.hosts if context.is_template else ()
-    found = {host: breakers.held(of_host(context, host), context.now_s) for host in hosts}
+def held_places(context: Context, planned: Iterable[Step]) -> dict[str, int]:
+    """Return by host how many places stay free there, for those that had them died soon after they were ready.
+
+    Those that are found dead in this very plan wait until their breaker has heard of it.
+    """
+    if not context.is_template:
+        return {}
+    dead = Counter(step.host for step in planned if _has_just_died(step))
+    found = {h: breakers.held(of_host(context, h), context.now_s) + dead[h] for h in context.wanted.group.hosts}
     return {host: count for host, count in found.items() if count}
 
 
-def why_places_held(context: Context, hosts: Iterable[str]) -> str:
-    """Return in plain words why the places on these hosts stay free."""
-    return "; ".join(f"{host}: {breakers.why_held(of_host(context, host), context.now_s)}" for host in sorted(hosts))
+def why_places_held(context: Context, hosts: Iterable[str]) -> tuple[str, ...]:
+    """Return in plain words why the places on these hosts stay free; nothing where that is for a moment only."""
+    whys = ((host, breakers.why_held(of_host(context, host), context.now_s)) for host in sorted(hosts))
+    return tuple(f"{host}: {why}" for host, why in whys if why)
 
 
 def last_hope(group: str, seen: Seen, pool: tuple[SeenDomain, ...], now_s: float) -> Breaker:
     """Return the breaker of the domain in the pool that may be tried the soonest; closed without any."""
     found = [of_domain(seen, group, domain) for domain in pool]
     return min(found, key=lambda b: (breakers.is_open(b, now_s), b.open_until_s or 0.0), default=breakers.CLOSED)
+
+
+def _has_just_died(step: Step) -> bool:
+    if not isinstance(step, SetPhase) or step.served_s is None:
+        return False
+    return not step.is_sick and step.served_s < breakers.SOON_S
 
 
 def _failed_s(context: Context, domain: SeenDomain) -> float:
