@@ -10,14 +10,14 @@ import pytest
 from common.config import Config
 from common.domain import DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
-from common.messages import BackendState, DesiredCapacity, Drain
+from common.messages import BackendState, DesiredCapacity, Drain, Traffic
 from common.phases import Phase
 from common.volume import Volume
 from services.actuator.access import may_touch
 from services.actuator.cleanup import is_asked_for, own_domains, stray_domains
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.record import Record
-from services.actuator.core.seen import Backend
+from services.actuator.core.seen import Backend, Load
 from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Undefine
 from services.actuator.hosts import RETRY_S, Hosts
 from services.actuator.images import ImageError, Images
@@ -221,6 +221,18 @@ def test_balancers_word_that_is_too_old_is_no_word() -> None:
     ledger.hear_drain(Drain(group="web", endpoint="e", is_proxy_alive=True, backends=(backend,)), 10.0)
     assert ledger.backends(13.0, 3.5) == {("web-0000", "u"): Backend("ready", True, 3)}
     assert ledger.backends(14.0, 3.5) is None and Ledger().backends(0.0, 3.5) is None
+
+
+def test_load_that_is_old_or_not_known_is_unknown_and_never_nothing() -> None:
+    ledger = Ledger()
+    assert ledger.load(0.0, 3.5) is None
+    told = Traffic(group="web", interval_s=1.0, is_known=True, queue=3, in_flight=2, request_rate=5.0, answer_rate=4.0)
+    ledger.hear_traffic(told, 10.0)
+    assert ledger.load(13.5, 3.5) == Load(queue=3, in_flight=2, request_rate=5.0, answer_rate=4.0)
+    assert ledger.load(13.6, 3.5) is None
+    for unknown in ({"is_known": False}, {"queue": None}, {"in_flight": None}):
+        ledger.hear_traffic(told.model_copy(update=unknown), 10.0)
+        assert ledger.load(10.0, 3.5) is None
 
 
 # --- store ---------------------------------------------------------------------------------------------------------
