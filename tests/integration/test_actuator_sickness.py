@@ -1,4 +1,4 @@
-"""The service tells sick domains from overloaded ones by what the balancer says, and says what replacing does not cure."""
+"""The real service tells sick members from overloaded ones by the balancer, and says what replacing does not cure."""
 
 from collections.abc import Iterator
 from pathlib import Path

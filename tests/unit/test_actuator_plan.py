@@ -340,6 +340,18 @@ def test_the_decider_s_mode_counts_more_than_the_file_s() -> None:
     assert passive("observe", "on").steps != ()
 
 
+def test_who_failed_last_is_started_last_and_of_the_others_the_lowest_index() -> None:
+    pool = tuple(SeenDomain("local", f"web-{i:04d}", f"u-{i}", SHUTOFF, None) for i in range(4))
+    known = {
+        breakers.domain_key("web", "local", "web-0000"): breakers.Breaker(1, last_failure_s=NOW_S - 100),
+        breakers.domain_key("web", "local", "web-0001"): breakers.Breaker(1, last_failure_s=NOW_S - 200),
+        breakers.domain_key("web", "local", "web-0003"): breakers.Breaker(relapses=1, relapsed_s=NOW_S - 300),
+    }
+    see = replace(seen(), hosts=(SeenHost("local", pool),), breakers=known)
+    found = steps(wanted(4, kind="existing"), see)
+    assert [step.domain for step in found] == ["web-0002", "web-0003", "web-0001", "web-0000"]
+
+
 def test_missing_image_is_reported_and_creates_nothing() -> None:
     found = plan(replace(wanted(1), template=None, template_note="no guest image"), seen(), NOW_S)
     assert (found.steps, found.blocked) == ((), ("no guest image",))

@@ -240,6 +240,26 @@ def test_the_next_of_several_waits_until_as_many_are_ready_as_desired() -> None:
     assert given_up(planned([60.0, 60.0, 60.0], desired=3)[0]) == ["web-0000"]
 
 
+def test_the_next_of_several_waits_a_grace_after_the_last_one() -> None:
+    for since_s, expected in ((5.0, []), (11.0, ["web-0000"])):
+        found, _, _ = planned([60.0, 60.0, 60.0], desired=1, tries=1, tried_s=NOW_S - since_s)
+        assert given_up(found) == expected
+
+
+def test_nobody_of_several_is_given_up_while_starts_fail() -> None:
+    _, want, see = planned([60.0, 60.0, 60.0])
+    for failed_s, expected in ((NOW_S - 100, []), (NOW_S - 121, ["web-0000"])):
+        troubled = {breakers.key("web", "local"): Breaker(1, last_failure_s=failed_s)}
+        assert given_up(plan(want, replace(see, breakers=troubled), NOW_S)) == expected
+
+
+def test_the_only_one_waits_for_another_however_long_that_boots() -> None:
+    coming = (domain(8, Phase.BOOTING, 300.0),)
+    _, want, see = planned([600.0], REFUSED, UNANSWERED, more=coming)
+    slow = replace(want, group=want.group.model_copy(update={"boot_timeout_s": 900.0}))
+    assert given_up(plan(slow, see, NOW_S)) == []
+
+
 def test_what_never_comes_holds_up_nobody_for_ever() -> None:
     found, _, _ = planned([200.0, 200.0, 200.0], desired=9)
     assert given_up(found) == ["web-0000"]

@@ -178,7 +178,7 @@ def _is_due(context: Context, situation: Situation, member: Member) -> bool:
     if situation is Situation.OVERLOADED:
         return is_dumb or (has_nothing and bool(_passing(context)))
     if situation is Situation.UNSERVED:
-        return (is_dumb or has_nothing) and not _is_coming(context) and not _is_troubled(context)
+        return (is_dumb or has_nothing) and not _is_coming(context)
     return True
 
 
