@@ -16,7 +16,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
         *("domain-failed", "domain-recovered", "host-lost", "host-back", "host-fault", "host-fault-over"),
         *("proxy-lost", "proxy-back", "step-failed", "still-suspended", "shutdown-ignored"),
     ),
-    "breaker": ("breaker-opened", "breaker-closed"),
+    "breaker": ("breaker-opened", "breaker-closed", "replacing-in-vain"),
     "drain": ("drain-started", "drain-forced", "drain-cancelled"),
     "life": (
         *("domain-created", "domain-started", "domain-answering", "domain-ready", "domain-adopted"),

@@ -413,6 +413,7 @@ class Traffic(Body):
     """What a group's endpoint carried over one interval; columns are by member, in the order of ``names``.
 
     ``response_time_s`` is HAProxy's mean over its last 1024 requests; rates are per second over the interval.
+    ``answer_rate`` counts answers of members with a status of 2xx or 3xx, None where unknown and in TCP mode.
     """
 
     kind: ClassVar[str] = "traffic"
@@ -429,6 +430,7 @@ class Traffic(Body):
     request_rates: tuple[float | None, ...] = ()
     in_flights: tuple[int | None, ...] = ()
     response_times_s: tuple[float | None, ...] = ()
+    answer_rate: float | None = None
 
     @property
     def topic(self) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.messages import DesiredCapacity, Drain
+from common.messages import DesiredCapacity, Drain, Traffic
 from services.actuator.core.desired import refuse
-from services.actuator.core.seen import Backend
+from services.actuator.core.seen import Backend, Load
 
 
 @dataclass(slots=True)
@@ -17,6 +17,8 @@ class Ledger:
     desired_heard_s: float = float("-inf")
     drain: Drain | None = None
     drain_heard_s: float = float("-inf")
+    traffic: Traffic | None = None
+    traffic_heard_s: float = float("-inf")
     refusal: str = ""
 
     def hear_desired(self, body: DesiredCapacity, identifier: str, heard_s: float) -> str:
@@ -31,6 +33,19 @@ class Ledger:
     def hear_drain(self, body: Drain, heard_s: float) -> None:
         """Take in the balancer's report."""
         self.drain, self.drain_heard_s = body, heard_s
+
+    def hear_traffic(self, body: Traffic, heard_s: float) -> None:
+        """Take in what the endpoint carries."""
+        self.traffic, self.traffic_heard_s = body, heard_s
+
+    def load(self, now_s: float, stale_after_s: float) -> Load | None:
+        """Return what the endpoint carries now, None where that is not known, or was told too long ago."""
+        told = self.traffic
+        if told is None or not told.is_known or now_s - self.traffic_heard_s > stale_after_s:
+            return None
+        if told.queue is None or told.in_flight is None:
+            return None
+        return Load(told.queue, told.in_flight, told.request_rate, told.answer_rate)
 
     def backends(self, now_s: float, stale_after_s: float) -> Mapping[tuple[str, str], Backend] | None:
         """Return the balancer's word by name and UUID, None where it is too old to act on."""

@@ -16,17 +16,17 @@ from common.clock import boot_id
 from common.config import Config, Image
 from common.domain import DomainState
 from common.log import logger
-from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership
+from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership, Traffic
 from common.phases import Phase
 from common.process import Context as ProcessContext
 from services.actuator.access import access
 from services.actuator.alarms import Alarms
-from services.actuator.core import breaker as breakers
 from services.actuator.core import lead_times
 from services.actuator.core.addresses import asked_at, doubted, is_moving
 from services.actuator.core.boot_times import added
 from services.actuator.core.context import Context
 from services.actuator.core.disks import Base
+from services.actuator.core.doubt import at_start
 from services.actuator.core.events import boot_time_s, event_of
 from services.actuator.core.life import is_lent
 from services.actuator.core.membership import address, membership
@@ -46,7 +46,7 @@ from services.actuator.perform import Outcome, Result
 from services.actuator.prober import Identity, Prober, Target, target_of
 from services.actuator.remarks import Remarks
 from services.actuator.snapshots import Snapshots, order_of
-from services.actuator.starts import count_start
+from services.actuator.starts import changes, cures, events
 from services.actuator.store import read, write
 from services.actuator.worker import Access, Bases, HostWorker, Lost, Observation, Prepared, Report
 
@@ -73,6 +73,7 @@ class ActuatorService:
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._hosts = Hosts(self._config.hosts, now_s, self._config.system.stale_after_s, self._stored.owned)
         self._ledgers = {name: Ledger() for name in self._config.groups}
+        self._doubts = {name: at_start(now_s) for name in self._config.groups}
         self._images = Images(self._config.system.state_path)
         self._templates: dict[Image, tuple[float, Template | None, str]] = {}
         self._failure_causes: dict[str, str] = {}
@@ -85,7 +86,7 @@ class ActuatorService:
         self._published: dict[str, tuple[Membership, float]] = {}
         self._prober = Prober(context.bus.wake, self._ask_agent)
         context.bus.subscribe("decider", "capacity.desired")
-        context.bus.subscribe("balancer", "drain")
+        context.bus.subscribe("balancer", "drain", "traffic")
         context.bus.subscribe("monitor", "failure")
         make = make_access or (lambda host: access(self._config, host))
         tick_s = self._config.system.interval_s
@@ -195,6 +196,8 @@ class ActuatorService:
                     log.warning("desired-refused", group=body.group, reason=refusal, cause=message.id)
             case Drain() as body if body.group in self._ledgers:
                 self._ledgers[body.group].hear_drain(body, heard_s)
+            case Traffic() as body if body.group in self._ledgers:
+                self._ledgers[body.group].hear_traffic(body, heard_s)
             case Failure() as body:
                 self._remember_failure(body, message.id)
 
@@ -282,19 +285,22 @@ class ActuatorService:
         self._say(Event(name="snapshot-dropped", group=group, host=host, text=text, level="warning"))
 
     def _count_start(self, outcome: Outcome, now_s: float) -> None:
-        """Tell the breaker about a start that failed, or that led to a right answer, and keep what it says."""
+        """Tell the breakers about a start that failed, led to a right answer or did not last; keep what they say."""
         step = outcome.step
-        for key, new in count_start(self._stored.breakers, outcome, now_s).items():
-            old = self._stored.breakers.get(key, breakers.CLOSED)
-            self._stored.breakers[key] = new
+        group = self._config.groups.get(step.group)
+        is_existing = group is not None and group.kind == "existing"
+        for change in changes(self._stored.breakers, outcome, now_s, is_existing):
+            self._stored.breakers[change.key] = change.new
             self._keep()
-            before, after = breakers.describe(old, now_s), breakers.describe(new, now_s)
-            if after == "open" and before != "open":
-                text = f"{new.failures} starts in a row failed on {step.host}; the last: {outcome.error or step.reason}"
-                event = Event(name="breaker-opened", group=step.group, host=step.host, text=text, level="error")
+            for event in events(change, step, outcome.error, now_s):
                 self._say(event, step.cause)
-            elif after == "closed" and before != "closed":
-                self._say(Event(name="breaker-closed", group=step.group, host=step.host, text="a start succeeded"))
+
+    def _count_cures(self, view: View, now_s: float) -> None:
+        """Forget relapses once what was started after them has served long enough."""
+        cured = cures(self._stored.breakers, view.wanted.name, view.planned, now_s)
+        if cured:
+            self._stored.breakers.update(cured)
+            self._keep()
 
     # --- what goes out -----------------------------------------------------------------------------------------
 
@@ -350,15 +356,20 @@ class ActuatorService:
             in_flight=self._hosts.in_flight(),
             breakers=self._stored.breakers,
             failure_causes=self._failure_causes,
+            load=ledger.load(now_s, self._config.system.stale_after_s),
+            doubt=self._doubts[name],
         )
 
     def _look(self, name: str, now_s: float) -> View:
         wanted, seen = self._wanted(name, now_s), self._seen(name, now_s)
-        return View(wanted, seen, plan(wanted, seen, now_s))
+        planned = plan(wanted, seen, now_s)
+        self._doubts[name] = planned.doubt
+        return View(wanted, seen, planned)
 
     def _turn(self, name: str, now_s: float) -> View:
         """Plan one group and hand out its steps: the next group's plan counts what they take of the hosts."""
         view = self._look(name, now_s)
+        self._count_cures(view, now_s)
         for step in view.planned.steps:
             self._submit(view.wanted, step, now_s)
         return view

@@ -81,4 +81,8 @@ def _breaker(values: dict[str, Any]) -> Breaker:
         int(values["openings"]),
         None if until_s is None else float(until_s),
         float(values["last_failure_s"]),
+        tuple(str(uuid) for uuid in values.get("culprits", ())),
+        int(values.get("relapses", 0)),
+        float(values.get("relapsed_s", 0.0)),
+        int(values.get("held", 0)),
     )

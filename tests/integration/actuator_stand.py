@@ -11,7 +11,7 @@ from common.bus import Inbox
 from common.clock import SystemClock
 from common.config import Config
 from common.hypervisor import Connection
-from common.messages import BackendState, Body, DesiredCapacity, Drain, Header, Membership, Reply, Request
+from common.messages import BackendState, Body, DesiredCapacity, Drain, Header, Membership, Reply, Request, Traffic
 from common.messaging.inbox import PendingRequest, Received
 from common.network_xml import network_xml
 from common.process import Context
@@ -70,6 +70,7 @@ class Driver:
         self.sick: set[str] = set()
         self.answered: Membership | None = None
         self.said, self.said_s = 0, 0.0
+        self.carried_s = 0.0
         self.service = self.start()
 
     def start(self) -> ActuatorService:
@@ -106,6 +107,9 @@ class Driver:
         if message is not None and message is not self.answered:
             self.answered = message
             self.bus.put(self._drain(message))
+        if CLOCK.monotonic_s() - self.carried_s >= 0.5:
+            self.carried_s = CLOCK.monotonic_s()
+            self.bus.put(Traffic(group=self.group, interval_s=0.5, is_known=True, queue=0, in_flight=self.in_flight))
         self.service.step(self.bus.receive(0.1), CLOCK.monotonic_s())
 
     def is_due(self) -> bool:

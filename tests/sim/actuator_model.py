@@ -17,10 +17,11 @@ from common.volume import Overlay, SeenVolume, Volume
 from services.actuator.alarms import Alarms
 from services.actuator.core import breaker as breakers
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
+from services.actuator.core.doubt import Doubt
 from services.actuator.core.events import event_of
 from services.actuator.core.membership import membership
 from services.actuator.core.plan import Plan, context_of, plan
-from services.actuator.core.seen import Backend, Probe, Seen, Template, Wanted
+from services.actuator.core.seen import Backend, Load, Probe, Seen, Template, Wanted
 from services.actuator.core.sizing import Demand, choose
 from services.actuator.core.standing import standing
 from services.actuator.core.steps import Define, Destroy, SetPhase, Step, Undefine
@@ -28,7 +29,7 @@ from services.actuator.drafts import Draft
 from services.actuator.hosts import Hosts
 from services.actuator.perform import Outcome, attempt
 from services.actuator.remarks import Remarks
-from services.actuator.starts import count_start
+from services.actuator.starts import count_start, cures
 from services.actuator.worker import Lost, Observation
 
 TEMPLATE = Template(kernel="/images/vmlinuz", initrd="/images/initramfs.img", digest="d1")
@@ -268,6 +269,8 @@ class World:
         self.is_balancer_alive = True
         self.template: Template | None = TEMPLATE
         self.breakers: dict[str, breakers.Breaker] = {}
+        self.load: Load | None = Load(queue=0, in_flight=0, request_rate=0.0, answer_rate=0.0)
+        self.doubt = Doubt()
         self.stored: dict[str, dict[str, int]] = {}
         self.changes = 0
         self.kill_before: int | None = None
@@ -326,6 +329,8 @@ class World:
             backends=self._backends() if self.is_balancer_alive else None,
             in_flight=self.memory.in_flight(),
             breakers=self.breakers,
+            load=self.load,
+            doubt=self.doubt,
         )
 
     def _probes(self) -> dict[tuple[str, str], Probe]:
@@ -383,7 +388,8 @@ class World:
             self.look()
             self.stored = self.memory.owned()
             found = plan(self.wanted(), self.seen(), self.now_s)
-            self.last_plan = found
+            self.last_plan, self.doubt = found, found.doubt
+            self.breakers.update(cures(self.breakers, self.name, found, self.now_s))
             self.message = membership(self.wanted(), self.seen(), found, (), self.now_s)
             self.alarms.tell(standing(context_of(self.wanted(), self.seen(), self.now_s)))
             for step in found.steps:
@@ -407,7 +413,7 @@ class World:
         self.remarks.note(outcome, self.now_s)
         event = event_of(step, error, self.now_s)
         self.events += [] if event is None else [event]
-        self.breakers.update(count_start(self.breakers, outcome, self.now_s))
+        self.breakers.update(count_start(self.breakers, outcome, self.now_s, self.group.kind == "existing"))
 
     def _made(self, step: Step) -> str | Draft | None:
         """Return what the step makes."""

@@ -4,6 +4,7 @@ import pytest
 
 from common.domain import DomainState
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError
+from services.actuator.core.seen import Load
 from tests.sim.actuator_model import FakeDomain, World, group, phase_steps
 
 OUT_IN = 40.0
@@ -181,8 +182,9 @@ def test_unhealthy_domain_is_replaced_after_the_grace() -> None:
     world.run_until(world.is_settled)
 
 
-def test_most_of_the_group_unhealthy_replaces_none_while_they_run() -> None:
+def test_nothing_is_taken_away_while_most_of_the_group_fails_and_requests_wait() -> None:
     world = settled(4)
+    world.load = Load(queue=9, in_flight=4, request_rate=20.0, answer_rate=20.0)
     for name in ("web-0000", "web-0001"):
         world.hosts["local"].by_name[name].is_unhealthy_since_s = world.now_s
     world.run(30)

@@ -10,14 +10,14 @@ import pytest
 from common.config import Config
 from common.domain import DomainFacts, DomainState
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
-from common.messages import BackendState, DesiredCapacity, Drain
+from common.messages import BackendState, DesiredCapacity, Drain, Traffic
 from common.phases import Phase
 from common.volume import SeenVolume, Volume
 from services.actuator.access import may_touch
 from services.actuator.cleanup import is_asked_for, own_domains, stray_domains
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.record import Record
-from services.actuator.core.seen import Backend
+from services.actuator.core.seen import Backend, Load
 from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Undefine
 from services.actuator.hosts import RETRY_S, Hosts
 from services.actuator.images import ImageError, Images
@@ -226,11 +226,24 @@ def test_balancers_word_that_is_too_old_is_no_word() -> None:
     assert ledger.backends(14.0, 3.5) is None and Ledger().backends(0.0, 3.5) is None
 
 
+def test_load_that_is_old_or_not_known_is_unknown_and_never_nothing() -> None:
+    ledger = Ledger()
+    assert ledger.load(0.0, 3.5) is None
+    told = Traffic(group="web", interval_s=1.0, is_known=True, queue=3, in_flight=2, request_rate=5.0, answer_rate=4.0)
+    ledger.hear_traffic(told, 10.0)
+    assert ledger.load(13.5, 3.5) == Load(queue=3, in_flight=2, request_rate=5.0, answer_rate=4.0)
+    assert ledger.load(13.6, 3.5) is None
+    for unknown in ({"is_known": False}, {"queue": None}, {"in_flight": None}):
+        ledger.hear_traffic(told.model_copy(update=unknown), 10.0)
+        assert ledger.load(10.0, 3.5) is None
+
+
 # --- store ---------------------------------------------------------------------------------------------------------
 
 
 def test_store_survives_a_restart(tmp_path: Path) -> None:
-    stored = Stored({"web@local": Breaker(3, 1, 160.0, 100.0)}, {"web": (3.0, 4.0)}, {"local": {"web": 2}})
+    breaker = Breaker(3, 1, 160.0, 100.0, ("u-0", "u-1"), 2, 90.0, 1)
+    stored = Stored({"web@local": breaker}, {"web": (3.0, 4.0)}, {"local": {"web": 2}})
     write(tmp_path / "deep" / "actuator.json", stored, "b")
     assert read(tmp_path / "deep" / "actuator.json", 120.0, "b") == stored
 
@@ -243,9 +256,22 @@ def test_damaged_store_counts_as_nothing_known(tmp_path: Path, text: str) -> Non
     assert read(path, 1.0, "b") == Stored()
 
 
-def test_store_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+def test_store_of_an_older_release_is_read_and_an_older_release_reads_ours(tmp_path: Path) -> None:
+    path = tmp_path / "actuator.json"
+    older = {"failures": 3, "openings": 1, "open_until_s": 160.0, "last_failure_s": 100.0}
+    write(path, Stored({"web@local": Breaker(3, 1, 160.0, 100.0, ("u",), 2, 90.0, 1)}), "b")
+    values = json.loads(path.read_text())
+    assert older.items() <= values["breakers"]["web@local"].items()
+    values["breakers"]["web@local"] = older
+    path.write_text(json.dumps(values))
+    assert read(path, 120.0, "b").breakers == {"web@local": Breaker(3, 1, 160.0, 100.0)}
+
+
+def test_store_that_cannot_be_written_says_why_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    write(tmp_path / "file" / "actuator.json", Stored(), "b")
+    trouble = write(tmp_path / "file" / "actuator.json", Stored(), "b")
+    assert trouble == f"{tmp_path}/file/actuator.json cannot be written: File exists"
+    assert (tmp_path / "file").read_text() == ""
 
 
 # --- images --------------------------------------------------------------------------------------------------------

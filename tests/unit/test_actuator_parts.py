@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.domain import DomainState
-from common.messages import DesiredCapacity, Request
+from common.messages import DesiredCapacity, Event, Request
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.boot_times import KEPT, added, quantile
@@ -22,7 +22,7 @@ from services.actuator.core.seen import Seen, SeenDomain, Wanted
 from services.actuator.core.steps import Define, SetPhase, Start, Step, Undefine
 from services.actuator.core.uuids import domain_uuid
 from services.actuator.perform import Outcome, Result
-from services.actuator.starts import count_start
+from services.actuator.starts import changes, count_start, events
 
 RECORD = Record(
     group="web", uuid="u", host="local", phase=Phase.READY, since_mono_s=90.0, since_s=1e9, boot_id="b", slot=2,
@@ -49,6 +49,71 @@ def test_breaker_opens_at_the_third_failure_and_doubles_to_half_an_hour() -> Non
 
 def test_success_closes_the_breaker_and_forgets() -> None:
     assert breakers.succeeded(Breaker(5, 3, 99.0, 1.0)) == CLOSED
+
+
+def test_success_keeps_in_mind_that_what_served_died_soon() -> None:
+    assert breakers.succeeded(Breaker(5, 3, 99.0, 1.0, ("u",), 4, 7.0, 2)) == Breaker(
+        relapses=4, relapsed_s=7.0, held=2
+    )
+    assert breakers.cured(Breaker(2, relapses=4, relapsed_s=7.0, held=2)) == Breaker(2)
+
+
+def test_places_of_those_that_die_again_stay_free_from_10_s_to_half_an_hour() -> None:
+    breaker, now_s, waits = CLOSED, 100.0, []
+    for _ in range(12):
+        breaker = breakers.relapsed(breaker, now_s, started_s=now_s)
+        waits.append(breakers.relapse_left_s(breaker, now_s))
+        assert breakers.held(breaker, now_s) == (waits[-1] > 0)
+        now_s += waits[-1]
+        assert breakers.held(breaker, now_s) == 0
+    assert waits == [0, 10, 20, 40, 80, 160, 320, 640, 1280, 1800, 1800, 1800]
+
+
+def test_those_that_die_together_are_one_relapse_of_several_places() -> None:
+    breaker = breakers.relapsed(breakers.relapsed(CLOSED, 100.0, 50.0), 110.0, 105.0)
+    for started_s in (50.0, 60.0):
+        breaker = breakers.relapsed(breaker, 111.0, started_s)
+    assert (breaker.relapses, breaker.relapsed_s, breakers.held(breaker, 112.0)) == (2, 110.0, 3)
+
+
+def test_a_replacement_that_does_not_cure_counts_and_one_for_another_does_not() -> None:
+    once = breakers.not_cured(CLOSED, 100.0, ready_s=10.0, served_s=90.0)
+    assert once.relapses == 1
+    assert breakers.not_cured(once, 150.0, ready_s=105.0, served_s=5.0).relapses == 2
+    assert breakers.not_cured(once, 150.0, ready_s=10.0, served_s=140.0).relapses == 1
+
+
+def test_one_domain_that_fails_again_and_again_counts_once_until_the_breaker_is_half_open() -> None:
+    breaker = CLOSED
+    for now_s in range(5):
+        breaker = breakers.failed(breaker, float(now_s), "u-0")
+    assert breaker.failures == 1 and not breakers.is_open(breaker, 5.0)
+    for uuid in ("u-1", "u-2"):
+        breaker = breakers.failed(breaker, 6.0, uuid)
+    assert breakers.is_open(breaker, 7.0)
+    assert breakers.is_open(breakers.failed(breaker, 66.0, "u-2"), 66.0), "a trial counts, whoever it was"
+
+
+@pytest.mark.parametrize(
+    ("breaker", "text"),
+    [
+        (CLOSED, ""),
+        (Breaker(3, 1, 160.0, 100.0), "3 starts in a row failed; the next trial is in 60 s"),
+        (Breaker(1, 0, None, 99.5), "the last start failed; trying again in a moment"),
+        (
+            Breaker(relapses=3, relapsed_s=90.0, held=1),
+            "replacing does not help: 3 in a row died within 60 s of being ready; the next try in 10 s",
+        ),
+    ],
+)
+def test_breaker_says_why_it_holds_and_for_how_long(breaker: Breaker, text: str) -> None:
+    assert breakers.why_held(breaker, 100.0) == text
+
+
+def test_reboot_forgets_relapses() -> None:
+    known = Breaker(relapses=3, relapsed_s=90.0, held=1)
+    assert breakers.restored(known, 10.0, is_same_boot=False) == CLOSED
+    assert breakers.restored(known, 100.0, is_same_boot=True) == known
 
 
 def test_late_failure_does_not_lengthen_an_open_breaker() -> None:
@@ -100,6 +165,56 @@ def test_only_starts_that_lead_nowhere_are_counted(step: Step, result: Result, f
 def test_right_answer_closes_the_breaker_of_its_group_and_host() -> None:
     known = {"web@local": Breaker(2, 0, None, 1.0), "api@local": Breaker(2, 0, None, 1.0)}
     assert count_start(known, outcome(phase_step(Phase.BOOTING, Phase.WARMING)), 100.0) == {"web@local": CLOSED}
+
+
+@pytest.mark.parametrize(
+    ("served_s", "is_sick", "key", "relapses"),
+    [(3.0, False, "web@local", 1), (60.0, False, None, 0), (3.0, True, "web@/sick", 1), (999.0, True, "web@/sick", 1)],
+)
+def test_what_served_too_briefly_is_told_to_the_breaker(
+    served_s: float, is_sick: bool, key: str | None, relapses: int
+) -> None:
+    step = phase_step(Phase.READY, Phase.FAILED, served_s=served_s, is_sick=is_sick)
+    found = count_start({}, outcome(step), 100.0)
+    assert {name: b.relapses for name, b in found.items()} == ({} if key is None else {key: relapses})
+
+
+def test_each_domain_of_the_user_has_a_breaker_of_its_own() -> None:
+    known: dict[str, Breaker] = {}
+    for _ in range(3):
+        known |= count_start(known, outcome(Start(**ABOUT), Result.FAILED), 100.0, is_existing=True)
+    assert {key: b.failures for key, b in known.items()} == {"web@local": 1, "web@local#web-0000": 3}
+    step = phase_step(Phase.READY, Phase.FAILED, served_s=3.0)
+    assert list(count_start({}, outcome(step), 100.0, is_existing=True)) == ["web@local#web-0000"]
+    right = phase_step(Phase.BOOTING, Phase.WARMING)
+    assert set(count_start(known, outcome(right), 100.0, is_existing=True).values()) == {CLOSED}
+
+
+def told(known: dict[str, Breaker], step: Step, result: Result = Result.DONE, is_existing: bool = False) -> list[Event]:
+    found = changes(known, outcome(step, result), 100.0, is_existing)
+    return [event for change in found for event in events(change, step, "no" if result is Result.FAILED else "", 100.0)]
+
+
+def test_replacements_that_do_not_help_are_told_from_the_second_on() -> None:
+    died = phase_step(Phase.READY, Phase.FAILED, served_s=3.0)
+    assert told({}, died) == []
+    (event,) = told({"web@local": Breaker(relapses=1, relapsed_s=1.0)}, died)
+    assert (event.name, event.level, event.group) == ("replacing-in-vain", "warning", "web")
+    assert event.text.endswith(
+        "replacing does not help: 2 in a row died within 60 s of being ready; the next try in 10 s"
+    )
+    sick = phase_step(Phase.READY, Phase.FAILED, served_s=3.0, ready_s=90.0, is_sick=True)
+    (event,) = told({"web@/sick": Breaker(relapses=1, relapsed_s=85.0)}, sick)
+    assert event.name == "replacing-in-vain" and "at try 2" in event.text
+
+
+def test_a_broken_domain_is_a_warning_and_a_broken_host_an_error() -> None:
+    known = {"web@local": Breaker(2, culprits=("a", "b")), "web@local#web-0000": Breaker(2)}
+    found = told(known, Start(**ABOUT), Result.FAILED, is_existing=True)
+    assert [(e.name, e.level, e.domain) for e in found] == [
+        ("breaker-opened", "error", ""),
+        ("breaker-opened", "warning", "web-0000"),
+    ]
 
 
 # --- record --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from services.actuator.core.members import deadline_s, view
 from services.actuator.core.membership import membership
 from services.actuator.core.plan import Plan, plan
 from services.actuator.core.record import Record
-from services.actuator.core.seen import Backend, Probe, Seen, SeenDomain, SeenHost, Template, Wanted
+from services.actuator.core.seen import Backend, Load, Probe, Seen, SeenDomain, SeenHost, Template, Wanted
 from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Suspend
 from services.actuator.core.victims import pick
 
@@ -59,7 +59,7 @@ def seen(*domains: SeenDomain, backends: dict[tuple[str, str], Backend] | None =
         for d in domains
     }
     hosts = (SeenHost("local", domains),)
-    values: dict[str, object] = {"hosts": hosts, "backends": found | (backends or {})}
+    values: dict[str, object] = {"hosts": hosts, "backends": found | (backends or {}), "load": Load(0, 0, 0.0, 0.0)}
     return Seen(epoch_s=1e9, boot_id="b", **(values | changes))  # type: ignore[arg-type] # a test's values
 
 
@@ -271,7 +271,7 @@ FORBIDDEN = {
     "the balancer is silent": (lambda w: w, lambda s: replace(s, backends=None)),
     "too many domains are unhealthy": (
         lambda w: w,
-        lambda s: replace(s, backends={key: Backend("ready", False, 0, 60.0) for key in s.backends}),
+        lambda s: replace(s, backends={key: Backend("ready", False, 0, 5.0) for key in s.backends}),
     ),
 }
 
@@ -290,11 +290,12 @@ def test_single_sick_domain_is_replaced_although_it_is_the_whole_group() -> None
     assert brief(steps(wanted(1), see)) == ["SetPhase web-0000 failed", "Define web-0001"]
 
 
-@pytest.mark.parametrize(("sick", "is_halted"), [(1, False), (2, True), (4, True)])
-def test_replacement_is_halted_above_the_share_of_sick_domains(sick: int, is_halted: bool) -> None:
-    domains = [domain(f"web-{index:04d}") for index in range(4)]
+@pytest.mark.parametrize(("sick", "of", "given_up"), [(1, 2, 1), (2, 4, 1), (4, 4, 1), (2, 5, 2)])
+def test_those_that_fail_together_are_given_up_one_at_a_time(sick: int, of: int, given_up: int) -> None:
+    domains = [domain(f"web-{index:04d}") for index in range(of)]
     ill = {(d.name, d.uuid): Backend("ready", False, 0, 60.0) for d in domains[:sick]}
-    assert (steps(wanted(4), seen(*domains, backends=ill)) == ()) is is_halted
+    found = steps(wanted(of, max=8), seen(*domains, backends=ill))
+    assert [step.domain for step in found if isinstance(step, SetPhase)] == [d.name for d in domains[:given_up]]
 
 
 def test_sick_for_less_than_the_grace_is_not_replaced() -> None:
@@ -337,6 +338,18 @@ def test_a_group_that_only_observes_writes_nothing_at_all(mode: str, heard: str 
 
 def test_the_decider_s_mode_counts_more_than_the_file_s() -> None:
     assert passive("observe", "on").steps != ()
+
+
+def test_who_failed_last_is_started_last_and_of_the_others_the_lowest_index() -> None:
+    pool = tuple(SeenDomain("local", f"web-{i:04d}", f"u-{i}", SHUTOFF, None) for i in range(4))
+    known = {
+        breakers.domain_key("web", "local", "web-0000"): breakers.Breaker(1, last_failure_s=NOW_S - 100),
+        breakers.domain_key("web", "local", "web-0001"): breakers.Breaker(1, last_failure_s=NOW_S - 200),
+        breakers.domain_key("web", "local", "web-0003"): breakers.Breaker(relapses=1, relapsed_s=NOW_S - 300),
+    }
+    see = replace(seen(), hosts=(SeenHost("local", pool),), breakers=known)
+    found = steps(wanted(4, kind="existing"), see)
+    assert [step.domain for step in found] == ["web-0002", "web-0003", "web-0001", "web-0000"]
 
 
 def test_missing_image_is_reported_and_creates_nothing() -> None:

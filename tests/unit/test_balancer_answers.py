@@ -91,6 +91,16 @@ def test_totals_count_requests_of_http_and_sessions_of_tcp() -> None:
     assert totals["db"] == Totals(40, 3, 0, 1, 0.0, 0.9)
 
 
+def test_right_answers_are_counted_where_haproxy_tells_them() -> None:
+    told = "\n".join(
+        line + ("hrsp_2xx,hrsp_3xx," if line.startswith("# ") or ",ttime," in line else "60,7,")
+        for line in STAT.replace("ttime,\nmode", "ttime,mode").splitlines()
+    )
+    totals = parse_look([INFO, told, STATE], ["web", "db"]).totals
+    assert (totals["web"].answers, totals["db"].answers) == (67, None)
+    assert parse_look([INFO, STAT, STATE], ["web"]).totals["web"].answers is None
+
+
 def test_state_dump_is_what_haproxy_reads_back() -> None:
     assert parse_look([INFO, STAT, STATE], ["web"]).state_dump == STATE + "\n"
 

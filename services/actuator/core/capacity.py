@@ -6,11 +6,9 @@ from typing import Final
 
 from common import names
 from common.phases import Phase
-from services.actuator.core import breaker as breakers
-from services.actuator.core import victims
+from services.actuator.core import trials, victims
 from services.actuator.core.clones import as_clone
 from services.actuator.core.context import Context, adopt, enter, leave, rejoin
-from services.actuator.core.host_faults import fault_of
 from services.actuator.core.lead_times import decided_s
 from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_fit, is_overdue
 from services.actuator.core.placement import COMING, Place, place
@@ -54,7 +52,7 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
     if goal is None:
         return Balance(blocked=(_why_no_target(context),))
     adopted = sum(1 for step in planned if isinstance(step, SetPhase) and step.was is None)
-    reachable = adopted + sum(1 for m in members if m.is_capacity and m.is_reachable and not _is_stuck(context, m))
+    reachable = adopted + sum(1 for m in members if _serves_soon(context, m))
     missing = goal - reachable - _counted_unreachable(context, members) - len(_expected(context, members))
     if missing > 0:
         balance = _grow(context, members, planned, missing)
@@ -65,6 +63,11 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
     if balance.blocked and missing > 0:
         balance = replace(balance, blocked=(*balance.blocked, *_held_back_by(members)))
     return replace(balance, steps=(*balance.steps, *_replace_ordered(context, members, goal)))
+
+
+def _serves_soon(context: Context, member: Member) -> bool:
+    is_there = member.is_capacity and member.is_reachable
+    return is_there and member.key not in context.beside and not _is_stuck(context, member)
 
 
 def _is_stuck(context: Context, member: Member) -> bool:
@@ -156,11 +159,17 @@ def _define_more(
         return Balance(blocked=(wanted.template_note or "the guest image is missing",))
     steps: list[Step] = []
     lost = [m for m in members if _is_just_lost(context, m)]
-    for _ in range(missing):
+    held = trials.held_places(context, planned)
+    open_hosts = tuple(host for host in wanted.group.hosts if host not in held)
+    for turn in range(missing):
         is_full = found.owned_besides_reserve + woken + len(steps) >= wanted.room
         if is_full or found.owned_total + len(steps) >= wanted.ceiling:
             return Balance(tuple(steps), (_at_ceiling(context, found.owned_total + len(steps)),))
-        where = place(wanted, context.seen, found, [*planned, *steps], context.now_s)
+        is_held = turn >= missing - sum(held.values())
+        if is_held and not open_hosts:
+            return Balance(tuple(steps), trials.why_places_held(context, held))
+        hosts = open_hosts if is_held else None
+        where = place(wanted, context.seen, found, [*planned, *steps], context.now_s, hosts)
         if isinstance(where, str):
             return Balance(tuple(steps), (where,))
         replaced = lost[len(steps)] if len(steps) < len(lost) else None
@@ -225,17 +234,17 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
 
 
 def _start_more(context: Context, planned: list[Step], missing: int) -> Balance:
-    """Start domains of the pool, the lowest index first."""
+    """Start domains of the pool: who failed last comes last, of the others the lowest index first."""
     taken = {(step.host, step.domain) for step in planned}
     free = [domain for domain in context.view.pool if (domain.host, domain.name) not in taken]
-    refusals = {host: _refusal(context, host) for host in {domain.host for domain in free}}
-    fit = [domain for domain in free if not refusals[domain.host]]
+    refusals = {host: trials.why_not_host(context, host) for host in {domain.host for domain in free}}
+    fit = [d for d in trials.in_order(context, free) if not refusals[d.host] and not trials.why_not_domain(context, d)]
     room = context.wanted.ceiling - context.view.owned_total
     chosen = fit[: max(0, min(missing, room))]
     steps = tuple(_wake(context, domain) for domain in chosen)
     if len(steps) == missing:
         return Balance(steps)
-    return Balance(steps, (_why_not_more(context, room, missing - len(steps), refusals),))
+    return Balance(steps, (_why_not_more(context, room, missing - len(steps), free, refusals),))
 
 
 def _wake(context: Context, domain: SeenDomain) -> Step:
@@ -243,25 +252,15 @@ def _wake(context: Context, domain: SeenDomain) -> Step:
     return replace(step, record=replace(step.record, decided_mono_s=decided_s(context)))
 
 
-def _refusal(context: Context, host: str) -> str:
-    fault = next((f for each in context.seen.hosts if each.name == host if (f := fault_of(each, context.now_s))), None)
-    if fault is not None:
-        return fault.text
-    breaker = context.seen.breakers.get(breakers.key(context.wanted.name, host), breakers.CLOSED)
-    coming = sum(1 for m in context.view.members if m.domain.host == host and m.phase in COMING)
-    if breakers.is_open(breaker, context.now_s):
-        return f"{host}: {breaker.failures} starts in a row failed"
-    if breakers.is_pausing(breaker, context.now_s) or (breakers.is_half_open(breaker, context.now_s) and coming):
-        return f"{host}: starts fail; one trial at a time"
-    return ""
-
-
-def _why_not_more(context: Context, room: int, short: int, refusals: dict[str, str]) -> str:
+def _why_not_more(context: Context, room: int, short: int, free: list[SeenDomain], refusals: dict[str, str]) -> str:
     reasons = sorted(reason for reason in refusals.values() if reason)
     if reasons:
         return "; ".join(reasons)
     if room <= 0:
         return _at_ceiling(context, context.view.owned_total)
+    broken = [f"{d.name}: {why}" for d in free if (why := trials.why_not_domain(context, d))]
+    if broken:
+        return f"{short} more wanted; {'; '.join(broken)}"
     return f"{short} more wanted, but no other domain named {context.wanted.group.prefix}0000 and up exists"
 
 

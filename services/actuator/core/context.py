@@ -4,23 +4,34 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from common.phases import Phase
+from services.actuator.core.doubt import NO_DOUBT, Doubt
 from services.actuator.core.members import SERVING, Member, View
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Seen, SeenDomain, Wanted
 from services.actuator.core.steps import SetPhase
 
 NEVER_SERVED: Final = "left before it served"
+UNHEALTHY: Final = "its health checks fail"
+Key = tuple[str, str]
+"""Host and name of a domain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What one advance looks at besides the member."""
+    """What one advance looks at besides the member.
+
+    ``is_halted``: so many fail their checks that nothing is taken away. ``sick`` are those that are given up for it
+    now, ``beside`` those that no longer count as capacity and keep their place (``sickness``).
+    """
 
     wanted: Wanted
     seen: Seen
     view: View
     now_s: float
     is_halted: bool
+    doubt: Doubt = NO_DOUBT
+    sick: frozenset[Key] = frozenset()
+    beside: frozenset[Key] = frozenset()
 
     @property
     def is_template(self) -> bool:
@@ -35,7 +46,16 @@ def enter(context: Context, member: Member, phase: Phase, reason: str, **changes
     cause = context.seen.failure_causes.get(member.domain.uuid, "") if is_lost else ""
     record = replace(record, cause=cause or record.cause, note=reason if is_failed else record.note)
     record = replace(record, failures=record.failures + (is_failed and member.phase is not phase))
-    return _set(member, replace(record, **changes), reason)  # type: ignore[arg-type] # checked by Record itself
+    step = _set(member, replace(record, **changes), reason)  # type: ignore[arg-type] # checked by Record itself
+    return _as_end(context, member, step) if is_failed and member.phase in SERVING else step
+
+
+def _as_end(context: Context, member: Member, step: SetPhase) -> SetPhase:
+    """Return the step by which a member stops serving, with how long it had served well."""
+    failing_s = member.backend.unhealthy_s if member.backend is not None else 0.0
+    served_s = max(member.age_s(context.now_s) - failing_s, 0.0) if member.phase is Phase.READY else 0.0
+    is_sick = member.key in context.sick
+    return replace(step, served_s=served_s, ready_s=member.record.since_mono_s, is_sick=is_sick)
 
 
 def adopt(context: Context, domain: SeenDomain, phase: Phase, reason: str, cause: str) -> SetPhase:

@@ -13,18 +13,17 @@ from typing import Final
 from common.domain import DomainState
 from common.phases import Phase
 from services.actuator.core import breaker as breakers
+from services.actuator.core import trials
 from services.actuator.core.addresses import answered_at, news, unwritten
-from services.actuator.core.context import Context, about, enter
+from services.actuator.core.context import UNHEALTHY, Context, about, enter
 from services.actuator.core.holding import come_back, hold, resume
 from services.actuator.core.leaving import draining, failed, give_up, remove, stopping, why_down
-from services.actuator.core.members import SERVING, Member, boot_limit_s, is_overdue, why_no_address
+from services.actuator.core.members import Member, boot_limit_s, is_overdue, why_no_address
 from services.actuator.core.placement import COMING
 from services.actuator.core.record import CLONED
 from services.actuator.core.standby import stand_by
 from services.actuator.core.steps import PlugIn, SetPhase, SetQuota, Start, Step
 
-HALT_RATIO: Final = 0.45
-UNHEALTHY: Final = "its health checks fail"
 QUOTA_GRAIN: Final = 0.005
 STARTING_UP: Final = "starting-up"
 SILENT: Final = "it runs and does not answer; it was running before us, so it is left as it is"
@@ -42,33 +41,6 @@ def advance(context: Context, member: Member) -> Step | None:
             context, member, member.phase, "the machine has rebooted since; its clock starts again", decided_mono_s=None
         )
     return hold(context, member) if member.is_held else ADVANCE[member.phase](context, member)
-
-
-def unhealthy(context: Context, member: Member) -> bool:
-    """Return whether HAProxy's checks have failed for longer than the group tolerates.
-
-    What failed before the member entered its phase does not count: it may be about the address that it has left.
-    """
-    backend, grace_s = member.backend, context.wanted.group.unhealthy_grace_s
-    return (
-        member.phase in SERVING
-        and member.domain.power is DomainState.RUNNING
-        and backend is not None
-        and backend.is_healthy is False
-        and min(backend.unhealthy_s, member.age_s(context.now_s)) >= grace_s
-    )
-
-
-def is_halted(context: Context, members: tuple[Member, ...]) -> bool:
-    """Return whether so many running domains are unhealthy that the checks themselves are in doubt.
-
-    One sick domain is always replaced; from the second on, not more than ``HALT_RATIO`` of those that should serve.
-    """
-    doubted = [m for m in members if m.phase is Phase.FAILED and not m.is_off and m.record.note == UNHEALTHY]
-    sick = [m for m in members if unhealthy(context, m)]
-    serving = [m for m in members if m.phase in SERVING]
-    bad, total = len(sick) + len(doubted), len(serving) + len(doubted)
-    return bad >= 2 and bad > HALT_RATIO * total
 
 
 def is_lent(member: Member) -> bool:
@@ -89,7 +61,7 @@ def _creating(context: Context, member: Member) -> Step | None:
         return None  # libvirt finishes a start whose caller is gone
     if not member.is_off:
         return enter(context, member, Phase.FAILED, f"{member.domain.power} before it ran")
-    breaker = _breaker(context, member)
+    breaker = trials.of_start(context, member)
     if breakers.is_open(breaker, context.now_s):
         return give_up(context, member, "starts fail here: nothing half-made is kept")
     if is_overdue(context.wanted, member, context.now_s):
@@ -144,7 +116,7 @@ def _serving(context: Context, member: Member) -> Step | None:
     if address := unwritten(context.wanted, member):
         record = replace(member.record, address=address)
         return SetPhase(**about(member), reason=f"it serves at {address}", record=record, was=member.phase)
-    if unhealthy(context, member) and not context.is_halted:
+    if member.key in context.sick:
         return enter(context, member, Phase.FAILED, UNHEALTHY)
     if member.record.is_boosted:
         quota = context.wanted.group.image.cpu_quota
@@ -231,8 +203,3 @@ ADVANCE: Final[Mapping[Phase, Callable[[Context, Member], Step | None]]] = {
 def _is_the_trial(context: Context, member: Member) -> bool:
     coming = [m for m in context.view.members if m.domain.host == member.domain.host and m.phase in COMING]
     return bool(coming) and coming[0].key == member.key
-
-
-def _breaker(context: Context, member: Member) -> breakers.Breaker:
-    tier = member.record.tier if member.is_reserve else ""
-    return context.seen.breakers.get(breakers.key(context.wanted.name, member.domain.host, tier), breakers.CLOSED)

@@ -11,11 +11,12 @@ from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.addresses import served_at
 from services.actuator.core.boot_times import quantile
-from services.actuator.core.members import Member
+from services.actuator.core.members import Member, View
 from services.actuator.core.placement import COMING
 from services.actuator.core.plan import Plan
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Seen, Wanted
+from services.actuator.core.trials import last_hope
 
 PROBED_S: Final = 1.0
 
@@ -30,7 +31,7 @@ def membership(
 ) -> Membership:
     """Return the message for one group; what should serve and does not run is ``suspended`` or ``failed`` at once."""
     group = wanted.group
-    worst = _worst_breaker(wanted, seen, now_s)
+    worst = _worst_breaker(wanted, seen, planned.view, now_s)
     extra = _beyond_desired(wanted, planned.view.members)
     return Membership(
         group=wanted.name,
@@ -134,8 +135,12 @@ def _is_probed(record: Record, now_s: float) -> bool:
     return record.phase is Phase.WARMING and at_s is not None and 0 <= now_s - at_s <= PROBED_S
 
 
-def _worst_breaker(wanted: Wanted, seen: Seen, now_s: float) -> breakers.Breaker:
+def _worst_breaker(wanted: Wanted, seen: Seen, view: View, now_s: float) -> breakers.Breaker:
+    """Return the breaker to tell of: where domains are missing, also that of the one which could be started."""
     found = [seen.breakers.get(breakers.key(wanted.name, host), breakers.CLOSED) for host in wanted.group.hosts]
+    has = sum(1 for member in view.members if member.is_capacity)
+    if wanted.desired is not None and has < wanted.desired.desired:
+        found.append(last_hope(wanted.name, seen, view.pool, now_s))
     return max(found, key=lambda b: (breakers.is_open(b, now_s), b.open_until_s is not None, b.failures))
 
 

@@ -11,10 +11,12 @@ from common.config import Group
 from common.domain import DomainState
 from common.messages import DesiredCapacity
 from common.phases import Phase
+from services.actuator.core import sickness, trials
 from services.actuator.core.capacity import rebalance
 from services.actuator.core.clones import tend_snapshots
 from services.actuator.core.context import Context, adopt
-from services.actuator.core.life import advance, give_back, is_halted, is_lent
+from services.actuator.core.doubt import NO_DOUBT, Doubt
+from services.actuator.core.life import advance, give_back, is_lent
 from services.actuator.core.members import View, after, view, why_no_address
 from services.actuator.core.reserve import tend
 from services.actuator.core.seen import Seen, Wanted
@@ -30,13 +32,15 @@ NOTED: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY, Phase.SUSPE
 class Plan:
     """The steps that may be taken now, at most one for each domain, and what stands in the way of more.
 
-    ``notes`` say what else an operator may want to know: they keep nobody from what is desired.
+    ``notes`` say what else an operator may want to know: they keep nobody from what is desired. ``doubt`` is for the
+    next look.
     """
 
     steps: tuple[Step, ...]
     blocked: tuple[str, ...]
     view: View
     notes: tuple[str, ...] = ()
+    doubt: Doubt = NO_DOUBT
 
 
 def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
@@ -45,7 +49,8 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     found = context.view
     if is_observing(wanted.group, wanted.desired):
         observing = "mode observe: nothing is changed, and nothing written down"
-        return Plan(given_back(context), (*_notes(context), observing), found, waiting(context))
+        notes = (*_notes(context), observing)
+        return Plan(given_back(context), notes, found, waiting(context), context.doubt)
     moving = [member for member in found.members if not member.is_standing_by]
     steps = [step for member in moving if (step := advance(context, member)) is not None]
     steps += [
@@ -56,7 +61,7 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     if _is_passive(wanted):
         passive = "mode off: nothing is started, stopped or removed"
         noted = tuple(step for step in steps if _only_notes(step))
-        return Plan(noted, (*_notes(context), passive), found, waiting(context))
+        return Plan(noted, (*_notes(context), passive), found, waiting(context), context.doubt)
     balance = rebalance(context, after(found.members, steps), steps)
     steps += balance.steps
     at_hand = [member for member in after(found.members, steps) if member.is_standing_by]
@@ -65,16 +70,19 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     snapshots = tend_snapshots(context, [*steps, *tended.steps])
     steps += snapshots.steps
     notes = tuple(why for why in (wanted.standby.why,) if why) + balance.notes + tended.notes + snapshots.notes
-    notes += waiting(context)
-    return Plan((*steps, *tended.steps), tuple(_notes(context)) + balance.blocked, found, notes)
+    notes += waiting(context) + sickness.notes(context) + trials.broken(context)
+    return Plan((*steps, *tended.steps), tuple(_notes(context)) + balance.blocked, found, notes, context.doubt)
 
 
 def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
     """Return what every part of the plan looks at."""
     found = view(wanted, seen)
-    context = Context(wanted, seen, found, now_s, is_halted=False)
+    doubt = sickness.followed(wanted, seen, found.members, now_s)
+    context = Context(wanted, seen, found, now_s, is_halted=False, doubt=doubt)
     may_replace = wanted.desired is None or wanted.desired.is_replacement_allowed
-    return replace(context, is_halted=is_halted(context, found.members) or not may_replace)
+    verdict = sickness.judge(context, may_replace)
+    is_halted = not may_replace or sickness.is_halted(context)
+    return replace(context, is_halted=is_halted, sick=verdict.sick, beside=verdict.beside)
 
 
 def given_back(context: Context) -> tuple[Step, ...]:
@@ -99,8 +107,8 @@ def _only_notes(step: Step) -> bool:
 def _notes(context: Context) -> list[str]:
     """Return what an operator should know besides the balance."""
     notes = []
-    if is_halted(context, context.view.members):
-        notes.append("too many domains are unhealthy at once: none is replaced while it runs")
+    if sickness.is_halted(context):
+        notes.append("too many domains are unhealthy at once: none is taken away, and one at a time is replaced")
     if context.view.strangers:
         strangers = ", ".join(domain.name for domain in context.view.strangers[:3])
         notes.append(f"domains under our prefix that are not ours are left alone: {strangers}")

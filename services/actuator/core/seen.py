@@ -8,6 +8,7 @@ from common.domain import DomainState
 from common.messages import DesiredCapacity
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.disks import Base, Disk
+from services.actuator.core.doubt import NO_DOUBT, Doubt
 from services.actuator.core.extra_xml import Extra
 from services.actuator.core.past import Past
 from services.actuator.core.record import Record
@@ -84,11 +85,30 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What the group's endpoint carries now, from a fresh message; rates are per second, None where unknown.
+
+    ``queue`` requests wait in HAProxy. ``answer_rate``: answers with a status of 2xx or 3xx.
+    """
+
+    queue: int
+    in_flight: int
+    request_rate: float | None = None
+    answer_rate: float | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Return whether anybody wants an answer."""
+        return self.queue > 0 or self.in_flight > 0 or (self.request_rate or 0.0) > 0
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """Everything there is to see. Probes and backends are by (name, uuid), breakers and failures by (host, name).
 
-    ``backends`` is None where the balancer's last word is too old or was never heard. ``in_flight`` are steps that
-    were begun and whose effect has not been observed yet: their domains are left alone, and counted.
+    ``backends`` is None where the balancer's last word is too old or was never heard, and so is ``load``. ``in_flight``
+    are steps that were begun and whose effect has not been observed yet: their domains are left alone, and counted.
+    ``doubt`` is what the looks before this one have left.
     """
 
     epoch_s: float
@@ -100,6 +120,8 @@ class Seen:
     in_flight: tuple[Step, ...] = ()
     breakers: Mapping[str, Breaker] = field(default_factory=dict)
     failure_causes: Mapping[str, str] = field(default_factory=dict)
+    load: Load | None = None
+    doubt: Doubt = NO_DOUBT
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,17 @@ class Start(Step):
 class SetPhase(Step):
     """Write the record; ``was`` is the phase before, None where the domain had no record.
 
-    ``lead_s``: how long it took from the decision to this step, where it ends a start.
+    ``lead_s``: how long it took from the decision to this step, where it ends a start. ``served_s``: how long it had
+    been ready and well since ``ready_s``, where it fails from there; ``is_sick``: it runs, and is given up for its
+    checks.
     """
 
     record: Record
     was: Phase | None
     lead_s: float | None = None
+    served_s: float | None = None
+    ready_s: float = 0.0
+    is_sick: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """A group's counters since HAProxy started, and its present figures."""
+    """A group's counters since HAProxy started, and its present figures; ``answers`` is None in TCP mode."""
 
     requests: int
     errors: int
@@ -99,6 +99,7 @@ class Totals:
     in_flight: int
     queue_time_s: float
     response_time_s: float
+    answers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,7 @@ def _totals(front: Row, back: Row) -> Totals:
         in_flight=_count(back["scur"]),
         queue_time_s=_count(back["qtime"]) / 1000,
         response_time_s=_mean_s(back),
+        answers=_count(back["hrsp_2xx"]) + _count(back["hrsp_3xx"]) if is_http and "hrsp_2xx" in back.columns else None,
     )
 
 

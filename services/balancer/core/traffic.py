@@ -39,6 +39,7 @@ def traffic(group: str, before: Look | None, now: Look, interval_s: float) -> Tr
     totals, past = now.snapshot.totals[group], old.snapshot.totals.get(group) if old else None
     requests = _growth(totals.requests, past.requests if past else None)
     errors = _growth(totals.errors, past.errors if past else None)
+    answers = None if totals.answers is None else _growth(totals.answers, past.answers if past else None)
     columns = _columns(group, old, now, interval_s)
     return Traffic(
         group=group,
@@ -54,6 +55,7 @@ def traffic(group: str, before: Look | None, now: Look, interval_s: float) -> Tr
         request_rates=tuple(rate for _, rate, *_ in columns),
         in_flights=tuple(in_flight for _, _, in_flight, _ in columns),
         response_times_s=tuple(response_s for *_, response_s in columns),
+        answer_rate=_rate(answers, interval_s),
     )
 
 

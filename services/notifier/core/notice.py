@@ -53,7 +53,7 @@ def names_of(wanted: Collection[str]) -> frozenset[str] | None:
     """Return the events that a notification's ``events`` stands for; None stands for all.
 
     >>> sorted(names_of(["breaker", "operator"]))
-    ['breaker-closed', 'breaker-opened', 'operator']
+    ['breaker-closed', 'breaker-opened', 'operator', 'replacing-in-vain']
     """
     if ALL_EVENTS in wanted:
         return None
