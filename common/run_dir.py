@@ -136,16 +136,25 @@ def new_run_id(paths: Sequence[Path], epoch_s: float) -> int:
     """
     run_id = next_run_id(max((_stored(path) for path in paths), default=0), epoch_s)
     for path in paths:
-        fresh = path.with_suffix(".run.new")
         try:
-            with fresh.open("w", encoding="ascii") as file:
-                file.write(f"{run_id}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
+            store_run_id(path, run_id)
         except OSError as error:
             logger().warning("run-id-not-stored", path=str(path), reason=error.strerror)
     return run_id
+
+
+def store_run_id(path: Path, run_id: int) -> None:
+    """Replace the counter's file, durably.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    fresh = path.with_suffix(".run.new")
+    with fresh.open("w", encoding="ascii") as file:
+        file.write(f"{run_id}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def _stored(path: Path) -> int:

@@ -105,6 +105,10 @@ class NotifierService:
         self._perform(now_s)
         return max(0.0, min(self._until_s - now_s, IDLE_S))
 
+    def keep_again(self, now_s: float) -> None:
+        """Keep what waits once more."""
+        self._save(now_s)
+
     def close(self) -> None:
         """Keep what waits; an attempt that is under way is made again by the next process."""
         self._save(self._clock.monotonic_s())

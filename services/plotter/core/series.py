@@ -23,7 +23,14 @@ MAX_MARKS: Final = 200
 MAX_POINTS: Final = 1200
 SAME_FAILURE_S: Final = 15.0
 _CHANGE: Final = re.compile(r"from (\d+) to (\d+)")
-_TROUBLE: Final = ("breaker-opened", "host-lost", "scaling-halted", "drain-forced")
+_TROUBLE: Final = (
+    "breaker-opened",
+    "host-lost",
+    "scaling-halted",
+    "drain-forced",
+    "recording-paused",
+    "recording-resumed",
+)
 
 
 @dataclass(frozen=True, slots=True)
