@@ -11,6 +11,7 @@ from common.config import Config, Group
 from common.endpoint import join_endpoint, within_reach
 from common.messages import Member, Membership
 from common.phases import Phase
+from common.rotation import serving, why_not_serving
 
 _PHASE_STYLES = {
     Phase.READY: "green",
@@ -26,8 +27,9 @@ _PHASE_STYLES = {
 def status_values(config: Config, snapshot: Snapshot, digest: str = "") -> dict[str, Any]:
     """Return the status in the form that ``status --json`` prints; ``digest`` is that of the file as it is now.
 
-    Unknown is null: ``ready`` too while the actuator says nothing, and ``domains`` is empty. ``min`` and ``max`` are
-    the bounds in force, those of the file while the decider says nothing.
+    ``ready`` counts the domains that are in rotation and healthy, ``serving`` says it of each, and ``trouble`` why one
+    whose phase is ready does not serve. Unknown is null: ``ready`` too while actuator or balancer say nothing, and
+    ``domains`` is empty. ``min`` and ``max`` are the bounds in force, those of the file while the decider says nothing.
     """
     return {
         "config_digest": digest,
@@ -61,11 +63,12 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
     wanted = snapshot.wanted.get(name)
     traffic = snapshot.traffics.get(name)
     members = membership.members if membership else ()
+    served = serving(membership, snapshot.drains.get(name))
     desired = decision.desired_after if decision else (membership.desired_seen if membership else None)
     return {
         "name": name,
         "desired": desired,
-        "ready": sum(member.phase is Phase.READY for member in members) if membership else None,
+        "ready": None if served is None else len(served),
         "endpoint": endpoint_url(group),
         "min": wanted.minimum if wanted else group.minimum,
         "max": wanted.maximum if wanted else group.maximum,
@@ -80,11 +83,11 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
         "notes": [*(membership.notes if membership else ()), *(drain.notes if drain else ())],
         "boot_p50_s": membership.boot_p50_s if membership else None,
         "lead_times": [lead.model_dump() for lead in membership.lead_times] if membership else [],
-        "domains": [_domain_values(member, snapshot, name) for member in members],
+        "domains": [_domain_values(member, snapshot, name, served) for member in members],
     }
 
 
-def _domain_values(member: Member, snapshot: Snapshot, group: str) -> dict[str, Any]:
+def _domain_values(member: Member, snapshot: Snapshot, group: str, served: frozenset[str] | None) -> dict[str, Any]:
     return {
         "name": member.name,
         "host": member.host,
@@ -97,6 +100,8 @@ def _domain_values(member: Member, snapshot: Snapshot, group: str) -> dict[str, 
         "uuid": member.uuid,
         "note": member.note,
         "tier": member.tier,
+        "serving": None if served is None else member.uuid in served,
+        "trouble": why_not_serving(member, snapshot.drains.get(group)),
     }
 
 
@@ -139,7 +144,7 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
         table.add_row(
             domain["name"] + (" (protected)" if domain["protected"] else ""),
             domain["host"],
-            Text(_phase(domain), style=_PHASE_STYLES.get(Phase(domain["phase"]), "")),
+            Text(_phase(domain), style=_phase_style(domain)),
             _percent(domain["cpu_ratio"]),
             _show(domain["in_flight"]),
             _show(domain["address"]),
@@ -172,8 +177,14 @@ def _brief(duration_s: float) -> str:
     return f"{1000 * duration_s:.0f} ms" if duration_s < 1 else f"{duration_s:.1f} s"
 
 
+def _phase_style(domain: dict[str, Any]) -> str:
+    return "bold red" if domain["trouble"] else _PHASE_STYLES.get(Phase(domain["phase"]), "")
+
+
 def _phase(domain: dict[str, Any]) -> str:
-    """Return the phase, and for one that waits how: in standby, or in rotation beyond what is desired."""
+    """Return the phase; with it why one that is ready does not serve, or how one waits: in standby, or beyond desired."""
+    if domain["trouble"]:
+        return f"{domain['phase']}, but {domain['trouble']}"
     is_waiting = domain["phase"] == Phase.STANDBY.value or domain["tier"] == "running"
     return f"{domain['phase']} ({domain['tier']})" if is_waiting and domain["tier"] else str(domain["phase"])
 

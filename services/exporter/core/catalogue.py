@@ -38,7 +38,7 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "autoscaler_group_cpu_ratio": _gauge("Mean CPU use of the ready domains, of what they are allotted", "group"),
     # --- the group, as libvirt shows it
-    "autoscaler_group_ready_domains": _gauge("Domains in rotation", "group"),
+    "autoscaler_group_ready_domains": _gauge("Domains in rotation and healthy", "group"),
     "autoscaler_group_domains": _gauge("Domains in each phase of their life", "group", "phase"),
     "autoscaler_group_tier_domains": _gauge("Domains by how they came to service, or wait for it", "group", "tier"),
     "autoscaler_group_owned_domains": _gauge("Domains that the group owns, in whatever phase", "group"),
