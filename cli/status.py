@@ -63,7 +63,7 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
     wanted = snapshot.wanted.get(name)
     traffic = snapshot.traffics.get(name)
     members = membership.members if membership else ()
-    served = serving(membership, snapshot.drains.get(name))
+    served = serving(membership, drain)
     desired = decision.desired_after if decision else (membership.desired_seen if membership else None)
     return {
         "name": name,
@@ -81,6 +81,7 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
         "why": decision.limiter_text if decision else None,
         "blocked": membership.blocked if membership else None,
         "notes": [*(membership.notes if membership else ()), *(drain.notes if drain else ())],
+        "is_waiting": membership.is_waiting if membership else None,
         "boot_p50_s": membership.boot_p50_s if membership else None,
         "lead_times": [lead.model_dump() for lead in membership.lead_times] if membership else [],
         "domains": [_domain_values(member, snapshot, name, served) for member in members],
@@ -154,7 +155,8 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
     if membership is None:
         rows.append(Text("the actuator does not answer: domains unknown", style="red"))
     if group["blocked"]:
-        rows.append(Text(f"blocked: {group['blocked']}", style="yellow"))
+        what, style = ("waiting", "dim") if group["is_waiting"] else ("blocked", "yellow")
+        rows.append(Text(f"{what}: {group['blocked']}", style=style))
     if group["lead_times"]:
         rows.append(Text(f"decision to rotation: {_leads(group['lead_times'])}", style="dim"))
     rows += [Text(f"note: {note}", style="dim") for note in group["notes"]]
@@ -182,7 +184,7 @@ def _phase_style(domain: dict[str, Any]) -> str:
 
 
 def _phase(domain: dict[str, Any]) -> str:
-    """Return the phase; with it why one that is ready does not serve, or how one waits: in standby, or beyond desired."""
+    """Return the phase; with it why a ready one does not serve, or how one waits: in standby, or beyond desired."""
     if domain["trouble"]:
         return f"{domain['phase']}, but {domain['trouble']}"
     is_waiting = domain["phase"] == Phase.STANDBY.value or domain["tier"] == "running"

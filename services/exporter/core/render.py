@@ -119,7 +119,7 @@ def _membership_samples(membership: Membership, drain: Drain | None) -> Iterator
     yield Sample("autoscaler_group_owned_domains", group, float(membership.owned_total))
     yield Sample("autoscaler_group_ceiling_domains", group, float(membership.ceiling))
     yield from _one_of("autoscaler_group_breaker", membership.group, BREAKER_STATES, membership.breaker)
-    yield Sample("autoscaler_group_blocked", group, float(bool(membership.blocked)))
+    yield Sample("autoscaler_group_blocked", group, float(bool(membership.blocked) and not membership.is_waiting))
     yield Sample("autoscaler_group_unreachable_hosts", group, float(len(membership.unreachable_hosts)))
     yield from _known("autoscaler_group_boot_time_p50_seconds", group, membership.boot_p50_s)
     yield from _known("autoscaler_group_boot_time_p95_seconds", group, membership.boot_p95_s)
