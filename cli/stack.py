@@ -14,7 +14,7 @@ from pathlib import Path
 from cli import shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
-from cli.left_over import left_over_lines
+from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
@@ -44,6 +44,7 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with steps.step("libvirt"):
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
+        refuse_renamed(config)
     with steps.step("guest image"):
         steps.say(ensure_image(config))
         check_images(config, config_path)

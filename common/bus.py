@@ -40,7 +40,7 @@ from common.messaging.outbox import Outbox
 from common.messaging.requests import decode_reply, encode_request
 from common.messaging.sequence import Receipt
 from common.messaging.waker import Waker
-from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket
+from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket, running_pid
 from common.wire import MAX_MESSAGE_BYTES
 
 __all__ = ["Bus", "Inbox", "PendingRequest", "Received", "ask", "new_key_pair"]
@@ -380,12 +380,15 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
     try:
         door = _new_socket(context, zmq.REQ, MAX_MESSAGE_BYTES)
         monitor = door.get_monitor_socket(_EVENTS)
-        _identify(door, keys_of(config.bus, is_service=False))
+        keys = keys_of(config.bus, is_service=False)
+        _identify(door, keys)
         _connect(door, control_address(config, service))
         door.send(encode_request(request), zmq.DONTWAIT)
         if not door.poll(math.ceil(timeout_s * 1000)):
-            refusals = [_REFUSALS.get(_event(frames)[0], "") for frames in _drain(monitor)]
-            raise BusError(no_answer(config, service, timeout_s, next(filter(None, refusals), "")))
+            events = [_event(frames)[0] for frames in _drain(monitor)]
+            refusal = next((_REFUSALS[event] for event in events if keys is not None and event in _REFUSALS), "")
+            pid = running_pid(config.system.run_path, service)
+            raise BusError(no_answer(config, service, timeout_s, refusal, pid))
         return decode_reply(door.recv())
     except ProtocolError as error:
         raise BusError(f"{service} gave an answer that is not understood: {error}") from error

@@ -104,6 +104,19 @@ class Lock:
         os.close(self.fd)
 
 
+def running_pid(run_path: Path, service: str) -> int | None:
+    """Return the process that runs as this service here, by its lock's file; None if none does, or it is unknown.
+
+    The lock itself is not tried: for that instant no service could take it.
+    """
+    try:
+        pid = int((run_path / f"{service}.lock").read_bytes()[:MAX_STORED_BYTES])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if f"services.{service}".encode() in command.split(b"\0") else None
+
+
 def remove_stale_socket(path: Path) -> None:
     """Remove the socket that an earlier process left; to be called by the holder of the lock only.
 
