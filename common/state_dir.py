@@ -12,6 +12,7 @@ from typing import Final
 from common.run_dir import store_run_id
 
 MODE: Final = 0o711  # QEMU's own user reaches the images through it
+LOG_DIR: Final = "log"  # supervisord's: without it, it starts no service again
 
 _Identity = tuple[int, int] | None
 
@@ -36,6 +37,7 @@ class StateDir:
         self._path, self._counter, self._run_id = path, path / f"{name}.run", run_id
         found = path.stat() if path.is_dir() else None
         self._shared = found if found is not None and found.st_mode & stat.S_ISVTX else None
+        self._has_logs = (path / LOG_DIR).is_dir()
         self._seen = self._identities()
 
     def is_lost(self) -> bool:
@@ -53,6 +55,8 @@ class StateDir:
         if is_missing and self._shared is not None and os.geteuid() == 0:
             os.chown(self._path, self._shared.st_uid, self._shared.st_gid)
             self._path.chmod(stat.S_IMODE(self._shared.st_mode))
+        if self._has_logs:
+            (self._path / LOG_DIR).mkdir(mode=0o700, exist_ok=True)
         store_run_id(self._counter, self._run_id)
         self._seen = self._identities()
 

@@ -42,6 +42,7 @@ class RecorderService:
         self._retry_at_s = 0.0
         self._last_number = max((file.number for file in segment_files(self._directory)), default=0)
         self._lost, self._paused_s, self._why = 0, 0.0, ""
+        self._bus.counters["lost"] += 0  # shown from the start, so that its first growth is seen
         self._unheard = 0
         self._looked_s = self._shown_s = self._clock.monotonic_s()
         self._quiet, self._quiet_gaps = Quiet(SAY_AGAIN_S), Quiet(SAY_GAP_AGAIN_S)

@@ -1,7 +1,9 @@
 """When ``up`` waits on, and when it gives up because nothing is on its way."""
 
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -184,6 +186,21 @@ def test_up_starts_what_stands_still_and_what_waits_for_its_next_try(monkeypatch
     monkeypatch.setattr(supervision, "_supervisor", lambda _system: supervisor)
     assert supervision.start_stopped(System()) == "started again: decider, actuator"
     assert supervisor.asked == [("start", "decider"), ("stop", "actuator"), ("start", "actuator")]
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_up_has_supervisord_write_to_new_logs_where_they_were_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_log: bool
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(supervision, "_supervisor", lambda _system: Supervisor(monitor="RUNNING"))
+    monkeypatch.setattr(supervision, "_supervisord_pid", lambda _system: 4711)
+    monkeypatch.setattr(supervision.os, "kill", lambda pid, number: sent.append((pid, number)))
+    if has_log:
+        (tmp_path / "log").mkdir()
+        (tmp_path / "log" / "supervisord.log").touch()
+    supervision.start_stopped(System(state_dir=str(tmp_path)))
+    assert sent == ([] if has_log else [(4711, signal.SIGUSR2)])
 
 
 def wanted(desired: int = 1, mode: str = "on") -> DesiredCapacity:
