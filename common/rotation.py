@@ -7,7 +7,7 @@ tells it. A domain that is ready by its phase while its check fails serves nobod
 from common.messages import Drain, Member, Membership
 from common.phases import Phase
 
-IN_ROTATION = "ready"  # a ``BackendState.state``
+IN_ROTATION, UNKNOWN = "ready", "unknown"  # of ``BackendState.state``
 
 
 def serving(membership: Membership | None, drain: Drain | None) -> frozenset[str] | None:
@@ -31,6 +31,8 @@ def why_not_serving(member: Member, drain: Drain | None) -> str:
     backend = next((backend for backend in drain.backends if backend.uuid == member.uuid), None)
     if backend is None:
         return "not in rotation"
+    if backend.state == UNKNOWN:
+        return "its address is not known, so whether it serves is not either"
     if backend.state != IN_ROTATION:
         return f"not in rotation: {backend.state}"
     if backend.is_healthy is False:

@@ -17,7 +17,7 @@ from services.exporter.shell import scope_of
 from services.plotter.core import series
 
 CONFIG = Config(groups={"web": Group(prefix="web-")})
-STATES = ("joining", "ready", "draining", "left", "unplaced")
+STATES = ("joining", "ready", "draining", "left", "unplaced", "held", "unknown")
 HEALTH = (True, False, None)
 
 
@@ -60,6 +60,7 @@ def test_who_is_ready_in_rotation_and_not_sick_serves_and_nobody_else(
         (drain(backend("a"), is_proxy_alive=False), "HAProxy does not answer"),
         (drain(backend("b")), "not in rotation"),
         (drain(backend("a", "joining")), "not in rotation: joining"),
+        (drain(backend("a", "unknown")), "its address is not known, so whether it serves is not either"),
         (drain(backend("a", is_healthy=False)), "its check fails"),
         (drain(backend("a", is_healthy=False, check="L7TOUT")), "its check fails: L7TOUT"),
     ],
