@@ -14,6 +14,7 @@ from cli import shared_dirs, stack
 from cli.compose_limits import check_configuration
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.left_over import refuse_renamed
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.refusals import write_text
 from cli.supervision import is_supervised
@@ -47,6 +48,7 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step("libvirt"):
         stack.prepare_directories(config.system)
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
+        refuse_renamed(config)
     with steps.step("guest image"):
         steps.say(stack.ensure_image(config))
         stack.check_images(config, config_path)

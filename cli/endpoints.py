@@ -3,43 +3,51 @@
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from threading import Event
 
 from cli.console import Steps
 from cli.observe import Snapshot, observe_once
+from cli.progress import Progress
 from common.clock import Clock
 from common.config import SERVICES, Config, Group
 from common.endpoint import join_endpoint, within_reach
 from common.errors import AutoscalerError
-from common.messages import DesiredCapacity, Membership
-from common.phases import FATES
+from common.messages import DesiredCapacity, Drain, Member, Membership
+from common.phases import Phase
+from common.rotation import why_not_serving
 
-UP_TIMEOUT_S = 240.0
+UP_TIMEOUT_S = 240.0  # without anything coming nearer
 NOBODY_SERVES = 503
-STUCK_S = 20.0  # no domain serves, none is coming, and the actuator says why
+MOST_TOLD = 3
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
 
 
 def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
-    """Return when every group that is to have a domain now answers at its endpoint.
+    """Return when every group that is to have a domain now answers at its endpoint, all of them at the same look.
 
     Raises:
-        AutoscalerError: a group does not answer in time; the message says what stands in its way.
+        AutoscalerError: nothing comes nearer any more; the message says what stands in the way.
     """
-    waiting = dict(config.groups)
-    began_s = hopeful_s = clock.monotonic_s()
+    began_s = clock.monotonic_s()
+    progress = Progress.begin(began_s)
     left_off: dict[str, str] = {}
-    while waiting := {name: group for name, group in waiting.items() if name not in left_off and not answers(group)}:
+    while waiting := _silent(config.groups, left_off):
         snapshot = observe_once(config, clock, timeout_s=0.7)
         left_off |= {n: why for n, group in waiting.items() if (why := why_not_awaited(group, snapshot.wanted.get(n)))}
-        missing, now_s = _what_is_missing(waiting, snapshot), clock.monotonic_s()
-        if not any(is_stuck(snapshot.memberships.get(name)) for name in waiting):
-            hopeful_s = now_s
-        patience_s = max([UP_TIMEOUT_S, *(group.boot_timeout_s for group in waiting.values())])
-        if now_s - began_s > patience_s or now_s - hopeful_s > STUCK_S:
+        answering = config.groups.keys() - waiting.keys() - left_off.keys()
+        missing, now_s = what_is_missing(waiting.keys() - left_off.keys(), snapshot), clock.monotonic_s()
+        progress.note(waiting.keys() - left_off.keys(), answering, snapshot, now_s)
+        if progress.is_over(now_s, max([UP_TIMEOUT_S, *(group.boot_timeout_s for group in waiting.values())])):
             raise AutoscalerError(f"no answer after {now_s - began_s:.0f} s: {missing}; the services go on trying")
         steps.wait_for(missing)
         Event().wait(0.3)
     steps.say("; ".join(f"{name} {left_off.get(name, 'answers')}" for name in config.groups))
+
+
+def _silent(groups: dict[str, Group], left_off: Collection[str]) -> dict[str, Group]:
+    """Return the groups that do not answer now; those that are left off are not asked."""
+    return {name: group for name, group in groups.items() if name not in left_off and not answers(group)}
 
 
 def why_not_awaited(group: Group, wanted: DesiredCapacity | None) -> str:
@@ -55,13 +63,6 @@ def why_not_awaited(group: Group, wanted: DesiredCapacity | None) -> str:
     return "" if wanted.desired else "is to have no domain now (desired 0): not waited for"
 
 
-def is_stuck(membership: Membership | None) -> bool:
-    """Return whether no domain serves or comes, and the actuator knows what keeps it from starting one."""
-    if membership is None or not membership.blocked:
-        return False
-    return not any(FATES[member.phase].is_capacity for member in membership.members)
-
-
 def answers(group: Group) -> bool:
     """Return whether the group's endpoint gives a good answer now."""
     try:
@@ -72,7 +73,7 @@ def answers(group: Group) -> bool:
         url = f"http://{join_endpoint(*within_reach(group.endpoint))}{group.readiness.path}"
         if group.readiness.protocol != "http":
             return _is_served(url)
-        with urllib.request.urlopen(url, timeout=3) as response:
+        with _DIRECT.open(url, timeout=3) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False
@@ -81,7 +82,7 @@ def answers(group: Group) -> bool:
 def _is_served(url: str) -> bool:
     """Return whether some domain answers, whatever it says: the group does not name a path for this."""
     try:
-        with urllib.request.urlopen(url, timeout=3):  # noqa: S310 - http, at an endpoint of our own
+        with _DIRECT.open(url, timeout=3):
             return True
     except urllib.error.HTTPError as error:
         return error.code != NOBODY_SERVES
@@ -95,16 +96,25 @@ def _stays_open(connection: socket.socket) -> bool:
         return True
 
 
-def _what_is_missing(waiting: dict[str, Group], snapshot: Snapshot) -> str:
-    texts = []
-    for name in waiting:
-        membership = snapshot.memberships.get(name)
-        if membership is None:
-            silent = [service for service in SERVICES if service not in snapshot.services]
-            texts.append(f"{name}: waiting for {', '.join(silent) or 'the actuator'}")
-        elif membership.blocked:
-            texts.append(f"{name}: {membership.blocked}")
-        else:
-            domains = ", ".join(f"{member.name} {member.phase.value}" for member in membership.members)
-            texts.append(f"{name}: {domains or 'no domain yet'}")
-    return "; ".join(texts)
+def what_is_missing(waiting: Collection[str], snapshot: Snapshot) -> str:
+    """Return what each group that is waited for lacks: the first few of them, and how many there are besides."""
+    names = sorted(waiting)
+    texts = [f"{name}: {_lack(snapshot.memberships.get(name), snapshot)}" for name in names[:MOST_TOLD]]
+    return "; ".join([*texts, *([f"and {len(names) - MOST_TOLD} more groups"] if len(names) > MOST_TOLD else [])])
+
+
+def _lack(membership: Membership | None, snapshot: Snapshot) -> str:
+    """Return which domains are on their way and since when, what is in the way, or who is silent."""
+    if membership is None:
+        silent = [service for service in SERVICES if service not in snapshot.services]
+        return f"waiting for {', '.join(silent) or 'the actuator'}"
+    drain = snapshot.drains.get(membership.group)
+    coming = [_way_of(member, drain) for member in membership.members if member.phase is not Phase.STANDBY]
+    return "; ".join([*([", ".join(coming[:MOST_TOLD])] if coming else []), *filter(None, [membership.blocked])]) or (
+        "no domain yet"
+    )
+
+
+def _way_of(member: Member, drain: Drain | None) -> str:
+    trouble = why_not_serving(member, drain) or member.note
+    return f"{member.name} {member.phase.value} for {member.age_s:.0f} s{f' ({trouble})' if trouble else ''}"

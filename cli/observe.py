@@ -18,7 +18,6 @@ STANDING_KINDS = {
     "exporter": ("service",),
     "notifier": ("service",),
 }
-MISSED = 3.0  # repetitions that must fail to come before a value is unknown
 
 
 @dataclass(slots=True)
@@ -89,8 +88,7 @@ class Observer:
     def __init__(self, config: Config, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        repeated_s = max(config.system.interval_s, config.system.republish_s)
-        self._heard = Heard(silent_after_s=MISSED * repeated_s)
+        self._heard = Heard(silent_after_s=config.system.silent_after_s)
         self._bus = Bus.open(config, "operator", clock, publishes=False)
         for service in config.services:
             self._bus.subscribe(service, *STANDING_KINDS[service])

@@ -14,7 +14,7 @@ from pathlib import Path
 from cli import shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
-from cli.left_over import left_over_lines
+from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
@@ -23,6 +23,7 @@ from common.config import Config, System
 from common.config_file import load
 from common.endpoint import is_clash, split_endpoint
 from common.errors import AutoscalerError
+from common.state_dir import LOG_DIR, MODE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,6 +45,7 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with steps.step("libvirt"):
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
+        refuse_renamed(config)
     with steps.step("guest image"):
         steps.say(ensure_image(config))
         check_images(config, config_path)
@@ -86,9 +88,9 @@ def prepare_directories(system: System) -> None:
     if shared_dirs.are_shared(system) or shared_dirs.belong_to_units(system.run_path):
         return
     system.run_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    system.state_path.mkdir(mode=0o711, parents=True, exist_ok=True)
-    system.state_path.chmod(0o711)  # QEMU's own user reaches the images through it
-    (system.state_path / "log").mkdir(mode=0o700, exist_ok=True)
+    system.state_path.mkdir(mode=MODE, parents=True, exist_ok=True)
+    system.state_path.chmod(MODE)
+    (system.state_path / LOG_DIR).mkdir(mode=0o700, exist_ok=True)
 
 
 def ensure_image(config: Config) -> str:

@@ -12,6 +12,7 @@ from common.config import Config, Group
 from common.endpoint import join_endpoint, within_reach
 from common.messages import DecisionRecord, Member, Membership
 from common.phases import Phase
+from common.rotation import serving, why_not_serving
 
 _PHASE_STYLES = {
     Phase.READY: "green",
@@ -27,8 +28,9 @@ _PHASE_STYLES = {
 def status_values(config: Config, snapshot: Snapshot, digest: str = "") -> dict[str, Any]:
     """Return the status in the form that ``status --json`` prints; ``digest`` is that of the file as it is now.
 
-    Unknown is null: ``ready`` too while the actuator says nothing, and ``domains`` is empty. ``min`` and ``max`` are
-    the bounds in force, those of the file while the decider says nothing.
+    ``ready`` counts the domains that are in rotation and healthy, ``serving`` says it of each, and ``trouble`` why one
+    whose phase is ready does not serve. Unknown is null: ``ready`` too while actuator or balancer say nothing, and
+    ``domains`` is empty. ``min`` and ``max`` are the bounds in force, those of the file while the decider says nothing.
     """
     return {
         "config_digest": digest,
@@ -62,11 +64,12 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
     wanted = snapshot.wanted.get(name)
     traffic = snapshot.traffics.get(name)
     members = membership.members if membership else ()
+    served = serving(membership, drain)
     desired = decision.desired_after if decision else (membership.desired_seen if membership else None)
     return {
         "name": name,
         "desired": desired,
-        "ready": sum(member.phase is Phase.READY for member in members) if membership else None,
+        "ready": None if served is None else len(served),
         "endpoint": endpoint_url(group),
         "min": wanted.minimum if wanted else group.minimum,
         "max": wanted.maximum if wanted else group.maximum,
@@ -80,9 +83,10 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
         "patience": _patience_values(decision) if decision else None,
         "blocked": membership.blocked if membership else None,
         "notes": [*(membership.notes if membership else ()), *(drain.notes if drain else ())],
+        "is_waiting": membership.is_waiting if membership else None,
         "boot_p50_s": membership.boot_p50_s if membership else None,
         "lead_times": [lead.model_dump() for lead in membership.lead_times] if membership else [],
-        "domains": [_domain_values(member, snapshot, name) for member in members],
+        "domains": [_domain_values(member, snapshot, name, served) for member in members],
     }
 
 
@@ -94,7 +98,7 @@ def _patience_values(decision: DecisionRecord) -> dict[str, float] | None:
     return {"calm_s": decision.patience_s, "left_s": left_s, "until_s": decision.at_s + left_s}
 
 
-def _domain_values(member: Member, snapshot: Snapshot, group: str) -> dict[str, Any]:
+def _domain_values(member: Member, snapshot: Snapshot, group: str, served: frozenset[str] | None) -> dict[str, Any]:
     return {
         "name": member.name,
         "host": member.host,
@@ -107,6 +111,8 @@ def _domain_values(member: Member, snapshot: Snapshot, group: str) -> dict[str, 
         "uuid": member.uuid,
         "note": member.note,
         "tier": member.tier,
+        "serving": None if served is None else member.uuid in served,
+        "trouble": why_not_serving(member, snapshot.drains.get(group)),
     }
 
 
@@ -149,7 +155,7 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
         table.add_row(
             domain["name"] + (" (protected)" if domain["protected"] else ""),
             domain["host"],
-            Text(_phase(domain), style=_PHASE_STYLES.get(Phase(domain["phase"]), "")),
+            Text(_phase(domain), style=_phase_style(domain)),
             _percent(domain["cpu_ratio"]),
             _show(domain["in_flight"]),
             _show(domain["address"]),
@@ -159,7 +165,8 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
     if membership is None:
         rows.append(Text("the actuator does not answer: domains unknown", style="red"))
     if group["blocked"]:
-        rows.append(Text(f"blocked: {group['blocked']}", style="yellow"))
+        what, style = ("waiting", "dim") if group["is_waiting"] else ("blocked", "yellow")
+        rows.append(Text(f"{what}: {group['blocked']}", style=style))
     if group["lead_times"]:
         rows.append(Text(f"decision to rotation: {_leads(group['lead_times'])}", style="dim"))
     rows += [Text(f"note: {note}", style="dim") for note in group["notes"]]
@@ -192,8 +199,14 @@ def _brief(duration_s: float) -> str:
     return f"{1000 * duration_s:.0f} ms" if duration_s < 1 else f"{duration_s:.1f} s"
 
 
+def _phase_style(domain: dict[str, Any]) -> str:
+    return "bold red" if domain["trouble"] else _PHASE_STYLES.get(Phase(domain["phase"]), "")
+
+
 def _phase(domain: dict[str, Any]) -> str:
-    """Return the phase, and for one that waits how: in standby, or in rotation beyond what is desired."""
+    """Return the phase; with it why a ready one does not serve, or how one waits: in standby, or beyond desired."""
+    if domain["trouble"]:
+        return f"{domain['phase']}, but {domain['trouble']}"
     is_waiting = domain["phase"] == Phase.STANDBY.value or domain["tier"] == "running"
     return f"{domain['phase']} ({domain['tier']})" if is_waiting and domain["tier"] else str(domain["phase"])
 

@@ -17,6 +17,7 @@ from common.clock import Clock
 from common.config import Config, System
 from common.config_environment import overriding
 from common.errors import AutoscalerError
+from common.state_dir import LOG_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
 DOWN_TIMEOUT_S = 60.0
@@ -64,7 +65,15 @@ def start_stopped(system: System) -> str:
             supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
         raise AutoscalerError(f"supervisord does not start what is stopped: {error}") from error
+    _reopen_logs(system)
     return f"started again: {', '.join(stopped)}" if stopped else "already running"
+
+
+def _reopen_logs(system: System) -> None:
+    """Have supervisord write to new logs where somebody removed them with the state directory."""
+    pid = _supervisord_pid(system)
+    if pid is not None and not (system.state_path / LOG_DIR / "supervisord.log").is_file():
+        os.kill(pid, signal.SIGUSR2)
 
 
 def restart_services(config: Config) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from common.config import System
+from common.state_dir import LOG_DIR
 
 ENDLESS = 1_000_000_000
 FIRST, LATER = 10, 20  # the recorder starts before those whose first messages it must not miss
@@ -37,7 +38,7 @@ def supervisor_config(
         variables: those that set keys of the configuration. Services inherit them through supervisord, so with others
             the text is another one, and ``up`` starts supervisord anew.
     """
-    run, log = system.run_path, system.state_path / "log"
+    run, log = system.run_path, system.state_path / LOG_DIR
     parts = [
         "[supervisord]",
         f"pidfile={run / 'supervisord.pid'}",

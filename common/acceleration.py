@@ -22,6 +22,7 @@ from common.domain import PROBE_PREFIX, HostFacts
 from common.errors import HypervisorError
 from common.hypervisor import Connection
 from common.log import logger
+from common.state_dir import ensure_state_dir
 
 KVM_DEADLINE_S: Final = 10.0
 TCG_DEADLINE_S: Final = 45.0
@@ -216,7 +217,7 @@ def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: 
     store = {**_read(path), name: {**asdict(accel), "circumstances": circumstances}}
     aside = path.with_name(f".{STORE}.{os.getpid()}")
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
+        ensure_state_dir(state_dir)
         aside.write_text(json.dumps(store, indent=2) + "\n", encoding="utf-8")
         aside.replace(path)
     except OSError as error:

@@ -38,8 +38,9 @@ from common.messaging.inbox import Desk, Inbox, Intake, PendingRequest, Received
 from common.messaging.link import LinkHealth
 from common.messaging.outbox import Outbox
 from common.messaging.requests import decode_reply, encode_request
+from common.messaging.sequence import Receipt
 from common.messaging.waker import Waker
-from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket
+from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket, running_pid
 from common.wire import MAX_MESSAGE_BYTES
 
 __all__ = ["Bus", "Inbox", "PendingRequest", "Received", "ask", "new_key_pair"]
@@ -111,7 +112,7 @@ class Bus:
         check_encrypted(config, name)
         ensure_run_dir(run)
         lock = Lock.take(run / f"{name}.lock")
-        run_id = new_run_id(run / f"{name}.run", clock.epoch_s())
+        run_id = new_run_id((run / f"{name}.run", config.system.state_path / f"{name}.run"), clock.epoch_s())
         bus = cls(config, name, clock, lock, run_id)
         try:
             bus._bind()
@@ -205,7 +206,8 @@ class Bus:
             if link.monitor in ready:
                 link.take_events(now_s)
             if link.socket in ready:
-                accepted = (link.intake.accept(frames, now_s) for frames in _drain(link.socket))
+                at = Receipt(now_s, self._clock.epoch_s())
+                accepted = (link.intake.accept(frames, at) for frames in _drain(link.socket))
                 messages += [received for received in accepted if received is not None]
         return messages
 
@@ -242,7 +244,8 @@ class _Link:
     def __init__(
         self, context: zmq.Context[_Socket], config: Config, service: str, counters: Counter[str], is_service: bool
     ) -> None:
-        self.intake = Intake(service, counters, is_clock_shared=config.bus.transport == "ipc")
+        is_clock_shared = publish_address(config, service).startswith("ipc:")
+        self.intake = Intake(service, counters, config.system.silent_after_s, is_clock_shared=is_clock_shared)
         self.socket: _Socket
         self.monitor: _Socket
         self._context = context
@@ -377,12 +380,15 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
     try:
         door = _new_socket(context, zmq.REQ, MAX_MESSAGE_BYTES)
         monitor = door.get_monitor_socket(_EVENTS)
-        _identify(door, keys_of(config.bus, is_service=False))
+        keys = keys_of(config.bus, is_service=False)
+        _identify(door, keys)
         _connect(door, control_address(config, service))
         door.send(encode_request(request), zmq.DONTWAIT)
         if not door.poll(math.ceil(timeout_s * 1000)):
-            refusals = [_REFUSALS.get(_event(frames)[0], "") for frames in _drain(monitor)]
-            raise BusError(no_answer(config, service, timeout_s, next(filter(None, refusals), "")))
+            events = [_event(frames)[0] for frames in _drain(monitor)]
+            refusal = next((_REFUSALS[event] for event in events if keys is not None and event in _REFUSALS), "")
+            pid = running_pid(config.system.run_path, service)
+            raise BusError(no_answer(config, service, timeout_s, refusal, pid))
         return decode_reply(door.recv())
     except ProtocolError as error:
         raise BusError(f"{service} gave an answer that is not understood: {error}") from error

@@ -36,6 +36,7 @@ from common.services import SERVICES as SERVICES
 MAX_IPC_PATH_BYTES = 107  # sun_path of a Unix socket, less its final NUL
 FIRST_SLOT = 10
 WARM_UP_S = 60.0  # of a whole operating system, whose applications and caches start after it answers
+SILENT_PERIODS = 3
 
 _Tables = TypeVar("_Tables", "dict[str, Host]", "dict[str, Group]")
 
@@ -90,6 +91,11 @@ class System(Table):
     def state_path(self) -> Path:
         """Return the directory of images, recordings and the small local stores."""
         return Path(self.state_dir)
+
+    @property
+    def silent_after_s(self) -> float:
+        """Return after how long nothing is known of who repeats what is: three repetitions did not come."""
+        return SILENT_PERIODS * max(self.interval_s, self.republish_s)
 
     @model_validator(mode="after")
     def _socket_paths_fit(self) -> Self:

@@ -90,6 +90,27 @@ def refusal(found: tuple[Change, ...]) -> str:
     return f"cannot change while the services run: {', '.join(fixed)}; {RESTART}" if fixed else ""
 
 
+def renamed(old: Config, new: Config) -> str:
+    """Return why a group cannot be called otherwise while its domains are there, empty if none is."""
+    before = {group.prefix: name for name, group in old.groups.items()}
+    for name, group in new.groups.items():
+        if before.get(group.prefix, name) != name:
+            return rename_text(before[group.prefix], name, group.prefix)
+    return ""
+
+
+def rename_text(old: str, new: str, prefix: str) -> str:
+    """Return what stands in the way of a renamed group, and the ways round it.
+
+    >>> rename_text("web", "shop", "web-").partition(":")[0]
+    'groups.shop has the prefix web- of groups.web'
+    """
+    return (
+        f"groups.{new} has the prefix {prefix} of groups.{old}: a group is not renamed while it has domains, for they "
+        f"carry its name; keep the name {old}, or take another prefix, or first: make down with the old file"
+    )
+
+
 def _keys(config: Config) -> dict[tuple[str, ...], Any]:
     """Return each key of each table with its value; a table that has its own name is a key too, with its keys."""
     found: dict[tuple[str, ...], Any] = {}

@@ -32,6 +32,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "halt": ("scaling-halted", "scaling-resumed"),
     "operator": ("operator",),
     "config": ("config-reloaded", "config-refused"),
+    "recording": ("recording-paused", "recording-resumed", "recording-lost", "recording-gap"),
 }
 """What may stand in ``events`` of a notification, beside the events' own names and ``all``."""
 

@@ -336,9 +336,11 @@ class Membership(Body):
     """Every owned domain of a group, as libvirt shows it, and what keeps the group from its desired capacity.
 
     ``blocked`` says in plain words what the actuator wants but cannot do (breaker open, ceiling, host lost, no room);
-    empty when nothing is in the way. ``boot_p50_s`` is the measured time from start to serving, None before the first.
-    ``notes``: what was chosen for the group, and what another way had to be found for, and why. ``adoptable``: how many
-    domains of an existing group run and are no members yet: they will be, unless the group only observes.
+    empty when nothing is in the way. ``is_waiting``: part of that passes by itself, for others go first or something is
+    being found out; a group that waits is not stuck. ``boot_p50_s`` is the measured time from start to serving, None
+    before the first. ``notes``: what was chosen for the group, and what another way had to be found for, and why.
+    ``adoptable``: how many domains of an existing group run and are no members yet: they will be, unless the group only
+    observes.
     """
 
     kind: ClassVar[str] = "membership"
@@ -357,6 +359,7 @@ class Membership(Body):
     lead_times: tuple[LeadTime, ...] = ()
     notes: tuple[str, ...] = ()
     adoptable: int = Field(ge=0, default=0)
+    is_waiting: bool = False
 
     @property
     def topic(self) -> str:

@@ -29,8 +29,11 @@ from common.log import logger
 from common.messages import Event, Reply, ServiceStatus
 from common.reloading import VERB, Outcome, outcome
 from common.sd_notify import Notifier
+from common.state_dir import StateDir, ensure_state_dir
 
 LATE_AFTER_S: Final = 1.0
+STATE_LOOK_S: Final = 15.0
+STATE_NOTE: Final = "state_dir"
 STUCK_THREADS_S: Final = 2.0
 LINGER_S: Final = 3.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -69,6 +72,14 @@ class Reloadable(Protocol):
 
     def reload(self, config: Config, now_s: float) -> None:
         """Work with ``config`` from now on; it differs from the one before in such keys only."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A service that keeps something in the state directory."""
+
+    def keep_again(self, now_s: float) -> None:
+        """Write what is kept once more: the state directory is a new one, and empty."""
 
 
 class _Stop:
@@ -137,6 +148,7 @@ def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop
     log.configure(name, config.system.log_level)
     clock = SystemClock()
     systemd = Notifier.from_environment()
+    _make_state_dir(config.system.state_path)
     bus = Bus.open(config, name, clock)
     stop.wake = bus.wake
     signal.signal(signal.SIGTERM, stop.on_signal)
@@ -165,16 +177,21 @@ def _loop(context: Context, service: Service, stop: _Stop, systemd: Notifier) ->
     started_at_s = clock.epoch_s()
     due_s = told_s = clock.monotonic_s()
     told_s -= every_s
+    state = StateDir(context.config.system.state_path, context.name, bus.run_id)
+    looked_s = due_s
     while not context.is_stopping():
         now_s = clock.monotonic_s()
         systemd.turned(now_s)
-        wait_s = max(0.0, min(due_s, told_s + every_s) - now_s)
+        wait_s = max(0.0, min(due_s, told_s + every_s, looked_s + STATE_LOOK_S) - now_s)
         inbox = bus.receive(wait_s if systemd.every_s is None else min(wait_s, systemd.every_s / 2))
         now_s = clock.monotonic_s()
         if now_s - due_s > LATE_AFTER_S:
             bus.counters["late"] += 1
         before, (context, inbox) = context, _reload(context, service, stop, systemd, inbox, now_s)
         told_s = told_s if context is before else now_s - every_s
+        if now_s - looked_s >= STATE_LOOK_S:
+            looked_s = now_s
+            _look_after(state, context, service, now_s)
         wait_s = service.step(inbox, now_s)
         if math.isnan(wait_s):
             raise ValueError(f"step must return seconds; got {wait_s}")
@@ -182,6 +199,31 @@ def _loop(context: Context, service: Service, stop: _Stop, systemd: Notifier) ->
         if now_s - told_s >= every_s:
             told_s = now_s
             bus.publish(_status(context, started_at_s))
+
+
+def _make_state_dir(path: Path) -> None:
+    """Make the state directory where it is missing; without it a service runs, and its stores tell what they lack."""
+    try:
+        ensure_state_dir(path)
+    except OSError as error:
+        logger().warning("state-dir-missing", path=str(path), reason=error.strerror)
+
+
+def _look_after(state: StateDir, context: Context, service: Service, now_s: float) -> None:
+    """Have the state directory, and what the service keeps there, stand again where it was lost."""
+    if not state.is_lost():
+        return
+    path = str(context.config.system.state_path)
+    try:
+        state.make_anew()
+    except OSError as error:
+        context.notes[STATE_NOTE] = f"state_dir {path} is lost and cannot be made anew: {error.strerror}"
+        return
+    context.notes.pop(STATE_NOTE, None)
+    context.bus.counters["state_dir_lost"] += 1
+    logger().warning("state-dir-lost", path=path, now="made anew, and written to again")
+    if isinstance(service, Keeper):
+        service.keep_again(now_s)
 
 
 def _reload(

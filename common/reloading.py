@@ -6,7 +6,7 @@ from typing import Final
 
 from common import config_file
 from common.config import Config
-from common.config_live import changes, refusal
+from common.config_live import changes, refusal, renamed
 from common.errors import ConfigError
 from common.messages import Reply
 
@@ -35,7 +35,7 @@ def outcome(old: Config, path: Path) -> Outcome:
     found = changes(old, new)
     texts = tuple(change.text for change in found)
     data = {"path": str(path), "digest": digest, "changes": list(texts)}
-    refused = refusal(found)
+    refused = renamed(old, new) or refusal(found)
     if refused:
         return Outcome(Reply(status="refused", reason=f"{refused}; {KEPT}", data=data))
     reply = Reply(status="applied", reason=", ".join(texts) or "nothing changed", data=data)

@@ -11,12 +11,16 @@ import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from common.errors import BusError, LockHeldError
 from common.log import logger
-from common.messaging.sequence import next_run_id
+from common.messaging.sequence import MAX_RUN_ID, next_run_id
+
+MAX_STORED_BYTES: Final = 64
 
 
 def ensure_run_dir(path: Path) -> None:
@@ -100,6 +104,19 @@ class Lock:
         os.close(self.fd)
 
 
+def running_pid(run_path: Path, service: str) -> int | None:
+    """Return the process that runs as this service here, by its lock's file; None if none does, or it is unknown.
+
+    The lock itself is not tried: for that instant no service could take it.
+    """
+    try:
+        pid = int((run_path / f"{service}.lock").read_bytes()[:MAX_STORED_BYTES])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if f"services.{service}".encode() in command.split(b"\0") else None
+
+
 def remove_stale_socket(path: Path) -> None:
     """Remove the socket that an earlier process left; to be called by the holder of the lock only.
 
@@ -117,25 +134,46 @@ def remove_stale_socket(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def new_run_id(path: Path, epoch_s: float) -> int:
+# Note [Two places for the counter of runs]
+# The run directory is often in memory and empty after a reboot; the state directory may be removed, or not be there
+# yet. So the counter stands in both, and the larger one counts: a run that is numbered below an earlier one is taken
+# for a replay by every listener.
+
+
+def new_run_id(paths: Sequence[Path], epoch_s: float) -> int:
     """Return the identifier of this run, stored for the next one; a full disk is told, and keeps nobody from starting.
 
     Args:
-        path: where the last one stands; a file that is missing or damaged counts as absent.
+        paths: where the last one stands; a file that is missing or damaged counts as absent.
         epoch_s: wall-clock seconds.
     """
-    run_id = next_run_id(_stored(path), epoch_s)
-    fresh = path.with_suffix(".run.new")
-    try:
-        fresh.write_text(f"{run_id}\n", encoding="ascii")
-        fresh.replace(path)
-    except OSError as error:
-        logger().warning("run-id-not-stored", path=str(path), reason=error.strerror)
+    run_id = next_run_id(max((_stored(path) for path in paths), default=0), epoch_s)
+    for path in paths:
+        try:
+            store_run_id(path, run_id)
+        except OSError as error:
+            logger().warning("run-id-not-stored", path=str(path), reason=error.strerror)
     return run_id
 
 
-def _stored(path: Path) -> int | None:
+def store_run_id(path: Path, run_id: int) -> None:
+    """Replace the counter's file, durably.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    fresh = path.with_suffix(".run.new")
+    with fresh.open("w", encoding="ascii") as file:
+        file.write(f"{run_id}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _stored(path: Path) -> int:
+    """Return what stands in the file; one that cannot be a counter counts as none."""
     try:
-        return int(path.read_text(encoding="ascii"))
+        run_id = int(path.read_bytes()[:MAX_STORED_BYTES])
     except (OSError, ValueError):
-        return None
+        return 0
+    return run_id if 0 < run_id < MAX_RUN_ID else 0

@@ -44,9 +44,16 @@ def _is_local(config: Config, service: str) -> bool:
     return config.bus.transport == "ipc" or service not in config.bus.endpoints
 
 
-def no_answer(config: Config, service: str, timeout_s: float, refusal: str) -> str:
-    """Return the sentence for a request that got no answer: which service, where, and what to do."""
+def no_answer(config: Config, service: str, timeout_s: float, refusal: str, pid: int | None) -> str:
+    """Return the sentence for a request that got no answer: which service, where, and what to do.
+
+    Args:
+        refusal: why the handshake failed, empty if it did not, or there are no keys.
+        pid: the process that runs as this service on this machine, None if none is known.
+    """
     where = control_address(config, service)
     if refusal:
         return f"{service} at {where} refuses this machine: {refusal}; see 'autoscaler keys --help'"
+    if pid is not None:
+        return f"{service} (pid {pid}) runs, but has been silent for {timeout_s:g} s: it is stopped, or it hangs"
     return f"{service} does not answer at {where} within {timeout_s:g} s; is it running? See 'autoscaler status'"

@@ -12,10 +12,11 @@ from common.errors import ProtocolError
 from common.log import Quiet, logger
 from common.messages import BODIES, Body, Header, Reply, Request, message_id
 from common.messaging.requests import decode_request, encode_reply
-from common.messaging.sequence import Tracker, Verdict
+from common.messaging.sequence import Receipt, Tracker, Verdict
 from common.wire import decode
 
 FAULT_PERIOD_S = 3600.0
+JUMP_PERIOD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +64,17 @@ class Inbox:
 class Intake:
     """Takes in what one service publishes."""
 
-    def __init__(self, service: str, counters: Counter[str], *, is_clock_shared: bool) -> None:
-        """Count into ``counters``; ``is_clock_shared`` as in ``Tracker.judge``."""
+    def __init__(self, service: str, counters: Counter[str], patience_s: float, *, is_clock_shared: bool) -> None:
+        """Count into ``counters``; ``is_clock_shared`` as in ``Tracker.judge``, ``patience_s`` as in ``Tracker``."""
         self._service = service
         self._counters = counters
         self._is_clock_shared = is_clock_shared
-        self._tracker = Tracker()
+        self._tracker = Tracker(patience_s)
         self._newest: dict[bytes, bytes] = {}
         self._faults = Quiet(FAULT_PERIOD_S)
+        self._jumps = Quiet(JUMP_PERIOD_S)
 
-    def accept(self, frames: list[bytes], now_s: float) -> Received | None:
+    def accept(self, frames: list[bytes], at: Receipt) -> Received | None:
         """Return the message if it is whole, new, and from whom it says it is; otherwise count why not."""
         self._counters["received"] += 1
         if len(frames) == 2 and self._newest.get(frames[0]) == frames[1]:
@@ -83,16 +85,25 @@ class Intake:
             if header.source != self._service:
                 raise ProtocolError(f"{topic}: {self._service} speaks in the name of {header.source[:80]!r}")
         except ProtocolError as error:
-            self._drop(frames, error, now_s)
+            self._drop(frames, error, at.mono_s)
             return None
-        judgement = self._tracker.judge(topic, header, now_s, self._is_clock_shared)
+        judgement = self._tracker.judge(topic, header, at, is_clock_shared=self._is_clock_shared)
         if judgement.verdict in (Verdict.DUPLICATE, Verdict.REPLAYED):
             self._counters["duplicates" if judgement.verdict is Verdict.DUPLICATE else "replayed"] += 1
             return None
         self._counters["gaps"] += judgement.lost
+        self._tell_jump(judgement.jumped_s, at.mono_s)
         if body.standing:
             self._newest[frames[0]] = frames[1]
         return Received(topic, header, body, judgement.age_s, message_id(topic, header), frames[1])
+
+    def _tell_jump(self, jumped_s: float, now_s: float) -> None:
+        """Say once that the sender's wall clock was set, or that its machine slept."""
+        if not jumped_s:
+            return
+        self._counters["clock_jumps"] += 1
+        if self._jumps.may_say("clock", now_s):
+            logger().warning("clock-jumped", sender=self._service, wall_clock_moved_s=round(jumped_s, 1))
 
     def _drop(self, frames: list[bytes], error: ProtocolError, now_s: float) -> None:
         self._counters["dropped"] += 1

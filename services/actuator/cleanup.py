@@ -154,6 +154,31 @@ def stray_domains(
     ]
 
 
+def renamed_domains(
+    config: Config, found: Sequence[DomainFacts], definition: Callable[[str], str]
+) -> list[tuple[DomainFacts, Record, str]]:
+    """Return the domains of a group that now goes by another name: their names fit a group, their records another.
+
+    Args:
+        config: what is configured now.
+        found: the domains of a host.
+        definition: gives the XML of a domain by its name; only what this installation made, or took in, counts.
+
+    Returns:
+        Each with its record and the name of the group that its own name fits.
+    """
+    pairs = [(facts, parse(facts.metadata)) for facts in found]
+    return [
+        (facts, record, name)
+        for facts, record in pairs
+        if record is not None and record.uuid == facts.uuid
+        for name, group in config.groups.items()
+        if name != record.group
+        and _is_name_of(group.prefix, facts.name)
+        and (not is_template(record) or _is_made_here(config, definition(facts.name)))
+    ]
+
+
 def _is_made_here(config: Config, xml: str) -> bool:
     """Return whether a definition is on our network and names files in our state directory: another's has its own."""
     root = ET.fromstring(xml)  # noqa: S314 - libvirt wrote it

@@ -135,6 +135,11 @@ class ActuatorService:
         del now_s
         self._config = config
 
+    def keep_again(self, now_s: float) -> None:
+        """Store breakers and boot times once more."""
+        del now_s
+        self._keep()
+
     def close(self) -> None:
         """Give back what bursts have lent, and stop; whatever is half done is seen again at the next start."""
         self._end_bursts()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.log import logger
+from common.state_dir import ensure_state_dir
 from services.actuator.core.breaker import Breaker, restored
 from services.actuator.core.sizing import Demand
 
@@ -62,7 +63,7 @@ def write(path: Path, stored: Stored, boot_id: str) -> str:
     }
     aside = path.with_suffix(".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        ensure_state_dir(path.parent)
         with aside.open("w", encoding="utf-8") as file:
             json.dump(values, file, indent=1)
             file.flush()

@@ -8,6 +8,7 @@ from pathlib import Path
 from common.config import Config, System
 from common.errors import AutoscalerError, ConfigError
 from common.run_dir import ensure_run_dir
+from common.state_dir import ensure_state_dir
 from services.balancer.core.haproxy_config import haproxy_config, state_file
 
 ACCOUNT = "haproxy"
@@ -36,7 +37,7 @@ def write_config(config: Config) -> Path:
     ensure_run_dir(system.run_path)
     path = system.run_path / "haproxy.cfg"
     try:
-        system.state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ensure_state_dir(system.state_path)
         if not state_file(system).exists():
             write_atomically(state_file(system), EMPTY_STATE)
         write_atomically(path, haproxy_config(config, _fd_limit(), _account()))

@@ -129,6 +129,11 @@ class BalancerService:
         for name, group in self._groups.items():
             group.config = config.groups[name]
 
+    def keep_again(self, now_s: float) -> None:
+        """Keep at the next look what HAProxy starts from, changed or not."""
+        del now_s
+        self._saved = None
+
     def close(self) -> None:
         """Leave HAProxy as it is: it serves on without us."""
 

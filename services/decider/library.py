@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from common.log import logger
+from common.state_dir import ensure_state_dir
 from services.decider.core.learned import Learned, base_bytes, from_bytes, tail_bytes
 from services.decider.core.state import Settings, begun
 
@@ -41,7 +42,8 @@ class Library:
     def save(self, group: str, number: int, learned: Learned, *, is_base_new: bool) -> None:
         """Keep what was learned; a disk that refuses is logged."""
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            ensure_state_dir(self._directory.parent)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
             if is_base_new:
                 _write(self._path(group, number, "base"), base_bytes(learned))
             _write(self._path(group, number, "tail"), tail_bytes(learned))

@@ -43,7 +43,7 @@ from services.decider.core.events import (
 from services.decider.core.group import claims_of, handle
 from services.decider.core.orders import QUESTIONS, ordered_bounds
 from services.decider.core.seen import read_sample
-from services.decider.core.state import GroupState, Settings, begin
+from services.decider.core.state import GroupState, Settings, begin, learned_of
 from services.decider.core.stored import Instant
 from services.decider.library import LIBRARY, Library
 from services.decider.store import NAME, Store
@@ -96,6 +96,14 @@ class DeciderService:
             if settings != self._groups[name].settings:
                 self._pass(name, Reconfigured(settings), now_s)
         self._note_bounds()
+
+    def keep_again(self, now_s: float) -> None:
+        """Write what is decided, and all that was learned."""
+        del now_s
+        self._store.write()
+        for name, state in self._groups.items():
+            for number, learned in learned_of(state).items():
+                self._library.save(name, number, learned, is_base_new=True)
 
     def close(self) -> None:
         """Leave: everything that matters was saved when it changed."""

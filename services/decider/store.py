@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from common.log import logger
+from common.state_dir import ensure_state_dir
 from services.decider.core.state import Standing
 from services.decider.core.stored import Instant, from_values, to_values
 
@@ -79,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_state_dir(path.parent)
     aside = path.with_suffix(".new")
     with aside.open("w", encoding="utf-8") as file:
         json.dump({"groups": values}, file, sort_keys=True)

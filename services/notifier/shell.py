@@ -105,6 +105,10 @@ class NotifierService:
         self._perform(now_s)
         return max(0.0, min(self._until_s - now_s, IDLE_S))
 
+    def keep_again(self, now_s: float) -> None:
+        """Keep what waits once more."""
+        self._save(now_s)
+
     def close(self) -> None:
         """Keep what waits; an attempt that is under way is made again by the next process."""
         self._save(self._clock.monotonic_s())
@@ -139,7 +143,7 @@ class NotifierService:
         """Yield the events of the recording that no notifier has heard."""
         if past.heard_at_s is None:
             return
-        since_s = max(past.heard_at_s - OVERLAP_S, self._clock.epoch_s() - LOOK_BACK_S)
+        since_s = missed_since_s(past.heard_at_s, self._clock.epoch_s())
         recording = Recording(recording_dir(self._context.config.system.state_path))
         try:
             for _, header, body in recording.messages(since_s=since_s, kinds=["event"]):
@@ -201,3 +205,13 @@ class NotifierService:
     def _save(self, now_s: float) -> None:
         if self._workers:
             self._store.write(self._state.queues, self._clock.epoch_s(), tuple(self._recent), now_s)
+
+
+def missed_since_s(heard_at_s: float, epoch_s: float) -> float:
+    """Return from when on events may have been missed, in epoch seconds; after a clock was set back, as far as may be.
+
+    >>> missed_since_s(9_000.0, 10_000.0) + OVERLAP_S, missed_since_s(700_000.0, 10_000.0) + LOOK_BACK_S
+    (9000.0, 10000.0)
+    """
+    earliest_s = epoch_s - LOOK_BACK_S
+    return earliest_s if heard_at_s > epoch_s else max(heard_at_s - OVERLAP_S, earliest_s)

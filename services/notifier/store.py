@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from common.log import Quiet, logger
+from common.state_dir import ensure_state_dir
 from services.notifier.core.deliver import Item
 from services.notifier.core.notice import Notice
 
@@ -92,7 +93,7 @@ def _kept(entry: Any) -> tuple[Notice, int]:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_state_dir(path.parent)
     aside = path.with_suffix(".new")
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:

@@ -13,6 +13,7 @@ from common.errors import AutoscalerError, RecordingError
 from common.log import Quiet, logger
 from common.process import Context
 from common.recording import Recorded, Recording, recording_dir
+from common.state_dir import ensure_state_dir
 from services.plotter.core.layout import arrange
 from services.plotter.core.view import views
 from services.plotter.sources import heard, nothing_known, replayed, subscribe
@@ -60,6 +61,10 @@ class PlotterService:
         self._views = views(config)
         self._due_s = min(self._due_s, now_s + FIRST_AFTER_S)
 
+    def keep_again(self, now_s: float) -> None:
+        """Draw soon: the picture is gone."""
+        self._due_s = min(self._due_s, now_s + FIRST_AFTER_S)
+
     def close(self) -> None:
         """Leave the last picture where it is."""
 
@@ -69,7 +74,7 @@ class PlotterService:
 
         panels = arrange(self._state, self._views, now_s, label_gap(len(self._views)))
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ensure_state_dir(self._path.parent)
             save(panels, [self._path], for_people(self._clock.epoch_s()), GRAPH_DPI)
         except (AutoscalerError, OSError) as error:
             self._complain(error, self._path, now_s)

@@ -13,7 +13,8 @@ KINDS: Final = {
     "monitor": ("sample", "failure", "event"),
     "decider": ("capacity.desired", "event"),
     "actuator": ("membership", "event"),
-    "balancer": ("event",),
+    "balancer": ("drain", "event"),
+    "recorder": ("event",),
 }
 ALL_KINDS: Final = tuple(sorted({kind for kinds in KINDS.values() for kind in kinds}))
 

@@ -8,6 +8,7 @@ from common.clock import Clock
 from common.errors import RecordingError
 from common.log import Quiet, logger
 from common.recording import SegmentFile
+from services.recorder.core.retention import PACE
 from services.recorder.segments import SegmentWriter, drop_old, finish, unfinished
 
 SYNC_S: Final = 2.0
@@ -92,8 +93,9 @@ class Janitor(threading.Thread):
         for file in waiting:
             if self._is_stopping or not self._has_finished(file):
                 self._to_finish.append(file)
+        most_by_age = PACE if len(self._to_finish) < len(waiting) else 0
         try:
-            drop_old(self._directory, self._clock.epoch_s(), self._max_bytes, self._max_age_s)
+            drop_old(self._directory, self._max_bytes, self._max_age_s, most_by_age)
         except OSError as error:
             self._complain("recording-not-pruned", error)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from common.recording import SegmentFile, finished_name, header_bytes, raw_name, segment_files, span_of
+from common.state_dir import ensure_state_dir
 from services.recorder.core.retention import to_drop
 
 PRESET: Final = 0  # of xz: for messages this repetitive no higher one is smaller, and all are slower
@@ -32,7 +33,8 @@ class SegmentWriter:
         Raises:
             OSError: no space, no permission.
         """
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ensure_state_dir(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
         number = max(after, *(file.number for file in segment_files(directory)), 0) + 1
         path = directory / raw_name(number)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -67,6 +69,14 @@ class SegmentWriter:
     def close(self) -> None:
         """Write no more."""
         os.close(self.fd)
+
+    def stands(self) -> bool:
+        """Return whether a reader finds the file: nobody removed or moved it, or what it lies in."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(self.fd))
 
     @property
     def file(self) -> SegmentFile:
@@ -104,9 +114,9 @@ def unfinished(directory: Path) -> list[SegmentFile]:
     return [file for file in segment_files(directory) if not file.is_finished]
 
 
-def drop_old(directory: Path, epoch_s: float, max_bytes: int, max_age_s: float) -> Sequence[SegmentFile]:
-    """Remove what no longer belongs to the recording, and return it."""
-    dropped = to_drop(segment_files(directory), epoch_s, max_bytes, max_age_s)
+def drop_old(directory: Path, max_bytes: int, max_age_s: float, most_by_age: int) -> Sequence[SegmentFile]:
+    """Remove what no longer belongs to the recording (``to_drop``), and return it."""
+    dropped = to_drop(segment_files(directory), max_bytes, max_age_s, most_by_age)
     for file in dropped:
         file.path.unlink(missing_ok=True)
     for left in directory.glob("*.new"):

@@ -1,4 +1,4 @@
-"""Writes every message of the bus to disk. It only listens: when it fails, nothing else notices.
+"""Writes every message of the bus to disk. All that it says is what became of the recording: gaps, a lost directory.
 
 The bus's thread writes; one ``write`` a step, so that nothing is lost when this process is killed. Whatever may take
 long belongs to the janitor's thread: forcing the data to the disk, compressing, removing what is too old.
@@ -10,6 +10,7 @@ from typing import Final
 from common.bus import Inbox
 from common.clock import boot_id
 from common.log import Quiet, logger
+from common.messages import Event
 from common.process import Context
 from common.recording import frame_bytes, recording_dir, segment_files
 from services.recorder.core.retention import segment_bytes
@@ -17,11 +18,14 @@ from services.recorder.janitor import Janitor
 from services.recorder.segments import SegmentWriter
 
 BATCH_S: Final = 0.5  # messages that arrive within this are written together
-IDLE_S: Final = 60.0
+LOOK_S: Final = 15.0  # how often it is made sure that what is written can be found
 RETRY_S: Final = 5.0
 SEGMENT_AGE_S: Final = 3600.0
 SAY_AGAIN_S: Final = 300.0
+SAY_GAP_AGAIN_S: Final = 60.0
 NOTE: Final = "recording"
+LOST_NOTE: Final = "recording-lost"
+SHOW_LOST_S: Final = 60.0
 
 
 class RecorderService:
@@ -37,25 +41,37 @@ class RecorderService:
         self._writer: SegmentWriter | None = None
         self._retry_at_s = 0.0
         self._last_number = max((file.number for file in segment_files(self._directory)), default=0)
-        self._lost = 0
-        self._quiet = Quiet(SAY_AGAIN_S)
+        self._lost, self._paused_s, self._why = 0, 0.0, ""
+        self._bus.counters["lost"] += 0  # shown from the start, so that its first growth is seen
+        self._unheard = 0
+        self._looked_s = self._shown_s = self._clock.monotonic_s()
+        self._quiet, self._quiet_gaps = Quiet(SAY_AGAIN_S), Quiet(SAY_GAP_AGAIN_S)
         self._pause = threading.Event()
         self._janitor = Janitor(self._directory, self._clock, system.recording_max_bytes, system.recording_max_age_s)
         self._bus.keep_every_message()
         for service in context.config.services:
             if service != context.name:
                 self._bus.subscribe(service)
+        self._bus.subscribe(context.name, "event")
         self._janitor.start()
 
     def step(self, inbox: Inbox, now_s: float) -> float:
-        """Write what arrived."""
+        """Write what arrived; tell what did not, and whether what was written is still there."""
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            self._look(now_s)
+        self._tell_unheard(now_s)
         if inbox.messages:
             at_s = self._clock.epoch_s()
             frames = [frame_bytes(at_s, now_s, message.topic, message.payload) for message in inbox.messages]
             self._write(frames, now_s)
             if not self._is_stopping():
                 self._pause.wait(BATCH_S)
-        return IDLE_S
+        return LOOK_S
+
+    def keep_again(self, now_s: float) -> None:
+        """Go on in a new segment if the directory of this one is gone."""
+        self._look(now_s)
 
     def close(self) -> None:
         """Force what was written to the disk; the next start compresses it."""
@@ -76,8 +92,10 @@ class RecorderService:
         self._bus.counters["recorded"] += len(frames)
         self._janitor.written()
         self._notes.pop(NOTE, None)
-        if self._lost:
+        if self._lost and self._quiet_gaps.may_say("resumed", now_s):
             logger().info("recording-resumed", messages_lost=self._lost)
+            lasted = f"{now_s - self._paused_s:.0f} s"
+            self._say("recording-resumed", f"a gap of {lasted} ends: {self._lost} messages were lost ({self._why})")
             self._lost = 0
 
     def _current(self, now_s: float) -> SegmentWriter:
@@ -99,11 +117,38 @@ class RecorderService:
         if self._writer is not None:
             self._janitor.take_over(self._writer, None)
             self._writer = None
-        self._retry_at_s = now_s + RETRY_S
+        self._retry_at_s, self._why = now_s + RETRY_S, str(error.strerror)
+        if not self._lost:
+            self._paused_s = now_s
         self._notes[NOTE] = f"nothing is recorded: {error.strerror}"
         if self._quiet.may_say(error.errno, now_s):
             logger().error("recording-paused", reason=error.strerror, directory=str(self._directory), retry_s=RETRY_S)
+            self._say("recording-paused", f"nothing is recorded: {error.strerror}; {self._directory}")
 
     def _lose(self, count: int) -> None:
         self._lost += count
         self._bus.counters["lost"] += count
+
+    def _look(self, now_s: float) -> None:
+        """Begin a new segment if the present one was removed, moved or unmounted."""
+        if now_s - self._shown_s >= SHOW_LOST_S:
+            self._notes.pop(LOST_NOTE, None)
+        if self._writer is None or self._writer.stands():
+            return
+        self._janitor.take_over(self._writer, None)
+        self._writer, self._shown_s = None, now_s
+        text = f"{self._directory} was removed, moved or unmounted: a new recording is begun"
+        self._notes[LOST_NOTE] = text
+        logger().warning("recording-lost", directory=str(self._directory))
+        self._say("recording-lost", text)
+
+    def _tell_unheard(self, now_s: float) -> None:
+        """Tell how many messages the bus dropped on their way here."""
+        unheard = self._bus.counters["gaps"] - self._unheard
+        if unheard and self._quiet_gaps.may_say("unheard", now_s):
+            self._unheard += unheard
+            self._say("recording-gap", f"{unheard} messages did not reach the recorder")
+
+    def _say(self, name: str, text: str) -> None:
+        """Publish a warning; it is recorded as all that is heard."""
+        self._bus.publish(Event(name=name, text=text, level="warning"))

@@ -1,6 +1,8 @@
 """The decider as a process, on the real bus: it decides, answers, and is killed at any instant."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from common import config_file
 from common.bus import Bus, ask
 from common.clock import SystemClock
 from common.config import Config
+from common.errors import BusError
 from common.messages import DecisionRecord, DesiredCapacity, HostSample, Member, Membership, Reply, Request, Traffic
 from common.phases import Phase
 from tests.waiting import wait_until
@@ -202,3 +205,68 @@ def test_stopped_for_a_while_it_watches_again_before_it_acts(
     decider[-1].send_signal(signal.SIGCONT)
     wait_until(lambda: around.desired[-1].desired == 2, "a scale-out after a new window")
     assert CLOCK.monotonic_s() - begin_s >= 0.3
+
+
+def test_a_decider_that_is_stopped_is_named_with_its_process_and_not_a_word_about_keys(toml: Path) -> None:
+    config, _ = config_file.load(toml)
+    process = start(toml)
+    try:
+        wait_until(lambda: (Path(config.system.run_dir) / "control-decider.sock").exists(), "its door", PATIENCE_S)
+        wait_until(lambda: asked(config, "explain") is not None, "its first answer", PATIENCE_S)
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(BusError) as told:
+            ask(config, "decider", Request(verb="explain", args={"group": "web"}), 4.0)
+        text = f"decider (pid {process.pid}) runs, but has been silent for 4 s: it is stopped, or it hangs"
+        assert str(told.value) == text
+    finally:
+        process.kill()
+        process.wait()
+    with pytest.raises(BusError, match="decider does not answer at ipc"):
+        ask(config, "decider", Request(verb="explain", args={"group": "web"}), 0.2)
+
+
+def asked(config: Config, verb: str) -> Reply | None:
+    try:
+        return ask(config, "decider", Request(verb=verb, args={"group": "web"}), 1.0)
+    except BusError:
+        return None
+
+
+def test_what_a_decider_keeps_is_written_again_where_its_state_directory_was_removed(toml: Path) -> None:
+    config, _ = config_file.load(toml)
+    surroundings, process = Surroundings(config), start(toml)
+    state = config.system.state_path
+    try:
+        wait_until(lambda: (state / "decider.json").is_file(), "what it keeps", PATIENCE_S)
+        kept, run = (state / "decider.json").read_bytes(), (state / "decider.run").read_bytes()
+        surroundings.load = 0.5
+        shutil.rmtree(state)
+        wait_until(lambda: (state / "decider.json").is_file(), "what it keeps, once more", 60.0)
+        wait_until(lambda: (state / "decider.run").is_file(), "its counter of runs", PATIENCE_S)
+        assert json.loads(kept).keys() == json.loads((state / "decider.json").read_bytes()).keys()
+        assert (state / "decider.run").read_bytes() == run
+        assert state.stat().st_mode & 0o777 == 0o711
+    finally:
+        surroundings.stop()
+        process.kill()
+        process.wait()
+
+
+def test_runs_go_on_growing_over_a_reboot_though_the_clock_was_set_back(toml: Path) -> None:
+    config, _ = config_file.load(toml)
+    run, state = Path(config.system.run_dir), config.system.state_path
+    state.mkdir(parents=True)
+    ahead = int(CLOCK.epoch_s()) + 8 * 86400
+    (state / "decider.run").write_text(f"{ahead}\n")  # of a run before the clock was set back; run_dir was in memory
+    for expected in (ahead + 1, ahead + 2):
+        process = start(toml)
+        try:
+            wait_until(lambda: asked(config, "explain") is not None, "its first answer", PATIENCE_S)
+            assert (int((run / "decider.run").read_text()), int((state / "decider.run").read_text())) == (
+                expected,
+                expected,
+            )
+        finally:
+            process.kill()
+            process.wait()
+        shutil.rmtree(run)

@@ -18,7 +18,18 @@ from common.clock import SystemClock, boot_id
 from common.config import Config
 from common.config_file import load
 from common.errors import AutoscalerError, RecordingError
-from common.messages import Body, DesiredCapacity, Event, Failure, Header, HostSample, Member, Membership
+from common.messages import (
+    BackendState,
+    Body,
+    DesiredCapacity,
+    Drain,
+    Event,
+    Failure,
+    Header,
+    HostSample,
+    Member,
+    Membership,
+)
 from common.phases import Phase
 from common.process import Context
 from common.recording import Recording, frame_bytes, header_bytes, raw_name, recording_dir
@@ -59,7 +70,7 @@ def sample(ratios: dict[str, float | None]) -> HostSample:
 
 def membership(names: list[str], group: str = "web") -> Membership:
     members = tuple(
-        Member(name=name, uuid="u", host="local", phase=Phase.READY, since_s=0, age_s=0, address=None, port=80)
+        Member(name=name, uuid=name, host="local", phase=Phase.READY, since_s=0, age_s=0, address=None, port=80)
         for name in names
     )
     return Membership(
@@ -67,11 +78,17 @@ def membership(names: list[str], group: str = "web") -> Membership:
     )
 
 
+def drain(names: list[str]) -> Drain:
+    backends = tuple(BackendState(name=name, uuid=name, slot=name, state="ready", is_healthy=True) for name in names)
+    return Drain(group="web", endpoint="http://127.0.0.1:8000/", is_proxy_alive=True, backends=backends)
+
+
 def story(domains: int, seconds: int) -> Iterator[tuple[float, Body]]:
     """Tell of a group that grows, loses a domain and shrinks; with as many samples as seconds."""
     names = [f"web-{number:04d}" for number in range(domains)]
     for second in range(seconds):
         yield second, sample({name: 0.3 + 0.5 * ((second + 7 * at) % 60) / 60 for at, name in enumerate(names)})
+        yield second, drain(names)
         yield second, membership(names)
         yield second, DesiredCapacity(group="web", generation=1, desired=domains, minimum=1, maximum=domains)
     yield seconds * 0.3, Event(name="scale-out", group="web", text="from 1 to 2: above")

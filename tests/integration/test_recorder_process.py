@@ -2,11 +2,13 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -145,12 +147,16 @@ class FakeBus:
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
         self.subscribed: list[str] = []
+        self.published: list[Event] = []
 
     def keep_every_message(self) -> None:
         pass
 
     def subscribe(self, service: str, *kinds: str) -> None:
         self.subscribed.append(service)
+
+    def publish(self, body: Event) -> None:
+        self.published.append(body)
 
 
 def service_on(config: Config, tmp_path: Path) -> tuple[RecorderService, FakeBus]:
@@ -203,7 +209,87 @@ def test_on_a_full_disk_it_says_so_goes_on_and_resumes(
     assert texts(small)[-1:] == ["again"]
     assert "recording-resumed" in capsys.readouterr().out
     assert service._notes == {}
+    lost = bus.counters["lost"]
+    paused, resumed = bus.published
+    assert (paused.name, paused.level) == ("recording-paused", "warning")
+    assert paused.text == f"nothing is recorded: {os.strerror(errno.ENOSPC)}; {full_disk}/recording"
+    assert resumed.name == "recording-resumed"
+    assert resumed.text.endswith(f": {lost} messages were lost ({os.strerror(errno.ENOSPC)})")
     service.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "recording removed", "unmounted", "mounted over"])
+def test_a_directory_that_is_lost_while_it_records_is_noticed_and_made_anew(
+    config: Config, full_disk: Path, tmp_path: Path, how: str
+) -> None:
+    state = full_disk if how == "unmounted" else tmp_path / "state"
+    system = config.system.model_copy(update={"state_dir": str(state)})
+    config = config.model_copy(update={"system": system})
+    service, bus = service_on(config, tmp_path)
+    started_s = CLOCK.monotonic_s()
+    service.step(inbox("before"), started_s)
+    assert texts(config) == ["before"]
+    with lose(state, how):
+        service.step(inbox("unseen"), started_s + 1.0)
+        assert "unseen" not in texts(config)
+        service.step(inbox("after"), started_s + 20.0)
+        assert texts(config) == ["after"]
+        assert [(event.name, event.level) for event in bus.published] == [("recording-lost", "warning")]
+        text = f"{state}/recording was removed, moved or unmounted: a new recording is begun"
+        assert service._notes == {"recording-lost": text}
+        service.step(inbox("later"), started_s + 100.0)
+        assert service._notes == {}
+        assert len(bus.published) == 1
+        assert (state / "recording").stat().st_mode & 0o777 == 0o700
+        if how in ("removed", "moved"):
+            assert state.stat().st_mode & 0o777 == 0o711
+    service.close()
+
+
+@contextmanager
+def lose(state: Path, how: str) -> Iterator[None]:
+    match how:
+        case "removed":
+            shutil.rmtree(state)
+        case "moved":
+            state.rename(state.with_name("elsewhere"))
+        case "recording removed":
+            shutil.rmtree(state / "recording")
+        case "unmounted":
+            subprocess.run(["umount", "-l", str(state)], check=True)
+        case _:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(state)], check=True)
+    try:
+        yield
+    finally:
+        if how == "mounted over":
+            subprocess.run(["umount", "-l", str(state)], check=True)
+        if how == "unmounted":  # for the fixture, which unmounts it
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(state)], check=True)
+
+
+def test_messages_that_the_bus_dropped_are_told_as_a_gap(config: Config, tmp_path: Path) -> None:
+    service, bus = service_on(config, tmp_path)
+    bus.counters["gaps"] = 7
+    service.step(inbox("after"), 1.0)
+    service.step(inbox("more"), 2.0)
+    assert [(event.name, event.text) for event in bus.published] == [
+        ("recording-gap", "7 messages did not reach the recorder")
+    ]
+    service.close()
+
+
+def test_a_running_recorder_whose_state_directory_is_removed_records_its_own_word_of_it(
+    config: Config, monitor: Bus, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    start()
+    say_until_heard(monitor, config, "before")
+    shutil.rmtree(config.system.state_path)
+    say_until_heard(monitor, config, "after")
+    directory = recording_dir(config.system.state_path)
+    until(lambda: f"{directory} was removed, moved or unmounted: a new recording is begun" in texts(config), monitor)
+    assert config.system.state_path.stat().st_mode & 0o777 == 0o711
+    until(lambda: (config.system.state_path / "recorder.run").is_file(), monitor)
 
 
 def test_a_full_segment_gives_way_is_compressed_and_the_oldest_are_dropped(
@@ -218,7 +304,7 @@ def test_a_full_segment_gives_way_is_compressed_and_the_oldest_are_dropped(
     assert len(texts(config)) == 12
     oldest = segment_files(directory)[0]
     total_bytes = sum(file.size_bytes for file in segment_files(directory))
-    assert drop_old(directory, CLOCK.epoch_s(), total_bytes - 1, 1e9) == (oldest,)
+    assert drop_old(directory, total_bytes - 1, 1e9, 0) == (oldest,)
     assert not oldest.path.exists()
     service.close()
 

@@ -2,19 +2,21 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from cli import left_over
 from common.config import Config
 from common.domain import DomainFacts, DomainState
-from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
+from common.errors import AutoscalerError, DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.messages import BackendState, DesiredCapacity, Drain, Traffic
 from common.phases import Phase
 from common.volume import SeenVolume, Volume
 from services.actuator.access import may_touch
-from services.actuator.cleanup import is_asked_for, own_domains, stray_domains
+from services.actuator.cleanup import is_asked_for, own_domains, renamed_domains, stray_domains
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Load
@@ -403,6 +405,53 @@ def test_cleanup_takes_a_stray_only_where_network_and_files_are_ours(xml: str, i
 def test_cleanup_leaves_what_is_not_certainly_made_by_us(changed: dict[str, str]) -> None:
     facts = DomainFacts("api-0000", "s", DomainState.RUNNING, "", True, dict(STRAY.metadata) | changed)
     assert stray_domains(CONFIG, [facts, OTHER, BARE], lambda _: made()) == []
+
+
+def renamed(found: list[DomainFacts], xml: str = made(), **groups: str) -> list[tuple[str, str, str]]:
+    config = Config.model_validate(
+        {"groups": {n: {"prefix": p, "endpoint": f"*:80{i}0"} for i, (n, p) in enumerate(groups.items())}}
+    )
+    return [(f.name, r.group, name) for f, r, name in renamed_domains(config, found, lambda _: xml)]
+
+
+def test_a_group_that_goes_by_another_name_is_known_by_the_records_of_its_domains() -> None:
+    assert renamed([STRAY, OTHER, BARE], shop="api-") == [("api-0000", "api", "shop")]
+    assert renamed([STRAY], api="api-") == []
+    assert renamed([STRAY], shop="shop-") == []  # another prefix: its own domains are strays, and kept apart
+    assert renamed([STRAY], api="web-", web="api-") == [("api-0000", "api", "web")]
+
+
+def test_a_users_domain_that_a_group_took_in_counts_and_what_another_installation_made_does_not() -> None:
+    users = DomainFacts("api-0000", "s", DomainState.RUNNING, "", True, dict(STRAY.metadata) | {"template": ""})
+    assert renamed([users], "<domain/>", shop="api-") == [("api-0000", "api", "shop")]
+    assert renamed([STRAY], made(network="other"), shop="api-") == []
+
+
+def test_up_refuses_a_renamed_group_in_one_sentence_and_asks_no_further_where_a_host_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Host:
+        definition = staticmethod(lambda _name: made())
+        close = staticmethod(lambda: None)
+
+        @staticmethod
+        def domains() -> list[DomainFacts]:
+            if is_silent:
+                raise HypervisorError("no answer")
+            return [STRAY, DomainFacts("api-0001", "s", DomainState.SHUTOFF, "", True, STRAY.metadata)]
+
+    monkeypatch.setattr(left_over.Connection, "open", lambda *_args, **_kwargs: Host)
+    config = Config.model_validate({"groups": {"shop": {"prefix": "api-"}}})
+    is_silent = False
+    text = (
+        "groups.shop has the prefix api- of groups.api: a group is not renamed while it has domains, for they carry "
+        "its name; keep the name api, or take another prefix, or first: make down with the old file; of the old name "
+        "there is api-0000 and 1 more"
+    )
+    with pytest.raises(AutoscalerError, match=re.escape(text)):
+        left_over.refuse_renamed(config)
+    is_silent = True
+    left_over.refuse_renamed(config)
 
 
 def test_cleanup_is_asked_for_by_its_flags() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from common.domain import DomainState
 from common.phases import Phase
+from services.actuator.core.membership import membership
 from services.actuator.core.placement import MIB, OVERHEAD_BYTES
 from services.actuator.core.plan import plan
 from services.actuator.core.seen import SeenDomain, SeenHost
@@ -28,6 +29,7 @@ def test_memory_that_another_group_is_about_to_use_counts_by_its_own_size() -> N
     enough = SeenHost("local", free_memory_bytes=NEEDED + 1024 * MIB + OVERHEAD_BYTES)
     found = plan(wanted(1), seen(hosts=(too_little,), in_flight=(BEGUN,)), NOW_S)
     assert (found.steps, found.blocked) == ((), ("local: not enough free memory for 128 MiB more",))
+    assert not membership(wanted(1), seen(hosts=(too_little,)), found, (), NOW_S).is_waiting
     assert len(plan(wanted(1), seen(hosts=(enough,), in_flight=(BEGUN,)), NOW_S).steps) == 1
 
 
@@ -37,6 +39,7 @@ def test_starts_of_all_groups_count_towards_what_a_host_starts_at_once() -> None
     host = SeenHost("local", (shown,), cpus=1)
     found = plan(wanted(1), seen(hosts=(host,), in_flight=(BEGUN,)), NOW_S)
     assert (found.steps, found.blocked) == ((), ("local: 2 domains are starting there already",))
+    assert membership(wanted(1), seen(hosts=(host,)), found, (), NOW_S).is_waiting
     assert len(plan(wanted(1), seen(hosts=(host,)), NOW_S).steps) == 1
 
 

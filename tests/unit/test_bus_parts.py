@@ -22,6 +22,7 @@ from common.messaging.inbox import Desk, Intake, newest
 from common.messaging.link import PATIENCE_S, REPAIR_AFTER_S, LinkHealth
 from common.messaging.outbox import Outbox
 from common.messaging.requests import decode_reply, decode_request, encode_reply, encode_request
+from common.messaging.sequence import Receipt
 from common.run_dir import new_run_id
 
 KEY = bytes(range(32))
@@ -145,15 +146,15 @@ def test_messages_are_numbered_by_topic_and_last_values_are_those_of_standing_to
 def test_only_what_the_service_itself_says_is_taken_in() -> None:
     counters: Counter[str] = Counter()
     frames, _ = Outbox("actuator", 1, FakeClock()).compose(desired(), None)
-    assert Intake("decider", counters, is_clock_shared=True).accept(frames, 100.0) is None
+    assert Intake("decider", counters, 6.0, is_clock_shared=True).accept(frames, Receipt(100.0, 100.0)) is None
     assert counters["dropped"] == 1
 
 
 def test_a_copy_is_dropped_and_what_is_newer_is_kept() -> None:
     counters: Counter[str] = Counter()
-    outbox, intake = Outbox("decider", 1, FakeClock()), Intake("decider", counters, is_clock_shared=True)
+    outbox, intake = Outbox("decider", 1, FakeClock()), Intake("decider", counters, 6.0, is_clock_shared=True)
     first, second = outbox.compose(desired(1), "c")[0], outbox.compose(desired(2), None)[0]
-    taken = [intake.accept(frames, 100.5) for frames in (first, first, second, first, second)]
+    taken = [intake.accept(frames, Receipt(100.5, 100.5)) for frames in (first, first, second, first, second)]
     assert [t.body.desired if t and isinstance(t.body, DesiredCapacity) else None for t in taken] == [
         1, None, 2, None, None,
     ]  # fmt: skip
@@ -163,9 +164,9 @@ def test_a_copy_is_dropped_and_what_is_newer_is_kept() -> None:
 
 
 def test_newest_keeps_one_message_of_a_standing_topic_and_every_event() -> None:
-    outbox, intake = Outbox("decider", 1, FakeClock()), Intake("decider", Counter(), is_clock_shared=True)
+    outbox, intake = Outbox("decider", 1, FakeClock()), Intake("decider", Counter(), 6.0, is_clock_shared=True)
     bodies = (desired(1), Event(name="x"), Event(name="x"), desired(2), Event(name="y"))
-    taken = [intake.accept(outbox.compose(body, None)[0], 100.0) for body in bodies]
+    taken = [intake.accept(outbox.compose(body, None)[0], Receipt(100.0, 100.0)) for body in bodies]
     kept = newest([t for t in taken if t is not None])
     assert [t.id.split("/", 2)[2] for t in kept] == ["event.x/1", "event.x/2", "capacity.desired.web/2", "event.y/1"]
 
@@ -226,19 +227,19 @@ def test_loopback_needs_no_keys(address: str) -> None:
     check_encrypted(config_on("tcp", address), "monitor")
 
 
-@pytest.mark.parametrize("stored", [b"", b"garbage", b"\xff\xff", b"-5"])
+@pytest.mark.parametrize("stored", [b"", b"garbage", b"\xff\xff", b"-5", b"9" * 30, b"9" * 9000])
 def test_a_damaged_run_counter_counts_as_absent(tmp_path: Path, stored: bytes) -> None:
     path = tmp_path / "decider.run"
     path.write_bytes(stored)
-    assert new_run_id(path, 1000.0) == 1000
-    assert new_run_id(path, 10.0) == 1001
+    assert new_run_id([path], 1000.0) == 1000
+    assert new_run_id([path], 10.0) == 1001
 
 
 def test_a_run_counter_that_cannot_be_stored_is_told_and_does_not_keep_a_service_from_starting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     structlog.reset_defaults()
-    assert new_run_id(tmp_path / "absent" / "decider.run", 1000.0) == 1000
+    assert new_run_id([tmp_path / "absent" / "decider.run"], 1000.0) == 1000
     assert "run-id-not-stored" in capsys.readouterr().out
 
 

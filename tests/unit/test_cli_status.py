@@ -39,6 +39,15 @@ def membership(*members: Member, **changes: Any) -> Membership:
     return Membership(members=members, **(values | changes))
 
 
+def drain(*healthy: str, down: tuple[str, ...] = ()) -> Drain:
+    """Return what the balancer says of the members with these UUIDs, all in rotation."""
+    backends = tuple(
+        BackendState(name=uuid, uuid=uuid, slot=uuid, state="ready", is_healthy=uuid in healthy, check="L4TOUT")
+        for uuid in (*healthy, *down)
+    )
+    return Drain(group="web", endpoint="http://127.0.0.1:8000/", is_proxy_alive=True, backends=backends)
+
+
 def snapshot(*bodies: Any) -> Snapshot:
     heard = Snapshot()
     for body in bodies:
@@ -77,9 +86,30 @@ def test_figures_belong_to_the_uuid_not_to_the_name() -> None:
 
 
 def test_only_ready_domains_count_as_ready() -> None:
-    heard = snapshot(membership(member("web-0000", Phase.READY, "a"), member("web-0001", Phase.BOOTING, "b")))
+    told = membership(member("web-0000", Phase.READY, "a"), member("web-0001", Phase.BOOTING, "b"))
+    heard = snapshot(told, drain("a", "b"))
     group = status_values(CONFIG, heard)["groups"][0]
     assert (group["ready"], [domain["phase"] for domain in group["domains"]]) == (1, ["ready", "booting"])
+
+
+def test_a_domain_that_is_ready_by_its_phase_and_down_in_the_proxy_is_not_ready_and_says_why() -> None:
+    told = membership(member("web-0000", Phase.READY, "a"), member("web-0001", Phase.READY, "b"))
+    heard = snapshot(told, drain("a", down=("b",)))
+    group = status_values(CONFIG, heard)["groups"][0]
+    assert group["ready"] == 1
+    assert [(d["phase"], d["serving"], d["trouble"]) for d in group["domains"]] == [
+        ("ready", True, ""),
+        ("ready", False, "its check fails: L4TOUT"),
+    ]
+    assert "ready 1" in text_of(heard)
+    assert "ready, but its check fails: L4TOUT" in text_of(heard)
+
+
+def test_while_the_balancer_says_nothing_it_is_unknown_who_is_ready() -> None:
+    heard = snapshot(membership(member("web-0000", Phase.READY, "a")))
+    group = status_values(CONFIG, heard)["groups"][0]
+    assert (group["ready"], group["domains"][0]["serving"], group["domains"][0]["trouble"]) == (None, None, "")
+    assert "ready ?" in text_of(heard)
 
 
 def test_the_bounds_are_those_in_force() -> None:
@@ -92,6 +122,7 @@ def test_the_bounds_are_those_in_force() -> None:
 def test_what_is_not_said_again_becomes_unknown_and_the_rest_stays() -> None:
     heard = Heard(silent_after_s=6.0)
     heard.note(membership(member("web-0000", Phase.READY, "a")), now_s=0.0)
+    heard.note(drain("a"), now_s=0.0)
     heard.note(ServiceStatus(name="actuator", pid=42, started_at_s=0, release="1"), now_s=0.0)
     heard.note(DesiredCapacity(group="web", generation=1, desired=2, minimum=2, maximum=9), now_s=5.0)
     assert status_values(CONFIG, heard.snapshot(6.0))["groups"][0]["ready"] == 1
@@ -104,7 +135,7 @@ def test_what_is_not_said_again_becomes_unknown_and_the_rest_stays() -> None:
 def test_who_stands_by_is_shown_with_the_way_it_waits() -> None:
     waiting = member("web-0001", Phase.STANDBY, "b").model_copy(update={"tier": "paused"})
     told = membership(member("web-0000", Phase.READY, "a"), waiting).model_copy(update={"notes": ("warm auto: 1",)})
-    group = status_values(CONFIG, snapshot(told))["groups"][0]
+    group = status_values(CONFIG, snapshot(told, drain("a")))["groups"][0]
     assert (group["ready"], group["notes"], group["domains"][1]["tier"]) == (1, ["warm auto: 1"], "paused")
     shown = io.StringIO()
     Console(file=shown, width=120).print(status_view(CONFIG, snapshot(told)))

@@ -1,9 +1,17 @@
 """When ``up`` waits on, and when it gives up because nothing is on its way."""
 
+import signal
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
 import pytest
 
-from cli import stack, supervision
-from cli.endpoints import is_stuck, why_not_awaited
+from cli import endpoints, stack, supervision
+from cli.console import Steps
+from cli.endpoints import answers, wait_for_endpoints, what_is_missing, why_not_awaited
+from cli.observe import Snapshot
+from cli.progress import STUCK_S, Progress, is_stuck
 from common.config import Config, Group, System
 from common.messages import DesiredCapacity, Member, Membership
 from common.phases import FATES, Phase
@@ -36,6 +44,119 @@ def test_a_domain_that_counts_as_capacity_is_waited_for(phase: Phase) -> None:
     assert is_stuck(membership(phase)) is not FATES[phase].is_capacity
 
 
+def test_a_group_that_waits_for_its_turn_is_not_stuck() -> None:
+    waiting = membership(blocked="local: 4 domains are starting there already").model_copy(update={"is_waiting": True})
+    assert not is_stuck(waiting)
+
+
+def snapshot(**memberships: Membership) -> Snapshot:
+    return Snapshot(memberships=dict(memberships))
+
+
+QUEUED = membership(blocked="local: 4 domains are starting there already").model_copy(update={"is_waiting": True})
+PATIENCE_S = 240.0
+
+
+def ends_at_s(*seen: Snapshot, until_s: float = 2000.0) -> float:
+    """Return when ``up`` gives up, if each second it sees the next of ``seen`` and from then on the last of them."""
+    progress = Progress.begin(0.0)
+    for second in range(1, int(until_s)):
+        found = seen[min(second, len(seen)) - 1]
+        progress.note(found.memberships, (), found, float(second))
+        if progress.is_over(float(second), PATIENCE_S):
+            return float(second)
+    return until_s
+
+
+def test_twenty_groups_that_take_turns_are_waited_for_as_long_as_one_comes_nearer() -> None:
+    names = [f"g{number}" for number in range(20)]
+    turns = []
+    for started in range(20):
+        said = {
+            name: membership(Phase.BOOTING, blocked="") if at <= started else QUEUED for at, name in enumerate(names)
+        }
+        turns += [snapshot(**said)] * 60
+    assert ends_at_s(*turns) > 20 * 60
+
+
+def test_a_queue_in_which_nothing_moves_is_given_up_after_the_patience() -> None:
+    assert ends_at_s(snapshot(a=membership(Phase.BOOTING, blocked=""), b=QUEUED)) == 1 + PATIENCE_S + 1
+
+
+def test_a_domain_that_boots_and_fails_again_and_again_does_not_come_nearer() -> None:
+    booting, failed = (
+        snapshot(a=membership(Phase.BOOTING, blocked="")),
+        snapshot(a=membership(Phase.FAILED, blocked="")),
+    )
+    assert ends_at_s(*([booting, failed] * 500)) == 1 + PATIENCE_S + 1
+
+
+def test_what_is_blocked_for_good_is_given_up_soon_and_only_when_nothing_else_moves() -> None:
+    assert ends_at_s(snapshot(a=membership())) == STUCK_S + 1
+    other = [snapshot(a=membership(), b=membership(Phase.BOOTING, blocked=""))] * 100
+    assert ends_at_s(*other, snapshot(a=membership())) > 100 + STUCK_S
+
+
+def test_it_is_said_which_group_waits_for_which_domain_why_and_for_how_long() -> None:
+    coming = membership(Phase.BOOTING, blocked="local: 4 domains are starting there already")
+    coming = coming.model_copy(update={"members": (coming.members[0].model_copy(update={"age_s": 12.4}),)})
+    groups = {f"g{number}": coming for number in range(5)}
+    text = what_is_missing(groups, snapshot(**groups))
+    assert text.startswith("g0: web-0000 booting for 12 s; local: 4 domains are starting there already; g1: ")
+    assert text.endswith("and 2 more groups")
+
+
+class Always200(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_our_own_endpoint_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there
+    server = HTTPServer(("127.0.0.1", 0), Always200)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        assert answers(Group(prefix="web-", endpoint=f"127.0.0.1:{server.server_port}"))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+class Clock:
+    """A clock that goes on by a second with each look."""
+
+    now_s = 0.0
+
+    def monotonic_s(self) -> float:
+        self.now_s += 1.0
+        return self.now_s
+
+    epoch_s = monotonic_s
+
+
+def test_up_ends_only_when_all_groups_answer_at_the_same_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(groups={name: Group(prefix=f"{name}-", endpoint=f"*:80{i}0") for i, name in enumerate("ab")})
+    looks = iter([{"a"}, {"b"}, {"a"}, {"a", "b"}])
+    answering: list[set[str]] = [set()]
+
+    def at_next_look(*_args: object, **_kwargs: object) -> Snapshot:
+        answering[0] = next(looks)
+        return Snapshot()
+
+    monkeypatch.setattr(endpoints, "observe_once", at_next_look)
+    monkeypatch.setattr(endpoints, "answers", lambda group: group.prefix[0] in answering[0])
+    steps = Steps(Clock(), 1)
+    with steps.step("first domains"):
+        wait_for_endpoints(config, Clock(), steps)
+    assert next(looks, None) is None
+
+
 def test_up_names_what_is_left_of_former_groups_and_what_removes_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +186,21 @@ def test_up_starts_what_stands_still_and_what_waits_for_its_next_try(monkeypatch
     monkeypatch.setattr(supervision, "_supervisor", lambda _system: supervisor)
     assert supervision.start_stopped(System()) == "started again: decider, actuator"
     assert supervisor.asked == [("start", "decider"), ("stop", "actuator"), ("start", "actuator")]
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_up_has_supervisord_write_to_new_logs_where_they_were_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_log: bool
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(supervision, "_supervisor", lambda _system: Supervisor(monitor="RUNNING"))
+    monkeypatch.setattr(supervision, "_supervisord_pid", lambda _system: 4711)
+    monkeypatch.setattr(supervision.os, "kill", lambda pid, number: sent.append((pid, number)))
+    if has_log:
+        (tmp_path / "log").mkdir()
+        (tmp_path / "log" / "supervisord.log").touch()
+    supervision.start_stopped(System(state_dir=str(tmp_path)))
+    assert sent == ([] if has_log else [(4711, signal.SIGUSR2)])
 
 
 def wanted(desired: int = 1, mode: str = "on") -> DesiredCapacity:

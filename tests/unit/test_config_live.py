@@ -51,6 +51,18 @@ def test_a_group_that_is_gone_or_called_otherwise_is_refused() -> None:
     assert "groups.shop is new" in said
 
 
+def test_a_reload_says_how_a_group_is_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text(FILE.replace("groups.web", "groups.shop"))
+    found = outcome(parse(FILE), path)
+    assert found.config is None
+    assert found.reply.reason == (
+        "groups.shop has the prefix web- of groups.web: a group is not renamed while it has domains, for they carry "
+        "its name; keep the name web, or take another prefix, or first: make down with the old file; "
+        "the configuration in force stays"
+    )
+
+
 def test_a_refusal_names_only_what_cannot_change() -> None:
     new = FILE.replace("[[", 'max = 6\nprefix = "app-"\n[[').replace('prefix = "web-"\n', "", 1)
     said = refusal(changes(parse(FILE), parse(new)))

@@ -4,7 +4,17 @@ import sys
 
 import pytest
 
-from common.messages import DesiredCapacity, Event, Failure, HostSample, Member, Membership, ServiceStatus
+from common.messages import (
+    BackendState,
+    DesiredCapacity,
+    Drain,
+    Event,
+    Failure,
+    HostSample,
+    Member,
+    Membership,
+    ServiceStatus,
+)
 from common.phases import Phase
 from services.plotter.core import series
 from services.plotter.core.series import Draw, Mark, State
@@ -32,12 +42,20 @@ def sample(ratios: dict[str, float | None], *, host: str = "local", state: str =
 
 def membership(phases: dict[str, Phase], group: str = "web") -> Membership:
     members = tuple(
-        Member(name=name, uuid="u", host="local", phase=phase, since_s=0, age_s=0, address=None, port=80)
+        Member(name=name, uuid=name, host="local", phase=phase, since_s=0, age_s=0, address=None, port=80)
         for name, phase in phases.items()
     )
     return Membership(
         group=group, generation_seen=1, desired_seen=1, members=members, owned_total=len(members), ceiling=5
     )
+
+
+def drain(*healthy: str, down: tuple[str, ...] = ()) -> Drain:
+    backends = tuple(
+        BackendState(name=name, uuid=name, slot=name, state="ready", is_healthy=name in healthy)
+        for name in (*healthy, *down)
+    )
+    return Drain(group="web", endpoint="e", is_proxy_alive=True, backends=backends)
 
 
 def desired(count: int) -> DesiredCapacity:
@@ -113,8 +131,22 @@ def test_the_mean_over_two_hosts_counts_both(state: State) -> None:
 
 def test_desired_ready_and_mode_are_kept(state: State) -> None:
     ready = membership({"web-0000": Phase.READY, "web-0001": Phase.WARMING})
-    group = play(state, (1.0, desired(2)), (1.0, ready)).groups["web"]
+    group = play(state, (1.0, desired(2)), (1.0, drain("web-0000")), (1.0, ready)).groups["web"]
     assert (group.desired, group.ready, group.mode) == (((1.0, 2.0),), ((1.0, 1.0),), "on")
+
+
+def test_ready_counts_who_serves_and_is_unknown_while_the_balancer_is_silent(state: State) -> None:
+    ready = membership({"web-0000": Phase.READY, "web-0001": Phase.READY})
+    half = drain("web-0000", down=("web-0001",))
+    group = play(state, (1.0, ready), (2.0, half), (3.0, ready), (3.0 + 2 * STALE_S, ready)).groups["web"]
+    assert [value for _, value in group.ready if value is not None] == [1.0]
+    assert (group.ready[0], group.ready[-1]) == ((1.0, None), (3.0 + 2 * STALE_S, None))
+
+
+@pytest.mark.parametrize("name", ["recording-paused", "recording-resumed"])
+def test_a_gap_in_the_recording_is_marked_for_all_groups(state: State, name: str) -> None:
+    marks = play(state, (1.0, Event(name=name, text="a gap of 57 s ends"))).marks
+    assert marks == (Mark(1.0, "trouble", "", name.replace("-", " ")),)
 
 
 def test_scaling_is_marked_with_the_change(state: State) -> None:

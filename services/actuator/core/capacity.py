@@ -11,7 +11,7 @@ from services.actuator.core.clones import as_clone
 from services.actuator.core.context import Context, adopt, enter, leave, rejoin
 from services.actuator.core.lead_times import decided_s
 from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_fit, is_overdue
-from services.actuator.core.placement import COMING, Place, place
+from services.actuator.core.placement import COMING, Passing, Place, place
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenDomain
 from services.actuator.core.standby import TO_STAND_BY, count, held_back, recyclable, wake, wakeable
@@ -95,7 +95,7 @@ def _held_back_by(members: tuple[Member, ...]) -> tuple[str, ...]:
 def _why_no_target(context: Context) -> str:
     desired, newest = context.wanted.desired, context.view.generation
     if desired is None:
-        return "no desired capacity has been heard yet"
+        return Passing("no desired capacity has been heard yet")
     return f"the desired capacity heard is of generation {desired.generation}; domains were made for {newest}"
 
 
@@ -116,7 +116,7 @@ def _grow(context: Context, members: tuple[Member, ...], planned: list[Step], mi
         if host.name in context.wanted.group.hosts and not host.is_ever_seen and host.unreachable_s < HOST_GRACE_S
     )
     if unseen:
-        return Balance(blocked=(f"waiting for a first look at {', '.join(unseen)}",))
+        return Balance(blocked=(Passing(f"waiting for a first look at {', '.join(unseen)}"),))
     steps: list[Step] = [_cancel(context, m) for m in _cancellable(members)[:missing]]
     missing -= len(steps)
     room = max(context.wanted.room - context.view.owned_besides_reserve, 0)

@@ -12,7 +12,7 @@ from services.actuator.core import breaker as breakers
 from services.actuator.core.addresses import served_at
 from services.actuator.core.boot_times import quantile
 from services.actuator.core.members import Member, View
-from services.actuator.core.placement import COMING
+from services.actuator.core.placement import COMING, Passing
 from services.actuator.core.plan import Plan
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Seen, Wanted
@@ -43,6 +43,7 @@ def membership(
         breaker=breakers.describe(worst, now_s),
         breaker_opens_until_s=_epoch(worst.open_until_s, seen, now_s) if breakers.is_open(worst, now_s) else None,
         blocked="; ".join(planned.blocked),
+        is_waiting=any(isinstance(reason, Passing) for reason in planned.blocked),
         unreachable_hosts=tuple(
             sorted(host.name for host in seen.hosts if not host.is_reachable and host.name in group.hosts)
         ),

@@ -1,6 +1,6 @@
 """Where a new domain goes: host, index and network slot, each the first that is free."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from common import names
@@ -17,6 +17,12 @@ MIB = 1024 * 1024
 COMING = frozenset({Phase.CREATING, Phase.BOOTING})
 New = Define | TakeSnapshot
 """What takes a slot and memory before libvirt shows it."""
+
+
+class Passing(str):
+    """A reason that passes by itself: others go first, or something is being found out. It is no obstacle."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,11 @@ def place(
             continue
         refusal = refuse(wanted, seen, host, view, new, now_s)
         if refusal:
-            refusals.append(f"{host.name}: {refusal}")
+            refusals.append(type(refusal)(f"{host.name}: {refusal}"))
         else:
             fit.append(host)
     if not fit:
-        return "; ".join(refusals) or "no host is configured for this group"
+        return joined(refusals) or "no host is configured for this group"
     host = min(fit, key=lambda host: (_owned_on(host, view, new, wanted), host.name))
     slot = free_slot(wanted, host, new)
     index = free_index(wanted, seen, new)
@@ -74,7 +80,7 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[New
     if fault is not None:
         return fault.text
     if host.accel is None:
-        return host.note or "its acceleration is not known yet"
+        return host.note or Passing("its acceleration is not known yet")
     unusable = _why_no_disk(wanted, host)
     if unusable:
         return unusable
@@ -90,7 +96,7 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[New
         return "one trial start is under way after failed ones"
     coming = _coming(host, new)
     if coming >= 2 * max(host.cpus, 1):
-        return f"{coming} domains are starting there already"
+        return Passing(f"{coming} domains are starting there already")
     room = _room_bytes(wanted, host, new)
     if room is not None and room < 0:
         return f"not enough free memory for {wanted.group.image.memory_mib} MiB more"
@@ -103,6 +109,16 @@ def has_space(wanted: Wanted, host: SeenHost) -> bool:
     """Return whether the host has the memory and the network slot for one more domain."""
     room = _room_bytes(wanted, host, [])
     return (room is None or room >= 0) and free_slot(wanted, host, []) is not None
+
+
+def joined(reasons: Sequence[str]) -> str:
+    """Return the reasons as one, which passes by itself if one of them does: there it goes on.
+
+    >>> joined(["a: not reachable", Passing("b: 2 domains are starting there already")])
+    'a: not reachable; b: 2 domains are starting there already'
+    """
+    text = "; ".join(reasons)
+    return Passing(text) if any(isinstance(reason, Passing) for reason in reasons) else text
 
 
 def free_index(wanted: Wanted, seen: Seen, new: Iterable[New]) -> int | None:
@@ -129,7 +145,7 @@ def spare_bytes(wanted: Wanted, seen: Seen, host: str, planned: Iterable[Step]) 
 
 def _base(wanted: Wanted, host: SeenHost) -> Base | None:
     disk = wanted.template.disk if wanted.template is not None else None
-    return None if disk is None else host.bases.get(disk.path, Base(disk.path, note=f"looking at {disk.path}"))
+    return None if disk is None else host.bases.get(disk.path, Base(disk.path, note=Passing(f"looking at {disk.path}")))
 
 
 def _why_no_disk(wanted: Wanted, host: SeenHost) -> str:

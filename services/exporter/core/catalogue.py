@@ -38,13 +38,15 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "autoscaler_group_cpu_ratio": _gauge("Mean CPU use of the ready domains, of what they are allotted", "group"),
     # --- the group, as libvirt shows it
-    "autoscaler_group_ready_domains": _gauge("Domains in rotation", "group"),
+    "autoscaler_group_ready_domains": _gauge("Domains in rotation and healthy", "group"),
     "autoscaler_group_domains": _gauge("Domains in each phase of their life", "group", "phase"),
     "autoscaler_group_tier_domains": _gauge("Domains by how they came to service, or wait for it", "group", "tier"),
     "autoscaler_group_owned_domains": _gauge("Domains that the group owns, in whatever phase", "group"),
     "autoscaler_group_ceiling_domains": _gauge("The most domains that the group may own (max + surge)", "group"),
     "autoscaler_group_breaker": _gauge("1 for the state that the breaker on starts is in", "group", "state"),
-    "autoscaler_group_blocked": _gauge("1 if something keeps the group from its desired capacity", "group"),
+    "autoscaler_group_blocked": _gauge(
+        "1 if something that does not pass by itself keeps the group from its desired capacity", "group"
+    ),
     "autoscaler_group_unreachable_hosts": _gauge("Hosts of the group that do not answer", "group"),
     "autoscaler_group_boot_time_p50_seconds": _gauge("Median time from a start to serving", "group"),
     "autoscaler_group_boot_time_p95_seconds": _gauge("95th percentile of the time from a start to serving", "group"),

@@ -21,6 +21,7 @@ from common.messages import (
     Traffic,
 )
 from common.phases import Phase
+from common.rotation import serving
 from services.exporter.core.state import Heard, Labels, State, bounded
 
 MODES: Final = ("on", "off", "observe", "out-only")
@@ -80,7 +81,7 @@ def _group_samples(state: State, group: str, now_s: float) -> Iterator[Sample]:
         yield Sample("autoscaler_group_cut_requests_total", (group,), float(drain.cut_sessions_total))
     membership = fresh(state, f"membership.{group}", Membership, now_s)
     if membership is not None:
-        yield from _membership_samples(membership)
+        yield from _membership_samples(membership, drain)
         yield from _lead_time_samples(membership, state.scope.hosts)
         yield from _domain_samples(state, membership, drain, now_s)
 
@@ -104,10 +105,11 @@ def _traffic_samples(traffic: Traffic) -> Iterator[Sample]:
     yield from _known("autoscaler_group_response_time_seconds", group, traffic.response_time_s)
 
 
-def _membership_samples(membership: Membership) -> Iterator[Sample]:
+def _membership_samples(membership: Membership, drain: Drain | None) -> Iterator[Sample]:
     group = (membership.group,)
     phases = [member.phase for member in membership.members]
-    yield Sample("autoscaler_group_ready_domains", group, float(phases.count(Phase.READY)))
+    served = serving(membership, drain)
+    yield from _known("autoscaler_group_ready_domains", group, None if served is None else len(served))
     for phase in Phase:
         if phase is not Phase.GONE:
             yield Sample("autoscaler_group_domains", (*group, phase.value), float(phases.count(phase)))
@@ -117,7 +119,7 @@ def _membership_samples(membership: Membership) -> Iterator[Sample]:
     yield Sample("autoscaler_group_owned_domains", group, float(membership.owned_total))
     yield Sample("autoscaler_group_ceiling_domains", group, float(membership.ceiling))
     yield from _one_of("autoscaler_group_breaker", membership.group, BREAKER_STATES, membership.breaker)
-    yield Sample("autoscaler_group_blocked", group, float(bool(membership.blocked)))
+    yield Sample("autoscaler_group_blocked", group, float(bool(membership.blocked) and not membership.is_waiting))
     yield Sample("autoscaler_group_unreachable_hosts", group, float(len(membership.unreachable_hosts)))
     yield from _known("autoscaler_group_boot_time_p50_seconds", group, membership.boot_p50_s)
     yield from _known("autoscaler_group_boot_time_p95_seconds", group, membership.boot_p95_s)

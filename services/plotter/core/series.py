@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from common.messages import Body, DesiredCapacity, Event, Failure, HostSample, Membership
+from common.messages import Body, DesiredCapacity, Drain, Event, Failure, HostSample, Membership
 from common.names import domain_index
 from common.phases import Phase
+from common.rotation import serving
 
 Points = tuple[tuple[float, float | None], ...]
 """When (monotonic seconds, growing) and what; None is unknown."""
@@ -23,7 +24,14 @@ MAX_MARKS: Final = 200
 MAX_POINTS: Final = 1200
 SAME_FAILURE_S: Final = 15.0
 _CHANGE: Final = re.compile(r"from (\d+) to (\d+)")
-_TROUBLE: Final = ("breaker-opened", "host-lost", "scaling-halted", "drain-forced")
+_TROUBLE: Final = (
+    "breaker-opened",
+    "host-lost",
+    "scaling-halted",
+    "drain-forced",
+    "recording-paused",
+    "recording-resumed",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class GroupSeries:
     ready: Points = ()
     phases: Mapping[str, Phase] | None = None
     mode: str = ""
+    drain: Drain | None = None
+    drain_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,9 @@ def handle(state: State, event: Body, now_s: float) -> tuple[State, tuple[Draw, 
             return _drop_old(_with_sample(state, event, now_s), now_s), (Draw(),)
         case Membership() if event.group in state.groups:
             return _with_membership(state, event, now_s), ()
+        case Drain() if event.group in state.groups:
+            group = replace(state.groups[event.group], drain=event, drain_at_s=now_s)
+            return _with_group(state, event.group, group), ()
         case DesiredCapacity() if event.group in state.groups:
             group = state.groups[event.group]
             desired = extend(group.desired, now_s, float(event.desired), state)
@@ -155,8 +168,9 @@ def _mean(group: GroupSeries, now_s: float, stale_after_s: float) -> float | Non
 def _with_membership(state: State, membership: Membership, now_s: float) -> State:
     group = state.groups[membership.group]
     phases = {member.name: member.phase for member in membership.members}
-    count = sum(phase is Phase.READY for phase in phases.values())
-    ready = extend(group.ready, now_s, float(count), state)
+    drain = group.drain if now_s - group.drain_at_s <= state.stale_after_s else None
+    served = serving(membership, drain)
+    ready = extend(group.ready, now_s, None if served is None else float(len(served)), state)
     return _with_group(state, membership.group, replace(group, phases=phases, ready=ready))
 
 
