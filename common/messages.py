@@ -199,14 +199,12 @@ class Evidence(Frozen):
     in_flight: int | None = None
     response_time_s: float | None = None  # HAProxy's mean over its last 1,024 requests, however old they are
     error_rate: float | None = None
-    domains_overdue: int = 0  # of those that are coming: should have come by now, so that nobody waits for them
-    in_flight_mean: float | None = (
-        None  # over 8 s; this and the next two only while more than one for each ready domain
-    )
+    domains_overdue: int = 0  # of those that are coming: late, so that nobody waits for them
+    in_flight_mean: float | None = None  # over 8 s; known, like the next two, while above one for each ready domain
     response_fast_s: float | None = None  # requests in flight over requests per second: over 8 s …
     response_slow_s: float | None = None  # … and over two minutes
-    error_fast_ratio: float | None = None  # of the requests that came over 8 s; this and the next only while any failed
-    error_slow_ratio: float | None = None  # the same over two minutes
+    error_fast_ratio: float | None = None  # of the requests that came over 8 s; known, like the next, while above 0
+    error_slow_ratio: float | None = None  # of those that came over two minutes
     domains_warming: int = 0  # ready, but too new for their own CPU use to count for scale-out
     full_hosts: tuple[str, ...] = ()  # there CPU ratios are shares of what the domains can have, not of their allotment
 

@@ -201,8 +201,12 @@ def _pressure(case: Case) -> Limit | None:
 
 
 def _settling(case: Case) -> Limit | None:
-    surplus = case.metrics.surplus
-    return Limit("settling", f"{domains(surplus)} of the last scale-in still in rotation") if surplus else None
+    surplus, blocked = case.metrics.surplus, case.metrics.blocked
+    if not surplus:
+        return None
+    return Limit(
+        "settling", f"{domains(surplus)} of the last scale-in still in rotation" + (blocked and f": {blocked}")
+    )
 
 
 def _cooldown_in(case: Case) -> Limit | None:

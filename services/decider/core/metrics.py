@@ -51,7 +51,6 @@ class GroupMetrics:
     unknown: tuple[str, ...] = ()
     new: tuple[str, ...] = ()  # in rotation so briefly that they have no figure yet
     sick: int = 0  # ready, but unhealthy, or for long enough and missing
-    blank: int = 0  # ready for long enough, and no figure
     unhealthy: int = 0  # ready, but HAProxy's check fails
     healthy: int = 0  # whose check succeeds, on lost hosts as well
     mean: float = 0.0
@@ -98,7 +97,7 @@ class GroupMetrics:
     @property
     def is_blind(self) -> bool:
         """Return whether the figures of most domains are missing: what is wrong with one cannot be told."""
-        return halt.is_most(self.blank, self.ready)
+        return halt.is_most(len(self.unknown), self.ready)
 
     @property
     def is_deserted(self) -> bool:
@@ -179,7 +178,6 @@ def aggregate(
         unknown=unknown,
         new=new,
         sick=sum(1 for name, uuid, _ in ready if uuid in unhealthy or name in unknown),
-        blank=len(unknown),
         unhealthy=sum(1 for _, uuid, _ in ready if uuid in unhealthy),
         healthy=len(healthy),
         mean=total / len(known) if known else 0.0,
