@@ -63,16 +63,17 @@ def domain_xml(name: str, images: Path, network: str) -> str:
 
 @contextmanager
 def own_domains(
-    connection: libvirt.virConnect, images: Path, name: str, subnet: int, count: int
+    connection: libvirt.virConnect, images: Path, name: str, subnet: int, count: int, running: int = 1
 ) -> Iterator[list[libvirt.virDomain]]:
-    """Define ``NAME-0000`` and up, the first of them running; take them and their network away at the end."""
+    """Define ``NAME-0000`` and up, the first ones running; take them and their network away at the end."""
     copies = Path(f"/var/tmp/{name}-images")
     shutil.copytree(images, copies, dirs_exist_ok=True)
     network = connection.networkDefineXML(NETWORK_XML.format(name=name, subnet=subnet))
     network.create()
     names = [f"{name}-{index:04d}" for index in range(count)]
     domains = [connection.defineXML(domain_xml(each, copies, f"{name}-own")) for each in names]
-    domains[0].create()
+    for domain in domains[:running]:
+        domain.create()
     try:
         yield domains
     finally:

@@ -16,6 +16,7 @@ import pytest
 
 from bench.decided import decisions, desired_since_s
 from bench.driving import Load
+from load.levels import DEFAULT_N
 from tests.e2e.steady import Steady
 from tests.e2e.whole import CLOCK, Whole
 from tests.e2e.world import World, wait_until
@@ -27,6 +28,7 @@ BOUND_S = IN_WINDOW_S + (MOST - LEAST - 1) * COOLDOWN_S + SLACK_S
 REQUEST_TIMEOUT_S = 6.0
 GROW_S = 90.0  # generous: guests boot in software emulation beside everything else on two cores
 SETTLE_S = 60.0
+CLIENTS = 12
 LATE_S = 30.0  # looked for longer than allowed, so that a failure tells how late it was
 PAUSE_S = IN_WINDOW_S / 2
 
@@ -53,8 +55,10 @@ def whole(make_world: Callable[..., World]) -> Iterator[Whole]:
 @pytest.fixture
 def load(whole: Whole) -> Iterator[Load]:
     """Return the running load that has grown the group from one domain to three."""
-    begin_anew(whole)
+    if whole.group()["desired"] != LEAST:  # the test before has failed
+        begin_anew(whole)
     settle(whole, LEAST)
+    begin_anew(whole)
     with Load(whole.world.config, "web") as load:
         yield load
 
@@ -62,9 +66,9 @@ def load(whole: Whole) -> Iterator[Load]:
 def begin_anew(whole: Whole) -> None:
     """Let a decider take over that has no memory of an earlier load."""
     old = whole.pid("decider")
-    with whole.stopped(old):
-        (whole.world.state_dir / "decider.json").unlink()
-        os.kill(old, signal.SIGKILL)
+    os.kill(old, signal.SIGSTOP)  # or it would write its store once more
+    (whole.world.state_dir / "decider.json").unlink()
+    os.kill(old, signal.SIGKILL)
     wait_until(lambda: whole.world.pid("decider") not in (None, old), SETTLE_S, "a new decider")
 
 
@@ -111,10 +115,10 @@ def post(port: int, path: str) -> int:
 
 
 def kept_alive(port: int) -> http.client.HTTPConnection:
-    """Return a connection that has had one answer and stays open."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/compute?n=1")
-    assert connection.getresponse().read().strip() == b"2"
+    """Return a connection that has had an answer, a good one or not, to a request like the load's, and stays open."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", f"/compute?n={DEFAULT_N}")
+    connection.getresponse().read()
     return connection
 
 
@@ -151,7 +155,7 @@ def test_it_shrinks_after_a_load_whose_last_answers_are_errors(whole: Whole, loa
 def test_it_shrinks_while_clients_keep_idle_connections(whole: Whole, load: Load) -> None:
     grown(whole, load)
     with ExitStack() as open_ones:
-        for _ in range(40):
+        for _ in range(CLIENTS):
             open_ones.callback(kept_alive(whole.world.port).close)
         falls_in_time(whole, load.ctrl_c())
 

@@ -14,18 +14,13 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from tests.e2e.owner import CONFIG, own_domains
-from tests.e2e.power import Power
-from tests.e2e.steady import Steady
-from tests.e2e.whole import Whole
-from tests.e2e.world import World, now_s, wait_until
+from tests.e2e.service import BOOT_S, MakeWorld, Service, in_service, owners_group
+from tests.e2e.world import now_s, wait_until
 
-OWN, OWN_NUMBER, OWN_SUBNET = "aseo", 22, 176
-OURS, OURS_NUMBER = "asep", 23
+OWN = "aseo"
 GRACE_S = 4.0
 CUT_S = 2.0  # from a pause to "takes nothing new", with room for a busy machine
 SOON_S = 10.0  # from the end of an act to "takes traffic again"
-BOOT_S = 90.0  # generous: guests boot in software emulation beside everything else on two cores
 SAVED = "saved"
 
 Act = Callable[[libvirt.virDomain, Path], None]
@@ -83,9 +78,10 @@ ACTS: dict[str, Act] = {
 class Acted:
     """One act on one domain of a group: who served before it, and what must hold after it."""
 
-    def __init__(self, whole: Whole, power: Power) -> None:
+    def __init__(self, service: Service) -> None:
         """Choose the domain with the lowest name of those in rotation."""
-        self._whole, self._power = whole, power
+        whole = self._whole = service.whole
+        power = self._power = service.power
         self._members = {member["name"]: member for member in whole.ready()}
         self.name = min(self._members)
         self.address: str = self._members[self.name]["address"]
@@ -109,6 +105,10 @@ class Acted:
     def others(self) -> set[str]:
         """Return who was started beside those that served."""
         return set(self._power.starts()) - self._members.keys()
+
+    def others_in_rotation(self) -> set[str]:
+        """Return who of them serves by now."""
+        return self.others() & {member["name"] for member in self._whole.ready()}
 
     def ends_as_it_began(self) -> None:
         """Pass once the same domains serve and no other is left, none of them having lost its power or its memory."""
@@ -145,52 +145,31 @@ def place(images: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def existing(make_world: Callable[..., World], images: Path) -> Iterator[tuple[Whole, Power]]:
+def existing(make_world: MakeWorld, images: Path) -> Iterator[Service]:
     """Return a group of three domains of somebody's, two of them in rotation, under 20 GETs a second."""
-    connection = libvirt.open("qemu:///system")
-    with own_domains(connection, images, OWN, OWN_SUBNET, count=3):
-        world = make_world(OWN, OWN_NUMBER)
-        places = {"run_dir": world.run_dir, "state_dir": world.state_dir, "port": world.port}
-        extra = f"unhealthy_grace_s = {GRACE_S}"
-        text = CONFIG.format(group="web", name=OWN, minimum=2, extra=extra, **places)
-        world.config.write_text(text, encoding="utf-8")
-        with in_service(world, count=2) as found:
-            yield found
-        world.autoscaler("down")
-    connection.close()
+    made = owners_group(make_world, images, OWN, 22, minimum=2, extra=f"unhealthy_grace_s = {GRACE_S}")
+    with made as (world, _), in_service(world, count=2) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
-def ours(make_world: Callable[..., World]) -> Iterator[tuple[Whole, Power]]:
+def ours(make_world: MakeWorld) -> Iterator[Service]:
     """Return a group of one domain of ours, under 20 GETs a second."""
-    world = make_world(OURS, OURS_NUMBER, group_extra=f"unhealthy_grace_s = {GRACE_S}")
-    with in_service(world, count=1) as found:
-        yield found
-
-
-@contextmanager
-def in_service(world: World, count: int) -> Iterator[tuple[Whole, Power]]:
-    """Bring the installation up, and give it once so many domains serve."""
-    world.autoscaler("up")
-    with Steady(world, rate=20) as steady, Power(f"{world.name}-") as power:
-        whole = Whole(world, steady)
-        try:
-            wait_until(lambda: len(whole.ready()) == count, BOOT_S, f"{count} domain(s) in rotation")
-            yield whole, power
-        finally:
-            whole.close()
+    world = make_world("asep", 23, group_extra=f"unhealthy_grace_s = {GRACE_S}")
+    with in_service(world, count=1) as service:
+        yield service
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_an_existing_domain_serves_again_and_no_get_fails(existing: tuple[Whole, Power], act: str, place: Path) -> None:
-    acted = Acted(*existing)
+def test_an_existing_domain_serves_again_and_no_get_fails(existing: Service, act: str, place: Path) -> None:
+    acted = Acted(existing)
     ACTS[act](acted.domain, place)
     acted.ends_as_it_began()
     assert acted.failures() == []
 
 
-def test_a_suspended_domain_takes_nothing_new_and_another_is_started_beside_it(existing: tuple[Whole, Power]) -> None:
-    acted = Acted(*existing)
+def test_a_suspended_domain_takes_nothing_new_and_another_is_started_beside_it(existing: Service) -> None:
+    acted = Acted(existing)
     with suspended(acted.domain):
         begin = now_s()
         wait_until(lambda: not acted.takes_traffic(), CUT_S, "it to take nothing new", every_s=0.01)
@@ -202,23 +181,22 @@ def test_a_suspended_domain_takes_nothing_new_and_another_is_started_beside_it(e
 
 
 @pytest.mark.parametrize("act", ["suspended for 1 s", "memory snapshot", "memory dump"])
-def test_the_only_domain_of_a_template_group_serves_again_at_once(
-    ours: tuple[Whole, Power], act: str, place: Path
-) -> None:
-    acted = Acted(*ours)
+def test_the_only_domain_of_a_template_group_serves_again_at_once(ours: Service, act: str, place: Path) -> None:
+    acted = Acted(ours)
     ACTS[act](acted.domain, place)
     ended_s = now_s()
     acted.ends_as_it_began()
     assert acted.failures(since_s=ended_s + CUT_S) == []
 
 
-def test_a_template_groups_domain_that_stays_suspended_is_replaced_beside_it(ours: tuple[Whole, Power]) -> None:
-    whole = ours[0]
-    whole.world.autoscaler("bounds", "--min", "2", "--max", "4")
-    wait_until(lambda: len(whole.ready()) == 2, BOOT_S, "two domains in rotation")
-    acted = Acted(*ours)
+def test_a_template_groups_domain_that_stays_suspended_is_replaced_beside_it(ours: Service) -> None:
+    ours.world.autoscaler("bounds", "--min", "2", "--max", "4")
+    ours.wait_for_ready(2)
+    acted = Acted(ours)
     with suspended(acted.domain):
-        wait_until(lambda: acted.others() & {m["name"] for m in whole.ready()}, BOOT_S, "a replacement in rotation")
+        wait_until(
+            lambda: acted.others() & {m["name"] for m in ours.whole.ready()}, BOOT_S, "a replacement in rotation"
+        )
         assert acted.cut() == []
         assert acted.domain.isActive()
     acted.ends_as_it_began()
