@@ -19,19 +19,20 @@ MakeWorld = Callable[..., World]
 
 @dataclass(frozen=True)
 class Service:
-    """One group in service: the installation, and what libvirt says of its domains' power."""
+    """A group of so many domains in service: the installation, and what libvirt says of their power."""
 
     whole: Whole
     power: Power
+    count: int
 
     @property
     def world(self) -> World:
         """Return the installation."""
         return self.whole.world
 
-    def wait_for_ready(self, count: int) -> None:
-        """Return when so many domains are in rotation."""
-        wait_until(lambda: len(self.whole.ready()) == count, BOOT_S, f"{count} domain(s) in rotation")
+    def wait_until_whole(self) -> None:
+        """Return when all of them are in rotation."""
+        wait_until(lambda: len(self.whole.ready()) == self.count, BOOT_S, f"{self.count} domain(s) in rotation")
 
 
 @contextmanager
@@ -40,9 +41,9 @@ def in_service(world: World, count: int, rate: float = 20.0) -> Iterator[Service
     world.autoscaler("up")
     try:
         with Steady(world, rate) as steady, Power(f"{world.name}-") as power:
-            service = Service(Whole(world, steady), power)
+            service = Service(Whole(world, steady), power, count)
             try:
-                service.wait_for_ready(count)
+                service.wait_until_whole()
                 yield service
             finally:
                 service.whole.close()

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
@@ -80,6 +81,7 @@ class Acted:
 
     def __init__(self, service: Service) -> None:
         """Choose the domain with the lowest name of those in rotation."""
+        service.wait_until_whole()
         whole = self._whole = service.whole
         power = self._power = service.power
         self._members = {member["name"]: member for member in whole.ready()}
@@ -112,10 +114,14 @@ class Acted:
 
     def ends_as_it_began(self) -> None:
         """Pass once the same domains serve and no other is left, none of them having lost its power or its memory."""
-        wait_until(self.takes_traffic, SOON_S, f"{self.name} in rotation again; cut: {self.cut()}")
-        wait_until(self._is_as_before, BOOT_S, f"{sorted(self._members)} and no other; cut: {self.cut()}", every_s=0.5)
-        assert self.cut() == []
+        self._come_to(self.takes_traffic, SOON_S, f"{self.name} in rotation again")
+        self._come_to(self._is_as_before, BOOT_S, f"{sorted(self._members)} in rotation and no other")
         assert answered(self.address) >= self._answered, "the guest has begun anew"
+
+    def _come_to(self, what_must_be: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Return when it is so; fail at once if one of those that served has lost its power meanwhile."""
+        wait_until(lambda: self.cut() or what_must_be(), timeout_s, what)
+        assert self.cut() == []
 
     def _is_as_before(self) -> bool:
         shown = {member["uuid"] for member in self._whole.group()["domains"]}
@@ -191,8 +197,7 @@ def test_the_only_domain_of_a_template_group_serves_again_at_once(ours: Service,
 
 def test_a_template_groups_domain_that_stays_suspended_is_replaced_beside_it(ours: Service) -> None:
     ours.world.autoscaler("bounds", "--min", "2", "--max", "4")
-    ours.wait_for_ready(2)
-    acted = Acted(ours)
+    acted = Acted(replace(ours, count=2))
     with suspended(acted.domain):
         wait_until(
             lambda: acted.others() & {m["name"] for m in ours.whole.ready()}, BOOT_S, "a replacement in rotation"
