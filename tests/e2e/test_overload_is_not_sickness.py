@@ -3,9 +3,11 @@
 Overload is made as hosts make it: members get a tenth of a CPU, and far more is asked of them than that.
 """
 
+import re
+import subprocess
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,6 +34,9 @@ LOOP_S = 120.0
 LIFE_S = 3.0
 MOST_STARTS = 8  # in two minutes; without pauses that grow it is about one in 8 s for each that crashes
 MOST = 5
+SHORT_GRACE_S = 2.0
+MOST_CURES = 5  # in two minutes; without pauses that double it is about one in 8 s
+NO_HELP = re.compile("does not help")
 ANSWER_S = 30.0
 
 
@@ -64,9 +69,9 @@ def nobody_is_powered_off_by(service: Service) -> None:
 
 
 def serves_again(service: Service) -> bool:
-    """Return whether every member takes traffic."""
+    """Return whether as many as there were take traffic."""
     ready = service.whole.ready()
-    return len(ready) == COUNT and all(service.whole.takes_traffic(member["address"]) for member in ready)
+    return len(ready) == service.count and all(service.whole.takes_traffic(member["address"]) for member in ready)
 
 
 def test_an_overloaded_existing_group_keeps_its_power(make_world: MakeWorld, images: Path) -> None:
@@ -124,6 +129,54 @@ def crash_all_but(service: Service, spared: set[str]) -> None:
                 with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                     service.world.kill_qemu(member["name"])
         time.sleep(0.3)
+
+
+def test_a_symptom_that_replacing_does_not_cure_is_said_and_tried_ever_more_rarely(make_world: MakeWorld) -> None:
+    world = make_world("ases", 31, maximum="1", group_extra=f"unhealthy_grace_s = {SHORT_GRACE_S}")
+    with in_service(world, 1, rate=1) as service, Refusal("ases") as refusal:
+        service.power.forget()
+        until = now_s() + LOOP_S
+        told: set[str] = set()
+        while now_s() < until:
+            refusal.add(member["address"] for member in service.whole.ready())
+            group = service.whole.group()
+            told |= {said for said in (group["blocked"], *group["notes"]) if said and NO_HELP.search(said)}
+            time.sleep(0.3)
+        print(f"\n  {len(service.power.starts())} starts; told: {sorted(told)[-1:]}")
+        assert len(service.power.starts()) <= MOST_CURES
+        assert told
+        refusal.end()
+        wait_until(lambda: serves_again(service), RECOVER_S, "a domain in rotation once it is cured")
+
+
+class Refusal:
+    """Addresses whose connections are refused, as if each guest's application ended soon after it had started."""
+
+    def __init__(self, table: str) -> None:
+        self._table = f"ip {table}"
+
+    def __enter__(self) -> "Refusal":
+        refused = "ip daddr @sick tcp dport 8080 reject with tcp reset;"
+        chain = f"chain out {{ type filter hook output priority 0; {refused} }}"
+        nft(f"table {self._table} {{ set sick {{ type ipv4_addr; }}; {chain}; }}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        nft(f"delete table {self._table}")
+
+    def add(self, addresses: Iterable[str]) -> None:
+        """Refuse these too."""
+        for address in addresses:
+            nft(f"add element {self._table} sick {{ {address} }}")
+
+    def end(self) -> None:
+        """Refuse nobody any more."""
+        nft(f"flush set {self._table} sick")
+
+
+def nft(order: str) -> None:
+    """Have the kernel's filter do something."""
+    subprocess.run(["nft", order], check=True)
 
 
 def test_a_domain_that_cannot_serve_does_not_keep_the_next_one_from_being_started(

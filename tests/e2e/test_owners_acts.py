@@ -8,7 +8,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,8 @@ def suspended(domain: libvirt.virDomain) -> Iterator[None]:
     try:
         yield
     finally:
-        domain.resume()
+        with suppress(libvirt.libvirtError):  # it has lost its power, which is told elsewhere
+            domain.resume()
 
 
 def snapshot_memory(domain: libvirt.virDomain, place: Path) -> None:
