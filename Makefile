@@ -13,7 +13,7 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-policies dashboard-picture test test-fast check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ bench: ## the benchmarks, with side-by-side ratios
 bench-capacity:  ## from a decision to the first request served, every tier: JSON=FILE (minutes)
 	@scripts/bootstrap.sh dev
 	@scripts/with-root.sh $(PY) -m bench.capacity $(if $(JSON),--json $(JSON))
+
+bench-demo:  ## on a running demo: high load, Ctrl-C, and how long until the fewest domains again: RUNS=10 (half an hour)
+	@scripts/bootstrap.sh dev
+	@scripts/with-root.sh $(PY) -m bench.demo_ends --runs $(or $(RUNS),10) $(if $(JSON),--json $(JSON))
 
 bench-policies:  ## the forecast against the published autoscalers, on real traces (minutes)
 	@scripts/bootstrap.sh dev

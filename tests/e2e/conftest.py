@@ -1,12 +1,14 @@
 """Installations for the tests with real guests, and that they leave nothing behind."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import World
+from tests.disk_image import build
+from tests.e2e.world import World, now_s
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,6 +16,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in Path(str(item.path)).parents:
             item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="module")
+def disk(images: Path) -> Path:
+    """Return the disk image, built at the first use."""
+    begin = now_s()
+    image = build(Path(tempfile.gettempdir()) / f"autoscaler-test-disks-{os.getuid()}")
+    print(f"\ndisk image: {image} after {now_s() - begin:.0f} s")
+    return image
 
 
 @pytest.fixture(scope="module")

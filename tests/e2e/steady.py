@@ -8,12 +8,16 @@ from tests.e2e.world import World
 
 
 class Steady:
-    """``rate`` GETs a second, open-loop, from a few threads; ``failures`` holds what went wrong and when."""
+    """``rate`` GETs a second, open-loop, from a few threads; ``failures`` holds what went wrong and when.
 
-    def __init__(self, world: World, rate: float, n: int = 1000, threads: int = 8) -> None:
+    ``ask`` is another path and the body of its answer, instead of a short computation.
+    """
+
+    def __init__(
+        self, world: World, rate: float, n: int = 1000, threads: int = 8, ask: tuple[str, str] | None = None
+    ) -> None:
         self._world = world
-        self._path = f"/compute?n={n}"
-        self._want = str(pow(2, n, 1021))
+        self._path, self._want = ask or (f"/compute?n={n}", str(pow(2, n, 1021)))
         self._period_s = threads / rate
         self._stop = threading.Event()
         self._lock = threading.Lock()

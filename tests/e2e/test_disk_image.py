@@ -6,8 +6,6 @@ The image is built once (under a minute) and kept beside the demo guest's; see `
 
 import hashlib
 import http.client
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 
 from common.clock import SystemClock
 from common.hypervisor import Connection
-from tests.disk_image import BAKED_MACHINE_ID, build
+from tests.disk_image import BAKED_MACHINE_ID
 from tests.e2e.whole import look
 from tests.e2e.world import World, now_s, wait_until
 
@@ -31,15 +29,6 @@ MORE_XML = """\
   <devices><watchdog model='i6300esb' action='none'/></devices>
 </domain>
 """
-
-
-@pytest.fixture(scope="module")
-def disk(images: Path) -> Path:
-    """Return the disk image, built at the first use."""
-    begin = now_s()
-    image = build(Path(tempfile.gettempdir()) / f"autoscaler-test-disks-{os.getuid()}")
-    print(f"\ndisk image: {image} after {now_s() - begin:.0f} s")
-    return image
 
 
 @pytest.fixture(scope="module")

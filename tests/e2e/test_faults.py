@@ -13,7 +13,6 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import libvirt
 import pytest
@@ -21,6 +20,7 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from cli.supervisor_config import control_socket
 from common.config import SERVICES
+from tests.e2e.small_disk import fill
 from tests.e2e.steady import Steady
 from tests.e2e.whole import BOOT_S, Whole
 from tests.e2e.world import World, now_s, wait_until
@@ -229,14 +229,3 @@ def test_nothing_was_scaled_by_all_this(whole: Whole) -> None:
     events = whole.world.autoscaler("events", "--limit", "1000").stdout
     assert "scale-in" not in events
     assert "scale-out" not in events
-
-
-def fill(path: Path) -> None:
-    """Write until the file system is full."""
-    with path.open("wb", buffering=0) as file:
-        for size in (1024 * 1024, 4096, 1):
-            try:
-                while True:
-                    file.write(b"\0" * size)
-            except OSError:
-                continue

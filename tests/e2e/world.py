@@ -40,26 +40,36 @@ haproxy_listen = "{haproxy_metrics}"
 
 [groups.web]
 prefix = "{name}-"
-min = 1
-max = 4
+min = {minimum}
+max = {maximum}
 endpoint = "127.0.0.1:{port}"
-cooldown_in_s = 15.0
+cooldown_in_s = {cooldown_in_s}
 max_in_flight = 16
 {group_extra}
 
 [groups.web.image]
-directory = "{images}"
-memory_mib = 128
-cpu_quota = 0.4
+{image}
 
 [[groups.web.policies]]
 type = "threshold"
 high_ratio = 0.80
 low_ratio = 0.35
-out_window_s = 5.0
-in_window_s = 10.0
+out_window_s = {out_window_s}
+in_window_s = {in_window_s}
 {extra}
 """
+DEFAULTS = {
+    "minimum": "1",
+    "maximum": "4",
+    "cooldown_in_s": "15.0",
+    "out_window_s": "5.0",
+    "in_window_s": "10.0",
+    "group_extra": "",
+    "extra": "",
+    "metrics": "",
+    "haproxy_metrics": "",
+}
+DEMO_IMAGE = 'directory = "{}"\nmemory_mib = 128\ncpu_quota = 0.4'
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.2) -> Any:
@@ -76,17 +86,17 @@ class World:
     """One installation: its configuration file, its command, its endpoint."""
 
     def __init__(self, directory: Path, images: Path, name: str, number: int, **changes: str) -> None:
+        """Write the file of an installation called ``name``; ``changes`` are put in the place of ``DEFAULTS``."""
         self.name = name
         self.port = 18000 + number
         self.run_dir = directory / "run"
         self.state_dir = directory / "state"
         self.config = directory / "autoscaler.toml"
-        values = {"group_extra": "", "extra": "", "metrics": "", "haproxy_metrics": ""} | changes
+        values = DEFAULTS | {"image": DEMO_IMAGE.format(images)} | changes
         self.config.write_text(
             TEMPLATE.format(
                 run_dir=self.run_dir,
                 state_dir=self.state_dir,
-                images=images,
                 name=name,
                 bridge=f"ase{number}",
                 subnet=f"192.168.{160 + number}.0/24",
