@@ -165,9 +165,12 @@ def sweep(config: Config) -> None:
     connection.remove_network(config.network.name)
     connection.close()
     raw = libvirt.open("qemu:///system")
-    pool = raw.storagePoolLookupByName(disk_pool(config).name)
-    pool.destroy()  # its directory is a mount point: it stays until that is gone
-    pool.undefine()
+    for pool in raw.listAllStoragePools():
+        if pool.name().startswith(disk_pool(config).name):  # that of the base image, too
+            is_persistent = pool.isPersistent()
+            pool.destroy()  # its directory is a mount point: it stays until that is gone
+            if is_persistent:
+                pool.undefine()
     raw.close()
 
 
