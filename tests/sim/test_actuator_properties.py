@@ -79,6 +79,8 @@ def heal(world: World) -> None:
     for domain in world.everything():
         domain.is_unhealthy_since_s = None
         domain.metadata.pop("protected", None)
+        if domain.state is DomainState.PAUSED:
+            domain.state = DomainState.RUNNING  # its owner resumes what he has paused
     world.is_balancer_alive = True
     world.kill_before = None
 

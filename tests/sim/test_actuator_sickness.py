@@ -129,7 +129,7 @@ def test_a_hanging_application_without_room_for_another_is_restarted_in_the_end(
     hanging.is_unhealthy_since_s, hanging.in_flight = world.now_s, 64
     world.run(BACKLOG_S - 5)
     assert calls(world, "shutdown", since=mark) == []
-    world.run_until(lambda: calls(world, "shutdown", since=mark) != [], limit_s=30)
+    world.run_until(lambda: calls(world, "shutdown", since=mark) != [], limit_s=90)
 
 
 # --- sick together -------------------------------------------------------------------------------------------------
