@@ -58,7 +58,7 @@ def apply(world: World, move: str, number: int, generation: int) -> None:
         case "crash":
             domain.state = DomainState.CRASHED
         case "pause" if domain.state is DomainState.RUNNING:
-            domain.state = DomainState.PAUSED
+            domain.become(DomainState.PAUSED, "unknown")  # by somebody else: our own pauses are a user's
         case "sick":
             domain.is_unhealthy_since_s = world.now_s
         case "well":
@@ -72,15 +72,15 @@ def apply(world: World, move: str, number: int, generation: int) -> None:
 
 
 def heal(world: World) -> None:
-    """End every fault."""
+    """End every fault; who has paused a domain lets it go on, for nobody else does."""
     for host in world.hosts.values():
         host.is_lost = False
         host.fail = lambda _call, _name: None
     for domain in world.everything():
         domain.is_unhealthy_since_s = None
         domain.metadata.pop("protected", None)
-        if domain.state is DomainState.PAUSED:
-            domain.state = DomainState.RUNNING  # its owner resumes what he has paused
+        if (domain.state, domain.reason) == (DomainState.PAUSED, "unknown"):
+            domain.become(DomainState.RUNNING, "unpaused")
     world.is_balancer_alive = True
     world.kill_before = None
 
