@@ -16,8 +16,7 @@ from tests.sim.decider_model import Domain
 from tests.sim.policy_world import LearningWorld
 
 GRACE_S = 30.0  # after which the actuator replaces some of those on a lost host
-COST_S = 0.05  # of CPU that one request takes
-UNLOADED_S = 0.02  # its response time where nothing waits, as in the other model
+COST_S = 0.05  # of CPU that one request takes: so long is its response time where nothing waits
 REMEMBERED = 1024  # requests over which HAProxy takes its mean
 CRASHES_AFTER_S = 3.0
 
@@ -36,6 +35,7 @@ class Life(LearningWorld):
     is_restarted: bool = False  # HAProxy: its counters begin anew
     is_proxy_dead: bool = False
     is_stuck: bool = False  # nobody leaves
+    is_full: bool = False  # the CPUs of every host are all busy
     queued: int = 0  # besides what the load leaves over
     suspended: set[str] = field(default_factory=set)
     unhealthy: set[str] = field(default_factory=set)
@@ -107,6 +107,8 @@ class Life(LearningWorld):
             states=tuple("paused" if d.name in self.suspended else "running" for d in here),
             cpu_ratios=tuple(self.figure(d, busy) for d in here),
             allotted_cpus=(1.0,) * len(here),
+            host_cpus=max(len(here), 1) if self.is_full else 64,
+            host_idle_cpus=0.0 if self.is_full else 32.0,
         )
         return SampleSeen(read_sample(sample, self.now_s, f"monitor/1/sample.{host}/{self.t:.0f}"))
 
@@ -143,7 +145,7 @@ class Life(LearningWorld):
         load, count = self.load(self.t), len(self.serving())
         rate = load / COST_S if self.request_rate is None else self.request_rate(self.t)
         over = max(load - count, 0.0) if count else 0.0
-        took_s = UNLOADED_S * (1 + 10 * over)
+        took_s = COST_S * (1 + 10 * over)
         self.told_s += (took_s - self.told_s) * min(rate / REMEMBERED, 1.0)
         working = max(rate * took_s, min(load, count))  # a request uses one CPU at most
         in_flight = working if self.in_flight is None else self.in_flight(self.t)

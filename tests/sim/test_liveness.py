@@ -28,7 +28,7 @@ from tests.sim.test_policies_sim import BY_QUEUE, BY_REQUESTS, BY_RESPONSE, STEP
 HOUR_S = 3600
 STAYS_S = 40  # so long it is looked at whether it stays where it came to
 MAX = 5
-NOT_OURS = ("blocked", "mode", "paused")  # what keeps a group from its max and is not the decider's doing
+NOT_OURS = ("blocked", "host-full", "mode", "paused")  # what keeps a group from its max and is not the decider's doing
 DEMO = {"type": "threshold", "high_ratio": 0.8, "low_ratio": 0.35, "out_window_s": 5.0, "in_window_s": 30.0}
 CALENDAR = {"type": "schedule", "cron": "13 22 14 11 *", "duration_s": 300.0, "capacity": 3}  # until t = 280 s
 FORECAST = {"type": "predictive", "mode": "on", "step_s": 10.0}
@@ -39,7 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "threshold": THRESHOLD,
     "cpu": TRACKING,
     "requests": BY_REQUESTS,
-    "response": BY_RESPONSE,
+    "response": BY_RESPONSE | {"target_response_time_s": 0.2},
     "queue": BY_QUEUE,
     "step": STEP,
     "step-requests": STEP_ON_REQUESTS,
@@ -295,7 +295,8 @@ def eventful() -> Life:
     past: list[tuple[int, dict[str, Any]]] = [
         (100, {}),  # it watches, it waits for its cooldown, it comes to its min
         (130, {"load": lambda t: 20.0}),  # it learns patience, it grows, it waits for its cooldown
-        (200, {"blocked": "the host is full"}),
+        (60, {"is_full": True}),
+        (200, {"is_full": False, "blocked": "local: 3 starts in a row failed"}),
         (400, {"blocked": ""}),  # it comes to its max
         (40, {"load": lambda t: 0.05, "queued": 1}),
         (25, {"queued": 0, "is_proxy_dead": True}),

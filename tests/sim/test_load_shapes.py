@@ -9,7 +9,7 @@ import pytest
 from common.config_file import load as read_config
 from common.messages import Traffic
 from services.decider.core.state import Settings
-from tests.sim.life_world import COST_S, REMEMBERED, UNLOADED_S, Life
+from tests.sim.life_world import COST_S, REMEMBERED, Life
 
 SHIPPED = Path(__file__).parents[2] / "autoscaler.toml"
 HIGH = 6.0  # domains' worth of requests: more than the demo's four carry
@@ -29,7 +29,7 @@ class Door(Life):
         arrivals, most = self.load(self.t) / COST_S, max(len(self.serving()), 1) / COST_S
         served = min(self.backlog + arrivals, most)
         self.backlog += arrivals - served
-        took_s = UNLOADED_S + self.backlog / most
+        took_s = COST_S + self.backlog / most
         self.told_s += (took_s - self.told_s) * min(served / REMEMBERED, 1.0)
         at_work = min(self.backlog, self.settings.group.max_in_flight * len(self.serving()))
         return Traffic(
@@ -39,7 +39,7 @@ class Door(Life):
             request_rate=arrivals,
             error_rate=self.error_ratio * arrivals,
             queue=round(self.backlog - at_work),
-            in_flight=round(self.backlog + served * UNLOADED_S),
+            in_flight=round(self.backlog + served * COST_S),
             response_time_s=self.told_s,
         )
 
