@@ -197,9 +197,13 @@ IDLE = {call.__name__: call for call in (nobody, trickle, slow_client)}
 
 
 def is_at_min_after_an_hour_of_idleness(world: Life) -> bool:
+    """Return whether it is at its min after an hour, or once a lesson has ended that is in force then: once only."""
+    if _comes_to(world, world.state.minimum, HOUR_S):
+        return True
     patience_s = max(world.state.standing.patience_until_s - world.now_s, 0.0)
     steps_s = MAX * (world.settings.group.cooldown_in_s + 1.0)
-    return _comes_to(world, world.state.minimum, max(HOUR_S, patience_s + world.settings.in_window_s + steps_s))
+    within_s = patience_s + world.settings.in_window_s + steps_s
+    return patience_s > 0 and _comes_to(world, world.state.minimum, within_s)
 
 
 def is_at_max_after_an_hour_of_overload(world: Life) -> bool:
