@@ -254,7 +254,7 @@ def _totals(front: Row, back: Row) -> Totals:
         in_flight=_count(back["scur"]),
         queue_time_s=_count(back["qtime"]) / 1000,
         response_time_s=_mean_s(back),
-        answers=_count(back["hrsp_2xx"]) + _count(back["hrsp_3xx"]) if is_http and "hrsp_2xx" in back.columns else None,
+        answers=_count(back["hrsp_2xx"]) + _count(back["hrsp_3xx"]) if is_http else None,
     )
 
 
