@@ -53,7 +53,7 @@ class GuestClocks:
             try:
                 order.host.set_time(order.domain, AGENT_TIMEOUT_S)
             except HypervisorError as error:
-                log.warning("clock-not-set", host=self._host, domain=order.domain, error=str(error))
+                log.warning("clock-unconfirmed", host=self._host, domain=order.domain, error=str(error))
             finally:
                 order.is_done.set()
 
