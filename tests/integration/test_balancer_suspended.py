@@ -162,7 +162,8 @@ def test_a_suspended_member_that_fails_for_good_is_cut(stand: Stand) -> None:
     stand.fail(paused)
     stand.until(lambda: stand.state(paused) == "left", "it has left")
     stand.until(posts.are_over, "the POSTs end")
-    assert sorted(set(posts.statuses)) == [200, 502]
+    assert posts.statuses.count(200) == len(stays.posts())
+    assert len(paused.posts()) >= 4
 
 
 def test_the_next_member_in_the_slot_of_a_suspended_one_is_checked(stand: Stand) -> None:
@@ -217,14 +218,14 @@ def test_the_last_one_is_left_to_its_checks_as_soon_as_another_is_up(stand: Stan
     first = stand.domain(0)
     stand.join(first)
     first.process.send_signal(signal.SIGSTOP)  # it answers nothing for now
-    with Load(stand.port, "/work?ms=10", threads=2) as load:
+    with Load(stand.port, "/work?ms=10", threads=2):
         stand.until(lambda: kept(stand, first), "it is kept")
         second = stand.domain(1)
         stand.tell()
         stand.until(lambda: stand.state(second) == "ready", "another is up")
         stand.until(lambda: health(stand, first) is False, "its checks decide")
-        stand.run_for(0.5)
-    assert load.failures == []
+    assert not kept(stand, first)
+    assert {served_by(stand) for _ in range(20)} == {second.name}
 
 
 def test_the_last_one_that_is_dead_is_not_kept(stand: Stand) -> None:
