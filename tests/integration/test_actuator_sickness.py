@@ -30,7 +30,16 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
 
 def ready(name: str) -> Record:
     now_s = CLOCK.monotonic_s()
-    return Record("web", f"u-{name}", "local", Phase.READY, now_s, CLOCK.epoch_s(), boot_id(), started_mono_s=now_s)
+    return Record(
+        group="web",
+        uuid=f"u-{name}",
+        host="local",
+        phase=Phase.READY,
+        since_mono_s=now_s,
+        since_s=CLOCK.epoch_s(),
+        boot_id=boot_id(),
+        started_mono_s=now_s,
+    )
 
 
 def tell(stand: Stand, queue: int) -> None:
