@@ -21,6 +21,7 @@ from services.actuator.core.steps import Define, Save, SetPhase, Start, Step, Su
 from services.actuator.perform import Outcome, Result
 
 IN_VAIN: Final = "replacing-in-vain"
+STARTING: Final = COMING | {Phase.STANDBY}  # who comes back from a pause or a failure has not been started
 
 Breakers = Mapping[str, Breaker]
 
@@ -110,7 +111,7 @@ def _is_success(outcome: Outcome) -> bool:
         return step.is_standby
     if isinstance(step, Save | TakeSnapshot):
         return True
-    return isinstance(step, SetPhase) and step.record.phase is Phase.WARMING
+    return isinstance(step, SetPhase) and step.was in STARTING and step.record.phase is Phase.WARMING
 
 
 def _change(known: Breakers, key: str, turn: Callable[[Breaker], Breaker], domain: str = "") -> Change:

@@ -167,6 +167,12 @@ def test_right_answer_closes_the_breaker_of_its_group_and_host() -> None:
     assert count_start(known, outcome(phase_step(Phase.BOOTING, Phase.WARMING)), 100.0) == {"web@local": CLOSED}
 
 
+@pytest.mark.parametrize("was", [Phase.SUSPENDED, Phase.FAILED, Phase.DRAINING])
+def test_who_comes_back_has_not_been_started(was: Phase) -> None:
+    known = {"web@local": Breaker(2, 0, None, 1.0)}
+    assert count_start(known, outcome(phase_step(was, Phase.WARMING)), 100.0) == {}
+
+
 @pytest.mark.parametrize(
     ("served_s", "is_sick", "key", "relapses"),
     [(3.0, False, "web@local", 1), (60.0, False, None, 0), (3.0, True, "web@/sick", 1), (999.0, True, "web@/sick", 1)],

@@ -169,6 +169,13 @@ def test_what_lacks_to_the_desired_capacity_is_coming() -> None:
     assert metrics(seen(sample(0.5), members=(member(0),)), desired=3).coming == 2
 
 
+@pytest.mark.parametrize(("is_waiting", "expected"), [(False, "no room"), (True, "")])
+def test_waiting_for_a_turn_is_no_obstacle(is_waiting: bool, expected: str) -> None:
+    found = seen(sample(0.5), members=(member(0),))
+    told = membership(member(0), blocked="no room", is_waiting=is_waiting)
+    assert metrics(evolve(found, membership=told)).blocked == expected
+
+
 def test_a_draining_domain_is_neither_ready_nor_capacity() -> None:
     found = metrics(seen(sample(0.5, 0.5), members=(member(0), member(1, Phase.DRAINING))), desired=1)
     assert (found.ready, found.surplus) == (1, 0)

@@ -197,7 +197,7 @@ def aggregate(
         doubt=warm.doubt,
         doubt_ends=warm.doubt_ends,
         full_hosts=_full_hosts(seen, ready),
-        blocked=seen.membership.blocked if seen.membership else "",
+        blocked=_blocked(seen),
         cause=_cause(seen),
     )
 
@@ -349,6 +349,12 @@ def _felt(trend: Trend, ready: int) -> dict[str, Any]:
         "error_slow_ratio": slow.error_ratio,
         "pressure": pressure(fast, slow, ready),
     }
+
+
+def _blocked(seen: Seen) -> str:
+    """Return what keeps the actuator from the desired capacity; that others go first is no obstacle."""
+    membership = seen.membership
+    return "" if membership is None or membership.is_waiting else membership.blocked
 
 
 def _cause(seen: Seen) -> str:
