@@ -176,7 +176,9 @@ def test_failed_domain_that_is_kept_is_paused_and_then_left() -> None:
     keep = wanted(None, keep_failed=True)
     assert steps(keep, seen(domain(ONE, Phase.FAILED, PAUSED))) == ()
     assert steps(keep, seen(domain(ONE, Phase.FAILED, CRASHED))) == ()
-    (step,) = steps(keep, seen(domain(ONE, Phase.FAILED, RUNNING)))
+    (first,) = steps(keep, seen(domain(ONE, Phase.FAILED, RUNNING)))
+    assert isinstance(first, SetPhase) and first.record.is_kept and first.record.phase is Phase.FAILED
+    (step,) = steps(keep, seen(domain(ONE, Phase.FAILED, RUNNING, is_kept=True)))
     assert isinstance(step, Suspend)
 
 

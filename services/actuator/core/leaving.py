@@ -17,7 +17,7 @@ from services.actuator.core.events import NOT_IN_TIME
 from services.actuator.core.members import WAKE_TIMEOUT_S, Member, is_overdue
 from services.actuator.core.placement import has_space
 from services.actuator.core.standby import TO_STAND_BY
-from services.actuator.core.steps import Destroy, Shutdown, Step, Suspend, Undefine
+from services.actuator.core.steps import Destroy, SetPhase, Shutdown, Step, Suspend, Undefine
 
 ABSENT_GRACE_S: Final = 5.0
 PATIENT_CALLS: Final = 3
@@ -171,6 +171,9 @@ def _keep(member: Member) -> Step | None:
     if member.domain.power is not DomainState.RUNNING:
         return None
     reason = "failed domains are kept for a look"
+    if not member.record.is_kept:  # before it is paused: it tells our pause from one of somebody else
+        record = replace(member.record, is_kept=True)
+        return SetPhase(**about(member), reason=reason, cause=record.cause, record=record, was=member.phase)
     return Suspend(**about(member), reason=reason, cause=member.record.cause, is_standby=False)
 
 

@@ -69,7 +69,7 @@ class Member:
 
     @property
     def is_own_doing(self) -> bool:
-        """Return whether we keep it from running: it stands by, was asked to shut down, or has never run yet."""
+        """Return whether we keep it from running: it stands by, was asked to shut down, is kept, or has not run yet."""
         domain, is_waiting = self.domain, self.record.tier in WAKE_TIMEOUT_S and not self.record.has_served
         if self.is_off:
             return (is_waiting and self.record.tier == "saved") or self.phase is Phase.CREATING
@@ -79,7 +79,8 @@ class Member:
             return self.phase is Phase.CREATING or self.record.started_mono_s is None
         is_being_woken = self.is_busy and self.phase is Phase.BOOTING
         is_at_rest = is_being_woken or self.phase in (Phase.STANDBY, Phase.STOPPING, Phase.FAILED)
-        return is_waiting and is_at_rest and domain.power_reason in PAUSED_BY_US
+        is_kept = self.record.is_kept and self.phase is Phase.FAILED
+        return ((is_waiting and is_at_rest) or is_kept) and domain.power_reason in PAUSED_BY_US
 
     @property
     def is_held(self) -> bool:

@@ -32,7 +32,7 @@ class Record:
     the configured one: a burst. ``decided_mono_s`` is when it was decided that it is wanted, ``probed_mono_s`` when it
     last answered as itself, ``served_mono_s`` when it first came into rotation, None where it never has since it was
     started. ``failures`` counts how often it failed since it was last in rotation. ``address``: where a user's domain
-    last answered as itself.
+    last answered as itself. ``is_kept``: it has failed, and we pause it for a look.
     """
 
     group: str
@@ -61,6 +61,7 @@ class Record:
     probed_mono_s: float | None = None
     served_mono_s: float | None = None
     failures: int = 0
+    is_kept: bool = False
     address: str = ""
 
     @property
@@ -104,6 +105,7 @@ class Record:
             "probed_mono_s": "" if self.probed_mono_s is None else f"{self.probed_mono_s:.3f}",
             "served_mono_s": "" if self.served_mono_s is None else f"{self.served_mono_s:.3f}",
             "failures": str(self.failures),
+            "kept": "1" if self.is_kept else "0",
             "address": self.address,
         }
 
@@ -146,6 +148,7 @@ def parse(metadata: Mapping[str, str]) -> Record | None:
             probed_mono_s=_number(metadata.get("probed_mono_s", "")),
             served_mono_s=_served(metadata),
             failures=int(metadata.get("failures", "0")),
+            is_kept=metadata.get("kept") == "1",
             address=_address(metadata.get("address", "")),
         )
     except (KeyError, ValueError):
