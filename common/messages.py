@@ -205,6 +205,7 @@ class Evidence(Frozen):
     response_slow_s: float | None = None  # … and over two minutes
     error_fast_ratio: float | None = None  # of the requests that came over 8 s; known, like the next, while above 0
     error_slow_ratio: float | None = None  # of those that came over two minutes
+    requested_s_ago: float | None = None  # when the endpoint last carried a request; None: it was not seen to
     domains_warming: int = 0  # ready, but too new for their own CPU use to count for scale-out
     full_hosts: tuple[str, ...] = ()  # there CPU ratios are shares of what the domains can have, not of their allotment
 

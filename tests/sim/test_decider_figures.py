@@ -11,7 +11,7 @@ import pytest
 from common.messages import DecisionRecord, HostSample, Traffic
 from common.phases import Phase
 from services.decider.core.events import SampleSeen
-from services.decider.core.replay import IDENTICAL, replay
+from services.decider.core.replay import IDENTICAL, UNKNOWN, replay
 from tests.sim.burst_world import QUOTA, BurstWorld
 from tests.sim.decider_model import Domain, World, calm, settings
 from tests.sim.decider_tape import Tape
@@ -258,7 +258,8 @@ def test_slots_that_are_all_taken_are_an_overload_whatever_the_mean() -> None:
     found = busy(lambda t: jobs(t) if t < 21 else taken, max_in_flight=1).run(20)
     assert found.path() == [1]
     found.run(1)
-    assert found.state.seen.flow is not None and (found.state.seen.flow.in_flight or 0.0) < 0.5
+    trend = found.state.seen.trend
+    assert trend is not None and trend.means(5.0).in_flight < 0.5
     assert found.path() == [1, 2]
 
 
@@ -298,3 +299,12 @@ def test_a_recording_of_it_repeats_byte_for_byte(found: World) -> None:
     tape = Tape(found).run(150)
     verdicts = [one.verdict for one in replay(tape.frames, lambda *_: None)]
     assert verdicts == [IDENTICAL] * 150
+
+
+def test_a_recording_that_begins_long_after_the_last_request_still_knows_of_it() -> None:
+    found = busy(lambda t: jobs(t) if t < 10 else calm(0.0, in_flight=0))
+    tape = Tape(found).run(900)
+    cut = next(n for n, frame in enumerate(tape.frames) if frame.mono_s > found.now_s - 280)
+    replayed = list(replay(tape.frames[cut:], lambda *_: found.settings))
+    assert found.path() == [1] and replayed[0].verdict == UNKNOWN
+    assert {one.verdict for one in replayed[150:]} == {IDENTICAL}

@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 
 from common.messages import Claim, HostSample, Member, Membership, Traffic, Vote
 from common.phases import Phase
-from services.decider.core import flow, shares, warm_up
+from services.decider.core import shares, warm_up
 from services.decider.core.evolve import evolve
-from services.decider.core.flow import Flow, follow
-from services.decider.core.seen import Reading, Seen, read_sample, with_membership, with_reading
+from services.decider.core.seen import Reading, Seen, read_sample, with_membership, with_reading, with_traffic
 from services.decider.core.state import GroupState, begin
-from services.decider.core.witness import doubted, hushed, used_cpus
+from services.decider.core.witness import doubted, hushed, in_flight, used_cpus
 from tests.sim.decider_model import settings
 from tests.unit.policy_ticks import ballots, metrics
 
@@ -170,7 +169,7 @@ def test_the_bursts_of_others_pass_and_hold_up_nobody() -> None:
     assert shares.full_hosts(evolve(strangers, rivals=(claim,)), NOW_S + 4) == ()
 
 
-# --- requests in flight ----------------------------------------------------------------------------------------------
+# --- requests in flight -----------------------------------------------------------------------------------------------
 
 
 def traffic(**changes: Any) -> Traffic:
@@ -178,37 +177,46 @@ def traffic(**changes: Any) -> Traffic:
     return Traffic.model_validate(values | changes)
 
 
-def flown(*told: Traffic) -> Flow:
-    found = None
+def carried(*told: Traffic) -> GroupState:
+    """Return a group of two busy domains after these messages, one a second."""
+    found = state(reading([1.0, 1.0]))
+    seen = found.seen
     for second, one in enumerate(told):
-        found = follow(found, one, NOW_S + second, 5.0)
-    assert found is not None
-    return found
+        seen = with_traffic(seen, one, NOW_S + second)
+    return evolve(found, seen=seen)
 
 
-def test_the_mean_in_flight_follows_what_lasts() -> None:
-    assert flown(traffic(in_flight=4)).in_flight == 4.0
-    assert flown(traffic(), *[traffic(in_flight=4)] * 4).in_flight == pytest.approx(4 * (1 - (5 / 6) ** 4))
+def mean(*told: Traffic) -> float | None:
+    seen = metrics(0.99, in_flight=told[-1].in_flight, response_time_s=told[-1].response_time_s)
+    return in_flight(seen, carried(*told))
+
+
+def test_the_mean_in_flight_is_one_over_the_out_window() -> None:
+    assert mean(traffic(in_flight=4)) == 4.0
+    assert mean(*[traffic()] * 60, *[traffic(in_flight=4)] * 3) == pytest.approx(4 * 3 / 5)
+    assert mean(*[traffic(in_flight=4)] * 60, *[traffic()] * 5) == 0.0
 
 
 def test_short_requests_that_no_instant_shows_count_by_rate_and_response_time() -> None:
-    assert flown(traffic(request_rate=40.0, response_time_s=0.05)).in_flight == pytest.approx(2.0)
-    assert flown(traffic(request_rate=40.0, response_time_s=0.05, in_flight=7)).in_flight == 7.0
-    assert flown(traffic(response_time_s=9.0)).in_flight == 0.0
+    assert mean(traffic(request_rate=40.0, response_time_s=0.05)) == pytest.approx(2.0)
+    assert mean(traffic(request_rate=40.0, response_time_s=0.05, in_flight=7)) == 7.0
+    assert mean(traffic(response_time_s=9.0)) == 0.0
+
+
+def test_a_response_time_of_long_ago_counts_for_no_more_than_an_interval() -> None:
+    assert mean(traffic(request_rate=0.1, response_time_s=9.0)) == pytest.approx(0.1)
+
+
+def test_what_is_unknown_explains_nothing_and_hides_nothing() -> None:
+    assert mean(traffic(in_flight=None)) is None
+    assert in_flight(metrics(0.99, in_flight=0), state(reading([1.0]))) is None
 
 
 def test_when_the_last_request_was_seen_is_kept() -> None:
-    assert flown(traffic()).requested_at_s is None
-    assert flown(traffic(request_rate=0.5), traffic(), traffic()).requested_at_s == NOW_S
-    assert flown(traffic(), traffic(in_flight=1), traffic()).requested_at_s == NOW_S + 1
-
-
-def test_what_is_unknown_changes_no_mean() -> None:
-    before = flown(traffic(in_flight=4))
-    for unknown in (traffic(is_known=False, in_flight=9), traffic(in_flight=None)):
-        after = follow(before, unknown, NOW_S + 1, 5.0)
-        assert (after.in_flight, after.requested_at_s) == (4.0, NOW_S)
-    assert follow(None, traffic(in_flight=None), NOW_S, flow.SMOOTH_S).in_flight is None
+    assert carried(traffic()).seen.requested_at_s is None
+    assert carried(traffic(request_rate=0.5), traffic(), traffic()).seen.requested_at_s == NOW_S
+    assert carried(traffic(), traffic(in_flight=1), traffic()).seen.requested_at_s == NOW_S + 1
+    assert carried(traffic(is_known=False, in_flight=1)).seen.requested_at_s is None
 
 
 def test_only_what_ready_members_use_is_to_be_explained() -> None:
@@ -241,17 +249,19 @@ def test_a_vote_on_cpu_use_in_doubt_holds_and_says_why(policy: Any) -> None:
         ({"queue": 1}, False),
         ({"is_traffic_known": False}, False),
         ({"in_flight": 128}, False),  # all slots of two
-        ({"in_flight": None}, True),
+        ({"in_flight": None}, False),
+        ({"requested_s_ago": None}, False),
+        ({"requested_s_ago": 3600.0}, True),
+        ({"requested_s_ago": 3601.0}, False),
         ({"doubt": "another one"}, False),
     ],
 )
 def test_cpu_use_is_in_doubt_where_requests_are_known_and_nobody_waits(
     changes: dict[str, Any], is_doubted: bool
 ) -> None:
-    found = state(reading([1.0, 1.0]))
-    found = evolve(found, seen=evolve(found.seen, flow=flown(traffic(request_rate=4.0))))
-    told = doubted(metrics(0.99, **({"in_flight": 0} | changes)), found, NOW_S)
-    assert told.doubt.startswith("only 0.0 requests in flight") is is_doubted
+    found = carried(traffic(request_rate=4.0))
+    told = doubted(metrics(0.99, **({"in_flight": 0, "requested_s_ago": 0.0} | changes)), found)
+    assert told.doubt.startswith("only 0.1 requests in flight") is is_doubted
 
 
 def test_a_member_that_warms_up_wants_nobody_more_by_the_figure_for_scale_in() -> None:

@@ -32,7 +32,6 @@ from services.decider.core.events import (
 )
 from services.decider.core.evolve import evolve
 from services.decider.core.explain import sentence
-from services.decider.core.flow import SMOOTH_S
 from services.decider.core.learned import Learned
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate
 from services.decider.core.reconfigure import reconfigured
@@ -79,7 +78,7 @@ def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMe
         boot_timeout_s=settings.group.boot_timeout_s,
         warm_up_s=settings.group.warming_up_s,
     )
-    return doubted(metrics, state, now_s)
+    return doubted(metrics, state)
 
 
 def claims_of(state: GroupState, now_s: float) -> tuple[Claim, ...]:
@@ -112,7 +111,7 @@ def _seen_after(state: GroupState, event: CoreEvent) -> Seen:
         case MembershipSeen(membership, at_s, id):
             return seen.with_membership(state.seen, membership, at_s, id, state.settings.stale_after_s)
         case TrafficSeen(traffic, at_s, _):
-            return seen.with_traffic(state.seen, traffic, at_s, max(state.settings.out_window_s, SMOOTH_S))
+            return seen.with_traffic(state.seen, traffic, at_s)
         case DrainSeen(drain, at_s, _):
             return seen.with_drain(state.seen, drain, at_s)
         case FailureSeen(failure, at_s, _):

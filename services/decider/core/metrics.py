@@ -71,6 +71,7 @@ class GroupMetrics:
     error_fast_ratio: float | None = None  # of the requests that come
     error_slow_ratio: float | None = None
     pressure: tuple[str, ...] = ()  # what users feel now, in plain words
+    requested_s_ago: float | None = None  # when the endpoint last carried a request; None: it was not seen to
     warming: int = 0  # ready, but too new for their own CPU use to count for scale-out: it is not in ``low``
     warms_in_s: float = math.inf  # until the next of these counts
     doubt: str = ""  # why CPU use asks for nobody more now, in plain words; empty: it may
@@ -192,6 +193,7 @@ def aggregate(
         response_time_s=traffic.response_time_s if traffic else None,
         error_rate=traffic.error_rate if traffic else None,
         **(_felt(trend, len(ready)) if trend else {}),
+        requested_s_ago=None if seen.requested_at_s is None else max(now_s - seen.requested_at_s, 0.0),
         warming=warm.count,
         warms_in_s=warm.left_s,
         doubt=warm.doubt,
@@ -216,6 +218,7 @@ def evidence(metrics: GroupMetrics, out_filled_s: float, in_filled_s: float) -> 
         domains_overdue=metrics.overdue,
         domains_known=metrics.known,
         domains_warming=metrics.warming,
+        requested_s_ago=None if metrics.requested_s_ago is None else round(metrics.requested_s_ago, 3),
         full_hosts=metrics.full_hosts,
         out_window_filled_s=out_filled_s,
         in_window_filled_s=in_filled_s,

@@ -158,6 +158,9 @@ def _rebuilt(settings: Settings, heard: Heard, before: GroupState | None) -> Gro
     state = begin(settings) if before is None else before
     for taken in record.taken:
         state = _taken_in(state, heard.inputs, taken, record.now_s)
+    ago_s = record.evidence.requested_s_ago
+    if ago_s is not None:
+        state = evolve(state, seen=evolve(state.seen, requested_at_s=record.now_s - ago_s))
     standing = _standing(state, heard)
     if record.basis:
         standing = basis.read(record.basis, record.group, heard.header.run_id).standing

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 from common.messages import Drain, Failure, HostSample, Member, Membership, Traffic
 from common.phases import Phase
-from services.decider.core import flow
 from services.decider.core.evolve import evolve
-from services.decider.core.flow import Flow
 from services.decider.core.shares import busy_since, fair_share
 from services.decider.core.trend import Trend, follow
 
@@ -41,7 +39,7 @@ class Seen:
     trend: Trend | None = None
     drain: Drain | None = None
     drain_at_s: float = 0.0
-    flow: Flow | None = None
+    requested_at_s: float | None = None  # when the endpoint last carried a request
     busy_since: Mapping[str, float] = field(default_factory=dict)  # host -> since when it has no idle CPU
     failed: Mapping[str, float] = field(default_factory=dict)  # uuid -> when it failed, until membership shows it
 
@@ -79,16 +77,17 @@ def with_membership(seen: Seen, membership: Membership, at_s: float, id: str, pa
     return evolve(seen, membership=membership, membership_at_s=at_s, membership_id=id, failed=failed)
 
 
-def with_traffic(seen: Seen, traffic: Traffic, at_s: float, smooth_s: float = flow.SMOOTH_S) -> Seen:
-    """Return what is seen after a traffic message; requests in flight are averaged over about ``smooth_s``."""
+def with_traffic(seen: Seen, traffic: Traffic, at_s: float) -> Seen:
+    """Return what is seen after a traffic message."""
     if seen.traffic is not None and at_s < seen.traffic_at_s:
         return seen
+    is_carrying = traffic.is_known and bool(traffic.request_rate or traffic.in_flight)
     return evolve(
         seen,
         traffic=traffic,
         traffic_at_s=at_s,
         trend=follow(seen.trend, traffic, at_s),
-        flow=flow.follow(seen.flow, traffic, at_s, smooth_s),
+        requested_at_s=at_s if is_carrying else seen.requested_at_s,
     )
 
 

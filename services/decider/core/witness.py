@@ -21,20 +21,23 @@ from services.decider.core import policies
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.seen import members
 from services.decider.core.state import GroupState
+from services.decider.core.trend import SLOW_S
 
 EXPLAINED: Final = 0.5  # of the CPUs in use, at least, must be in flight as requests
 CARRYING_S: Final = 3600.0  # so long after its last request a group still is one that carries requests
+LEAST_S: Final = 5.0  # over which requests in flight are averaged, however quickly a group scales out
 
 
-def doubted(metrics: GroupMetrics, state: GroupState, now_s: float) -> GroupMetrics:
+def doubted(metrics: GroupMetrics, state: GroupState) -> GroupMetrics:
     """Return the metrics with why CPU use does not count for scale-out now, empty where it does."""
-    if metrics.doubt or not _is_unasked(metrics, state, now_s):
+    if metrics.doubt or not _may_doubt(metrics, state):
         return metrics
-    flow = state.seen.flow
-    in_flight = 0.0 if flow is None or flow.in_flight is None else flow.in_flight
+    count = in_flight(metrics, state)
+    if count is None or count >= EXPLAINED * used_cpus(state):
+        return metrics
     return replace(
         metrics,
-        doubt=f"only {in_flight:.1f} requests in flight: work that no request asked for (cpu_without_requests)",
+        doubt=f"only {count:.1f} requests in flight: work that no request asked for (cpu_without_requests)",
         doubt_ends="with requests in flight, or a queue, CPU use counts for scale-out again",
     )
 
@@ -52,17 +55,18 @@ def hushed(policy: Any, vote: Vote, metrics: GroupMetrics) -> Vote:
     return vote.model_copy(update={"capacity": capacity, "wanted": wanted, "wait_s": 0.0, "reason": reason})
 
 
-def _is_unasked(metrics: GroupMetrics, state: GroupState, now_s: float) -> bool:
-    """Return whether requests are known, and explain less than half of the CPU use."""
-    group, flow = state.settings.group, state.seen.flow
-    if group.cpu_without_requests == "count" or group.protocol == "tcp" or not metrics.is_traffic_known:
-        return False
-    if flow is None or flow.in_flight is None or flow.requested_at_s is None:
-        return False
-    is_full = metrics.in_flight is not None and metrics.in_flight >= metrics.ready * group.max_in_flight
-    if metrics.queue or is_full or now_s - flow.requested_at_s > CARRYING_S:
-        return False
-    return flow.in_flight < EXPLAINED * used_cpus(state)
+def in_flight(metrics: GroupMetrics, state: GroupState) -> float | None:
+    """Return how many requests are in flight on average, over about the time after which the group scales out.
+
+    They are counted at instants, which may miss short ones; rate times response time (Little's law) knows these. The
+    larger figure is taken: who stands on it must not overlook requests. One longer than an interval is counted.
+    """
+    trend = state.seen.trend
+    if trend is None or metrics.in_flight is None:
+        return None
+    means = trend.means(min(max(state.settings.out_window_s, LEAST_S), SLOW_S))
+    response_s = min(metrics.response_time_s or 0.0, metrics.interval_s)
+    return max(means.in_flight, means.request_rate * response_s)
 
 
 def used_cpus(state: GroupState) -> float:
@@ -71,3 +75,14 @@ def used_cpus(state: GroupState) -> float:
     readings = state.seen.readings
     rows = [readings[m.host].cpus.get(m.name, (0.0, 0.0)) for m in ready if m.host in readings]
     return sum(used for used, _ in rows)
+
+
+def _may_doubt(metrics: GroupMetrics, state: GroupState) -> bool:
+    """Return whether requests are known, are what the group is for, and do not wait."""
+    group = state.settings.group
+    if group.cpu_without_requests == "count" or group.protocol == "tcp" or not metrics.is_traffic_known:
+        return False
+    is_full = metrics.in_flight is not None and metrics.in_flight >= metrics.ready * group.max_in_flight
+    if metrics.queue or is_full:
+        return False
+    return metrics.requested_s_ago is not None and metrics.requested_s_ago <= CARRYING_S
