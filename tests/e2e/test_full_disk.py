@@ -48,12 +48,13 @@ def world(make_world: Callable[..., World], disk: Path) -> Iterator[World]:
         image=f'disk = "{disk}"\nmemory_mib = 512',
     )
     home = world.config.parent
-    with ExitStack() as disks:
-        disks.enter_context(small_disk(world.state_dir, home / "state.img", STATE_MIB))
-        disks.enter_context(small_disk(world.state_dir / "disks", home / "disks.img", DISKS_MIB))
+    with ExitStack() as undo:
+        undo.enter_context(small_disk(world.state_dir, home / "state.img", STATE_MIB))
+        undo.callback(world.autoscaler, "down", "--everything")
+        undo.enter_context(small_disk(world.state_dir / "disks", home / "disks.img", DISKS_MIB))
+        undo.callback(world.autoscaler, "down")
         world.autoscaler("up", timeout_s=BOOT_S + 60)
         yield world
-        world.autoscaler("down")
 
 
 @pytest.fixture(scope="module")
