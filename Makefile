@@ -13,7 +13,7 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,9 +67,13 @@ dashboard-picture:  ## docs/dashboard.png: the Grafana dashboard of the running 
 test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto tests/unit tests/contract tests/sim
-	@scripts/with-root.sh $(BIN)/pytest -rs --durations=12 tests/integration tests/e2e
+	@scripts/with-root.sh $(BIN)/pytest -rs -m "not slow" --durations=12 tests/integration tests/e2e
 
-test-fast:  ## the tests that need no hypervisor; under a minute
+test-slow:  ## the tests that load real guests for a minute and more each (half an hour)
+	@scripts/bootstrap.sh dev
+	@scripts/with-root.sh $(BIN)/pytest -rs -m slow --durations=12 tests/e2e
+
+test-fast:  ## the tests that need no hypervisor; two minutes
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto -m "not long" tests/unit tests/contract tests/sim
 

@@ -135,6 +135,7 @@ def test_it_shrinks_under_a_trickle_of_short_requests(whole: Whole, load: Load) 
     assert trickle.failures == []
 
 
+@pytest.mark.slow
 def test_it_shrinks_under_one_client_that_sends_one_slow_request_after_the_other(whole: Whole, load: Load) -> None:
     grown(whole, load)
     ended_at_s = load.ctrl_c()
@@ -143,6 +144,7 @@ def test_it_shrinks_under_one_client_that_sends_one_slow_request_after_the_other
     assert client.failures == []
 
 
+@pytest.mark.slow
 def test_it_shrinks_after_a_load_whose_last_answers_are_errors(whole: Whole, load: Load) -> None:
     grown(whole, load)
     load.ctrl_c()
@@ -152,6 +154,7 @@ def test_it_shrinks_after_a_load_whose_last_answers_are_errors(whole: Whole, loa
     falls_in_time(whole, CLOCK.epoch_s())
 
 
+@pytest.mark.slow
 def test_it_shrinks_while_clients_keep_idle_connections(whole: Whole, load: Load) -> None:
     grown(whole, load)
     with ExitStack() as open_ones:
@@ -160,6 +163,7 @@ def test_it_shrinks_while_clients_keep_idle_connections(whole: Whole, load: Load
         falls_in_time(whole, load.ctrl_c())
 
 
+@pytest.mark.slow
 def test_it_shrinks_after_a_second_short_burst(whole: Whole, load: Load) -> None:
     grown(whole, load)
     ended_at_s = load.ctrl_c()
@@ -169,6 +173,7 @@ def test_it_shrinks_after_a_second_short_burst(whole: Whole, load: Load) -> None
         falls_in_time(whole, burst.ctrl_c())
 
 
+@pytest.mark.slow
 def test_it_shrinks_after_posts_that_end_late_and_cuts_none(whole: Whole, load: Load) -> None:
     grown(whole, load)
     with ThreadPoolExecutor(6) as pool:
@@ -178,6 +183,7 @@ def test_it_shrinks_after_posts_that_end_late_and_cuts_none(whole: Whole, load: 
     falls_in_time(whole, CLOCK.epoch_s())
 
 
+@pytest.mark.slow
 def test_it_shrinks_after_a_load_that_ends_while_more_domains_boot(whole: Whole, load: Load) -> None:
     wait_until(lambda: whole.group()["desired"] == MOST, GROW_S, f"desired {MOST}")
     ended_at_s = load.ctrl_c()

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import libvirt
+import pytest
 
 from bench.decided import decisions
 from bench.driving import Load
@@ -21,6 +22,8 @@ from tests.e2e.service import MakeWorld, Service, in_service, owners_group
 from tests.e2e.steady import Steady
 from tests.e2e.whole import CLOCK
 from tests.e2e.world import World, now_s, wait_until
+
+pytestmark = pytest.mark.slow
 
 COUNT = 3
 GRACE_S = 4.0

@@ -403,6 +403,7 @@ def suffer(world: World, script: list[tuple[str, int, int]]) -> None:
     world.tick()
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(scripts)
 def test_whatever_others_do_no_existing_domain_is_powered_off(script: list[tuple[str, int, int]]) -> None:
@@ -412,6 +413,7 @@ def test_whatever_others_do_no_existing_domain_is_powered_off(script: list[tuple
     assert not {"destroy", "undefine", "define"} & {call for _, call, _ in world.log}
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(scripts)
 def test_whatever_others_do_nothing_is_ended_that_may_come_back(script: list[tuple[str, int, int]]) -> None:

@@ -231,6 +231,7 @@ def go_on(world: Life, act: str) -> None:
         ACTS[act](world, 0.0)
 
 
+@pytest.mark.long
 @given(names=st.sampled_from(SHRINKING), idle=st.sampled_from(list(IDLE)), **LIVES)
 @example(names=("threshold",), past=[("load", 20, 1.0)], idle="nobody", goes_on="nothing")
 @example(names=("cpu",), past=[("load", 40, 1.0)], idle="nobody", goes_on="nothing")
@@ -243,6 +244,7 @@ def test_idle_for_an_hour_is_at_min(names: tuple[str, ...], past: list[Act], idl
     assert is_at_min_after_an_hour_of_idleness(world), last(world)
 
 
+@pytest.mark.long
 @given(names=st.sampled_from(GROWING), **LIVES)
 @example(names=("threshold",), past=[], goes_on="loop")
 @example(names=("step",), past=[], goes_on="loop")
