@@ -83,7 +83,7 @@ MEANINGS: Final[Mapping[tuple[DomainState, str], Row]] = {
     (DomainState.RUNNING, "postcopy-failed"): _UP,
     (DomainState.PAUSED, "unknown"): Row(Meaning.OWNER, "it was paused, nobody knows by whom", HOUR_S),
     (DomainState.PAUSED, "user"): Row(Meaning.OWNER, "it was suspended by hand or by another program", HOUR_S),
-    (DomainState.PAUSED, "migration"): Row(Meaning.TRANSIENT, "it is being migrated", 10 * MINUTE_S),
+    (DomainState.PAUSED, "migration"): Row(Meaning.TRANSIENT, "it is being migrated or restored", 10 * MINUTE_S),
     (DomainState.PAUSED, "save"): Row(Meaning.TRANSIENT, "its memory is being saved", 10 * MINUTE_S),
     (DomainState.PAUSED, "dump"): Row(Meaning.TRANSIENT, "its memory is being dumped", 10 * MINUTE_S),
     (DomainState.PAUSED, "ioerror"): Row(Meaning.HOST_FAULT, "a disk of it cannot be read or written", 0.0),
@@ -151,11 +151,10 @@ def row(state: DomainState, reason: str) -> Row:
 def shown(state: DomainState, reason: str, has_saved_state: bool) -> Row:
     """Return what a state means, where it is known whether libvirt keeps the domain's memory on disk.
 
-    libvirt remembers that one was saved until its daemon ends, also when the memory was removed since: the file tells.
+    libvirt forgets with its daemon that a domain was saved, but not the memory that it keeps. Of one that was saved to
+    a file of its owner's it only remembers that it was: without the domain and its disks nothing could be restored.
     """
-    if state is not DomainState.SHUTOFF:
-        return row(state, reason)
-    return row(state, SAVED if has_saved_state else "unknown" if reason == SAVED else reason)
+    return row(state, SAVED if state is DomainState.SHUTOFF and has_saved_state else reason)
 
 
 def meaning(state: DomainState, reason: str) -> Meaning:

@@ -41,6 +41,7 @@ from common.domain import (
     networks_of,
     parse_metadata,
 )
+from common.domain_states import SAVED
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.network_xml import has_dns, host_xml, network_uuid, shape
 from common.phases import Phase
@@ -559,13 +560,12 @@ class Connection:
             return None
         state, reason = record.get("state.state", -1), record.get("state.reason", 0)
         power, is_persistent = _NAMES.state(state), uuid in persistent
-        may_be_saved = power is DomainState.SHUTOFF and bool(metadata)  # libvirt forgets why it is off, not the file
-        is_saved = may_be_saved and bool(domain.hasManagedSaveImage(0))
+        why = _NAMES.reason(state, reason)
+        may_be_saved = power is DomainState.SHUTOFF and (bool(metadata) or why == SAVED)
+        is_saved = may_be_saved and bool(domain.hasManagedSaveImage(0))  # libvirt forgets why it is off, not the file
         is_new_clone = (metadata.get("cloned"), metadata.get("phase")) == ("1", Phase.BOOTING)
         is_linked = not is_new_clone or power is not DomainState.RUNNING or has_link(domain.XMLDesc(0))
-        return DomainFacts(
-            name, uuid, power, _NAMES.reason(state, reason), is_persistent, metadata, is_saved, is_linked
-        )
+        return DomainFacts(name, uuid, power, why, is_persistent, metadata, is_saved, is_linked)
 
     def _facts_of(self, domain: Any) -> DomainFacts | None:
         state, reason = domain.state()

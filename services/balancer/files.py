@@ -36,13 +36,15 @@ def write_config(config: Config) -> Path:
     _check_socket_fits(system)
     ensure_run_dir(system.run_path)
     path = system.run_path / "haproxy.cfg"
+    written = state_file(system)
     try:
         ensure_state_dir(system.state_path)
-        if not state_file(system).exists():
-            write_atomically(state_file(system), EMPTY_STATE)
+        if not written.exists():
+            write_atomically(written, EMPTY_STATE)
+        written = path
         write_atomically(path, haproxy_config(config, _fd_limit(), _account()))
     except OSError as error:
-        raise AutoscalerError(f"{error.filename or path} cannot be written: {error.strerror}") from error
+        raise AutoscalerError(f"{error.filename or written} cannot be written: {error.strerror}") from error
     return path
 
 

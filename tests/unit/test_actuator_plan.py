@@ -255,7 +255,7 @@ def test_domain_that_does_not_serve_yet_leaves_first_and_without_a_drain() -> No
 
 def test_victims_are_never_protected() -> None:
     see = seen(domain("web-0000", protected=True), domain("web-0001", Phase.BOOTING, protected=True))
-    assert pick(view(wanted(0), see).members, 5) == []
+    assert pick(view(wanted(0), see).members, 5, spare=5) == []
 
 
 def test_victim_that_is_busy_keeps_its_place_and_nobody_goes_for_it() -> None:

@@ -133,7 +133,8 @@ def test_lost_domain_is_told_as_failed_before_its_record_says_so(state: tuple[Do
 
 def test_state_of_a_domain_that_is_off_is_told_by_the_file_of_its_memory() -> None:
     assert shown(SHUTOFF, "unknown", True).meaning is Meaning.OWNER
-    assert shown(SHUTOFF, "saved", False).meaning is Meaning.OFF
+    assert shown(SHUTOFF, "saved", False).meaning is Meaning.OWNER, "to a file that libvirt does not know any more"
+    assert shown(SHUTOFF, "shutdown", False).meaning is Meaning.OFF
     assert shown(PAUSED, "ioerror", False) is row(PAUSED, "ioerror")
 
 
@@ -176,12 +177,13 @@ def test_who_stood_in_leaves_and_not_the_one_that_came_back() -> None:
     stand_in = domain("web-0002", age_s=5.0, served_mono_s=NOW_S - 5)
     old = domain(TWO, age_s=800.0, **SERVED)
     found = view(wanted(2), seen(back, stand_in, old)).members
-    assert [member.name for member in pick(found, 3)] == ["web-0002", TWO, ONE]
+    assert [member.name for member in pick(found, 3, spare=2)] == ["web-0002", TWO, ONE]
+    assert pick(found, 3, spare=0) == [], "nobody leaves before the one that came back is in rotation"
 
 
 def test_one_that_recovered_has_to_prove_itself_before_others_leave_for_it() -> None:
     recovered = domain(ONE, Phase.WARMING, age_s=1.0, failures=1, **SERVED)
-    assert [m.name for m in pick(view(wanted(1), seen(recovered, domain(TWO))).members, 1)] == [ONE]
+    assert [m.name for m in pick(view(wanted(1), seen(recovered, domain(TWO))).members, 1, spare=0)] == [ONE]
 
 
 # --- replaced beside ------------------------------------------------------------------------------------------------
@@ -271,7 +273,7 @@ def test_resumed_domain_is_out_of_the_fault_once_it_runs_steadily() -> None:
 ])  # fmt: skip
 def test_nothing_new_goes_to_a_host_with_a_fault(is_full: bool, text: str) -> None:
     see = beside(replace(shows((PAUSED, "ioerror"), Phase.SUSPENDED, note="x", **SERVED), past=hurt(is_full=is_full)))
-    fault = fault_of(see.hosts[0], NOW_S)
+    fault = fault_of(see.hosts[0], "web-", NOW_S)
     assert fault is not None and fault.text == text
     found = plan(wanted(4), see, NOW_S)
     assert [type(step) for step in found.steps] == [Resume] and found.blocked[0] == f"local: {text}"
@@ -283,13 +285,13 @@ def test_nothing_new_goes_to_a_host_with_a_fault(is_full: bool, text: str) -> No
 
 def test_host_that_is_silent_tells_no_fault() -> None:
     host = SeenHost("local", (replace(shows((PAUSED, "ioerror")), past=hurt()),), is_reachable=False)
-    assert fault_of(host, NOW_S) is None
+    assert fault_of(host, "web-", NOW_S) is None
 
 
 def test_many_paused_domains_are_one_fault_and_few_are_named() -> None:
     names = [f"web-{index:04d}" for index in range(6)]
     domains = tuple(replace(domain(name, power=PAUSED), power_reason="ioerror") for name in names)
-    fault = fault_of(SeenHost("local", domains), NOW_S)
+    fault = fault_of(SeenHost("local", domains), "web-", NOW_S)
     assert fault is not None and fault.text.endswith("web-0000, web-0001, web-0002, web-0003 and 2 more")
 
 
@@ -571,7 +573,7 @@ def test_domain_that_was_paused_since_the_plan_is_not_destroyed(state: tuple[Dom
 
 
 @pytest.mark.parametrize(("reason", "has_saved", "is_kept"), [
-    ("saved", True, True), ("unknown", True, True), ("saved", False, False), ("shutdown", False, False),
+    ("saved", True, True), ("unknown", True, True), ("saved", False, True), ("shutdown", False, False),
 ])  # fmt: skip
 def test_memory_that_was_saved_since_the_plan_is_not_undefined(reason: str, has_saved: bool, is_kept: bool) -> None:
     host = Host(SHUTOFF, reason, has_saved)

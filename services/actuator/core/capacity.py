@@ -10,7 +10,7 @@ from services.actuator.core import trials, victims
 from services.actuator.core.clones import as_clone
 from services.actuator.core.context import Context, adopt, enter, leave, rejoin
 from services.actuator.core.lead_times import decided_s
-from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_fit, is_overdue
+from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_fit, is_overdue, is_saved_elsewhere
 from services.actuator.core.placement import COMING, Passing, Place, place
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenDomain
@@ -57,7 +57,7 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
     if missing > 0:
         balance = _grow(context, members, planned, missing)
     elif reachable > goal:
-        balance = _shrink(context, members, reachable - goal)
+        balance = _shrink(context, members, reachable - goal, goal)
     else:
         balance = Balance()
     if balance.blocked and missing > 0:
@@ -236,7 +236,8 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
 def _start_more(context: Context, planned: list[Step], missing: int) -> Balance:
     """Start domains of the pool: who failed last comes last, of the others the lowest index first."""
     taken = {(step.host, step.domain) for step in planned}
-    free = [domain for domain in context.view.pool if (domain.host, domain.name) not in taken]
+    pool = [domain for domain in context.view.pool if (domain.host, domain.name) not in taken]
+    free = [domain for domain in pool if not is_saved_elsewhere(domain)]
     refusals = {host: trials.why_not_host(context, host) for host in {domain.host for domain in free}}
     fit = [d for d in trials.in_order(context, free) if not refusals[d.host] and not trials.why_not_domain(context, d)]
     room = context.wanted.ceiling - context.view.owned_total
@@ -261,18 +262,30 @@ def _why_not_more(context: Context, room: int, short: int, free: list[SeenDomain
     broken = [f"{d.name}: {why}" for d in free if (why := trials.why_not_domain(context, d))]
     if broken:
         return f"{short} more wanted; {'; '.join(broken)}"
+    deaf = [m.name for m in context.view.members if m.phase is Phase.STOPPING and not m.is_off]
+    if deaf:
+        return f"{short} more wanted, but {', '.join(deaf)} should be off and is not yet (power_off, or virsh destroy)"
+    saved = [domain.name for domain in context.view.pool if is_saved_elsewhere(domain)]
+    if saved:
+        return (
+            f"{short} more wanted, but the memory of {', '.join(saved)} was saved to a file: only virsh restore fits it"
+        )
     return f"{short} more wanted, but no other domain named {context.wanted.group.prefix}0000 and up exists"
 
 
-def _shrink(context: Context, members: tuple[Member, ...], surplus: int) -> Balance:
-    """Let the surplus leave, a few at a time, and only while everything needed to judge it is known."""
+def _shrink(context: Context, members: tuple[Member, ...], surplus: int, goal: int) -> Balance:
+    """Let the surplus leave, a few at a time, and only while everything needed to judge it is known.
+
+    As many as are wanted stay in rotation: who comes back from a pause counts, but does not serve yet.
+    """
     forbidden = _why_no_scale_in(context)
     if forbidden:
         return Balance(blocked=(f"{surplus} more than desired, but {forbidden}",))
     leaving = sum(1 for m in members if m.phase in LEAVING and not m.record.order)
     capacity = sum(1 for m in members if m.is_capacity)
     allowed = max(context.wanted.group.max_step_in, math.ceil(LEAVING_RATIO * capacity)) - leaving
-    chosen = victims.pick(members, min(surplus, allowed))
+    spare = sum(1 for m in members if m.is_in_rotation) - goal
+    chosen = victims.pick(members, min(surplus, allowed), spare)
     steps = tuple(_let_go(context, members, m, turn) for turn, m in enumerate(chosen))
     if allowed > 0 and not steps and all(m.record.protected for m in members if m.is_capacity and not m.is_busy):
         return Balance(blocked=(f"{surplus} more than desired, but all are protected",))

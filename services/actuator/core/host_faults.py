@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from common import names
 from common.domain import DiskTrouble, DomainState
 from services.actuator.core.past import is_shaky
 from services.actuator.core.seen import SeenDomain, SeenHost
@@ -41,9 +42,16 @@ class HostFault:
         return f"a disk on host {self.host} cannot be read or written{where}; paused by it: {_few(self.domains)}"
 
 
-def fault_of(host: SeenHost, now_s: float) -> HostFault | None:
-    """Return the fault of a host's disks that is there now, None without one; a silent host has none to tell."""
-    hit = [domain for domain in host.domains if is_hit(domain, now_s)] if host.is_reachable else []
+def fault_of(host: SeenHost, prefix: str, now_s: float) -> HostFault | None:
+    """Return the fault of a host's disks that is there now, None without one; a silent host has none to tell.
+
+    Args:
+        host: As it was seen.
+        prefix: Of the group's domains: what happens to the disks of others says nothing of its own.
+        now_s: Monotonic seconds.
+    """
+    own = [domain for domain in host.domains if names.domain_index(prefix, domain.name) is not None]
+    hit = [domain for domain in own if is_hit(domain, now_s)] if host.is_reachable else []
     if not hit:
         return None
     troubles = [(domain, trouble) for domain in hit if domain.past is not None for trouble in domain.past.troubles]

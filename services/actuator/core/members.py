@@ -100,8 +100,9 @@ class Member:
 
     @property
     def is_in_rotation(self) -> bool:
-        """Return whether it serves now, as far as is known."""
-        return self.phase is Phase.READY and self.is_reachable and is_fit(self)
+        """Return whether it serves now, as far as is known: HAProxy, if it is heard, sends it requests."""
+        is_sent_to = self.backend is None or self.backend.state == "ready"
+        return self.phase is Phase.READY and self.is_reachable and is_fit(self) and is_sent_to
 
     @property
     def is_free(self) -> bool:
@@ -210,6 +211,11 @@ def is_fit(member: Member) -> bool:
     """Return whether one that drains could go on serving: it runs, and HAProxy's checks do not speak against it."""
     is_sick = member.backend is not None and member.backend.is_healthy is False
     return member.domain.power is DomainState.RUNNING and not is_sick
+
+
+def is_saved_elsewhere(domain: SeenDomain) -> bool:
+    """Return whether a file of its owner's holds its memory: started without it, its disks no longer fit that."""
+    return domain.power is DomainState.SHUTOFF and domain.power_reason == SAVED and not domain.has_saved_state
 
 
 def _is_saved(domain: SeenDomain) -> bool:

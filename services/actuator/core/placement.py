@@ -76,7 +76,7 @@ def refuse(wanted: Wanted, seen: Seen, host: SeenHost, view: View, new: list[New
     """Return why the host takes no new domain of the group now, empty if it does."""
     if not host.is_reachable:
         return "not reachable"
-    fault = fault_of(host, now_s)
+    fault = fault_of(host, wanted.group.prefix, now_s)
     if fault is not None:
         return fault.text
     if host.accel is None:

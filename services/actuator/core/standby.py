@@ -27,7 +27,7 @@ def stand_by(context: Context, member: Member) -> Step | None:
     if member.is_off:
         if is_saved and domain.has_saved_state:
             return None
-        return Undefine(**about(member), reason="off while it stood by", slot=member.record.slot)
+        return Undefine(**about(member), reason="off while it stood by", slot=member.record.slot, is_own_doing=True)
     if member.is_broken:
         return enter(context, member, Phase.FAILED, f"{member.state.text}, while it stood by")
     if member.record.is_boosted:

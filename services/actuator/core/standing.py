@@ -52,7 +52,8 @@ def over(key: Key) -> Event | None:
 
 def _faults(context: Context) -> list[HostFault]:
     hosts = [host for host in context.seen.hosts if host.name in context.wanted.group.hosts]
-    return [fault for host in hosts if (fault := fault_of(host, context.now_s)) is not None]
+    found = (fault_of(host, context.wanted.group.prefix, context.now_s) for host in hosts)
+    return [fault for fault in found if fault is not None]
 
 
 def _key(fault: HostFault) -> Key:

@@ -46,7 +46,8 @@ def why_not_domain(context: Context, domain: SeenDomain) -> str:
 
 def why_not_host(context: Context, host: str) -> str:
     """Return why no domain of the pool is started on a host now, empty where one may be; it names the host."""
-    fault = next((f for each in context.seen.hosts if each.name == host if (f := fault_of(each, context.now_s))), None)
+    shown = next((each for each in context.seen.hosts if each.name == host), None)
+    fault = None if shown is None else fault_of(shown, context.wanted.group.prefix, context.now_s)
     if fault is not None:
         return fault.text
     found = of_host(context, host)

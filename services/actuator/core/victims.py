@@ -4,7 +4,7 @@ One that comes back after others had paused it leaves last: another was started 
 that comes back after it has failed has to prove itself first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from common.phases import FATES, Phase
 from services.actuator.core.members import Member
@@ -19,13 +19,27 @@ def may_leave(member: Member) -> bool:
     return FATES[member.phase].may_be_victim and not is_taken
 
 
-def pick(members: Iterable[Member], count: int) -> list[Member]:
+def pick(members: Iterable[Member], count: int, spare: int) -> list[Member]:
     """Return up to ``count`` victims, the first to go first; fewer where too many are protected.
 
     One that is busy now keeps its place in the queue, and is taken in a later plan: nobody else goes for it.
+
+    Args:
+        members: Of whom.
+        count: How many may leave.
+        spare: How many of those in rotation may: who is still to come, or to come back, stands in for nobody.
     """
-    chosen = sorted((m for m in members if m.is_reachable and may_leave(m)), key=_order)[: max(count, 0)]
-    return [m for m in chosen if not m.is_busy]
+    ranked = sorted((m for m in members if m.is_reachable and may_leave(m)), key=_order)
+    return [m for m in list(_dispensable(ranked, spare))[: max(count, 0)] if not m.is_busy]
+
+
+def _dispensable(ranked: Iterable[Member], spare: int) -> Iterator[Member]:
+    """Yield who may leave, in their order; nobody goes for one whose time has not come."""
+    for member in ranked:
+        spare -= member.is_in_rotation
+        if spare < 0 and member.is_in_rotation:
+            return
+        yield member
 
 
 def _order(member: Member) -> tuple[bool, int, int, float, str]:
@@ -36,6 +50,7 @@ def _order(member: Member) -> tuple[bool, int, int, float, str]:
     is_serving = member.phase in (Phase.WARMING, Phase.READY)
     in_flight = 0 if not is_serving else _UNKNOWN_IN_FLIGHT if member.backend is None else member.backend.in_flight
     near = _NEAR_TO_SERVING.get(member.phase, 4)
+    near -= member.phase is Phase.READY and not member.is_in_rotation
     return is_returning(member), near, in_flight, -_started_s(member), _backwards(member.name)
 
 
