@@ -22,6 +22,8 @@ from tests.e2e.steady import Steady
 from tests.e2e.whole import Whole
 from tests.e2e.world import World, now_s, wait_until
 
+pytestmark = pytest.mark.slow
+
 NAME, NUMBER = "asef", 24
 COUNT = 2
 DISKS_MIB, STATE_MIB = 400, 128

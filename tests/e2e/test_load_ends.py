@@ -127,6 +127,7 @@ def test_it_shrinks_after_a_load_that_ends_at_once(whole: Whole, load: Load) -> 
     falls_in_time(whole, load.ctrl_c())
 
 
+@pytest.mark.slow
 def test_it_shrinks_under_a_trickle_of_short_requests(whole: Whole, load: Load) -> None:
     grown(whole, load)
     ended_at_s = load.ctrl_c()

@@ -187,6 +187,7 @@ def test_a_suspended_domain_takes_nothing_new_and_another_is_started_beside_it(e
     assert acted.failures() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["suspended for 1 s", "memory snapshot", "memory dump"])
 def test_the_only_domain_of_a_template_group_serves_again_at_once(ours: Service, act: str, place: Path) -> None:
     acted = Acted(ours)

@@ -197,13 +197,17 @@ IDLE = {call.__name__: call for call in (nobody, trickle, slow_client)}
 
 
 def is_at_min_after_an_hour_of_idleness(world: Life) -> bool:
-    """Return whether it is at its min after an hour, or once a lesson has ended that is in force then: once only."""
-    if _comes_to(world, world.state.minimum, HOUR_S):
+    """Return whether it is at its min after an hour, or once the lesson in force has ended; one may be new by then."""
+    if _comes_to(world, world.state.minimum, max(HOUR_S, _patience_s(world))):
         return True
-    patience_s = max(world.state.standing.patience_until_s - world.now_s, 0.0)
-    steps_s = MAX * (world.settings.group.cooldown_in_s + 1.0)
-    within_s = patience_s + world.settings.in_window_s + steps_s
-    return patience_s > 0 and _comes_to(world, world.state.minimum, within_s)
+    is_new = world.state.standing.patience_until_s > world.now_s
+    return is_new and _comes_to(world, world.state.minimum, _patience_s(world))
+
+
+def _patience_s(world: Life) -> float:
+    """Return how long a group at its max may take to shrink by the patience in force."""
+    left_s = max(world.state.standing.patience_until_s - world.now_s, 0.0)
+    return left_s + world.settings.in_window_s + MAX * (world.settings.group.cooldown_in_s + 1.0)
 
 
 def is_at_max_after_an_hour_of_overload(world: Life) -> bool:
