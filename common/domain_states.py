@@ -58,6 +58,7 @@ class Row:
     limit_s: float | None = None
 
 
+IO_ERROR: Final = "ioerror"
 SAVED: Final = "saved"
 
 _UP = Row(Meaning.UP, "it runs")
@@ -86,7 +87,7 @@ MEANINGS: Final[Mapping[tuple[DomainState, str], Row]] = {
     (DomainState.PAUSED, "migration"): Row(Meaning.TRANSIENT, "it is being migrated or restored", 10 * MINUTE_S),
     (DomainState.PAUSED, "save"): Row(Meaning.TRANSIENT, "its memory is being saved", 10 * MINUTE_S),
     (DomainState.PAUSED, "dump"): Row(Meaning.TRANSIENT, "its memory is being dumped", 10 * MINUTE_S),
-    (DomainState.PAUSED, "ioerror"): Row(Meaning.HOST_FAULT, "a disk of it cannot be read or written", 0.0),
+    (DomainState.PAUSED, IO_ERROR): Row(Meaning.HOST_FAULT, "a disk of it cannot be read or written", 0.0),
     (DomainState.PAUSED, "watchdog"): Row(Meaning.GUEST_FAULT, "its watchdog has paused it", 0.0),
     (DomainState.PAUSED, "from-snapshot"): Row(Meaning.OWNER, "it was set back to a paused snapshot", HOUR_S),
     (DomainState.PAUSED, "shutting-down"): Row(Meaning.TRANSIENT, "it is shutting down", 5 * MINUTE_S),
@@ -104,7 +105,7 @@ MEANINGS: Final[Mapping[tuple[DomainState, str], Row]] = {
     (DomainState.SHUTOFF, "destroyed"): Row(Meaning.OFF, "its power was cut"),
     (DomainState.SHUTOFF, "crashed"): Row(Meaning.OFF, "its QEMU has ended"),
     (DomainState.SHUTOFF, "migrated"): Row(Meaning.OFF, "it was migrated away"),
-    (DomainState.SHUTOFF, "saved"): Row(Meaning.OWNER, "its memory was saved, and it is off", HOUR_S),
+    (DomainState.SHUTOFF, SAVED): Row(Meaning.OWNER, "its memory was saved, and it is off", HOUR_S),
     (DomainState.SHUTOFF, "failed"): Row(Meaning.OFF, "it could not be started"),
     (DomainState.SHUTOFF, "from-snapshot"): Row(Meaning.OFF, "it was set back to a snapshot that is off"),
     (DomainState.SHUTOFF, "daemon"): Row(Meaning.OFF, "libvirt's daemon ended it"),
@@ -116,7 +117,7 @@ MEANINGS: Final[Mapping[tuple[DomainState, str], Row]] = {
 PAUSING_EVENTS: Final[Mapping[str, str]] = {
     "paused": "user",
     "migrated": "migration",
-    "ioerror": "ioerror",
+    "ioerror": IO_ERROR,
     "watchdog": "watchdog",
     "restored": "starting-up",
     "from-snapshot": "from-snapshot",
@@ -132,7 +133,7 @@ libvirt sends the detail ``paused`` for snapshots, dumps and saves too: the next
 """
 
 
-RESUMED: Final = frozenset({(DomainState.PAUSED, "ioerror"), (DomainState.PAUSED, "api-error")})
+RESUMED: Final = frozenset({(DomainState.PAUSED, IO_ERROR), (DomainState.PAUSED, "api-error")})
 """Faults of a host after which the domain is resumed by us; what failed half-way in a migration is not."""
 RESUMED_AFTER_S: Final = (5.0, 10.0, 20.0, 40.0, 60.0)
 """How long after the pause, and after each try, it is resumed; the last one again and again."""

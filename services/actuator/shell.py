@@ -122,7 +122,7 @@ class ActuatorService:
         self._prober.aim({key: target for view in views.values() for key, target in targets(view).items()})
         for view in views.values():
             self._publish_membership(view, now_s)
-        silent = {host.name for host in self._hosts.seen(now_s) if not host.is_reachable}
+        silent = {host.name for view in views.values() for host in view.seen.hosts if not host.is_reachable}
         self._alarms.tell({k: event for view in views.values() for k, event in _standing(view, now_s).items()}, silent)
         for keeper in self._keepers:
             keeper.aim({g.image.disk for g in self._config.groups.values() if g.image.disk and keeper.host in g.hosts})

@@ -21,6 +21,7 @@ from typing import Final
 
 from common.clock import Clock
 from common.domain import DiskTrouble, DomainFacts, DomainState
+from common.domain_states import IO_ERROR
 from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
 from common.virt.addresses import Rule
@@ -54,7 +55,6 @@ FIRST_RETRY_S: Final = 0.25
 LONGEST_RETRY_S: Final = 4.0
 PREPARE_RETRY_S: Final = 5.0
 TROUBLE_RETRY_S: Final = 10.0
-IO_ERROR: Final = "ioerror"
 
 log = logger()
 

@@ -7,7 +7,7 @@ absent for a while without interruption: one check that succeeds, or a queue tha
 from dataclasses import dataclass
 from typing import Final
 
-HALT_RATIO: Final = 0.45
+from common.outage import COUNT, is_outage
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def follow(doubt: Doubt, signs: Signs, now_s: float, calm_s: float) -> Doubt:
     """
     was_busy, was_crowd = doubt.is_busy(now_s, calm_s), doubt.is_crowd(now_s, calm_s)
     is_busy = was_busy if signs.is_busy is None else signs.is_busy
-    is_crowd = is_crowded(signs) or (was_crowd and signs.failing >= 2)
+    is_crowd = is_outage(signs.failing, signs.total) or (was_crowd and signs.failing >= COUNT)
     is_unanswered = signs.is_answering is False and doubt.answered_s is not None
     return Doubt(
         busy_s=now_s if is_busy else doubt.busy_s,
@@ -74,11 +74,6 @@ def follow(doubt: Doubt, signs: Signs, now_s: float, calm_s: float) -> Doubt:
         failing_s=now_s if signs.failing or doubt.failing_s is None else doubt.failing_s,
         answered_s=doubt.answered_s if is_unanswered else now_s,
     )
-
-
-def is_crowded(signs: Signs) -> bool:
-    """Return whether several fail together: from the second on, more than ``HALT_RATIO`` of all."""
-    return signs.failing >= 2 and signs.failing > HALT_RATIO * signs.total
 
 
 def _is_fresh(seen_s: float | None, now_s: float, calm_s: float) -> bool:

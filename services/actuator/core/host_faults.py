@@ -5,10 +5,10 @@ from enum import StrEnum
 
 from common import names
 from common.domain import DiskTrouble, DomainState
+from common.domain_states import IO_ERROR
 from services.actuator.core.past import is_shaky
 from services.actuator.core.seen import SeenDomain, SeenHost
 
-IO_ERROR = "ioerror"
 NAMED = 4
 
 

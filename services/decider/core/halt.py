@@ -13,14 +13,7 @@ if TYPE_CHECKING:
     from services.decider.core.metrics import GroupMetrics
     from services.decider.core.state import GroupState
 
-SHARE: Final = 0.45  # more than this share of the ready domains …
-COUNT: Final = 2  # … if it is at least so many: one sick domain of two is a sick domain, not an outage
 CALM_S: Final = 30.0
-
-
-def is_most(count: int, ready: int) -> bool:
-    """Return whether so many of the ready domains are an outage."""
-    return count >= COUNT and count > SHARE * ready
 
 
 def left_s(state: "GroupState", now_s: float) -> float:

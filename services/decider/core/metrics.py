@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.messages import Evidence, Membership
+from common.outage import is_outage
 from common.phases import FATES, Phase
-from services.decider.core import halt, lack, shares, warm_up
+from services.decider.core import lack, shares, warm_up
 from services.decider.core.burst import Base
 from services.decider.core.lack import NO_LACK, Lack
 from services.decider.core.pressure import is_crowded, pressure
@@ -93,12 +94,12 @@ class GroupMetrics:
     @property
     def is_halting(self) -> bool:
         """Return whether so much is missing or unhealthy that the fault is more likely ours than theirs."""
-        return halt.is_most(self.sick, self.ready)
+        return is_outage(self.sick, self.ready)
 
     @property
     def is_blind(self) -> bool:
         """Return whether the figures of most domains are missing: what is wrong with one cannot be told."""
-        return halt.is_most(len(self.unknown), self.ready)
+        return is_outage(len(self.unknown), self.ready)
 
     @property
     def is_deserted(self) -> bool:

@@ -22,8 +22,8 @@ Recommend: TypeAlias = Callable[[Policy, PolicyState, GroupMetrics, float], tupl
 class Kind:
     """One kind of policy.
 
-    ``restart`` returns the state after the desired capacity or the number of ready domains has changed: what was
-    measured before says nothing about the group as it is now. ``out_point_ratio`` is the mean CPU ratio at which it
+    ``restart`` returns the state after the decided size has changed: what was measured before says nothing about the
+    group as it is now. ``out_point_ratio`` is the mean CPU ratio at which it
     scales out, None where it does not look at it. ``sees_cpu``: its vote stands on CPU use. ``sees_spare``: its metric
     shows how much is not used. ``filled_s`` returns how full its two windows are. ``out_when`` and ``in_when`` complete
     the sentence "it scales out when …", empty where there is nothing to say. ``quiet_s`` returns how long its vote
