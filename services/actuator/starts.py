@@ -36,17 +36,12 @@ class Change:
     domain: str = ""
 
 
-def count_start(known: Breakers, outcome: Outcome, now_s: float, is_existing: bool = False) -> dict[str, Breaker]:
-    """Return the breakers that the outcome changes, by their keys; nothing where it changes none.
+def changes(known: Breakers, outcome: Outcome, now_s: float, is_existing: bool) -> list[Change]:
+    """Return what the outcome changes, nothing where it tells the breakers nothing.
 
     Args:
         is_existing: The group's domains are the user's own: each is told from the others.
     """
-    return {change.key: change.new for change in changes(known, outcome, now_s, is_existing)}
-
-
-def changes(known: Breakers, outcome: Outcome, now_s: float, is_existing: bool) -> list[Change]:
-    """Return what the outcome changes."""
     step = outcome.step
     own = breakers.domain_key(step.group, step.host, step.domain)
     host = breakers.key(step.group, step.host, step.tier)

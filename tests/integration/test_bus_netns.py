@@ -15,6 +15,7 @@ from common.config import SERVICES, Config
 from common.config_file import load
 from common.keys import add_client, make_keys
 from common.messages import DesiredCapacity
+from tests.integration.plugged import cabled
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
@@ -42,20 +43,16 @@ def machine() -> Iterator[str]:
     """Another machine, one cable away."""
     name = f"asbus{os.getpid()}"
     near = f"asb{os.getpid()}"[:15]
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        for command in (
-            f"ip link add {near} type veth peer name far netns {name}",
-            f"ip addr add {HERE}/24 dev {near}",
-            f"ip link set {near} up",
-            f"ip -n {name} addr add {THERE}/24 dev far",
-            f"ip -n {name} link set far up",
-        ):
-            subprocess.run(command.split(), check=True)
+    with cabled(
+        name,
+        near,
+        f"ip link add {near} type veth peer name far netns {name}",
+        f"ip addr add {HERE}/24 dev {near}",
+        f"ip link set {near} up",
+        f"ip -n {name} addr add {THERE}/24 dev far",
+        f"ip -n {name} link set far up",
+    ):
         yield name
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-        subprocess.run(["ip", "link", "del", near], check=False, stderr=subprocess.DEVNULL)
 
 
 def write_config(directory: Path, keys_dir: Path | str) -> Path:

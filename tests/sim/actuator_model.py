@@ -29,8 +29,9 @@ from services.actuator.drafts import Draft
 from services.actuator.hosts import Hosts
 from services.actuator.perform import Outcome, attempt
 from services.actuator.remarks import Remarks
-from services.actuator.starts import count_start, cures
+from services.actuator.starts import cures
 from services.actuator.worker import Lost, Observation
+from tests.starts import count_start
 
 TEMPLATE = Template(kernel="/images/vmlinuz", initrd="/images/initramfs.img", digest="d1")
 BOOT_ID = "boot-1"

@@ -19,6 +19,7 @@ from services.actuator.core.seen import Backend, Probe, SeenDomain, Wanted
 from services.actuator.core.steps import SetPhase
 from services.actuator.orders_desk import View
 from services.actuator.shell import targets
+from tests.clocks import FakeClock
 from tests.unit.test_actuator_plan import NOW_S, ONE, brief, domain, record, seen, steps, wanted
 
 A, B, C = "10.0.0.10", "10.0.0.11", "10.0.0.12"
@@ -202,17 +203,6 @@ def test_a_record_keeps_an_address_and_nothing_that_is_none() -> None:
 
 
 # --- the book ------------------------------------------------------------------------------------------------------
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def epoch_s(self) -> float:
-        return self.now_s
 
 
 class Teller:

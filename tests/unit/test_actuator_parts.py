@@ -22,7 +22,8 @@ from services.actuator.core.seen import Seen, SeenDomain, Wanted
 from services.actuator.core.steps import Define, SetPhase, Start, Step, Undefine
 from services.actuator.core.uuids import domain_uuid
 from services.actuator.perform import Outcome, Result
-from services.actuator.starts import changes, count_start, events
+from services.actuator.starts import changes, events
+from tests.starts import count_start
 
 RECORD = Record(
     group="web", uuid="u", host="local", phase=Phase.READY, since_mono_s=90.0, since_s=1e9, boot_id="b", slot=2,

@@ -20,9 +20,9 @@ from services.actuator.guest_clocks import GuestClocks
 from services.actuator.hosts import Hosts
 from services.actuator.perform import NOTE_LENGTH, Outcome, Result, attempt
 from services.actuator.remarks import TOLD_S, Remarks
-from services.actuator.starts import count_start
 from services.actuator.store import Stored, read, write
 from services.actuator.worker import Observation
+from tests.starts import count_start
 from tests.unit.test_actuator_plan import NOW_S, brief, domain, record, seen, wanted
 
 RUNNING, PAUSED, SHUTOFF = DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF

@@ -29,6 +29,7 @@ from common.process import Context
 from services.balancer.core.answers import Admin, Server, Snapshot, Totals
 from services.balancer.errors import ProxyLostError
 from services.balancer.shell import BalancerService
+from tests.clocks import FakeClock
 
 
 @dataclass
@@ -45,17 +46,6 @@ class FakeBus:
 
     def of(self, kind: type[Body]) -> list[Any]:
         return [body for body in self.published if isinstance(body, kind)]
-
-
-@dataclass
-class FakeClock:
-    now_s: float = 100.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def epoch_s(self) -> float:
-        return 0.0
 
 
 SERVES = Server("vm1", "10.0.0.1", 80, Admin.READY, "UP", True, 0, 0, 0, 0, 0.0, "L7OK", 1.0)

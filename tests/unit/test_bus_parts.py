@@ -24,19 +24,10 @@ from common.messaging.outbox import Outbox
 from common.messaging.requests import decode_reply, decode_request, encode_reply, encode_request
 from common.messaging.sequence import Receipt
 from common.run_dir import new_run_id
+from tests.clocks import FakeClock
 
 KEY = bytes(range(32))
 CURVE = [b"1.0", b"7", b"autoscaler", b"10.0.0.9", b"", b"CURVE", KEY]
-
-
-class FakeClock:
-    """Stands still at 100 s after boot."""
-
-    def monotonic_s(self) -> float:
-        return 100.0
-
-    def epoch_s(self) -> float:
-        return 2_000_000_000.0
 
 
 def desired(count: int = 1, group: str = "web") -> DesiredCapacity:

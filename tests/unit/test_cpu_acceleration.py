@@ -11,16 +11,9 @@ from common.acceleration import KVM_DEADLINE_S, TCG_DEADLINE_S, Accel, choose, p
 from common.config import Config, Group, Host, System
 from common.domain import HostFacts
 from common.errors import HypervisorError
+from tests.clocks import FakeClock
 
 FACTS = HostFacts("9000000", "7002022", "x86_64 AMD", frozenset({"qemu", "kvm"}))
-
-
-class Clock:
-    def monotonic_s(self) -> float:
-        return 100.0
-
-    def epoch_s(self) -> float:
-        return 1.0
 
 
 @dataclass
@@ -59,7 +52,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def run(host: FakeHost, images: Path, accel: str = "auto", name: str = "local") -> Accel:
-    return prove(host, name, Host.model_validate({"accel": accel}), images, images.parent / "state", Clock())
+    return prove(host, name, Host.model_validate({"accel": accel}), images, images.parent / "state", FakeClock())
 
 
 def test_kvm_is_used_when_the_probe_powers_itself_off(images: Path) -> None:
@@ -163,7 +156,7 @@ def test_choose_takes_image_and_memory_from_the_state_directory(images: Path) ->
     config = Config(
         system=System(state_dir=str(images.parent)), groups={"web": Group.model_validate({"prefix": "web-"})}
     )
-    assert str(choose(config, "local", FakeHost(), Clock())) == "kvm"
+    assert str(choose(config, "local", FakeHost(), FakeClock())) == "kvm"
     assert (images.parent / "acceleration.json").exists()
 
 

@@ -14,19 +14,9 @@ from common.phases import Phase
 from common.process import Context
 from services.decider.core.events import FailureSeen, SampleSeen
 from services.decider.shell import DeciderService, events_of, next_beat_s
+from tests.clocks import FakeClock
 
 HEADER = Header(source="x", run_id=1, seq=1, sent_at_s=0, mono_s=0)
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def epoch_s(self) -> float:
-        return 1_700_000_000.0 + self.now_s
 
 
 class FakeBus:
@@ -59,7 +49,7 @@ class Rig:
     def __init__(self, state_dir: Path, *groups: str) -> None:
         tables = {name: {"prefix": f"{name}-", "endpoint": f"127.0.0.1:{8000 + i}"} for i, name in enumerate(groups)}
         self.config = Config.model_validate({"system": {"state_dir": str(state_dir)}, "groups": tables})
-        self.clock, self.bus = FakeClock(), FakeBus()
+        self.clock, self.bus = FakeClock(1000.0, boot_epoch_s=1_700_000_000.0), FakeBus()
         self.start()
 
     def start(self) -> None:

@@ -7,21 +7,9 @@ from common.errors import HypervisorError, HypervisorLostError
 from common.volume import ImageFacts, SeenVolume
 from services.actuator.core.disks import Base
 from services.actuator.keeper import SWEEP_S, Keeper, closed_directory
+from tests.clocks import FakeClock
 
 LEFT = SeenVolume("web-0000.5b1f2f10-1111-4222-8333-123456789000.seed", "/disks/left")
-
-
-class FakeClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def epoch_s(self) -> float:
-        return self.now_s
 
 
 class FakeStorage:
