@@ -264,12 +264,10 @@ def _why_not_more(context: Context, room: int, short: int, free: list[SeenDomain
         return f"{short} more wanted; {'; '.join(broken)}"
     deaf = [m.name for m in context.view.members if m.phase is Phase.STOPPING and not m.is_off]
     if deaf:
-        return f"{short} more wanted, but {', '.join(deaf)} should be off and is not yet (power_off, or virsh destroy)"
+        return f"{short} more wanted, but no other domain can start until these have shut down: {', '.join(deaf)}"
     saved = [domain.name for domain in context.view.pool if is_saved_elsewhere(domain)]
     if saved:
-        return (
-            f"{short} more wanted, but the memory of {', '.join(saved)} was saved to a file: only virsh restore fits it"
-        )
+        return f"{short} more wanted, but these were saved to files; virsh restore starts them: {', '.join(saved)}"
     return f"{short} more wanted, but no other domain named {context.wanted.group.prefix}0000 and up exists"
 
 
