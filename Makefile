@@ -9,6 +9,7 @@ RUNTIME ?= native
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
+FAST_TESTS := --doctest-modules common services cli bench tests/unit tests/contract tests/sim
 export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -66,7 +67,7 @@ dashboard-picture:  ## docs/dashboard.png: the Grafana dashboard of the running 
 
 test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev
-	@$(BIN)/pytest -n auto tests/unit tests/contract tests/sim
+	@$(BIN)/pytest -n auto $(FAST_TESTS)
 	@scripts/with-root.sh $(BIN)/pytest -rs -m "not slow" --durations=12 tests/integration tests/e2e
 
 test-slow:  ## the tests that load real guests for a minute and more each (half an hour)
@@ -75,7 +76,7 @@ test-slow:  ## the tests that load real guests for a minute and more each (half 
 
 test-fast:  ## the tests that need no hypervisor; two minutes
 	@scripts/bootstrap.sh dev
-	@$(BIN)/pytest -n auto -m "not long" tests/unit tests/contract tests/sim
+	@$(BIN)/pytest -n auto -m "not long" $(FAST_TESTS)
 
 check:  ## format, lint, types, import contracts
 	@scripts/bootstrap.sh dev
