@@ -395,19 +395,23 @@ class Connection:
             still ran after ``deadline_s``.
         """
         name = name_in_xml(xml)
-        stopped, reasons = threading.Event(), list[str]()
+        ended, changed = dict[str, str](), threading.Condition()
 
         def note(event: LifecycleEvent) -> None:
-            if event.name == name and event.kind in _ENDS:
-                reasons.append(event.detail)
-                stopped.set()
+            if event.kind in _ENDS:
+                with changed:
+                    ended[event.uuid] = event.detail
+                    changed.notify()
 
         with self._call(f"run {name}") as line:
             self._refuse_foreign(line, f"run {name}", name)
             self._listen(note)
             try:
-                line.raw.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE)
-                return reasons[0] if stopped.wait(deadline_s) else None
+                # by UUID: the end of a run before, of the same name, may be heard only now
+                uuid = str(line.raw.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE).UUIDString())
+                with changed:
+                    changed.wait_for(lambda: uuid in ended, deadline_s)
+                    return ended.get(uuid)
             finally:
                 self._listeners.remove(note)
                 self.sweep(name)
