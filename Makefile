@@ -14,7 +14,7 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow chaos check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ test-slow:  ## the tests that load real guests for a minute and more each (half 
 test-fast:  ## the tests that need no hypervisor; two minutes
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto -m "not long" $(FAST_TESTS)
+
+chaos:  ## faults in an order that SEED=1 decides, on real guests under load, for MINUTES=20
+	@scripts/bootstrap.sh dev
+	@scripts/with-root.sh $(BIN)/pytest -q -s tests/chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),20)
 
 check:  ## format, lint, types, import contracts
 	@scripts/bootstrap.sh dev

@@ -1,10 +1,13 @@
-"""Domains as their owner made them by hand, on a network of their owner's: nothing in them knows of us."""
+"""Domains as their owner made them by hand, on a network of their owner's, and what owners do with a domain.
+
+Nothing in these domains knows of us.
+"""
 
 import json
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import libvirt
@@ -84,3 +87,20 @@ def own_domains(
         network.destroy()
         network.undefine()
         shutil.rmtree(copies)
+
+
+@contextmanager
+def suspended(domain: libvirt.virDomain) -> Iterator[None]:
+    """Keep the domain suspended for as long as the body takes."""
+    domain.suspend()
+    try:
+        yield
+    finally:
+        with suppress(libvirt.libvirtError):  # it has lost its power, which is told elsewhere
+            domain.resume()
+
+
+def dump_memory(domain: libvirt.virDomain, place: Path) -> None:
+    """Do what ``virsh dump --memory-only`` does."""
+    form = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW
+    domain.coreDumpWithFormat(f"{place}/dump", form, libvirt.VIR_DUMP_MEMORY_ONLY)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.steady import Steady
-from tests.e2e.world import QEMU_PIDS, ROOT, World, now_s, wait_until
+from tests.e2e.world import QEMU_PIDS, ROOT, World, now_s, restart_libvirtd, wait_until
 
 SERVICES = ("monitor", "decider", "actuator", "balancer", "plotter", "recorder")
 BOOT_S = 60.0  # generous: guests boot in software emulation beside everything else on two cores
@@ -236,14 +236,3 @@ def test_down_leaves_nothing_running(world: World) -> None:
     world.autoscaler("down", "--everything")
     assert not world.run_dir.exists()
     assert not world.state_dir.exists()
-
-
-def restart_libvirtd() -> None:
-    """Restart libvirtd as the machine runs it: by systemd, or by hand."""
-    if Path("/run/systemd/system").is_dir():
-        subprocess.run(["systemctl", "restart", "libvirtd"], check=True)
-        return
-    pid = int(Path("/run/libvirtd.pid").read_text(encoding="ascii"))
-    os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "libvirtd to end")
-    subprocess.run(["libvirtd", "-d"], check=True)

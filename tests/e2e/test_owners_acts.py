@@ -8,13 +8,13 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import libvirt
 import pytest
 
+from tests.e2e.owner import dump_memory, suspended
 from tests.e2e.service import BOOT_S, MakeWorld, Service, in_service, owners_group
 from tests.e2e.world import now_s, wait_until
 
@@ -37,28 +37,11 @@ def suspend_for(seconds: float) -> Act:
     return act
 
 
-@contextmanager
-def suspended(domain: libvirt.virDomain) -> Iterator[None]:
-    """Keep the domain suspended for as long as the body takes."""
-    domain.suspend()
-    try:
-        yield
-    finally:
-        with suppress(libvirt.libvirtError):  # it has lost its power, which is told elsewhere
-            domain.resume()
-
-
 def snapshot_memory(domain: libvirt.virDomain, place: Path) -> None:
     """Do what ``virsh snapshot-create-as --memspec`` does, and leave nothing of it."""
     memory = f"<memory snapshot='external' file='{place}/memory'/>"
     snapshot = domain.snapshotCreateXML(f"<domainsnapshot>{memory}</domainsnapshot>")
     snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
-
-
-def dump_memory(domain: libvirt.virDomain, place: Path) -> None:
-    """Do what ``virsh dump --memory-only`` does."""
-    form = libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW
-    domain.coreDumpWithFormat(f"{place}/dump", form, libvirt.VIR_DUMP_MEMORY_ONLY)
 
 
 def save_and_start(domain: libvirt.virDomain, _place: Path) -> None:

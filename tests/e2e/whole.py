@@ -47,8 +47,7 @@ class Whole:
     def __init__(self, world: World, steady: Steady) -> None:
         self.world = world
         self.steady = steady
-        self.config = load(world.config)[0]
-        self.group_config = self.config.groups["web"]
+        self.reread()
         self.api = RuntimeApi(stats_socket(self.config.system), CLOCK)
         self.strangers: dict[str, str] = {}
         self.cut_ms: list[float] = []
@@ -57,6 +56,11 @@ class Whole:
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._count_owned, daemon=True)
         self._watch.start()
+
+    def reread(self) -> None:
+        """Judge by what the configuration file says now."""
+        self.config = load(self.world.config)[0]
+        self.group_config = self.config.groups["web"]
 
     def close(self) -> None:
         """End what looks."""

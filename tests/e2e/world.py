@@ -179,3 +179,14 @@ class World:
             tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
             parts.append(f"--- {path.name}\n" + "\n".join(tail))
         return "\n".join(parts)
+
+
+def restart_libvirtd() -> None:
+    """Restart libvirtd as the machine runs it: by systemd, or by hand."""
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "restart", "libvirtd"], check=True)
+        return
+    pid = int(Path("/run/libvirtd.pid").read_text(encoding="ascii"))
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "libvirtd to end")
+    subprocess.run(["libvirtd", "-d"], check=True)
