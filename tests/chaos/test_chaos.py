@@ -64,13 +64,14 @@ def run(whole: Whole, acts: Acts, order: Iterator[Fault], lasts_s: float) -> Non
         fault = next(order)
         failed = len(whole.steady.failures)
         print(f"{now_s() - begin_s:7.1f} s {fault.number:3} {fault.kind}:", end=" ", flush=True)
-        print(acts.inject(fault), f"({fault.lasts_s:.0f} s)", flush=True)
+        whom = acts.inject(fault)
+        print(f"{whom} ({fault.lasts_s:.0f} s, until {now_s() - begin_s:.1f} s)", flush=True)
         if not fault.is_followed:
             whole.converge(fault.kind, boots=BOOTS)
             until_s = now_s() + fault.quiet_s
             wait_until(lambda until_s=until_s: now_s() > until_s, fault.quiet_s + 5, "calm")
         for at_s, what in whole.steady.failures[failed:]:
-            print(f"      GET failed {now_s() - at_s:.1f} s ago: {what}", flush=True)
+            print(f"      GET of {at_s - begin_s:.1f} s failed: {what}", flush=True)
     whole.converge("the end", boots=BOOTS)
 
 

@@ -56,4 +56,4 @@ class Steady:
             self.slowest_s = max(self.slowest_s, took)
             self.served_by[who] += 1
             if fault:
-                self.failures.append((begin, fault))
+                self.failures.append((begin, f"{fault} after {took:.2f} s"))
