@@ -53,7 +53,7 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(stack.ensure_image(config))
         stack.check_images(config, config_path)
     with steps.step("acceleration"):
-        steps.say(stack.prove_acceleration(config, clock))
+        steps.say(stack.prove_acceleration(config, clock, steps))
     with steps.step("container image"):
         steps.say(compose.build())
     with steps.step("containers"):

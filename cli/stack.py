@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cli import shared_dirs
@@ -50,7 +51,7 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(ensure_image(config))
         check_images(config, config_path)
     with steps.step("acceleration"):
-        steps.say(prove_acceleration(config, clock))
+        steps.say(prove_acceleration(config, clock, steps))
     with steps.step("HAProxy"):
         steps.say(prepare_haproxy(config, config_path))
     with steps.step("services"):
@@ -138,15 +139,19 @@ def check_images(config: Config, config_path: Path) -> None:
         raise AutoscalerError(done.stderr.strip() or "the groups' images could not be looked at")
 
 
-def prove_acceleration(config: Config, clock: Clock) -> str:
-    """Return, for each host, which acceleration its domains use and why."""
+def prove_acceleration(config: Config, clock: Clock, steps: Steps) -> str:
+    """Return, for each host, which acceleration its domains use and why; ``steps`` shows what is waited for."""
     from common.acceleration import choose_for_host
 
-    images = config.system.state_path / "images"
-    return "; ".join(
-        f"{name}: {choose_for_host(name, host, images, config.system.state_path, clock).text}"
-        for name, host in config.hosts.items()
-    )
+    state, found = config.system.state_path, []
+    for name, host in config.hosts.items():
+        accel = choose_for_host(name, host, state / "images", state, clock, partial(_wait_for_host, steps, name))
+        found.append(f"{name}: {accel.text}")
+    return "; ".join(found)
+
+
+def _wait_for_host(steps: Steps, host: str, what: str) -> None:
+    steps.wait_for(f"{host}: {what}")
 
 
 def prepare_haproxy(config: Config, config_path: Path) -> str:
@@ -227,7 +232,7 @@ def remove_files(system: System) -> None:
     """Remove what we put into the run and state directories, and these where nothing else is left in them."""
     for name in ("images", "recording", "log", "console", "learned"):
         shutil.rmtree(system.state_path / name, ignore_errors=True)
-    for pattern in ("*.json", "graph.*", "*.state", "*.run", "*.new", ".acceleration.json.*"):
+    for pattern in ("*.json", "graph.*", "*.state", "*.run", "*.new", ".acceleration.json.*", "acceleration*.lock"):
         for path in system.state_path.glob(pattern):
             path.unlink(missing_ok=True)
     shutil.rmtree(system.run_path, ignore_errors=True)
