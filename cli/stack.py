@@ -15,8 +15,9 @@ from pathlib import Path
 from cli import shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.kvm_device import CONSEQUENCE, why_closed
 from cli.left_over import left_over_lines, refuse_renamed
-from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, stop_libvirt
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
 from common.clock import Clock
@@ -45,7 +46,7 @@ def up(config_path: Path, clock: Clock) -> None:
         prepare_directories(config.system)
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with steps.step("libvirt"):
-        steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
+        steps.say(prepare_libvirt(config, clock))
         refuse_renamed(config)
     with steps.step("guest image"):
         steps.say(ensure_image(config))
@@ -76,6 +77,14 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
     if everything:
         with steps.step("files"):
             remove_files(config.system)
+
+
+def prepare_libvirt(config: Config, clock: Clock) -> str:
+    """Return how the hosts' libvirt was found or brought to answer, and what will make the local one slow."""
+    found = [ensure_libvirt(host, config.system, clock) for host in config.hosts.values()]
+    is_local = any(host.uri == LOCAL_URI for host in config.hosts.values())
+    closed = why_closed() if is_local else ""
+    return "; ".join([*found, *([f"{closed}; {CONSEQUENCE}"] if closed else [])])
 
 
 def require_root() -> None:
