@@ -15,7 +15,7 @@ from cli.compose_limits import check_configuration
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
 from cli.left_over import refuse_renamed
-from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from cli.libvirt_daemon import stop_libvirt
 from cli.refusals import write_text
 from cli.supervision import is_supervised
 from common.clock import Clock
@@ -47,13 +47,13 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with steps.step("libvirt"):
         stack.prepare_directories(config.system)
-        steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
+        steps.say(stack.prepare_libvirt(config, clock))
         refuse_renamed(config)
     with steps.step("guest image"):
         steps.say(stack.ensure_image(config))
         stack.check_images(config, config_path)
     with steps.step("acceleration"):
-        steps.say(stack.prove_acceleration(config, clock))
+        steps.say(stack.prove_acceleration(config, clock, steps))
     with steps.step("container image"):
         steps.say(compose.build())
     with steps.step("containers"):

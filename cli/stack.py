@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cli import shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.kvm_device import CONSEQUENCE, why_closed
 from cli.left_over import left_over_lines, refuse_renamed
-from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, stop_libvirt
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
 from common.clock import Clock
@@ -44,13 +46,13 @@ def up(config_path: Path, clock: Clock) -> None:
         prepare_directories(config.system)
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with steps.step("libvirt"):
-        steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
+        steps.say(prepare_libvirt(config, clock))
         refuse_renamed(config)
     with steps.step("guest image"):
         steps.say(ensure_image(config))
         check_images(config, config_path)
     with steps.step("acceleration"):
-        steps.say(prove_acceleration(config, clock))
+        steps.say(prove_acceleration(config, clock, steps))
     with steps.step("HAProxy"):
         steps.say(prepare_haproxy(config, config_path))
     with steps.step("services"):
@@ -75,6 +77,14 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
     if everything:
         with steps.step("files"):
             remove_files(config.system)
+
+
+def prepare_libvirt(config: Config, clock: Clock) -> str:
+    """Return how the hosts' libvirt was found or brought to answer, and what will make the local one slow."""
+    found = [ensure_libvirt(host, config.system, clock) for host in config.hosts.values()]
+    is_local = any(host.uri == LOCAL_URI for host in config.hosts.values())
+    closed = why_closed() if is_local else ""
+    return "; ".join([*found, *([f"{closed}; {CONSEQUENCE}"] if closed else [])])
 
 
 def require_root() -> None:
@@ -138,15 +148,19 @@ def check_images(config: Config, config_path: Path) -> None:
         raise AutoscalerError(done.stderr.strip() or "the groups' images could not be looked at")
 
 
-def prove_acceleration(config: Config, clock: Clock) -> str:
-    """Return, for each host, which acceleration its domains use and why."""
+def prove_acceleration(config: Config, clock: Clock, steps: Steps) -> str:
+    """Return, for each host, which acceleration its domains use and why; ``steps`` shows what is waited for."""
     from common.acceleration import choose_for_host
 
-    images = config.system.state_path / "images"
-    return "; ".join(
-        f"{name}: {choose_for_host(name, host, images, config.system.state_path, clock).text}"
-        for name, host in config.hosts.items()
-    )
+    state, found = config.system.state_path, []
+    for name, host in config.hosts.items():
+        accel = choose_for_host(name, host, state / "images", state, clock, partial(_wait_for_host, steps, name))
+        found.append(f"{name}: {accel.text}")
+    return "; ".join(found)
+
+
+def _wait_for_host(steps: Steps, host: str, what: str) -> None:
+    steps.wait_for(f"{host}: {what}")
 
 
 def prepare_haproxy(config: Config, config_path: Path) -> str:
@@ -227,7 +241,7 @@ def remove_files(system: System) -> None:
     """Remove what we put into the run and state directories, and these where nothing else is left in them."""
     for name in ("images", "recording", "log", "console", "learned"):
         shutil.rmtree(system.state_path / name, ignore_errors=True)
-    for pattern in ("*.json", "graph.*", "*.state", "*.run", "*.new", ".acceleration.json.*"):
+    for pattern in ("*.json", "graph.*", "*.state", "*.run", "*.new", ".acceleration.json.*", "acceleration*.lock"):
         for path in system.state_path.glob(pattern):
             path.unlink(missing_ok=True)
     shutil.rmtree(system.run_path, ignore_errors=True)

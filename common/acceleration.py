@@ -3,17 +3,25 @@
 A host may offer KVM, in ``/dev/kvm`` and in its capabilities, and still hang every guest under it. So ``auto`` boots a
 tiny guest under KVM that only powers itself off, with a deadline; what it did is remembered until something that could
 change the answer changes: the machine's boot, its kernel, libvirt, QEMU, the CPU, the image.
+
+# Note [One prover at a time]
+``up``, the actuator and the doctor may all want to know at once, and the probe guest of a host has one name: the second
+would end the guest of the first, and take its start for a fault. So whoever proves holds a lock of the host's in the
+state directory; the others wait for it and find what was remembered.
 """
 
+import fcntl
 import json
 import os
 import platform
 import xml.etree.ElementTree as ET
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Any, Final, Protocol
 
 from common.clock import Clock, SystemClock, boot_id
@@ -25,10 +33,17 @@ from common.log import logger
 from common.state_dir import ensure_state_dir
 
 KVM_DEADLINE_S: Final = 10.0
-TCG_DEADLINE_S: Final = 45.0
+TCG_DEADLINE_S: Final = 90.0  # as long as a domain may take to boot, by default
+PROVER_DEADLINE_S: Final = KVM_DEADLINE_S + TCG_DEADLINE_S + 60.0  # libvirt's own part may take long
+LOOK_S: Final = 0.2
 MEMORY_MIB: Final = 128
 STORE: Final = "acceleration.json"
 KERNEL, INITRAMFS, MANIFEST = "vmlinuz", "initramfs.img", "manifest.json"
+Say = Callable[[str], object]
+
+
+def _silent(_text: str) -> None:
+    """Tell nobody."""
 
 
 class Prober(Protocol):
@@ -66,16 +81,24 @@ def choose(config: Config, name: str, connection: Prober, clock: Clock | None = 
     return prove(connection, name, config.hosts[name], images, state, clock or SystemClock())
 
 
-def choose_for_host(name: str, host: Host, image_dir: Path, state_dir: Path, clock: Clock) -> Accel:
+def choose_for_host(name: str, host: Host, image_dir: Path, state_dir: Path, clock: Clock, say: Say = _silent) -> Accel:
     """Return the acceleration of a host over a connection of its own; errors as ``choose``."""
     connection = Connection.open(host.uri, is_read_only=False, may_touch=lambda _name: False)
     try:
-        return prove(connection, name, host, image_dir, state_dir, clock)
+        return prove(connection, name, host, image_dir, state_dir, clock, say)
     finally:
         connection.close()
 
 
-def prove(connection: Prober, name: str, host: Host, image_dir: Path, state_dir: Path, clock: Clock) -> Accel:
+def prove(
+    connection: Prober,
+    name: str,
+    host: Host,
+    image_dir: Path,
+    state_dir: Path,
+    clock: Clock,
+    say: Say = _silent,
+) -> Accel:
     """Return what the configuration asks for; for ``auto``, what was remembered for these circumstances, or is proven.
 
     Args:
@@ -85,6 +108,10 @@ def prove(connection: Prober, name: str, host: Host, image_dir: Path, state_dir:
         image_dir: Holds the guest image; it boots the probe.
         state_dir: Holds ``acceleration.json``.
         clock: Times the probe.
+        say: Is told what is waited for, where there is something to wait for.
+
+    Raises:
+        HypervisorError: as ``choose``; or another process proves it, and comes to no end.
     """
     if host.accel != "auto":
         return Accel("kvm" if host.accel == "kvm" else "qemu", f"the configuration says accel = {host.accel!r}")
@@ -98,9 +125,12 @@ def prove(connection: Prober, name: str, host: Host, image_dir: Path, state_dir:
     known = _recall(state_dir, name, circumstances)
     if known is not None:
         return known
-    accel = _probe(connection, name, kernel, initramfs, clock)
-    _remember(state_dir, name, circumstances, accel)
-    return accel
+    with _sole_prover(state_dir, name, clock, say):
+        known = _recall(state_dir, name, circumstances)  # by the one that was waited for
+        if known is None:
+            known = _probe(connection, name, kernel, initramfs, clock, say)
+            _remember(state_dir, name, circumstances, known)
+    return known
 
 
 def remembered(connection: Prober, name: str, host: Host, image_dir: Path, state_dir: Path) -> Accel | None:
@@ -139,14 +169,65 @@ def probe_xml(name: str, accel: str, kernel: Path, initramfs: Path) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _probe(connection: Prober, name: str, kernel: Path, initramfs: Path, clock: Clock) -> Accel:
+@contextmanager
+def _sole_prover(state_dir: Path, name: str, clock: Clock, say: Say) -> Iterator[None]:
+    """Hold the right to prove this host; see Note [One prover at a time].
+
+    Raises:
+        HypervisorError: another process still held it after ``PROVER_DEADLINE_S``.
+    """
+    begun_s = clock.monotonic_s()
+    with _opened(state_dir, f"acceleration.{name}.lock") as lock:
+        while not _is_taken(lock):
+            if clock.monotonic_s() - begun_s > PROVER_DEADLINE_S:
+                raise HypervisorError(
+                    f"another process has been proving the acceleration of {name} for {PROVER_DEADLINE_S:.0f} s"
+                )
+            say("another process proves it; waiting for what it finds")
+            Event().wait(LOOK_S)
+        yield
+
+
+@contextmanager
+def _opened(state_dir: Path, file: str) -> Iterator[int | None]:
+    """Give a file to lock, made where it is missing; None where this account can have none there."""
+    path, lock = state_dir / file, None
+    try:
+        ensure_state_dir(state_dir)
+        with suppress(FileExistsError):
+            path.touch(0o644, exist_ok=False)
+            path.chmod(0o644)  # whatever the umask: another account's process locks it too, and reading is enough
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        logger().warning("acceleration-not-locked", path=str(path), reason=error.strerror)
+    try:
+        yield lock
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _is_taken(lock: int | None) -> bool:
+    """Return whether the lock is now ours; one that nobody can have stands in nobody's way."""
+    if lock is None:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _probe(connection: Prober, name: str, kernel: Path, initramfs: Path, clock: Clock, say: Say) -> Accel:
     """Return KVM if the probe guest ends as it should under it, else software emulation if it does under that."""
     domain = f"{PROBE_PREFIX}{name}"
     connection.sweep(domain)  # one that a killed process left behind
     run = partial(_run, connection, domain, kernel, initramfs, clock)
+    say(f"a probe guest is to power itself off under KVM within {KVM_DEADLINE_S:.0f} s")
     fault, took_s = run("kvm", KVM_DEADLINE_S)
     if fault is None:
         return Accel("kvm", f"a probe guest ran under KVM in {took_s:.1f} s")
+    say(f"{fault} under KVM; now software emulation, within {TCG_DEADLINE_S:.0f} s")
     tcg_fault, took_s = run("qemu", TCG_DEADLINE_S)
     if tcg_fault is not None:
         raise HypervisorError(
@@ -159,7 +240,11 @@ def _probe(connection: Prober, name: str, kernel: Path, initramfs: Path, clock: 
 def _run(
     connection: Prober, domain: str, kernel: Path, initramfs: Path, clock: Clock, accel: str, deadline_s: float
 ) -> tuple[str | None, float]:
-    """Return what was wrong with the probe guest (None: nothing), and how long it ran."""
+    """Return what was wrong with the probe guest (None: nothing), and how long it ran.
+
+    Raises:
+        HypervisorError: somebody ended the guest: that shows nothing.
+    """
     start_s = clock.monotonic_s()
     try:
         ended = connection.run_once(probe_xml(domain, accel, kernel, initramfs), deadline_s)
@@ -168,6 +253,8 @@ def _run(
     took_s = clock.monotonic_s() - start_s
     if ended is None:
         return f"the probe guest hung for {deadline_s:g} s", took_s
+    if ended == "destroyed":
+        raise HypervisorError(f"somebody ended the probe guest {domain} after {took_s:.1f} s: nothing is proven")
     return (None if ended == "shutdown" else f"the probe guest ended as {ended!r}"), took_s
 
 
@@ -213,11 +300,17 @@ def _recall(state_dir: Path, name: str, circumstances: dict[str, str]) -> Accel 
 
 def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: Accel) -> None:
     """Keep what was proven; where another account's file stands in the way, it is proven again at the next start."""
-    path = state_dir / STORE
-    store = {**_read(path), name: {**asdict(accel), "circumstances": circumstances}}
+    with _opened(state_dir, "acceleration.lock") as lock:
+        if lock is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other hosts' entries are written at the same time
+        _store(state_dir / STORE, name, {**asdict(accel), "circumstances": circumstances})
+
+
+def _store(path: Path, name: str, entry: dict[str, Any]) -> None:
+    """Put one host's entry into the file, beside those of the others."""
+    store = {**_read(path), name: entry}
     aside = path.with_name(f".{STORE}.{os.getpid()}")
     try:
-        ensure_state_dir(state_dir)
         aside.write_text(json.dumps(store, indent=2) + "\n", encoding="utf-8")
         aside.replace(path)
     except OSError as error:

@@ -45,6 +45,7 @@ class AccelFacts:
     is_offered: bool
     has_device: bool
     proven: Accel | None
+    why_closed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts, Net, SocketFacts
+from cli.kvm_device import why_closed
 from cli.left_over import left_over
 from common.acceleration import remembered
 from common.config import Config, Group, Host
@@ -130,6 +131,7 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
             is_offered="kvm" in facts.domain_types,
             has_device=Path("/dev/kvm").exists(),
             proven=remembered(connection, name, host, images, system.state_path),
+            why_closed=why_closed() if libvirt.is_local else "",
         ),
         limits=LimitFacts(
             cpus=connection.host_cpus(),

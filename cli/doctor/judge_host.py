@@ -5,6 +5,7 @@ from typing import Final
 
 from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts
 from cli.doctor.finding import Finding, error, note, ok, size, skipped, warning
+from cli.kvm_device import CONSEQUENCE, MEND
 from common.config import Group
 from services.actuator.core.sizing import largest
 
@@ -73,6 +74,13 @@ def judge_acceleration(facts: AccelFacts, host: str) -> Finding:
         return _emulated(facts, about, _not_offered(facts))
     what = "offered, and not proven: a host may offer KVM and hang every guest under it"
     return note("kvm", about, what, "a scale-out that never answers", "make image && autoscaler doctor --prove")
+
+
+def judge_kvm_device(facts: AccelFacts, host: str) -> Finding:
+    """Return whether QEMU's account may open ``/dev/kvm``, where there is one."""
+    if facts.why_closed:
+        return warning("kvm-device", f"host {host}", facts.why_closed, CONSEQUENCE, MEND)
+    return ok("kvm-device", f"host {host}", "open to QEMU's group" if facts.has_device else "no /dev/kvm here")
 
 
 def _not_offered(facts: AccelFacts) -> str:

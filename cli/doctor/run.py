@@ -14,7 +14,7 @@ from cli.doctor.gather_libvirt import HostView, Owned
 from cli.doctor.gather_network import network_facts, user_networks
 from cli.doctor.gather_strays import is_locked, stray_files
 from cli.doctor.judge_guests import judge_guest_clocks, judge_identities, judge_readiness, judge_stops, judge_strays
-from cli.doctor.judge_host import judge_acceleration, judge_cpus, judge_libvirt, judge_memory
+from cli.doctor.judge_host import judge_acceleration, judge_cpus, judge_kvm_device, judge_libvirt, judge_memory
 from cli.doctor.judge_machine import (
     judge_clock,
     judge_files_open,
@@ -108,7 +108,7 @@ def _host(this: Round, host: str) -> list[Finding]:
     found = judge_libvirt(view.libvirt, host)
     if view.accel is None or view.limits is None:
         return found
-    found.append(judge_acceleration(view.accel, host))
+    found += [judge_acceleration(view.accel, host), judge_kvm_device(view.accel, host)]
     found += [judge_cpus(this.groups, view.limits, host), judge_memory(this.groups, view.limits, host)]
     if any(_boots(group) and host in group.hosts for group in this.groups.values()):
         found += judge_network(config.network, network_facts(config.network, view), host)

@@ -20,6 +20,8 @@ OURS += [
     "graph.png",
     "graph.png.new",
     ".acceleration.json.4711",
+    "acceleration.lock",
+    "acceleration.local.lock",
     "learned/web.0.base.new",
     "log/x.log",
 ]

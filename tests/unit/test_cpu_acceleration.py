@@ -1,7 +1,10 @@
 """Acceleration: when it is proven, what the proof means, and when it is remembered."""
 
 import json
+import threading
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from common.config import Config, Group, Host, System
 from common.domain import HostFacts
 from common.errors import HypervisorError
 from tests.clocks import FakeClock
+from tests.waiting import wait_until
 
 FACTS = HostFacts("9000000", "7002022", "x86_64 AMD", frozenset({"qemu", "kvm"}))
 
@@ -24,6 +28,7 @@ class FakeHost:
     facts: HostFacts = FACTS
     probes: list[tuple[str, str, float]] = field(default_factory=list)
     swept: list[str] = field(default_factory=list)
+    while_it_runs: Callable[[], object] = bool
 
     def host_facts(self) -> HostFacts:
         return self.facts
@@ -35,6 +40,7 @@ class FakeHost:
         root = ET.fromstring(xml)
         accel = root.get("type", "")
         self.probes.append((root.findtext("name", ""), accel, deadline_s))
+        self.while_it_runs()
         end = self.ends[accel]
         if isinstance(end, HypervisorError):
             raise end
@@ -51,8 +57,16 @@ def images(tmp_path: Path) -> Path:
     return directory
 
 
-def run(host: FakeHost, images: Path, accel: str = "auto", name: str = "local") -> Accel:
-    return prove(host, name, Host.model_validate({"accel": accel}), images, images.parent / "state", FakeClock())
+def run(
+    host: FakeHost,
+    images: Path,
+    accel: str = "auto",
+    name: str = "local",
+    say: Callable[[str], object] = str,
+    clock: FakeClock | None = None,
+) -> Accel:
+    settings, state = Host.model_validate({"accel": accel}), images.parent / "state"
+    return prove(host, name, settings, images, state, clock or FakeClock(), say)
 
 
 def test_kvm_is_used_when_the_probe_powers_itself_off(images: Path) -> None:
@@ -87,6 +101,58 @@ def test_a_probe_left_behind_is_swept_first(images: Path) -> None:
     host = FakeHost()
     run(host, images)
     assert host.swept == ["autoscaler-probe-local"]
+
+
+def test_what_is_waited_for_is_told(images: Path) -> None:
+    told: list[str] = []
+    run(FakeHost({"kvm": None, "qemu": "shutdown"}), images, say=told.append)
+    assert told == [
+        "a probe guest is to power itself off under KVM within 10 s",
+        "the probe guest hung for 10 s under KVM; now software emulation, within 90 s",
+    ]
+
+
+@pytest.mark.parametrize("accel", ["kvm", "qemu"])
+def test_a_probe_that_somebody_ended_proves_nothing(images: Path, accel: str) -> None:
+    with pytest.raises(HypervisorError, match="somebody ended the probe guest autoscaler-probe-local"):
+        run(FakeHost({"kvm": None, accel: "destroyed"}), images)
+    assert run(FakeHost(), images).type == "kvm"
+
+
+def test_who_comes_while_another_proves_waits_for_what_it_finds(images: Path) -> None:
+    waits = threading.Event()
+    first, second = FakeHost(while_it_runs=lambda: waits.wait(20)), FakeHost()
+    with ThreadPoolExecutor(1) as pool:
+        proof = pool.submit(run, first, images)
+        wait_until(lambda: first.probes != [], "a probe")
+        found = run(second, images, say=lambda _text: waits.set())
+        assert found.reason == f"{proof.result().reason} (remembered)"
+    assert (len(first.probes), second.probes, second.swept) == (1, [], [])
+
+
+def test_a_prover_that_comes_to_no_end_is_not_waited_for_for_ever(images: Path) -> None:
+    given_up, clock = threading.Event(), FakeClock()
+    first = FakeHost(while_it_runs=lambda: given_up.wait(20))
+
+    def later(_text: str) -> None:
+        clock.now_s += 100.0
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run, first, images)
+        wait_until(lambda: first.probes != [], "a probe")
+        with pytest.raises(HypervisorError, match="another process has been proving the acceleration of local for"):
+            run(FakeHost(), images, say=later, clock=clock)
+        given_up.set()
+
+
+def test_hosts_that_are_proven_at_the_same_time_are_all_remembered(images: Path) -> None:
+    names = [f"host-{number}" for number in range(8)]
+    together = threading.Barrier(len(names))
+    with ThreadPoolExecutor(len(names)) as pool:
+        for name in names:
+            pool.submit(run, FakeHost(while_it_runs=together.wait), images, name=name)
+    store = json.loads((images.parent / "state" / "acceleration.json").read_text())
+    assert sorted(store) == names
 
 
 @pytest.mark.parametrize(("accel", "expected"), [("kvm", "kvm"), ("tcg", "qemu")])

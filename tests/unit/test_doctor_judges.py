@@ -129,6 +129,14 @@ def test_kvm_counts_only_when_it_is_proven(facts: AccelFacts, level: Level, word
     assert word in f"{found.what} {found.why} {found.mend}"
 
 
+def test_a_device_that_qemus_group_may_not_open_is_told_whatever_is_wanted() -> None:
+    closed = "the group kvm (993) may not open /dev/kvm: it belongs to group 109, 660"
+    found = judge_host.judge_kvm_device(AccelFacts("tcg", True, True, None, closed), "local")
+    must_mend(found, Level.WARNING, "it belongs to group 109", "chgrp kvm /dev/kvm")
+    for has_device in (True, False):
+        assert judge_host.judge_kvm_device(AccelFacts("auto", True, has_device, None), "local").level is Level.OK
+
+
 # --- CPUs and memory -----------------------------------------------------------------------------------------------
 
 LIMITS = LimitFacts(cpus=4, total_memory_bytes=8 * GIB, free_memory_bytes=6 * GIB, owned={}, open_files=20000)

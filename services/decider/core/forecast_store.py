@@ -6,15 +6,17 @@ Arrays are kept as little-endian bytes of 64-bit floats: after a round trip ever
 import dataclasses
 import types
 import typing
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from services.decider.core import forecast
 from services.decider.core.forecast import Forecast
 
 VERSION = 2
 DTYPE = "<f8"
+FLOATS: Final[Any] = npt.NDArray[np.float64]  # compared whole: what it is made of depends on numpy's release
 
 
 def to_values(state: Forecast) -> dict[str, Any]:
@@ -53,11 +55,11 @@ def _packed(value: Any) -> Any:
 
 
 def _unpacked(kind: Any, value: Any) -> Any:
+    if kind == FLOATS:
+        return np.frombuffer(value["data"], dtype=DTYPE).reshape(value["shape"]).astype(np.float64)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _unpacked(arguments[0], value)
-    if origin is np.ndarray:
-        return np.frombuffer(value["data"], dtype=DTYPE).reshape(value["shape"]).astype(np.float64)
     if origin is tuple:
         return tuple(_unpacked(arguments[0], one) for one in value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
