@@ -6,16 +6,15 @@ change the answer changes: the machine's boot, its kernel, libvirt, QEMU, the CP
 """
 
 import json
-import os
 import platform
 import xml.etree.ElementTree as ET
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from common import files
 from common.clock import Clock, SystemClock, boot_id
 from common.config import Config, Host
 from common.domain import PROBE_PREFIX, HostFacts
@@ -215,15 +214,12 @@ def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: 
     """Keep what was proven; where another account's file stands in the way, it is proven again at the next start."""
     path = state_dir / STORE
     store = {**_read(path), name: {**asdict(accel), "circumstances": circumstances}}
-    aside = path.with_name(f".{STORE}.{os.getpid()}")
     try:
         ensure_state_dir(state_dir)
-        aside.write_text(json.dumps(store, indent=2) + "\n", encoding="utf-8")
-        aside.replace(path)
+        text = json.dumps(store, indent=2) + "\n"
+        files.replace_file(path, text.encode(), mode=files.PUBLIC, is_durable=False)
     except OSError as error:
         logger().warning("acceleration-not-stored", path=str(path), reason=error.strerror)
-        with suppress(OSError):
-            aside.unlink()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from common import files
 from common.clock import SystemClock, boot_id
 from common.config import Network
 from common.domain import DomainState
@@ -106,7 +107,7 @@ def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     Raises:
         HypervisorError: a part of it failed; nothing is left of it.
     """
-    order.snapshot.parent.mkdir(parents=True, exist_ok=True)
+    files.ensure_dir(order.snapshot.parent, 0o755)
     part = order.snapshot.with_suffix(".part")
     frozen = None if order.disks is None else Path(order.disks.frozen)
     is_taken = False
@@ -114,9 +115,9 @@ def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
         _boot(host, step, order)
         host.save_to(step.domain, str(part))
         host.undefine(step.domain)
-        part.chmod(0o600)
+        files.set_mode(part, files.PRIVATE)
         if frozen is not None:
-            frozen.chmod(0o644)  # QEMU reads it as its own user
+            files.set_mode(frozen, files.PUBLIC)  # QEMU reads it as its own user
         _prove(host, step, order, part)
         _publish(part, order.snapshot, frozen)
         is_taken = True
@@ -266,9 +267,8 @@ def _publish(part: Path, snapshot: Path, frozen: Path | None) -> None:
     if frozen is not None:
         state = frozen.stat()
         manifest["disk"] = {"path": str(frozen), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-    aside = snapshot.with_suffix(".new")
-    aside.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-    aside.replace(snapshot.with_suffix(".json"))
+    text = json.dumps(manifest) + "\n"
+    files.replace_file(snapshot.with_suffix(".json"), text.encode(), mode=files.PRIVATE, is_durable=True)
     part.replace(snapshot)
 
 

@@ -7,13 +7,13 @@ started from. Disk images are not copied, see ``keeper``; user-data and XML are 
 
 import hashlib
 import json
-import os
 import shutil
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from common import files
 from common.config import Image, Network
 from common.errors import AutoscalerError
 from common.name_servers import name_servers
@@ -92,12 +92,12 @@ class Images:
 
     def _make_reachable(self, directory: Path) -> None:
         """Make a directory that QEMU's own user can reach, whatever umask this process was given."""
-        directory.mkdir(parents=True, exist_ok=True)
+        files.ensure_dir(directory, 0o755)
         for part in (directory, *directory.parents):
             if part == self._state_path:
                 return
             if stat.S_IMODE(part.stat().st_mode) != 0o755:  # one that root made is as it must be
-                part.chmod(0o755)
+                files.set_mode(part, 0o755)
 
     def _copy(self, source: Path, manifest_path: Path) -> Template:
         try:
@@ -182,10 +182,4 @@ def _copy_checked(source: Path, target: Path, sha256: str) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ValueError(f"{source.name} does not match its manifest: sha256 {found[:12]}…, expected {sha256[:12]}…")
-    aside = target.with_suffix(".new")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.chmod(0o644)
-    aside.replace(target)
+    files.replace_file(target, content, mode=files.PUBLIC, is_durable=True)

@@ -272,7 +272,7 @@ def test_store_of_an_older_release_is_read_and_an_older_release_reads_ours(tmp_p
 def test_store_that_cannot_be_written_says_why_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     trouble = write(tmp_path / "file" / "actuator.json", Stored(), "b")
-    assert trouble == f"{tmp_path}/file/actuator.json cannot be written: File exists"
+    assert trouble == f"{tmp_path}/file/actuator.json cannot be written: Not a directory"
     assert (tmp_path / "file").read_text() == ""
 
 
