@@ -96,9 +96,11 @@ def clone(host: Host, step: Clone, order: CloneOrder) -> None:
         reason = " ".join(f"not cloned, so it boots: {error}".split())  # metadata hold no line ends
         if order.otherwise is not None:
             define(host, step, order.otherwise)
-        host.set_metadata(step.domain, replace(step.record, is_cloned=False, note=reason[:NOTE_LENGTH]).to_metadata())
+        host.set_metadata(
+            step.domain, step.uuid, replace(step.record, is_cloned=False, note=reason[:NOTE_LENGTH]).to_metadata()
+        )
         raise HypervisorError(reason) from error
-    host.set_link(step.domain, True)
+    host.set_link(step.domain, step.uuid, True)
 
 
 def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
@@ -113,8 +115,8 @@ def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     is_taken = False
     try:
         _boot(host, step, order)
-        host.save_to(step.domain, str(part))
-        host.undefine(step.domain)
+        host.save_to(step.domain, step.uuid, str(part))
+        host.undefine(step.domain, step.uuid)
         files.set_mode(part, files.PRIVATE)
         if frozen is not None:
             files.set_mode(frozen, files.PUBLIC)  # QEMU reads it as its own user
@@ -210,9 +212,9 @@ def _boot(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     console = Path(order.console_dir) / f"{step.domain}.log"
     console.unlink(missing_ok=True)
     define(host, step, order)
-    host.start(step.domain)
+    host.start(step.domain, step.uuid)
     _wait("the template did not answer", lambda: order.ask(order.target).is_right, order.boot_s)
-    host.set_link(step.domain, False)
+    host.set_link(step.domain, step.uuid, False)
     said = "the guest does not say that it waits for an identity, so its image cannot be cloned"
     _wait(said, lambda: WAITS.encode() in console.read_bytes(), LINK_S if order.disks is None else DISK_LINK_S)
 
@@ -225,7 +227,7 @@ def _prove(host: Host, step: TakeSnapshot, order: SnapshotOrder, part: Path) -> 
     for volume in () if order.disks is None else order.disks.volumes(step.domain, identity):
         host.make_volume(volume)
     _restore(host, step.domain, identity, part, order.disks)
-    host.set_link(step.domain, True)
+    host.set_link(step.domain, record.uuid, True)
     target = replace(order.target, name=name)
     limit_s = CANARY_S if order.disks is None else DISK_CANARY_S
     _wait("a first clone did not answer", lambda: order.ask(target).is_right, limit_s)
@@ -247,12 +249,12 @@ def _end(host: Host, step: TakeSnapshot, frozen: Path | None, *, is_taken: bool)
     with suppress(HypervisorError):
         facts = host.facts(step.domain)
         if facts is not None:
-            if facts.metadata.get("group") != step.group:
+            if facts.metadata.get("group") != step.group or facts.uuid not in (step.uuid, _canary_uuid(step.uuid)):
                 return
             if facts.state not in (DomainState.SHUTOFF, DomainState.CRASHED):
-                host.destroy(step.domain)
+                host.destroy(step.domain, facts.uuid)
             if facts.is_persistent:
-                host.undefine(step.domain)
+                host.undefine(step.domain, facts.uuid)
         if frozen is not None:
             owners, kept = (step.uuid, _canary_uuid(step.uuid)), frozen.name if is_taken else ""
             remove_volumes(host, lambda volume: owner_of(volume) in owners and volume != kept)

@@ -14,10 +14,10 @@ import libvirt
 import pytest
 
 from common.clock import SystemClock
-from common.hypervisor import Connection
 from tests.disk_image import BAKED_MACHINE_ID
 from tests.e2e.whole import look
 from tests.e2e.world import World, now_s, wait_until
+from tests.named import Named
 
 NAME = "ase8"
 BOOT_S = 900.0  # a minute and a half where nothing else runs
@@ -107,7 +107,7 @@ def test_requests_at_the_endpoint_reach_the_guests(told: dict[str, dict[str, str
 
 
 def test_guest_agent_tells_each_domains_name(told: dict[str, dict[str, str]]) -> None:
-    connection = Connection.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
+    connection = Named.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
     try:
         for name in told:
             answer = wait_until(lambda name=name: connection.agent_host_name(name, 5.0), 60, f"the agent of {name}")
@@ -118,7 +118,7 @@ def test_guest_agent_tells_each_domains_name(told: dict[str, dict[str, str]]) ->
 
 def test_a_clock_that_stood_still_is_set_through_the_agent(told: dict[str, dict[str, str]]) -> None:
     name = min(told)
-    connection = Connection.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
+    connection = Named.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
     raw = libvirt.open("qemu:///system")
     try:
         wait_until(lambda: connection.agent_host_name(name, 5.0), 60, f"the agent of {name}")

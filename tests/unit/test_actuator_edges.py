@@ -63,10 +63,10 @@ class FakeHost:
         self._call("define")
         return "u"
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, uuid: str) -> None:
         self._call("start")
 
-    def destroy(self, name: str) -> None:
+    def destroy(self, name: str, uuid: str) -> None:
         self._call("destroy")
 
     def make_volume(self, volume: Volume) -> None:
@@ -81,10 +81,10 @@ class FakeHost:
     def agent_host_name(self, name: str, timeout_s: float) -> str | None:
         return None
 
-    def undefine(self, name: str) -> None:
+    def undefine(self, name: str, uuid: str) -> None:
         self._call("undefine")
 
-    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+    def set_metadata(self, name: str, uuid: str, metadata: Mapping[str, str]) -> None:
         self._call("set_metadata")
 
 
