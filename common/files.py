@@ -127,6 +127,36 @@ def ensure_dir(path: Path, mode: int) -> None:
         return
 
 
+def read_trusted(path: Path, max_bytes: int) -> bytes:
+    """Return what a file holds that nobody but root and we may have changed, at most so many bytes of it.
+
+    Raises:
+        PermissionError: somebody else may; ``strerror`` says who, and what to do.
+        OSError: it cannot be read.
+    """
+    with _opened(path, is_strict=True) as fd:
+        try:
+            with os.fdopen(os.open(_inode(fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                return file.read(max_bytes)
+        except OSError as error:
+            raise _about(error, path) from error
+
+
+def why_open(path: Path) -> str:
+    """Return who but root and we may change what stands there, and what to do; empty if nobody, or nothing is there.
+
+    As sshd has it: the file and each directory above it is root's or ours, and neither its group nor others may write
+    it; with the sticky bit they may write a directory, for what is ours stays in it.
+    """
+    try:
+        with _opened(path, is_strict=True):
+            return ""
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def set_mode(path: Path, mode: int) -> None:
     """Give a file or directory its mode.
 
@@ -229,15 +259,15 @@ def _inode(fd: int) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    fd = _walk(path, None)
+def _opened(path: Path, *, is_strict: bool = False) -> Iterator[int]:
+    fd = _walk(path, None, is_strict=is_strict)
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def _walk(path: Path, mode: int | None) -> int:
+def _walk(path: Path, mode: int | None, *, is_strict: bool = False) -> int:
     parts = [part for part in reversed(path.parts) if part != "/"]
     here = os.open("/" if path.is_absolute() else ".", _PART | os.O_DIRECTORY)
     links, of_link = 0, len(parts)  # with so many parts left, or more, the part is one that a link named
@@ -251,6 +281,8 @@ def _walk(path: Path, mode: int | None) -> int:
             if target is None:
                 os.close(here)
                 here = found
+                if is_strict:
+                    _refuse_open(here, path)
                 continue
             os.close(found)
             links, of_link = links + 1, min(of_link, len(parts))
@@ -281,6 +313,20 @@ def _part(here: int, name: str, mode: int | None) -> int:
         finally:
             os.close(made)
     return os.open(name, _PART, dir_fd=here)
+
+
+def _refuse_open(fd: int, path: Path) -> None:
+    """Refuse what somebody but root and we may change; see ``why_open``."""
+    found, at = os.fstat(fd), os.readlink(_inode(fd))  # noqa: PTH115 - by descriptor
+    is_sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    why = ""
+    if found.st_uid not in (0, os.geteuid()):
+        us = "root" if os.geteuid() == 0 else f"user {os.geteuid()} or root"
+        why = f"user {found.st_uid} may change {at}; it must belong to {us}: chown {os.geteuid()} {at}"
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_sticky:
+        why = f"others may change {at} (mode {stat.S_IMODE(found.st_mode):04o}): chmod go-w {at}"
+    if why:
+        raise PermissionError(errno.EPERM, why, str(path))
 
 
 def _target(here: int, link: int, path: Path) -> str:

@@ -8,6 +8,7 @@ is copied, nothing is written, and whoever is killed in between leaves an empty 
 # Note [A disk frozen with the memory]
 The memory of a guest with a disk knows what stands on it. So the template's overlay stays as it was when the memory was
 saved, and each clone has an overlay of its own on top. It is kept for as long as the snapshot, or a clone, needs it.
+Nobody else may read it: libvirt gives all that a disk stands on to QEMU's user when a domain starts.
 """
 
 import fcntl
@@ -118,8 +119,6 @@ def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
         host.save_to(step.domain, step.uuid, str(part))
         host.undefine(step.domain, step.uuid)
         files.set_mode(part, files.PRIVATE)
-        if frozen is not None:
-            files.set_mode(frozen, files.PUBLIC)  # QEMU reads it as its own user
         _prove(host, step, order, part)
         _publish(part, order.snapshot, frozen)
         is_taken = True

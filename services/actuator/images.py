@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -142,7 +143,7 @@ def written_for(image: Image, network: Network) -> Template:
 def _extra(image: Image, network: Network) -> Extra | None:
     if not image.xml:
         return None
-    text = _text(image.xml, "xml")
+    text = _text(image.xml, "xml", _read_trusted)
     try:
         return extra_xml.check(text, image.xml, network, OWN_DISKS if image.disk else ())
     except extra_xml.ExtraXmlError as error:
@@ -157,10 +158,21 @@ def _user_data(file: str) -> str:
     return text
 
 
-def _text(file: str, key: str) -> str:
+def _read(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        return opened.read(MAX_USER_DATA_BYTES + 1)
+
+
+def _read_trusted(path: Path) -> bytes:
+    """Return what is in a file that is as good as root's password: it may hand any file of the host to a guest."""
+    return files.read_trusted(path, MAX_USER_DATA_BYTES + 1)
+
+
+def _text(file: str, key: str, read: Callable[[Path], bytes] = _read) -> str:
     try:
-        with Path(file).open("rb") as opened:
-            return opened.read(MAX_USER_DATA_BYTES + 1).decode()
+        return read(Path(file)).decode()
+    except PermissionError as error:
+        raise ImageError(f"{key}: {file} cannot be used: {error.strerror}") from error
     except OSError as error:
         raise ImageError(f"{key}: {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ The image is built once (under a minute) and kept beside the demo guest's; see `
 
 import hashlib
 import http.client
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,6 +172,12 @@ def test_clones_make_host_keys_of_their_own(
     addresses = [d["address"] for d in look(world)["groups"][0]["domains"] if d["name"] in cloned]
     keys = [wait_until(lambda at=at: identity(at).get("host-key"), 120, f"a host key at {at}") for at in addresses]
     assert len({*keys, *(facts["host-key"] for facts in told.values())}) == 5, keys
+
+
+def test_no_other_user_reads_memory_disks_or_seeds(cloned: dict[str, dict[str, str]], world: World) -> None:
+    kept = [*(world.state_dir / "disks").iterdir(), *snapshots(world)]
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in kept}
+    assert set(modes.values()) == {0o600}, modes
 
 
 def test_removed_domains_leave_no_disk_behind(cloned: dict[str, dict[str, str]], world: World) -> None:

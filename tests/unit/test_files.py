@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -241,3 +242,46 @@ def test_giving_away_keeps_links_and_what_has_a_second_name(tmp_path: Path, secr
     owners = {path.name: path.lstat().st_uid for path in sorted(top.rglob("*"))}
     assert owners == {"inner": STRANGER, "file": STRANGER, "second": 0, "kept": 0, "link": 0}
     assert untouched(secret)
+
+
+@pytest.mark.parametrize(
+    ("mode", "above", "why"),
+    [
+        (0o644, 0o755, ""),
+        (0o600, 0o700, ""),
+        (0o644, 0o1777, ""),
+        (0o644, 0o1771, ""),
+        (0o664, 0o755, r"others may change .*/file \(mode 0664\): chmod go-w .*/file"),
+        (0o646, 0o755, r"others may change .*/file \(mode 0646\): chmod go-w .*/file"),
+        (0o644, 0o775, r"others may change .*/top \(mode 0775\): chmod go-w .*/top"),
+        (0o644, 0o757, r"others may change .*/top \(mode 0757\): chmod go-w .*/top"),
+    ],
+)
+def test_what_others_may_change_is_not_trusted(tmp_path: Path, mode: int, above: int, why: str) -> None:
+    path = tmp_path / "top" / "inner" / "file"
+    path.parent.mkdir(parents=True, mode=0o700)
+    path.write_bytes(b"<domain/>")
+    path.chmod(mode)
+    path.parent.parent.chmod(above)
+    assert re.fullmatch(why, files.why_open(path)), files.why_open(path)
+    if why:
+        with pytest.raises(PermissionError, match=why):
+            files.read_trusted(path, 100)
+    else:
+        assert files.read_trusted(path, 100) == b"<domain/>"
+
+
+@needs_root
+@pytest.mark.parametrize("whose", ["file", ".", "link"])
+def test_what_belongs_to_another_user_is_not_trusted(tmp_path: Path, whose: str) -> None:
+    path = tmp_path / "top" / "file"
+    path.parent.mkdir(mode=0o755)
+    path.write_bytes(b"<domain/>")
+    path.chmod(0o644)
+    (path.parent / "link").symlink_to("file")
+    assert files.why_open(path.parent / "link") == ""
+    os.chown(path.parent / whose, STRANGER, STRANGER, follow_symlinks=False)
+    seen = path.parent / ("link" if whose == "link" else "file")
+    assert re.search(rf"user {STRANGER}\b", files.why_open(seen))
+    with pytest.raises(PermissionError):
+        files.read_trusted(seen, 100)
