@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from threading import Event
 
+from cli.refusals import write_text
 from common.clock import Clock
 from common.config import Host, System
 from common.errors import AutoscalerError, HypervisorError
@@ -84,7 +85,7 @@ def _start_daemons(system: System) -> str:
         started.append(name)
         pid = _daemon_pid(name)
         if pid is not None:
-            _note(system, name).write_text(str(pid), encoding="ascii")
+            write_text(_note(system, name), str(pid))
     return f"started {' and '.join(started)} (no systemd here)" if started else "libvirt's daemons were starting"
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from cli.stack import check_address_is_free
 from common.config import Config
 from common.endpoint import join_endpoint, within_reach
 from common.errors import AutoscalerError
+from common.files import ensure_dir, open_lock
 from load import levels
 
 
@@ -36,10 +38,15 @@ def run_load(
         raise AutoscalerError("the load generator is not installed; run: make load")
     if web is not None:
         check_address_is_free("--web", f"127.0.0.1:{web}")
-    directory = _control_directory(config)
+    directory = config.system.run_path
     control = directory / f"load-{group}.json"
-    levels.write(control, wanted)
-    with (directory / f"load-{group}.lock").open("w", encoding="ascii") as lock:
+    try:
+        ensure_dir(directory, 0o700)
+        levels.write(control, wanted)
+        lock_fd = open_lock(directory / f"load-{group}.lock")
+    except OSError as error:
+        raise AutoscalerError(f"{error.filename} cannot be written ({error.strerror}); run it with sudo") from error
+    with os.fdopen(lock_fd, "w", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -61,14 +68,3 @@ def _run(endpoint: str, control: Path, seconds: float, web: int | None, *, as_js
             return child.wait()
         except KeyboardInterrupt:
             continue  # the child got the same signal, and prints its summary
-
-
-def _control_directory(config: Config) -> Path:
-    directory = config.system.run_path
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / ".load-probe").touch()
-        (directory / ".load-probe").unlink()
-    except OSError as error:
-        raise AutoscalerError(f"{directory} cannot be written ({error.strerror}); run it with sudo") from error
-    return directory

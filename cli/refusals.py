@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import AutoscalerError
+from common.files import PRIVATE, replace_file
 
 
 @contextmanager
@@ -24,12 +25,12 @@ def told() -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write the file; where the disk is full, the error names it too.
+    """Replace a file that is its owner's alone; the error names it.
 
     Raises:
         AutoscalerError: it cannot be written.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        replace_file(path, text.encode(), mode=PRIVATE, is_durable=False)
     except OSError as error:
         raise AutoscalerError(f"{path} cannot be written: {error.strerror}") from error

@@ -16,11 +16,10 @@ The installed units have two accounts for the same reason; systemd-tmpfiles open
 
 import grp
 import os
-import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from common import files
 from common.config import System
 from common.config_file import load
 from common.errors import AutoscalerError
@@ -50,9 +49,8 @@ def share(system: System, gid: int) -> None:
     """
     for path, mode in ((system.run_path, SHARED_RUN), (system.state_path, SHARED_STATE)):
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            os.chown(path, -1, gid, follow_symlinks=False)
-            path.chmod(mode)
+            files.ensure_dir(path, 0o700)
+            files.give(path, -1, gid, mode)
         except OSError as error:
             raise AutoscalerError(f"{path} cannot be shared with group {gid}: {error.strerror}") from error
 
@@ -61,9 +59,7 @@ def hand_over(system: System, uid: int, gid: int) -> None:
     """Share the directories, and give the unprivileged user what its services left when they were root's."""
     share(system, gid)
     for top in (system.run_path, system.state_path):
-        for entry in sorted(top.iterdir()):
-            if not entry.name.startswith(ROOTS_OWN):
-                _give(entry, uid, gid)
+        files.give_below(top, uid, gid, _is_roots)
 
 
 def are_shared(system: System) -> bool:
@@ -97,24 +93,12 @@ def take_back(system: System) -> None:
     if not are_shared(system):
         return
     for top, mode in ((system.run_path, PRIVATE_RUN), (system.state_path, PRIVATE_STATE)):
-        top.chmod(mode)  # first: from here on nobody else changes what is in it
-        os.chown(top, 0, 0, follow_symlinks=False)
-        for entry in sorted(top.iterdir()):
-            if not entry.name.startswith(ROOTS_OWN):
-                _give(entry, 0, 0)
+        files.give(top, 0, 0, mode)
+        files.give_below(top, 0, 0, _is_roots)
 
 
-def _give(entry: Path, uid: int, gid: int) -> None:
-    """Give away a file, or a directory with all that is in it."""
-    for path in (entry, *_below(entry)):
-        os.chown(path, uid, gid, follow_symlinks=False)
-
-
-def _below(directory: Path) -> Iterator[Path]:
-    if not stat.S_ISDIR(directory.lstat().st_mode):
-        return
-    for parent, directories, files in os.walk(directory, followlinks=False):
-        yield from (Path(parent) / name for name in (*directories, *files))
+def _is_roots(name: str) -> bool:
+    return name.startswith(ROOTS_OWN)
 
 
 def main() -> int:

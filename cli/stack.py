@@ -20,6 +20,7 @@ from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, stop_libvirt
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
+from common import files
 from common.clock import Clock
 from common.config import Config, System
 from common.config_file import load
@@ -97,10 +98,10 @@ def prepare_directories(system: System) -> None:
     """Make the run and state directories with the modes that they need; those that several users share stay."""
     if shared_dirs.are_shared(system) or shared_dirs.belong_to_units(system.run_path):
         return
-    system.run_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    system.state_path.mkdir(mode=MODE, parents=True, exist_ok=True)
-    system.state_path.chmod(MODE)
-    (system.state_path / LOG_DIR).mkdir(mode=0o700, exist_ok=True)
+    files.ensure_dir(system.run_path, 0o700)
+    files.ensure_dir(system.state_path, MODE)
+    files.set_mode(system.state_path, MODE)
+    files.ensure_dir(system.state_path / LOG_DIR, 0o700)
 
 
 def ensure_image(config: Config) -> str:

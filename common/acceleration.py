@@ -16,7 +16,7 @@ import os
 import platform
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -24,6 +24,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final, Protocol
 
+from common import files
 from common.clock import Clock, SystemClock, boot_id
 from common.config import Config, Host
 from common.domain import PROBE_PREFIX, HostFacts
@@ -194,10 +195,7 @@ def _opened(state_dir: Path, file: str) -> Iterator[int | None]:
     path, lock = state_dir / file, None
     try:
         ensure_state_dir(state_dir)
-        with suppress(FileExistsError):
-            path.touch(0o644, exist_ok=False)
-            path.chmod(0o644)  # whatever the umask: another account's process locks it too, and reading is enough
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        lock = files.open_lock(path, is_shared=True)
     except OSError as error:
         logger().warning("acceleration-not-locked", path=str(path), reason=error.strerror)
     try:
@@ -308,15 +306,11 @@ def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: 
 
 def _store(path: Path, name: str, entry: dict[str, Any]) -> None:
     """Put one host's entry into the file, beside those of the others."""
-    store = {**_read(path), name: entry}
-    aside = path.with_name(f".{STORE}.{os.getpid()}")
+    text = json.dumps({**_read(path), name: entry}, indent=2) + "\n"
     try:
-        aside.write_text(json.dumps(store, indent=2) + "\n", encoding="utf-8")
-        aside.replace(path)
+        files.replace_file(path, text.encode(), mode=files.PUBLIC, is_durable=False)
     except OSError as error:
         logger().warning("acceleration-not-stored", path=str(path), reason=error.strerror)
-        with suppress(OSError):
-            aside.unlink()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ here.
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -293,6 +293,12 @@ class Connection:
 
     # --- changing a domain -----------------------------------------------------------------------------------
 
+    # Note [A name may change hands]
+    # Between a look and a call somebody may undefine a domain and define another under its name. So whatever changes a
+    # domain is told its UUID, and asks libvirt by that alone; libvirt's handles are looked up by it too. The name is
+    # for people, for the rule of what we may touch, and to leave alone what was renamed. ``define``, ``restore`` and
+    # ``run_once`` make a domain: libvirt itself refuses a name that another UUID has, and a UUID of another name.
+
     def define(self, xml: str) -> str:
         """Define, or redefine, a domain after libvirt has checked the definition; return its UUID."""
         name = name_in_xml(xml)
@@ -300,24 +306,24 @@ class Connection:
             self._refuse_foreign(line, f"define {name}", name)
             return str(line.raw.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).UUIDString())
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, uuid: str) -> None:
         """Start a defined domain; one that runs already is no error."""
-        with self._own(name, "start") as domain:
+        with self._own(name, uuid, "start") as domain:
             _unless_so_already(domain.create, lambda: bool(domain.isActive()))
 
-    def shutdown(self, name: str) -> None:
+    def shutdown(self, name: str, uuid: str) -> None:
         """Ask the guest to shut down, as its power button would; a stopped one is no error."""
-        with self._own(name, "shut down") as domain:
+        with self._own(name, uuid, "shut down") as domain:
             _unless_so_already(domain.shutdown, lambda: not domain.isActive())
 
-    def destroy(self, name: str) -> None:
+    def destroy(self, name: str, uuid: str) -> None:
         """End the domain at once; a stopped one is no error. A frozen QEMU takes 12 s to end."""
-        with self._own(name, "destroy") as domain:
+        with self._own(name, uuid, "destroy") as domain:
             _unless_so_already(domain.destroy, lambda: not domain.isActive())
 
-    def undefine(self, name: str) -> None:
+    def undefine(self, name: str, uuid: str) -> None:
         """Remove the definition and what belongs to it: a saved memory, snapshots' metadata, NVRAM."""
-        with self._own(name, "undefine") as domain:
+        with self._own(name, uuid, "undefine") as domain:
             try:
                 domain.undefineFlags(_UNDEFINE_ALL)
             except libvirt.libvirtError as error:
@@ -325,23 +331,23 @@ class Connection:
                     raise
                 domain.undefineFlags(_UNDEFINE_BASIC)  # a driver without NVRAM or checkpoints
 
-    def suspend(self, name: str) -> None:
+    def suspend(self, name: str, uuid: str) -> None:
         """Pause the domain in memory."""
-        with self._own(name, "suspend") as domain:
+        with self._own(name, uuid, "suspend") as domain:
             domain.suspend()
 
-    def resume(self, name: str) -> None:
+    def resume(self, name: str, uuid: str) -> None:
         """Let a paused domain go on; a running one is no error."""
-        with self._own(name, "resume") as domain:
+        with self._own(name, uuid, "resume") as domain:
             _unless_so_already(domain.resume, lambda: domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
 
-    def set_time(self, name: str, timeout_s: float) -> bool:
+    def set_time(self, name: str, uuid: str, timeout_s: float) -> bool:
         """Set the guest's clock to this machine's through its agent; return whether it has one that listens.
 
         Raises:
             HypervisorError: the agent did not say within ``timeout_s`` that it has; it may have all the same.
         """
-        with self._own(name, "set the clock of") as domain:
+        with self._own(name, uuid, "set the clock of") as domain:
             if not has_agent(domain.XMLDesc(0)):
                 return False
             domain.agentSetResponseTimeout(max(1, math.ceil(timeout_s)), 0)
@@ -349,9 +355,9 @@ class Connection:
             domain.setTime({"seconds": int(whole_s), "nseconds": int(part_s * NANOSECONDS)}, 0)
             return True
 
-    def save_to(self, name: str, path: str) -> None:
+    def save_to(self, name: str, uuid: str, path: str) -> None:
         """Save the running domain's memory to a file on the host, uncompressed where libvirt is set so, and end it."""
-        with self._own(name, "save the memory of") as domain:
+        with self._own(name, uuid, "save the memory of") as domain:
             domain.saveFlags(path, None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
     def restore(self, name: str, path: str) -> None:
@@ -360,30 +366,30 @@ class Connection:
             self._refuse_foreign(line, f"restore {name}", name)
             line.raw.restoreFlags(path, None, 0)
 
-    def set_link(self, name: str, is_up: bool) -> None:
+    def set_link(self, name: str, uuid: str, is_up: bool) -> None:
         """Plug the running domain's network in, or pull it out."""
-        with self._own(name, "set the link of") as domain:
+        with self._own(name, uuid, "set the link of") as domain:
             xml = interface_with_link(domain.XMLDesc(0), is_up)
             domain.updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
-    def save(self, name: str) -> None:
+    def save(self, name: str, uuid: str) -> None:
         """Save the domain's memory to disk and end it; it is next started from there, running. A saved one is fine."""
-        with self._own(name, "save the memory of") as domain:
+        with self._own(name, uuid, "save the memory of") as domain:
             save = partial(domain.managedSave, libvirt.VIR_DOMAIN_SAVE_RUNNING)
             _unless_so_already(save, lambda: bool(domain.hasManagedSaveImage(0)) and not domain.isActive())
 
-    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+    def set_metadata(self, name: str, uuid: str, metadata: Mapping[str, str]) -> None:
         """Replace our metadata element, in the running domain and in its definition; without attributes, remove it."""
         text = metadata_element(metadata) if metadata else None
-        with self._own(name, "write the metadata of") as domain:
+        with self._own(name, uuid, "write the metadata of") as domain:
             _again_if_it_stopped(partial(_write_metadata, domain, text))
 
-    def set_quota(self, name: str, cpu_quota: float | None) -> None:
+    def set_quota(self, name: str, uuid: str, cpu_quota: float | None) -> None:
         """Let each vCPU use this share of one CPU (0.01 to 1), None for all of it: live where it runs, else defined."""
         if cpu_quota is not None and not 0.01 <= cpu_quota <= 1:
             raise HypervisorError(f"cpu_quota must be in [0.01, 1], or None for no limit; got {cpu_quota}")
         quota_us = -1 if cpu_quota is None else round(cpu_quota * QUOTA_PERIOD_US)
-        with self._own(name, "set the CPU quota of") as domain:
+        with self._own(name, uuid, "set the CPU quota of") as domain:
             domain.setSchedulerParametersFlags({"vcpu_period": QUOTA_PERIOD_US, "vcpu_quota": quota_us}, 0)
             self._parameters.forget(domain.UUIDString())
 
@@ -406,6 +412,7 @@ class Connection:
         with self._call(f"run {name}") as line:
             self._refuse_foreign(line, f"run {name}", name)
             self._listen(note)
+            uuid = ""
             try:
                 # by UUID: the end of a run before, of the same name, may be heard only now
                 uuid = str(line.raw.createXML(xml, libvirt.VIR_DOMAIN_START_VALIDATE).UUIDString())
@@ -414,14 +421,20 @@ class Connection:
                     return ended.get(uuid)
             finally:
                 self._listeners.remove(note)
-                self.sweep(name)
+                if uuid:
+                    with suppress(DomainGoneError):  # the usual case: it has ended by itself
+                        self.destroy(name, uuid)
+                elif name.startswith(PROBE_PREFIX):
+                    self.sweep(name)
 
     def sweep(self, name: str) -> None:
-        """End a transient domain of ours if there is one."""
-        try:
-            self.destroy(name)
-        except DomainGoneError:
-            return  # the usual case: it has ended by itself
+        """End the probe domain of this name, which a killed process of ours left; any other name is refused."""
+        if not name.startswith(PROBE_PREFIX):
+            raise HypervisorError(f"refused to sweep {name}: only what begins with {PROBE_PREFIX} is a probe")
+        with suppress(DomainGoneError):
+            with self._call(f"look for {name}") as line:
+                uuid = str(line.raw.lookupByName(name).UUIDString())
+            self.destroy(name, uuid)
 
     # --- the network -----------------------------------------------------------------------------------------
 
@@ -527,10 +540,12 @@ class Connection:
             yield line
 
     @contextmanager
-    def _own(self, name: str, verb: str) -> Iterator[Any]:
-        """Give the domain of this name if it is ours, with errors translated."""
+    def _own(self, name: str, uuid: str, verb: str) -> Iterator[Any]:
+        """Give the domain if it is ours, with errors translated; see Note [A name may change hands]."""
         with self._call(f"{verb} {name}") as line:
-            domain = line.raw.lookupByName(name)
+            domain = line.raw.lookupByUUIDString(uuid)
+            if domain.name() != name:
+                raise HypervisorError(f"refused to {verb} {name}: it is named {domain.name()} now")
             if not (self._is_allowed(name) or _metadata(domain)):
                 raise HypervisorError(_foreign(f"{verb} {name}"))
             yield domain

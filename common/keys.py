@@ -1,10 +1,9 @@
 """Making the keys of the bus: what ``autoscaler keys`` does. What they are: ``common.messaging.curve``."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import names
+from common import files, names
 from common.bus import new_key_pair
 from common.errors import ConfigError
 
@@ -26,15 +25,15 @@ def make_keys(directory: Path) -> MadeKeys:
         ConfigError: the directory holds something already, or cannot be written.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.ensure_dir(directory, 0o700)
         if any(directory.iterdir()):
             raise ConfigError(f"{directory} is not empty; keys are never overwritten: name a new directory")
-        directory.chmod(0o700)
-        (directory / "authorized").mkdir(mode=0o700)
-        files = _write_pair(directory, "service") + _write_pair(directory, "client")
+        files.set_mode(directory, 0o700)
+        files.ensure_dir(directory / "authorized", 0o700)
+        written = _write_pair(directory, "service") + _write_pair(directory, "client")
     except OSError as error:
         raise ConfigError(f"{directory}: keys cannot be written: {error.strerror}") from error
-    return MadeKeys(directory, files)
+    return MadeKeys(directory, written)
 
 
 def add_client(directory: Path, name: str) -> MadeKeys:
@@ -61,13 +60,7 @@ def add_client(directory: Path, name: str) -> MadeKeys:
 
 def _write_pair(directory: Path, name: str) -> tuple[Path, ...]:
     public, secret = new_key_pair()
-    files = (directory / f"{name}.key_secret", directory / f"{name}.key", directory / "authorized" / f"{name}.key")
-    for path, key, mode in zip(files, (secret, public, public), (0o600, 0o644, 0o644), strict=True):
-        _write_new(path, key, mode)
-    return files
-
-
-def _write_new(path: Path, key: bytes, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(key + b"\n")
+    paths = (directory / f"{name}.key_secret", directory / f"{name}.key", directory / "authorized" / f"{name}.key")
+    for path, key, mode in zip(paths, (secret, public, public), (0o600, 0o644, 0o644), strict=True):
+        files.make_file(path, key + b"\n", mode=mode)
+    return paths

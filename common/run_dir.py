@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common import files
 from common.errors import BusError, LockHeldError
 from common.log import logger
 from common.messaging.sequence import MAX_RUN_ID, next_run_id
@@ -30,7 +31,7 @@ def ensure_run_dir(path: Path) -> None:
         BusError: it cannot be made, is not a directory, or belongs to someone else.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.ensure_dir(path, 0o700)
         found = path.lstat()
     except OSError as error:
         raise BusError(f"run_dir {path} cannot be made: {error.strerror}") from error
@@ -43,7 +44,7 @@ def ensure_run_dir(path: Path) -> None:
     if found.st_uid != os.geteuid():
         raise BusError(f"run_dir {path} belongs to user {found.st_uid}; it must belong to user {os.geteuid()}")
     if stat.S_IMODE(found.st_mode) & 0o077:
-        path.chmod(0o700)
+        files.set_mode(path, 0o700)
 
 
 def is_shared(found: os.stat_result) -> bool:
@@ -85,7 +86,7 @@ class Lock:
             BusError: the file cannot be made.
         """
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = files.open_lock(path)
         except OSError as error:
             raise BusError(f"lock {path} cannot be made: {error.strerror}") from error
         try:
@@ -162,12 +163,7 @@ def store_run_id(path: Path, run_id: int) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    fresh = path.with_suffix(".run.new")
-    with fresh.open("w", encoding="ascii") as file:
-        file.write(f"{run_id}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    files.replace_file(path, f"{run_id}\n".encode(), mode=files.PUBLIC, is_durable=True)
 
 
 def _stored(path: Path) -> int:

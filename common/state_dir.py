@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from common import files
 from common.run_dir import store_run_id
 
 MODE: Final = 0o711  # QEMU's own user reaches the images through it
@@ -25,8 +26,7 @@ def ensure_state_dir(path: Path) -> None:
     """
     if path.is_dir():
         return
-    path.mkdir(mode=MODE, parents=True, exist_ok=True)
-    path.chmod(MODE)  # whatever the umask
+    files.ensure_dir(path, MODE)
 
 
 class StateDir:
@@ -53,10 +53,10 @@ class StateDir:
         is_missing = not self._path.is_dir()
         ensure_state_dir(self._path)
         if is_missing and self._shared is not None and os.geteuid() == 0:
-            os.chown(self._path, self._shared.st_uid, self._shared.st_gid)
-            self._path.chmod(stat.S_IMODE(self._shared.st_mode))
+            shared = self._shared
+            files.give(self._path, shared.st_uid, shared.st_gid, stat.S_IMODE(shared.st_mode))
         if self._has_logs:
-            (self._path / LOG_DIR).mkdir(mode=0o700, exist_ok=True)
+            files.ensure_dir(self._path / LOG_DIR, 0o700)
         store_run_id(self._counter, self._run_id)
         self._seen = self._identities()
 

@@ -25,7 +25,8 @@ HERE = Path(__file__).resolve().parent
 if str(HERE.parent) not in sys.path:
     sys.path.insert(0, str(HERE.parent))  # started as a file, before anything is installed
 
-from common.clock import SystemClock  # noqa: E402 - after the path is set
+from common import files  # noqa: E402 - after the path is set
+from common.clock import SystemClock  # noqa: E402 - the same
 from guest_image import arguments, cpio, kernel, packages  # noqa: E402
 from guest_image.errors import BuildError  # noqa: E402
 
@@ -156,7 +157,7 @@ def check_machine(output: Path) -> None:
 @contextmanager
 def workplace(output: Path) -> Iterator[Path]:
     """Give a directory beside the image that is gone afterwards, with no other build at work in ``output``."""
-    with (output / ".lock").open("w") as lock:
+    with os.fdopen(files.open_lock(output / ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left_over in output.glob(f"{_TEMPORARY}*"):  # of a build that was killed
             shutil.rmtree(left_over, ignore_errors=True)
@@ -179,7 +180,7 @@ def build(output: Path) -> dict[str, Any]:
         archive = progress.step("pack the initramfs", lambda: make_initramfs(work / "app", root, modules))
         versions = packages.versions(root, (f"linux-image-{modules.name}", "busybox-static"))
         manifest = describe(image, archive, modules.name, versions)
-        progress.step("put the image in place", lambda: publish(output, work, image, archive, manifest))
+        progress.step("put the image in place", lambda: publish(output, image, archive, manifest))
     return manifest
 
 
@@ -202,16 +203,11 @@ def describe(image: bytes, archive: bytes, kernel_version: str, versions: dict[s
     }
 
 
-def publish(output: Path, work: Path, image: bytes, archive: bytes, manifest: dict[str, Any]) -> None:
+def publish(output: Path, image: bytes, archive: bytes, manifest: dict[str, Any]) -> None:
     """Put the files in place, each in one step, the manifest last."""
     text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
     for name, data in ((KERNEL, image), (INITRAMFS, archive), (MANIFEST, text.encode())):
-        with (work / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        (work / name).chmod(0o644)
-        (work / name).replace(output / name)
+        files.replace_file(output / name, data, mode=files.PUBLIC, is_durable=True)
 
 
 def _stop(_signal: int, _frame: object) -> None:
@@ -226,7 +222,7 @@ def main(words: list[str] | None = None) -> int:
     options = parser.parse_args(words)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        options.output.mkdir(parents=True, exist_ok=True)
+        files.ensure_dir(options.output, 0o755)
         if not options.force and is_current(options.output):
             say(f"image in {options.output} is current")
             return 0

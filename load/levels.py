@@ -4,11 +4,11 @@ A level is a period: seconds between two requests. The cost of one request is th
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import ConfigError
+from common.files import PRIVATE, replace_file
 
 PERIODS_S = {"low": 0.5, "mid": 0.1, "high": 1 / 30}
 DEFAULT_N = 5_000_000
@@ -39,9 +39,7 @@ def choose(name: str, period_s: float | None, n: int | None) -> Level:
 
 def write(path: Path, level: Level) -> None:
     """Leave the level where a running load finds it."""
-    new = path.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(asdict(level)), encoding="utf-8")
-    new.replace(path)
+    replace_file(path, json.dumps(asdict(level)).encode(), mode=PRIVATE, is_durable=False)
 
 
 def read(path: Path) -> Level | None:

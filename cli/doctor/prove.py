@@ -65,7 +65,7 @@ def _boot(config: Config, name: str, host: HostView, connection: Connection, clo
     try:
         for volume in made.volumes:
             connection.make_volume(volume)
-        return _lived(config, group, domain, host.name, made.xml, connection, clock)
+        return _lived(config, group, (domain, identity), host.name, made.xml, connection, clock)
     finally:
         connection.remove_volumes(lambda volume: owner_of(volume) == identity)
         if not had_pool:
@@ -73,19 +73,21 @@ def _boot(config: Config, name: str, host: HostView, connection: Connection, clo
 
 
 def _lived(
-    config: Config, group: Group, domain: str, host: str, xml: str, connection: Connection, clock: Clock
+    config: Config, group: Group, domain: tuple[str, str], host: str, xml: str, connection: Connection, clock: Clock
 ) -> Proof:
-    """Run the guest in a thread of its own until it has shown what it does; it is gone after the call."""
-    target = target_of(group, domain, config.network.address(config.network.slots - 1), host)
+    """Run the guest, told by name and UUID, in a thread of its own until it has shown what it does; then it is gone."""
+    target = target_of(group, domain[0], config.network.address(config.network.slots - 1), host)
     with ThreadPoolExecutor(1) as pool:
         life = pool.submit(connection.run_once, xml, START_S + group.boot_timeout_s + group.stop_timeout_s)
         try:
-            return _watched(group, target, connection, life, clock)
+            return _watched(group, target, domain[1], connection, life, clock)
         finally:
-            connection.sweep(domain)
+            connection.sweep(domain[0])
 
 
-def _watched(group: Group, target: Target, connection: Connection, life: Future[str | None], clock: Clock) -> Proof:
+def _watched(
+    group: Group, target: Target, uuid: str, connection: Connection, life: Future[str | None], clock: Clock
+) -> Proof:
     """Wait for the right answer, then for the guest to obey."""
     begun_s = clock.monotonic_s()
     answer = probe(target, lambda _host, domain, timeout_s: connection.agent_host_name(domain, timeout_s))
@@ -97,7 +99,7 @@ def _watched(group: Group, target: Target, connection: Connection, life: Future[
     if not answer.is_right:
         return Proof(None, answer.detail, None)
     answered_s, asked_s = clock.monotonic_s() - begun_s, clock.monotonic_s()
-    connection.shutdown(target.name)
+    connection.shutdown(target.name, uuid)
     while not life.done() and clock.monotonic_s() - asked_s < group.stop_timeout_s:
         Event().wait(LOOK_S)
     ended_s = clock.monotonic_s() - asked_s

@@ -12,8 +12,7 @@ import shutil
 import sys
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -93,7 +92,7 @@ def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
         for facts, record in strays:
             _say(f"{host}: {facts.name} is of group {record.group}, which the configuration no longer has like that")
         for facts, _ in [pair for pair in ours if not is_template(pair[1])]:
-            connection.set_metadata(facts.name, {})
+            connection.set_metadata(facts.name, facts.uuid, {})
             _say(f"{host}: {facts.name} is yours; it stays as it is ({facts.state})")
         left = Removal(connection, host, SystemClock(), _patience_s(config)).run(
             [facts for facts, record in (*ours, *strays) if is_template(record)]
@@ -221,19 +220,19 @@ class Removal:
         mine = {facts.name: facts.uuid for facts in domains}
         for facts in domains:
             if facts.state is DomainState.RUNNING:
-                self._try(facts.name, "asked to shut down", self._connection.shutdown)
-        self._end([facts.name for facts in domains if facts.state is DomainState.PAUSED])
+                self._try(facts.name, facts.uuid, "asked to shut down", self._connection.shutdown)
+        self._end({facts.name: facts.uuid for facts in domains if facts.state is DomainState.PAUSED})
         self._wait(mine, self._patience_s)
-        self._end([name for name, state in self._states(mine).items() if state not in OFF])
+        self._end({name: mine[name] for name, state in self._states(mine).items() if state not in OFF})
         self._wait(mine, DESTROY_PATIENCE_S)
         left = sorted(self._states(mine))
         if left:
             _say(f"{self._host}: not removed: {', '.join(left)}")
         return left
 
-    def _end(self, names: Sequence[str]) -> None:
+    def _end(self, uuids: Mapping[str, str]) -> None:
         """Destroy them side by side: those that do not shut down, and those that cannot, for they are paused."""
-        threads = [threading.Thread(target=self._destroy, args=(name,), daemon=True) for name in names]
+        threads = [threading.Thread(target=self._destroy, args=each, daemon=True) for each in uuids.items()]
         for thread in threads:
             thread.start()
 
@@ -243,7 +242,7 @@ class Removal:
         while states := self._states(mine):
             for name, state in states.items():
                 if state in OFF:
-                    self._try(name, "removed", partial(self._undefine, mine[name]))
+                    self._try(name, mine[name], "removed", self._undefine)
             if self._clock.monotonic_s() >= until_s:
                 return
             self._pause.wait(LOOK_S)
@@ -251,16 +250,16 @@ class Removal:
     def _states(self, mine: dict[str, str]) -> dict[str, DomainState]:
         return {f.name: f.state for f in self._connection.domains() if mine.get(f.name) == f.uuid}
 
-    def _destroy(self, name: str) -> None:
-        self._try(name, "powered off", self._connection.destroy)
+    def _destroy(self, name: str, uuid: str) -> None:
+        self._try(name, uuid, "powered off", self._connection.destroy)
 
-    def _undefine(self, uuid: str, name: str) -> None:
+    def _undefine(self, name: str, uuid: str) -> None:
         remove_disks(self._connection, uuid)
-        self._connection.undefine(name)
+        self._connection.undefine(name, uuid)
 
-    def _try(self, name: str, done: str, call: Callable[[str], None]) -> None:
+    def _try(self, name: str, uuid: str, done: str, call: Callable[[str, str], None]) -> None:
         try:
-            call(name)
+            call(name, uuid)
             _say(f"{self._host}: {name} {done}")
         except DomainGoneError:
             _say(f"{self._host}: {name} is gone")

@@ -8,6 +8,7 @@ is copied, nothing is written, and whoever is killed in between leaves an empty 
 # Note [A disk frozen with the memory]
 The memory of a guest with a disk knows what stands on it. So the template's overlay stays as it was when the memory was
 saved, and each clone has an overlay of its own on top. It is kept for as long as the snapshot, or a clone, needs it.
+Nobody else may read it: libvirt gives all that a disk stands on to QEMU's user when a domain starts.
 """
 
 import fcntl
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from common import files
 from common.clock import SystemClock, boot_id
 from common.config import Network
 from common.domain import DomainState
@@ -95,9 +97,11 @@ def clone(host: Host, step: Clone, order: CloneOrder) -> None:
         reason = " ".join(f"not cloned, so it boots: {error}".split())  # metadata hold no line ends
         if order.otherwise is not None:
             define(host, step, order.otherwise)
-        host.set_metadata(step.domain, replace(step.record, is_cloned=False, note=reason[:NOTE_LENGTH]).to_metadata())
+        host.set_metadata(
+            step.domain, step.uuid, replace(step.record, is_cloned=False, note=reason[:NOTE_LENGTH]).to_metadata()
+        )
         raise HypervisorError(reason) from error
-    host.set_link(step.domain, True)
+    host.set_link(step.domain, step.uuid, True)
 
 
 def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
@@ -106,17 +110,15 @@ def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     Raises:
         HypervisorError: a part of it failed; nothing is left of it.
     """
-    order.snapshot.parent.mkdir(parents=True, exist_ok=True)
+    files.ensure_dir(order.snapshot.parent, 0o755)
     part = order.snapshot.with_suffix(".part")
     frozen = None if order.disks is None else Path(order.disks.frozen)
     is_taken = False
     try:
         _boot(host, step, order)
-        host.save_to(step.domain, str(part))
-        host.undefine(step.domain)
-        part.chmod(0o600)
-        if frozen is not None:
-            frozen.chmod(0o644)  # QEMU reads it as its own user
+        host.save_to(step.domain, step.uuid, str(part))
+        host.undefine(step.domain, step.uuid)
+        files.set_mode(part, files.PRIVATE)
         _prove(host, step, order, part)
         _publish(part, order.snapshot, frozen)
         is_taken = True
@@ -209,9 +211,9 @@ def _boot(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     console = Path(order.console_dir) / f"{step.domain}.log"
     console.unlink(missing_ok=True)
     define(host, step, order)
-    host.start(step.domain)
+    host.start(step.domain, step.uuid)
     _wait("the template did not answer", lambda: order.ask(order.target).is_right, order.boot_s)
-    host.set_link(step.domain, False)
+    host.set_link(step.domain, step.uuid, False)
     said = "the guest does not say that it waits for an identity, so its image cannot be cloned"
     _wait(said, lambda: WAITS.encode() in console.read_bytes(), LINK_S if order.disks is None else DISK_LINK_S)
 
@@ -224,7 +226,7 @@ def _prove(host: Host, step: TakeSnapshot, order: SnapshotOrder, part: Path) -> 
     for volume in () if order.disks is None else order.disks.volumes(step.domain, identity):
         host.make_volume(volume)
     _restore(host, step.domain, identity, part, order.disks)
-    host.set_link(step.domain, True)
+    host.set_link(step.domain, record.uuid, True)
     target = replace(order.target, name=name)
     limit_s = CANARY_S if order.disks is None else DISK_CANARY_S
     _wait("a first clone did not answer", lambda: order.ask(target).is_right, limit_s)
@@ -246,12 +248,12 @@ def _end(host: Host, step: TakeSnapshot, frozen: Path | None, *, is_taken: bool)
     with suppress(HypervisorError):
         facts = host.facts(step.domain)
         if facts is not None:
-            if facts.metadata.get("group") != step.group:
+            if facts.metadata.get("group") != step.group or facts.uuid not in (step.uuid, _canary_uuid(step.uuid)):
                 return
             if facts.state not in (DomainState.SHUTOFF, DomainState.CRASHED):
-                host.destroy(step.domain)
+                host.destroy(step.domain, facts.uuid)
             if facts.is_persistent:
-                host.undefine(step.domain)
+                host.undefine(step.domain, facts.uuid)
         if frozen is not None:
             owners, kept = (step.uuid, _canary_uuid(step.uuid)), frozen.name if is_taken else ""
             remove_volumes(host, lambda volume: owner_of(volume) in owners and volume != kept)
@@ -266,9 +268,8 @@ def _publish(part: Path, snapshot: Path, frozen: Path | None) -> None:
     if frozen is not None:
         state = frozen.stat()
         manifest["disk"] = {"path": str(frozen), "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-    aside = snapshot.with_suffix(".new")
-    aside.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-    aside.replace(snapshot.with_suffix(".json"))
+    text = json.dumps(manifest) + "\n"
+    files.replace_file(snapshot.with_suffix(".json"), text.encode(), mode=files.PRIVATE, is_durable=True)
     part.replace(snapshot)
 
 

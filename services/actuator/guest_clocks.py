@@ -23,13 +23,14 @@ log = logger()
 class Clocks(Protocol):
     """What is needed of ``common.hypervisor.Connection``."""
 
-    def set_time(self, name: str, timeout_s: float) -> bool: ...
+    def set_time(self, name: str, uuid: str, timeout_s: float) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
     host: Clocks
     domain: str
+    uuid: str
     is_done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -41,9 +42,9 @@ class GuestClocks:
         self._host = host
         self._orders: SimpleQueue[_Order | None] = SimpleQueue()
 
-    def set(self, host: Clocks, domain: str) -> None:
+    def set(self, host: Clocks, domain: str, uuid: str) -> None:
         """Have the clock set; return when it is, when there is no agent, or after ``WAIT_S``. Never raises."""
-        order = _Order(host, domain)
+        order = _Order(host, domain, uuid)
         self._orders.put(order)
         order.is_done.wait(WAIT_S)
 
@@ -51,7 +52,7 @@ class GuestClocks:
         """Set clocks until it is stopped."""
         while (order := self._orders.get()) is not None:
             try:
-                order.host.set_time(order.domain, AGENT_TIMEOUT_S)
+                order.host.set_time(order.domain, order.uuid, AGENT_TIMEOUT_S)
             except HypervisorError as error:
                 log.warning("clock-unconfirmed", host=self._host, domain=order.domain, error=str(error))
             finally:

@@ -103,7 +103,7 @@ def _schema_says(connection: Connection, config: Config, group: Group, host: str
     spec = DomainSpec(name, own_uuid, record, "qemu", group, config.network, template, disks)
     try:
         connection.define(domain_xml(spec))
-        connection.undefine(name)
+        connection.undefine(name, own_uuid)
     except HypervisorError as error:
         return [f"libvirt refuses the definition with {group.image.xml} merged in: {error}"]
     return []

@@ -7,13 +7,14 @@ started from. Disk images are not copied, see ``keeper``; user-data and XML are 
 
 import hashlib
 import json
-import os
 import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from common import files
 from common.config import Image, Network
 from common.errors import AutoscalerError
 from common.name_servers import name_servers
@@ -92,12 +93,12 @@ class Images:
 
     def _make_reachable(self, directory: Path) -> None:
         """Make a directory that QEMU's own user can reach, whatever umask this process was given."""
-        directory.mkdir(parents=True, exist_ok=True)
+        files.ensure_dir(directory, 0o755)
         for part in (directory, *directory.parents):
             if part == self._state_path:
                 return
             if stat.S_IMODE(part.stat().st_mode) != 0o755:  # one that root made is as it must be
-                part.chmod(0o755)
+                files.set_mode(part, 0o755)
 
     def _copy(self, source: Path, manifest_path: Path) -> Template:
         try:
@@ -142,7 +143,7 @@ def written_for(image: Image, network: Network) -> Template:
 def _extra(image: Image, network: Network) -> Extra | None:
     if not image.xml:
         return None
-    text = _text(image.xml, "xml")
+    text = _text(image.xml, "xml", _read_trusted)
     try:
         return extra_xml.check(text, image.xml, network, OWN_DISKS if image.disk else ())
     except extra_xml.ExtraXmlError as error:
@@ -157,10 +158,21 @@ def _user_data(file: str) -> str:
     return text
 
 
-def _text(file: str, key: str) -> str:
+def _read(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        return opened.read(MAX_USER_DATA_BYTES + 1)
+
+
+def _read_trusted(path: Path) -> bytes:
+    """Return what is in a file that is as good as root's password: it may hand any file of the host to a guest."""
+    return files.read_trusted(path, MAX_USER_DATA_BYTES + 1)
+
+
+def _text(file: str, key: str, read: Callable[[Path], bytes] = _read) -> str:
     try:
-        with Path(file).open("rb") as opened:
-            return opened.read(MAX_USER_DATA_BYTES + 1).decode()
+        return read(Path(file)).decode()
+    except PermissionError as error:
+        raise ImageError(f"{key}: {file} cannot be used: {error.strerror}") from error
     except OSError as error:
         raise ImageError(f"{key}: {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -182,10 +194,4 @@ def _copy_checked(source: Path, target: Path, sha256: str) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ValueError(f"{source.name} does not match its manifest: sha256 {found[:12]}…, expected {sha256[:12]}…")
-    aside = target.with_suffix(".new")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.chmod(0o644)
-    aside.replace(target)
+    files.replace_file(target, content, mode=files.PUBLIC, is_durable=True)

@@ -1,7 +1,7 @@
 """One step against one host. Before anything is changed, the domain is looked at once more.
 
-libvirt addresses domains by name. Between the plan and the call an operator may have removed our domain and made
-another under its name; so every step checks that the UUID is the one it was planned for, and that our record is there.
+Between the plan and the call an operator may have removed our domain and made another under its name; so every step
+checks that the UUID is the one it was planned for, and that our record is there, and changes the domain by its UUID.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,7 +55,12 @@ IS_DONE_BY_GOING: Final[Mapping[type[Step], bool]] = {
 _Order = TypeVar("_Order", CloneOrder, SnapshotOrder)
 
 
-SetClock = Callable[[Host, str], None]
+SetClock = Callable[[Host, str, str], None]
+"""Given the host and the domain's name and UUID."""
+
+
+def leave_clock(_host: Host, _name: str, _uuid: str) -> None:
+    """Set no clock."""
 
 
 class Result(StrEnum):
@@ -82,9 +87,7 @@ class Outcome:
     looked_s: float | None = None
 
 
-def attempt(
-    host: Host, step: Step, xml: str | Draft | None, set_clock: SetClock = lambda _host, _domain: None
-) -> tuple[Result, str]:
+def attempt(host: Host, step: Step, xml: str | Draft | None, set_clock: SetClock = leave_clock) -> tuple[Result, str]:
     """Perform the step and return how it ended; where its domain is gone, ``IS_DONE_BY_GOING`` says.
 
     Args:
@@ -106,7 +109,7 @@ def attempt(
     return Result.DONE, ""
 
 
-def perform(host: Host, step: Step, xml: str | Draft | None, set_clock: SetClock = lambda _host, _domain: None) -> None:
+def perform(host: Host, step: Step, xml: str | Draft | None, set_clock: SetClock = leave_clock) -> None:
     """Carry out the step; a guest of ours that goes on has its clock set before its record says that it may serve.
 
     Raises:
@@ -121,38 +124,38 @@ def perform(host: Host, step: Step, xml: str | Draft | None, set_clock: SetClock
         case Define():
             define(host, step, _required(xml))
         case Start():
-            host.start(step.domain)
+            host.start(step.domain, step.uuid)
         case SetPhase(was=Phase.SUSPENDED) if step.record.template and step.record.phase is Phase.WARMING:
-            set_clock(host, step.domain)
-            host.set_metadata(step.domain, step.record.to_metadata())
+            set_clock(host, step.domain, step.uuid)
+            host.set_metadata(step.domain, step.uuid, step.record.to_metadata())
         case SetPhase():
-            host.set_metadata(step.domain, step.record.to_metadata())
+            host.set_metadata(step.domain, step.uuid, step.record.to_metadata())
         case SetQuota(is_raised=True):
-            host.set_metadata(step.domain, step.record.to_metadata())
-            host.set_quota(step.domain, step.cpu_quota)
+            host.set_metadata(step.domain, step.uuid, step.record.to_metadata())
+            host.set_quota(step.domain, step.uuid, step.cpu_quota)
         case SetQuota():
-            host.set_quota(step.domain, step.cpu_quota)
-            host.set_metadata(step.domain, step.record.to_metadata())
+            host.set_quota(step.domain, step.uuid, step.cpu_quota)
+            host.set_metadata(step.domain, step.uuid, step.record.to_metadata())
         case PlugIn():
-            host.set_link(step.domain, True)
+            host.set_link(step.domain, step.uuid, True)
         case Shutdown():
-            host.shutdown(step.domain)
-            host.set_metadata(step.domain, step.record.to_metadata())
+            host.shutdown(step.domain, step.uuid)
+            host.set_metadata(step.domain, step.uuid, step.record.to_metadata())
         case Destroy():
-            host.destroy(step.domain)
+            host.destroy(step.domain, step.uuid)
         case Resume():
-            host.resume(step.domain)
+            host.resume(step.domain, step.uuid)
         case Suspend():
-            host.suspend(step.domain)
+            host.suspend(step.domain, step.uuid)
         case Save():
-            host.save(step.domain)
+            host.save(step.domain, step.uuid)
         case Wake():
-            (host.start if step.tier == "saved" else host.resume)(step.domain)
-            set_clock(host, step.domain)
-            host.set_metadata(step.domain, step.record.to_metadata())
+            (host.start if step.tier == "saved" else host.resume)(step.domain, step.uuid)
+            set_clock(host, step.domain, step.uuid)
+            host.set_metadata(step.domain, step.uuid, step.record.to_metadata())
         case Undefine():
             remove_disks(host, step.uuid)
-            host.undefine(step.domain)
+            host.undefine(step.domain, step.uuid)
 
 
 def _give_up(host: Host, step: Save | Wake, error: HypervisorError) -> None:
@@ -163,7 +166,7 @@ def _give_up(host: Host, step: Save | Wake, error: HypervisorError) -> None:
     try:
         _check_is_ours(host, step)
         note = f"{step.otherwise.note}: {_plain(str(error))}"
-        host.set_metadata(step.domain, replace(step.otherwise, note=note[:NOTE_LENGTH]).to_metadata())
+        host.set_metadata(step.domain, step.uuid, replace(step.otherwise, note=note[:NOTE_LENGTH]).to_metadata())
     except HypervisorError:
         return  # it stands by as before, and is planned for anew
 

@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from common import names
+from common import files, names
 from common.config import Config, Group, Network
 from common.log import logger
 from common.phases import Phase
@@ -101,7 +101,7 @@ class Snapshots:
         for host in hosts:
             if host.name not in group.hosts or host.accel is None:
                 continue
-            key, why_not = "", _why_not(config, host, group, template)
+            key, why_not = "", files.why_open(self._folder) or _why_not(config, host, group, template)
             if not why_not:
                 key, why_not = key_of(name, group, template, config.network, host)
             self._keys[(name, host.name)] = key
@@ -331,12 +331,20 @@ def _is_verdict(step: Step, result: Result) -> bool:
 def _matching(path: Path) -> Manifest | None:
     """Return the snapshot's manifest if the file is as it says."""
     manifest = _manifest(path)
+    why_open = files.why_open(path) or files.why_open(path.with_suffix(".json"))
+    if why_open:
+        log.warning("snapshot-refused", path=str(path), reason=why_open)
+    if manifest is None or why_open:
+        return None
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-    return manifest if manifest is not None and manifest.sha256 == found else None
+    if manifest.disk is not None:
+        with suppress(OSError):
+            files.set_mode(Path(manifest.disk.path), files.PRIVATE)  # an older release left it open to all
+    return manifest if manifest.sha256 == found else None
 
 
 def _manifest(path: Path) -> Manifest | None:

@@ -5,11 +5,11 @@ file means: nothing known.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import files
 from common.log import logger
 from common.state_dir import ensure_state_dir
 from services.actuator.core.breaker import Breaker, restored
@@ -61,14 +61,9 @@ def write(path: Path, stored: Stored, boot_id: str) -> str:
         "demand": {group: list(demand) for group, demand in sorted(stored.demand.items())},
         "owned": {host: dict(sorted(owned.items())) for host, owned in sorted(stored.owned.items())},
     }
-    aside = path.with_suffix(".new")
     try:
         ensure_state_dir(path.parent)
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        files.replace_file(path, json.dumps(values, indent=1).encode(), mode=files.PRIVATE, is_durable=True)
     except OSError as error:
         log.warning("state-not-written", path=str(path), error=str(error))
         return f"{path} cannot be written: {error.strerror or error}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.config import Config, System
 from common.errors import AutoscalerError, ConfigError
+from common.files import PRIVATE, replace_file
 from common.run_dir import ensure_run_dir
 from common.state_dir import ensure_state_dir
 from services.balancer.core.haproxy_config import haproxy_config, state_file
@@ -17,12 +18,8 @@ EMPTY_STATE = "1\n"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the file, readable by its owner alone; a reader sees the old text or the new one."""
-    fresh = path.with_name(f"{path.name}.new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
+    """Replace the file, readable by its owner alone; after a power cut it may be empty."""
+    replace_file(path, text.encode(), mode=PRIVATE, is_durable=False)
 
 
 def write_config(config: Config) -> Path:

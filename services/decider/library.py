@@ -7,6 +7,7 @@ synced. What cannot be read is logged and counts as not there: the policy begins
 from pathlib import Path
 from typing import Final
 
+from common import files
 from common.log import logger
 from common.state_dir import ensure_state_dir
 from services.decider.core.learned import Learned, base_bytes, from_bytes, tail_bytes
@@ -43,7 +44,7 @@ class Library:
         """Keep what was learned; a disk that refuses is logged."""
         try:
             ensure_state_dir(self._directory.parent)
-            self._directory.mkdir(mode=0o700, exist_ok=True)
+            files.ensure_dir(self._directory, 0o700)
             if is_base_new:
                 _write(self._path(group, number, "base"), base_bytes(learned))
             _write(self._path(group, number, "tail"), tail_bytes(learned))
@@ -74,6 +75,4 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    aside = path.with_name(path.name + ".new")
-    aside.write_bytes(data)
-    aside.replace(path)
+    files.replace_file(path, data, mode=files.PRIVATE, is_durable=False)

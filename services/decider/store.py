@@ -8,10 +8,10 @@ tried again until it is written.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
+from common import files
 from common.log import logger
 from common.state_dir import ensure_state_dir
 from services.decider.core.state import Standing
@@ -81,14 +81,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, values: dict[str, Any]) -> None:
     ensure_state_dir(path.parent)
-    aside = path.with_suffix(".new")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump({"groups": values}, file, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    text = json.dumps({"groups": values}, sort_keys=True)
+    files.replace_file(path, text.encode(), mode=files.PRIVATE, is_durable=True)

@@ -4,12 +4,12 @@ What cannot be read is logged and counts as not there. A disk that refuses delay
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from common import files
 from common.log import Quiet, logger
 from common.state_dir import ensure_state_dir
 from services.notifier.core.deliver import Item
@@ -66,7 +66,8 @@ class Store:
             },
         }
         try:
-            _replace(self._path, json.dumps(values).encode())
+            ensure_state_dir(self._path.parent)
+            files.replace_file(self._path, json.dumps(values).encode(), mode=files.PRIVATE, is_durable=True)
         except OSError as error:
             if self._quiet.may_say(error.errno, now_s):
                 logger().error("state-not-written", path=str(self._path), reason=error.strerror or str(error))
@@ -90,14 +91,3 @@ def _kept(entry: Any) -> tuple[Notice, int]:
     if not isinstance(json.loads(body)["data"], dict):
         raise ValueError("a notice without data")
     return Notice(str(id), str(type), str(body)), max(0, int(attempts))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    ensure_state_dir(path.parent)
-    aside = path.with_suffix(".new")
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

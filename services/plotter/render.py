@@ -1,6 +1,6 @@
 """Pictures in files. Only this module, ``picture`` and ``window`` load matplotlib."""
 
-import contextlib
+import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from common import files
 from common.config import Config
 from common.errors import AutoscalerError, ConfigError, RecordingError
 from common.recording import Recorded, Recording
@@ -74,14 +75,12 @@ def write(figure: Figure, path: Path) -> None:
     Raises:
         AutoscalerError: it cannot be written; what stood there still does.
     """
-    fresh = path.with_name(f"{path.name}.new")
+    drawn = io.BytesIO()
     try:
         with mpl.rc_context(SAVING):
-            figure.savefig(fresh, format=path.suffix.lower().removeprefix("."))
-        fresh.replace(path)
+            figure.savefig(drawn, format=path.suffix.lower().removeprefix("."))
+        files.replace_file(path, drawn.getvalue(), mode=files.PUBLIC, is_durable=False)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
         raise AutoscalerError(f"{path} cannot be written: {error.strerror or error}") from error
 
 

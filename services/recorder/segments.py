@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common import files
 from common.recording import SegmentFile, finished_name, header_bytes, raw_name, segment_files, span_of
 from common.state_dir import ensure_state_dir
 from services.recorder.core.retention import to_drop
@@ -34,7 +35,7 @@ class SegmentWriter:
             OSError: no space, no permission.
         """
         ensure_state_dir(directory.parent)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        files.ensure_dir(directory, 0o700)
         number = max(after, *(file.number for file in segment_files(directory)), 0) + 1
         path = directory / raw_name(number)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -98,13 +99,7 @@ def finish(file: SegmentFile) -> Path | None:
         file.path.unlink()
         return None
     finished = file.path.with_name(finished_name(file.number, *span))
-    fresh = file.path.with_suffix(".new")
-    try:
-        _write_whole(fresh, lzma.compress(data, preset=PRESET))
-        fresh.replace(finished)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+    files.replace_file(finished, lzma.compress(data, preset=PRESET), mode=files.PRIVATE, is_durable=True)
     file.path.unlink()
     return finished
 
@@ -122,11 +117,3 @@ def drop_old(directory: Path, max_bytes: int, max_age_s: float, most_by_age: int
     for left in directory.glob("*.new"):
         left.unlink(missing_ok=True)
     return dropped
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(fd)

@@ -6,6 +6,7 @@ The image is built once (under a minute) and kept beside the demo guest's; see `
 
 import hashlib
 import http.client
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,10 @@ import libvirt
 import pytest
 
 from common.clock import SystemClock
-from common.hypervisor import Connection
 from tests.disk_image import BAKED_MACHINE_ID
 from tests.e2e.whole import look
 from tests.e2e.world import World, now_s, wait_until
+from tests.named import Named
 
 NAME = "ase8"
 BOOT_S = 900.0  # a minute and a half where nothing else runs
@@ -107,7 +108,7 @@ def test_requests_at_the_endpoint_reach_the_guests(told: dict[str, dict[str, str
 
 
 def test_guest_agent_tells_each_domains_name(told: dict[str, dict[str, str]]) -> None:
-    connection = Connection.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
+    connection = Named.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
     try:
         for name in told:
             answer = wait_until(lambda name=name: connection.agent_host_name(name, 5.0), 60, f"the agent of {name}")
@@ -118,7 +119,7 @@ def test_guest_agent_tells_each_domains_name(told: dict[str, dict[str, str]]) ->
 
 def test_a_clock_that_stood_still_is_set_through_the_agent(told: dict[str, dict[str, str]]) -> None:
     name = min(told)
-    connection = Connection.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
+    connection = Named.open("qemu:///system", is_read_only=False, may_touch=lambda _name: False)
     raw = libvirt.open("qemu:///system")
     try:
         wait_until(lambda: connection.agent_host_name(name, 5.0), 60, f"the agent of {name}")
@@ -171,6 +172,12 @@ def test_clones_make_host_keys_of_their_own(
     addresses = [d["address"] for d in look(world)["groups"][0]["domains"] if d["name"] in cloned]
     keys = [wait_until(lambda at=at: identity(at).get("host-key"), 120, f"a host key at {at}") for at in addresses]
     assert len({*keys, *(facts["host-key"] for facts in told.values())}) == 5, keys
+
+
+def test_no_other_user_reads_memory_disks_or_seeds(cloned: dict[str, dict[str, str]], world: World) -> None:
+    kept = [*(world.state_dir / "disks").iterdir(), *snapshots(world)]
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in kept}
+    assert set(modes.values()) == {0o600}, modes
 
 
 def test_removed_domains_leave_no_disk_behind(cloned: dict[str, dict[str, str]], world: World) -> None:

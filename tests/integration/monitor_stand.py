@@ -18,6 +18,7 @@ import pytest
 from common.clock import SystemClock
 from common.errors import HypervisorError
 from common.hypervisor import Connection
+from tests.named import Named
 from tests.waiting import wait_until
 
 CLOCK = SystemClock()
@@ -82,7 +83,7 @@ class PrivateLibvirtd:
             self.process.send_signal(signal.SIGCONT)
 
     def connect(self, is_read_only: bool = False) -> Connection:
-        return Connection.open(self.uri, is_read_only=is_read_only, may_touch=is_ours)
+        return Named.open(self.uri, is_read_only=is_read_only, may_touch=is_ours)
 
     def close(self) -> None:
         self.thaw()

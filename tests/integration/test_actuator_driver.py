@@ -2,17 +2,29 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
 from common.config import Group, Image, Network
-from common.domain import DomainState
+from common.domain import DomainFacts, DomainState
 from common.hypervisor import Connection
 from common.phases import Phase
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.record import Record, parse
 from services.actuator.core.seen import Template
-from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Undefine
+from services.actuator.core.steps import (
+    Define,
+    Destroy,
+    Save,
+    SetPhase,
+    SetQuota,
+    Shutdown,
+    Start,
+    Step,
+    Suspend,
+    Undefine,
+)
 from services.actuator.perform import Result, attempt
 
 UUID = "6f7a2f2e-3f0e-5a6f-9d2c-0a3f6a0b1c2d"
@@ -67,3 +79,45 @@ def test_foreign_domain_of_the_host_is_not_shown_nor_touched(host: Connection) -
     everyone = Connection.open("test:///default", is_read_only=True, may_touch=lambda _name: True)
     assert [d.state for d in everyone.domains() if d.name == "test"] == [DomainState.RUNNING]
     everyone.close()
+
+
+class Swapping(Connection):
+    """A host where, between the look and the call, somebody takes our domain away and puts his own under its name."""
+
+    theirs = ""
+
+    def facts(self, name: str) -> DomainFacts | None:
+        found = super().facts(name)
+        if found is not None and found.uuid == UUID:
+            with self._lines.use() as line:
+                ours = line.raw.lookupByUUIDString(UUID)
+                if ours.isActive():
+                    ours.destroy()
+                ours.undefine()
+                self.theirs = line.raw.defineXML(XML.replace(UUID, str(uuid4()))).UUIDString()
+                line.raw.lookupByUUIDString(self.theirs).create()
+        return found
+
+
+@pytest.mark.parametrize("kind", [Start, Shutdown, Destroy, Undefine, Suspend, Save, SetQuota, SetPhase])
+def test_who_takes_the_name_between_the_look_and_the_call_is_not_touched(kind: type[Step]) -> None:
+    host = Swapping.open("test:///default", is_read_only=False, may_touch=lambda name: name.startswith("actest-"))
+    assert isinstance(host, Swapping)
+    try:
+        host.define(XML)
+        if kind not in (Start, Undefine):
+            host.start("actest-0000", UUID)
+        more = {"record": replace(RECORD, cause="changed")} if kind in (Shutdown, SetQuota, SetPhase) else {}
+        more |= {"otherwise": RECORD} if kind is Save else {}
+        more |= {"cpu_quota": 0.1, "is_raised": True} if kind is SetQuota else {}
+        more |= {"was": Phase.CREATING} if kind is SetPhase else {}
+        result, _why = attempt(host, kind(**ABOUT, **more), None)
+        (theirs,) = host.domains()
+        assert (theirs.uuid, theirs.state) == (host.theirs, DomainState.RUNNING)
+        assert theirs.metadata == replace(RECORD, uuid=host.theirs).to_metadata()
+        assert result is (Result.DONE if kind in (Shutdown, Destroy, Undefine) else Result.FAILED)
+    finally:
+        for facts in host.domains():
+            host.destroy(facts.name, facts.uuid)
+            host.undefine(facts.name, facts.uuid)
+        host.close()

@@ -22,6 +22,7 @@ from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.record import Record
 from services.actuator.images import Images
 from tests.integration.actuator_stand import CLOCK, Driver
+from tests.named import Named
 
 IMAGE = Path(os.environ.get("LIBVIRT_AUTOSCALER_TEST_IMAGE", "/var/lib/libvirt-autoscaler/images"))
 URI = "qemu:///system"
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def has_libvirt() -> bool:
     try:
-        Connection.open(URI, is_read_only=False, may_touch=lambda _name: False).close()
+        Named.open(URI, is_read_only=False, may_touch=lambda _name: False).close()
     except HypervisorError:
         return False
     return (IMAGE / "manifest.json").is_file()
@@ -116,7 +117,7 @@ def driver(config: Config) -> Iterator[Driver]:
 
 
 def mine() -> Connection:
-    return Connection.open(URI, is_read_only=False, may_touch=lambda name: name.startswith("actest-"))
+    return Named.open(URI, is_read_only=False, may_touch=lambda name: name.startswith("actest-"))
 
 
 def sweep() -> None:

@@ -15,11 +15,11 @@ import libvirt
 import pytest
 
 from common.config import Config
-from common.hypervisor import Connection
 from common.messages import Event
 from services.actuator.access import disk_pool
 from tests.integration.actuator_stand import CLOCK, Driver
 from tests.integration.busy_disk import SmallFileSystem, small_file_system, write_disk
+from tests.named import Named
 
 PREFIX = "acsus-"
 ONE, TWO, THREE = (f"{PREFIX}{index:04d}" for index in range(3))
@@ -156,7 +156,7 @@ def own_address(address: str) -> Iterator[None]:
 def sweep(config: Config) -> None:
     """Remove what the group has left."""
     may_touch = lambda name: name.startswith(PREFIX)  # noqa: E731
-    connection = Connection.open("qemu:///system", is_read_only=False, may_touch=may_touch, pool=disk_pool(config))
+    connection = Named.open("qemu:///system", is_read_only=False, may_touch=may_touch, pool=disk_pool(config))
     for facts in connection.domains():
         if facts.name.startswith(PREFIX):
             connection.destroy(facts.name)

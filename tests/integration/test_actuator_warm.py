@@ -19,6 +19,7 @@ from common.errors import HypervisorError
 from common.hypervisor import Connection
 from common.messages import Event
 from tests.integration.actuator_stand import CLOCK, Driver
+from tests.named import Named
 
 IMAGE = Path(os.environ.get("LIBVIRT_AUTOSCALER_TEST_IMAGE", "/var/lib/libvirt-autoscaler/images"))
 URI = "qemu:///system"
@@ -47,7 +48,7 @@ warm = {{ {warm} }}
 
 def has_libvirt() -> bool:
     try:
-        Connection.open(URI, is_read_only=False, may_touch=lambda _name: False).close()
+        Named.open(URI, is_read_only=False, may_touch=lambda _name: False).close()
     except HypervisorError:
         return False
     return (IMAGE / "manifest.json").is_file()
@@ -67,7 +68,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def connection() -> Iterator[Connection]:
-    found = Connection.open(URI, is_read_only=False, may_touch=lambda name: name.startswith("acwarm-"))
+    found = Named.open(URI, is_read_only=False, may_touch=lambda name: name.startswith("acwarm-"))
     yield found
     found.close()
 

@@ -68,25 +68,25 @@ class FakeHost:
         self.peeks.append(name)
         return DomainFacts(name, f"u-{name}", DomainState.RUNNING, "", True, self.peeked)
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, uuid: str) -> None:
         self._wait("start")
 
-    def destroy(self, name: str) -> None:
+    def destroy(self, name: str, uuid: str) -> None:
         self._wait("destroy")
 
-    def suspend(self, name: str) -> None:
+    def suspend(self, name: str, uuid: str) -> None:
         pass
 
-    def resume(self, name: str) -> None:
+    def resume(self, name: str, uuid: str) -> None:
         pass
 
-    def set_time(self, name: str, timeout_s: float) -> bool:
+    def set_time(self, name: str, uuid: str, timeout_s: float) -> bool:
         return False
 
-    def set_quota(self, name: str, cpu_quota: float | None) -> None:
+    def set_quota(self, name: str, uuid: str, cpu_quota: float | None) -> None:
         pass
 
-    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+    def set_metadata(self, name: str, uuid: str, metadata: Mapping[str, str]) -> None:
         pass
 
     def addresses(self, name: str, rule: Rule) -> tuple[Candidate, ...]:

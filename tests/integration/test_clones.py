@@ -23,6 +23,7 @@ from services.actuator.access import access
 from services.actuator.shell import ActuatorService
 from services.actuator.worker import Access
 from tests.integration.actuator_stand import CLOCK, FakeBus
+from tests.named import Named
 
 URI = "qemu:///system"
 GROUP, PREFIX = "clonet", "clonet-"
@@ -32,7 +33,7 @@ STATES = {"warming": "ready", "ready": "ready", "draining": "draining"}
 
 def has_libvirt() -> bool:
     try:
-        Connection.open(URI, is_read_only=False, may_touch=lambda _name: False).close()
+        Named.open(URI, is_read_only=False, may_touch=lambda _name: False).close()
     except HypervisorError:
         return False
     return True
@@ -207,7 +208,7 @@ def sweep() -> None:
 
 
 def mine() -> Connection:
-    return Connection.open(URI, is_read_only=False, may_touch=lambda name: name.startswith(PREFIX))
+    return Named.open(URI, is_read_only=False, may_touch=lambda name: name.startswith(PREFIX))
 
 
 def shown() -> list[str]:

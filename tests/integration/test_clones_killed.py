@@ -19,6 +19,7 @@ from common.hypervisor import Connection
 from services.actuator.access import disk_pool
 from services.actuator.core.record import parse
 from tests.integration.test_clones import URI, cloning, get, has_libvirt
+from tests.named import Named
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP, PREFIX = "clonek", "clonek-"
@@ -72,7 +73,7 @@ def config(images: Path) -> Iterator[Config]:
 
 def connect(config: Config) -> Connection:
     may_touch = lambda name: name.startswith(PREFIX)  # noqa: E731 - it is given away
-    return Connection.open(URI, is_read_only=False, may_touch=may_touch, pool=disk_pool(config))
+    return Named.open(URI, is_read_only=False, may_touch=may_touch, pool=disk_pool(config))
 
 
 def sweep(config: Config) -> None:

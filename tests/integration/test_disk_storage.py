@@ -28,6 +28,7 @@ from services.actuator.image_check import main as check_images
 from services.actuator.images import ImageError, Images
 from services.actuator.keeper import Keeper, look
 from services.actuator.perform import Result, attempt
+from tests.named import Named
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: libvirt's system socket")
 URI = "qemu:///system"
@@ -61,7 +62,7 @@ def pool(place: Path) -> Pool:
 @pytest.fixture
 def host(pool: Pool) -> Iterator[Connection]:
     """A connection; what it made is removed at the end."""
-    connection = Connection.open(URI, is_read_only=False, may_touch=lambda n: n.startswith(f"{NAME}-"), pool=pool)
+    connection = Named.open(URI, is_read_only=False, may_touch=lambda n: n.startswith(f"{NAME}-"), pool=pool)
     yield connection
     for facts in connection.domains():
         if facts.name.startswith(f"{NAME}-"):
@@ -265,7 +266,7 @@ def test_a_full_disk_costs_the_new_volume_only(host: Connection, pool: Pool, pla
 
 def test_a_pool_of_another_is_left_alone(host: Connection, pool: Pool, place: Path, base: Path) -> None:
     host.make_volume(Overlay("a.qcow2", str(base), "raw", 1024 * 1024))
-    other = Connection.open(
+    other = Named.open(
         URI, is_read_only=False, may_touch=lambda _name: False, pool=replace(pool, path=f"{place}/elsewhere")
     )
     try:

@@ -21,10 +21,10 @@ import pytest
 
 from common.acceleration import INITRAMFS, KERNEL, MANIFEST
 from common.config import Network
-from common.hypervisor import Connection
 from common.network_xml import network_xml
 from common.phases import Phase
 from services.actuator.core.record import Record
+from tests.named import Named
 
 ROOT = Path(__file__).resolve().parents[2]
 URI = "qemu:///system"
@@ -231,7 +231,7 @@ def taken_port(stack: ExitStack) -> None:
 def network_with_stp(stack: ExitStack) -> None:
     """Make our network, and switch STP on at its bridge."""
     network = Network(name=NAME, bridge=BRIDGE, subnet=SUBNET, slots=4)
-    connection = Connection.open(URI, is_read_only=False, may_touch=lambda _name: False)
+    connection = Named.open(URI, is_read_only=False, may_touch=lambda _name: False)
     stack.callback(connection.close)
     stack.callback(connection.remove_network, NAME)
     connection.ensure_network(network_xml(network), NAME)
@@ -240,7 +240,7 @@ def network_with_stp(stack: ExitStack) -> None:
 
 def twins(home: Path, stack: ExitStack) -> None:
     """Define two domains whose disks carry one machine-id; the first runs, is marked ready, and answers nothing."""
-    connection = Connection.open(URI, is_read_only=False, may_touch=lambda name: name in TWINS)
+    connection = Named.open(URI, is_read_only=False, may_touch=lambda name: name in TWINS)
     stack.callback(connection.close)
     for name in TWINS:
         disk = home / f"{name}.raw"
@@ -278,7 +278,7 @@ def twin_xml(name: str, identity: str, disk: Path) -> str:
 
 def domains_and_networks() -> list[str]:
     """Return what libvirt still has under a name of these tests."""
-    connection = Connection.open(URI, is_read_only=True, may_touch=lambda name: name.startswith("asd"))
+    connection = Named.open(URI, is_read_only=True, may_touch=lambda name: name.startswith("asd"))
     try:
         found = [facts.name for facts in connection.domains() if facts.name.startswith("asd")]
         return found + [xml for xml, _ in connection.networks() if f"<name>{NAME}</name>" in xml]

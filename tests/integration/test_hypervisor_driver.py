@@ -1,5 +1,6 @@
 """The one door to libvirt, on libvirt's own test driver: no hypervisor needed."""
 
+import inspect
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from common.errors import DomainGoneError, HypervisorError, HypervisorLostError
 from common.hypervisor import Connection
 from common.network_xml import network_xml
 from tests.integration.monitor_stand import CLOCK, PrivateLibvirtd, is_ours, test_domain, wait_for
+from tests.named import Named
 
 URI = "test:///default"
 NAME = "hvtest-0000"
@@ -19,7 +21,7 @@ HOSTILE = {"group": 'a"b', "note": "</member>;<x/>"}
 
 @pytest.fixture
 def host() -> Iterator[Connection]:
-    connection = Connection.open(URI, is_read_only=False, may_touch=is_ours)
+    connection = Named.open(URI, is_read_only=False, may_touch=is_ours)
     yield connection
     remove(connection, *[facts.name for facts in connection.domains()])
     connection.remove_network("hvtest-net")
@@ -69,7 +71,7 @@ def test_metadata_written_while_running_outlive_the_stop(host: Connection) -> No
 def test_a_domain_that_carries_our_metadata_is_ours_whatever_its_name(host: Connection) -> None:
     host.define(test_domain(NAME))
     host.set_metadata(NAME, {"group": "web"})
-    stranger = Connection.open(URI, is_read_only=False, may_touch=lambda _name: False)
+    stranger = Named.open(URI, is_read_only=False, may_touch=lambda _name: False)
     try:
         assert [facts.name for facts in stranger.domains()] == [NAME]
         assert [reading.name for reading in stranger.cpu_readings()] == [NAME]
@@ -257,7 +259,7 @@ def test_the_host_tells_what_it_has(host: Connection) -> None:
 
 
 def test_a_closed_connection_is_not_alive_and_calls_say_lost() -> None:
-    connection = Connection.open(URI, is_read_only=True, may_touch=is_ours)
+    connection = Named.open(URI, is_read_only=True, may_touch=is_ours)
     connection.ping()
     connection.close()
     connection.close()
@@ -268,7 +270,7 @@ def test_a_closed_connection_is_not_alive_and_calls_say_lost() -> None:
 
 def test_a_host_that_cannot_be_reached_is_lost() -> None:
     with pytest.raises(HypervisorLostError, match=r"cannot connect to test:///nowhere.xml"):
-        Connection.open("test:///nowhere.xml", is_read_only=True, may_touch=is_ours)
+        Named.open("test:///nowhere.xml", is_read_only=True, may_touch=is_ours)
 
 
 def test_listing_stays_cheap_with_two_hundred_domains(host: Connection) -> None:
@@ -341,3 +343,70 @@ def test_a_host_tells_how_long_its_cpus_were_idle(host: Connection) -> None:
     first, second = host.host_cpu(), host.host_cpu()
     assert first is not None and second is not None
     assert first.cpus >= 1 and second.idle_s >= first.idle_s >= 0 and second.read_at_s > first.read_at_s
+
+
+EFFECTS = {
+    "start": (),
+    "shutdown": (),
+    "destroy": (),
+    "undefine": (),
+    "suspend": (),
+    "resume": (),
+    "save": (),
+    "save_to": ("/nowhere/memory",),
+    "set_link": (True,),
+    "set_time": (1.0,),
+    "set_metadata": ({"group": "web"},),
+    "set_quota": (0.5,),
+}
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+@pytest.mark.parametrize("verb", EFFECTS)
+def test_who_was_defined_under_the_name_of_one_that_is_gone_is_never_changed(
+    host: Connection, verb: str, is_running: bool
+) -> None:
+    old = host.define(test_domain(NAME))
+    host.undefine(NAME)
+    host.define(test_domain(NAME))
+    if is_running:
+        host.start(NAME)
+    before = host.domains()
+    with pytest.raises(DomainGoneError, match=f"{NAME}.*Domain not found"):
+        getattr(Connection, verb)(host, NAME, old, *EFFECTS[verb])
+    assert host.domains() == before
+
+
+def test_every_change_of_a_domain_is_told_whom_it_means_by_uuid() -> None:
+    """What takes a name alone looks, makes a domain, or sweeps probes; libvirt refuses a name that another UUID has."""
+    alone = {"facts", "addresses", "disk_troubles", "definition", "agent_host_name", "restore", "sweep"}
+    by_name = {
+        name: list(inspect.signature(method).parameters)
+        for name, method in vars(Connection).items()
+        if not name.startswith("_") and inspect.isfunction(method) and "network" not in name
+    }
+    named = {name for name, parameters in by_name.items() if parameters[1:2] == ["name"]}
+    assert {name for name in named if by_name[name][2:3] == ["uuid"]} == set(EFFECTS)
+    assert {name for name in named if by_name[name][2:3] != ["uuid"]} == alone
+
+
+def test_one_that_its_owner_has_renamed_is_left_alone(host: Connection) -> None:
+    uuid = host.define(test_domain(NAME))
+    with pytest.raises(HypervisorError, match=f"refused to start hvtest-0001: it is named {NAME} now"):
+        Connection.start(host, "hvtest-0001", uuid)
+    assert state(host) is DomainState.SHUTOFF
+
+
+def test_nothing_is_defined_over_one_of_another_uuid(host: Connection) -> None:
+    uuid = host.define(test_domain(NAME))
+    with pytest.raises(HypervisorError, match="already"):
+        host.define(test_domain(NAME))
+    assert [facts.uuid for facts in host.domains()] == [uuid]
+
+
+def test_only_a_probe_is_swept_by_its_name(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    host.start(NAME)
+    with pytest.raises(HypervisorError, match="refused to sweep"):
+        host.sweep(NAME)
+    assert state(host) is DomainState.RUNNING

@@ -24,6 +24,7 @@ from common.network_xml import network_xml
 from common.virt.addresses import Rule, Source
 from services.monitor.processes import SYSTEM_PID_DIR
 from tests.integration.monitor_stand import CLOCK, is_ours, wait_for
+from tests.named import Named
 
 URI = "qemu:///system"
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ NETWORK = "hvtest-net"
 
 def has_qemu() -> bool:
     try:
-        Connection.open(URI, is_read_only=False, may_touch=is_ours).close()
+        Named.open(URI, is_read_only=False, may_touch=is_ours).close()
     except HypervisorError:
         return False
     return True
@@ -56,7 +57,7 @@ def pid(name: str) -> int:
 
 @pytest.fixture
 def host() -> Iterator[Connection]:
-    connection = Connection.open(URI, is_read_only=False, may_touch=is_ours)
+    connection = Named.open(URI, is_read_only=False, may_touch=is_ours)
     yield connection
     for facts in connection.domains():
         if is_ours(facts.name):
@@ -88,7 +89,7 @@ def test_a_running_domain_is_metered_and_its_quota_changes_live(running: Connect
 
 
 def test_a_quota_that_another_connection_set_is_seen_by_its_event(running: Connection) -> None:
-    reader = Connection.open(URI, is_read_only=True, may_touch=is_ours)
+    reader = Named.open(URI, is_read_only=True, may_touch=is_ours)
     reader.watch(lambda _event: None, lambda: None)
     assert mine(reader)[NAMES[0]].allotted_cpus == 1.0
     running.set_quota(NAMES[0], 0.5)

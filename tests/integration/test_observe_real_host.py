@@ -31,6 +31,7 @@ from services.decider.core.events import Asked, MembershipSeen, PublishDesired, 
 from services.decider.core.group import handle
 from services.decider.core.seen import read_sample
 from services.decider.core.state import Settings, begin
+from tests.named import Named
 
 URI = "qemu:///system"
 NAME = "asobs-0000"
@@ -110,7 +111,7 @@ class Both:
         real = access(self.config, host)
 
         def connect() -> Any:
-            return Counting(Connection.open(URI, is_read_only=False, may_touch=lambda name: name == NAME), self.calls)
+            return Counting(Named.open(URI, is_read_only=False, may_touch=lambda name: name == NAME), self.calls)
 
         def prepare(connection: Any) -> str:
             connection.ensure_network  # noqa: B018 - counted; it is not called: the host is left as it is
@@ -174,7 +175,7 @@ def crashed(config: Config) -> Iterator[str]:
     record = Record(
         group="web", uuid=identity, host="local", phase=Phase.READY, since_mono_s=0, since_s=0, boot_id="", template="t"
     )
-    connection = Connection.open(URI, is_read_only=False, may_touch=lambda name: name == NAME)
+    connection = Named.open(URI, is_read_only=False, may_touch=lambda name: name == NAME)
     connection.define(
         f"<domain type='qemu'><name>{NAME}</name><uuid>{identity}</uuid><memory unit='MiB'>32</memory><vcpu>1</vcpu>"
         "<os><type arch='x86_64' machine='pc'>hvm</type></os></domain>"
@@ -187,7 +188,7 @@ def crashed(config: Config) -> Iterator[str]:
 
 
 def phase_in_libvirt() -> str:
-    connection = Connection.open(URI, is_read_only=True, may_touch=lambda name: name == NAME)
+    connection = Named.open(URI, is_read_only=True, may_touch=lambda name: name == NAME)
     try:
         facts = connection.facts(NAME)
         return facts.metadata["phase"] if facts is not None else "gone"

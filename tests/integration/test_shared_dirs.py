@@ -1,5 +1,6 @@
 """The directories that containers share: real files, real owners."""
 
+import contextlib
 import grp
 import os
 import stat
@@ -60,6 +61,49 @@ def test_a_link_in_a_shared_directory_gives_away_nothing_else(system: System, tm
     assert (outside / "secret").stat().st_uid == outside.stat().st_uid == 0
 
 
+def test_nothing_else_is_given_away_while_the_other_user_swaps_a_directory_for_a_link(system: System) -> None:
+    """A swap within the walk; by path, files of a directory that is closed to all others changed hands."""
+    shared_dirs.share(system, GID)
+    home = system.run_path.parent
+    closed = home / "closed"
+    closed.mkdir(mode=0o700)
+    for number in range(200):
+        (closed / f"{number:03}").touch(0o600)
+    inner, aside = system.state_path / "recording", system.state_path / "aside"
+    (inner / "more").mkdir(parents=True)
+    for path in (inner, inner / "more"):
+        os.chown(path, UID, GID)
+    for number in range(200):  # the same names: what is listed in one is found in the other
+        (inner / f"{number:03}").touch(0o600)
+        (inner / "more" / f"{number:03}").touch(0o600)
+    stop = home / "stop"
+
+    def swap() -> str:
+        swaps = 0
+        for path in (system.state_path / "link", inner / "link"):
+            path.symlink_to(closed)
+        while not stop.exists():
+            inner.rename(aside)
+            (system.state_path / "link").rename(inner)
+            inner.rename(system.state_path / "link")
+            aside.rename(inner)
+            (inner / "more").rename(inner / "aside")
+            (inner / "link").rename(inner / "more")
+            (inner / "more").rename(inner / "link")
+            (inner / "aside").rename(inner / "more")
+            swaps += 1
+        return str(swaps)
+
+    end = begun_as(UID, GID, swap)
+    until_s = CLOCK.monotonic_s() + 2
+    while CLOCK.monotonic_s() < until_s:
+        with contextlib.suppress(OSError):  # what it wants to look into is a link at this moment
+            shared_dirs.hand_over(system, UID, GID)
+    stop.touch()
+    assert int(end()) > 0
+    assert {path.stat().st_uid for path in (closed, *closed.iterdir())} == {0}
+
+
 def test_taken_back_everything_is_roots_and_closed(system: System) -> None:
     shared_dirs.share(system, GID)
     left = system.run_path / "decider.sock"
@@ -92,7 +136,7 @@ def test_taking_back_what_is_not_shared_changes_nothing(system: System) -> None:
 
 def test_a_path_that_is_a_file_cannot_be_shared(system: System) -> None:
     system.run_path.touch()
-    with pytest.raises(AutoscalerError, match=f"{system.run_path} cannot be shared with group {GID}: File exists"):
+    with pytest.raises(AutoscalerError, match=f"{system.run_path} cannot be shared with group {GID}: Not a directory"):
         shared_dirs.share(system, GID)
 
 

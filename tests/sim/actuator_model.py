@@ -116,13 +116,13 @@ class FakeHost:
         if domain is not None and (domain.is_held or (call != "resume" and domain.reason == "ioerror")):
             self.world.trespasses.append(f"{call} of {name}, {domain.state} ({domain.reason})")
 
-    def _change(self, call: str, name: str) -> FakeDomain:
+    def _change(self, call: str, name: str, uuid: str) -> FakeDomain:
         if self.is_lost:
             raise HypervisorLostError(f"{self.name} is gone")
         error = self.fail(call, name)
         if error is not None:
             raise error
-        if name not in self.by_name:
+        if name not in self.by_name or self.by_name[name].uuid != uuid:
             raise DomainGoneError(f"{name} is gone")
         return self.by_name[name]
 
@@ -144,9 +144,9 @@ class FakeHost:
         self.world.after("define", self.name, name)
         return uuid
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, uuid: str) -> None:
         self.world.before("start", self.name, name)
-        domain = self._change("start", name)
+        domain = self._change("start", name, uuid)
         if domain.state is not DomainState.SHUTOFF and domain.state is not DomainState.CRASHED:
             raise HypervisorError(f"{name} is {domain.state}")
         if domain.is_saved_badly:
@@ -156,17 +156,17 @@ class FakeHost:
         domain.started_s, domain.has_saved = started_s, False
         self.world.after("start", self.name, name)
 
-    def shutdown(self, name: str) -> None:
+    def shutdown(self, name: str, uuid: str) -> None:
         self.world.before("shutdown", self.name, name)
-        domain = self._change("shutdown", name)
+        domain = self._change("shutdown", name, uuid)
         if not domain.is_deaf:
             domain.become(DomainState.SHUTOFF, "shutdown")
         self.world.after("shutdown", self.name, name)
 
-    def destroy(self, name: str) -> None:
+    def destroy(self, name: str, uuid: str) -> None:
         self.world.before("destroy", self.name, name)
         self.note_trespass("destroy", name)
-        self._change("destroy", name).become(DomainState.SHUTOFF, "destroyed")
+        self._change("destroy", name, uuid).become(DomainState.SHUTOFF, "destroyed")
         self.world.after("destroy", self.name, name)
 
     def make_volume(self, volume: Volume) -> None:
@@ -190,53 +190,53 @@ class FakeHost:
     def agent_host_name(self, name: str, timeout_s: float) -> str | None:
         return None
 
-    def undefine(self, name: str) -> None:
+    def undefine(self, name: str, uuid: str) -> None:
         self.world.before("undefine", self.name, name)
         self.note_trespass("undefine", name)
-        assert self._change("undefine", name).state is not DomainState.RUNNING, f"{name} undefined while it runs"
+        assert self._change("undefine", name, uuid).state is not DomainState.RUNNING, f"{name} undefined while it runs"
         del self.by_name[name]
         self.world.after("undefine", self.name, name)
 
-    def suspend(self, name: str) -> None:
+    def suspend(self, name: str, uuid: str) -> None:
         self.world.before("suspend", self.name, name)
-        self._change("suspend", name).become(DomainState.PAUSED, "user")
+        self._change("suspend", name, uuid).become(DomainState.PAUSED, "user")
         self.world.after("suspend", self.name, name)
 
-    def resume(self, name: str) -> None:
+    def resume(self, name: str, uuid: str) -> None:
         self.world.before("resume", self.name, name)
         self.note_trespass("resume", name)
-        self._change("resume", name).become(DomainState.RUNNING, "unpaused")
+        self._change("resume", name, uuid).become(DomainState.RUNNING, "unpaused")
         self.world.after("resume", self.name, name)
 
-    def set_time(self, name: str, timeout_s: float) -> bool:
+    def set_time(self, name: str, uuid: str, timeout_s: float) -> bool:
         return False
 
-    def save(self, name: str) -> None:
+    def save(self, name: str, uuid: str) -> None:
         self.world.before("save", self.name, name)
-        domain = self._change("save", name)
+        domain = self._change("save", name, uuid)
         domain.become(DomainState.SHUTOFF, "saved")
         domain.has_saved = True
         self.world.after("save", self.name, name)
 
-    def save_to(self, name: str, path: str) -> None:
+    def save_to(self, name: str, uuid: str, path: str) -> None:
         raise HypervisorError(f"the model saves nothing of {name} to {path}")
 
     def restore(self, name: str, path: str) -> None:
         raise HypervisorError(f"the model restores nothing of {name} from {path}")
 
-    def set_link(self, name: str, is_up: bool) -> None:
+    def set_link(self, name: str, uuid: str, is_up: bool) -> None:
         raise HypervisorError(f"the model has no link of {name} to set {'up' if is_up else 'down'}")
 
-    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+    def set_metadata(self, name: str, uuid: str, metadata: Mapping[str, str]) -> None:
         self.world.before("set_metadata", self.name, name)
         if self.refuses_records:
             raise HypervisorError("no space left on device")
-        self._change("set_metadata", name).metadata = dict(metadata)
+        self._change("set_metadata", name, uuid).metadata = dict(metadata)
         self.world.after("set_metadata", self.name, name)
 
-    def set_quota(self, name: str, cpu_quota: float | None) -> None:
+    def set_quota(self, name: str, uuid: str, cpu_quota: float | None) -> None:
         self.world.before("set_quota", self.name, name)
-        self._change("set_quota", name).cpu_quota = cpu_quota
+        self._change("set_quota", name, uuid).cpu_quota = cpu_quota
         self.world.after("set_quota", self.name, name)
 
     def addresses(self, name: str, rule: Rule) -> tuple[Candidate, ...]:

@@ -40,9 +40,9 @@ class CloningHost(FakeHost):
         self.world.xml[uuid] = xml
         return uuid
 
-    def save_to(self, name: str, path: str) -> None:
+    def save_to(self, name: str, uuid: str, path: str) -> None:
         self.world.before("save_to", self.name, name)
-        domain = self._change("save_to", name)
+        domain = self._change("save_to", name, uuid)
         header = save_image.SaveHeader(self.world.xml[domain.uuid], b"<cookie/>", 0)
         Path(path).write_bytes(save_image.pack(header) + STREAM)
         domain.state = DomainState.SHUTOFF
@@ -69,9 +69,9 @@ class CloningHost(FakeHost):
         self.by_name[name].started_s, self.by_name[name].has_link = started_s, False
         self.world.after("restore", self.name, name)
 
-    def set_link(self, name: str, is_up: bool) -> None:
+    def set_link(self, name: str, uuid: str, is_up: bool) -> None:
         self.world.before("set_link", self.name, name)
-        domain = self._change("set_link", name)
+        domain = self._change("set_link", name, uuid)
         domain.has_link, domain.is_silent = is_up, not is_up or self.world.clones_are_dumb
         if not is_up:
             (self.world.place / f"{name}.log").write_text("no link: waiting for an identity\n")

@@ -90,10 +90,10 @@ class DyingHost:
     def facts(self, name: str) -> Any:
         return type("Facts", (), {"uuid": f"u-{name}", "metadata": {"group": "web"}})()
 
-    def set_quota(self, name: str, cpu_quota: float | None) -> None:
+    def set_quota(self, name: str, uuid: str, cpu_quota: float | None) -> None:
         self._note(f"quota {cpu_quota}")
 
-    def set_metadata(self, name: str, metadata: dict[str, str]) -> None:
+    def set_metadata(self, name: str, uuid: str, metadata: dict[str, str]) -> None:
         self._note(f"record {metadata['cpu_quota'] or 'configured'}")
 
     def _note(self, call: str) -> None:

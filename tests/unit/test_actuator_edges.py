@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import left_over
-from common.config import Config
+from common.config import Config, Image, Network
 from common.domain import DomainFacts, DomainState
 from common.errors import AutoscalerError, DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.messages import BackendState, DesiredCapacity, Drain, Traffic
@@ -22,7 +22,7 @@ from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Load
 from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Undefine
 from services.actuator.hosts import RETRY_S, Hosts
-from services.actuator.images import ImageError, Images
+from services.actuator.images import ImageError, Images, written_for
 from services.actuator.ledger import Ledger
 from services.actuator.perform import Outcome, Result, attempt
 from services.actuator.prober import Target, judge
@@ -63,10 +63,10 @@ class FakeHost:
         self._call("define")
         return "u"
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, uuid: str) -> None:
         self._call("start")
 
-    def destroy(self, name: str) -> None:
+    def destroy(self, name: str, uuid: str) -> None:
         self._call("destroy")
 
     def make_volume(self, volume: Volume) -> None:
@@ -81,10 +81,10 @@ class FakeHost:
     def agent_host_name(self, name: str, timeout_s: float) -> str | None:
         return None
 
-    def undefine(self, name: str) -> None:
+    def undefine(self, name: str, uuid: str) -> None:
         self._call("undefine")
 
-    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+    def set_metadata(self, name: str, uuid: str, metadata: Mapping[str, str]) -> None:
         self._call("set_metadata")
 
 
@@ -272,11 +272,24 @@ def test_store_of_an_older_release_is_read_and_an_older_release_reads_ours(tmp_p
 def test_store_that_cannot_be_written_says_why_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     trouble = write(tmp_path / "file" / "actuator.json", Stored(), "b")
-    assert trouble == f"{tmp_path}/file/actuator.json cannot be written: File exists"
+    assert trouble == f"{tmp_path}/file/actuator.json cannot be written: Not a directory"
     assert (tmp_path / "file").read_text() == ""
 
 
 # --- images --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_xml_that_others_may_change_is_refused(tmp_path: Path, mode: int) -> None:
+    extra = tmp_path / "extra.xml"
+    extra.write_text("<domain><title>shop</title></domain>")
+    extra.chmod(0o644)
+    asked = Image(disk="/srv/base.qcow2", xml=str(extra))
+    assert written_for(asked, Network()).extra is not None
+    extra.chmod(mode)
+    why = rf"others may change {extra} \(mode {mode:04o}\): chmod go-w {extra}"
+    with pytest.raises(ImageError, match=f"xml: {extra} cannot be used: {why}"):
+        written_for(asked, Network())
 
 
 def image(directory: Path, content: bytes = b"kernel", **changes: object) -> Path:

@@ -156,16 +156,16 @@ class FakeHost:
         if self.error is not None:
             raise self.error
 
-    def resume(self, name: str) -> None:
+    def resume(self, name: str, uuid: str) -> None:
         self._call("resume")
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, uuid: str) -> None:
         self._call("start")
 
-    def save(self, name: str) -> None:
+    def save(self, name: str, uuid: str) -> None:
         self._call("save")
 
-    def set_metadata(self, name: str, metadata: dict[str, str]) -> None:
+    def set_metadata(self, name: str, uuid: str, metadata: dict[str, str]) -> None:
         if not self.is_written:
             raise HypervisorError("no space left")
         self.written = dict(metadata)
@@ -190,7 +190,7 @@ def test_waking_resumes_or_starts_and_writes_the_record(tier: str, call: str) ->
 def test_a_clock_is_set_when_the_guest_goes_on_and_before_its_record_lets_it_serve(tier: str, call: str) -> None:
     host, seen_then = FakeHost(), list[tuple[list[str], dict[str, str]]]()
 
-    def set_clock(_host: object, domain: str) -> None:
+    def set_clock(_host: object, domain: str, _uuid: str) -> None:
         seen_then.append(([*host.calls, domain], dict(host.written)))
 
     assert attempt(host, wake_of(tier), None, set_clock) == (Result.DONE, "")  # type: ignore[arg-type] # a fake
@@ -204,7 +204,7 @@ def test_a_clock_is_set_of_a_domain_of_ours_that_somebody_else_had_paused(templa
         group="web", host="local", domain=ONE, uuid=f"u-{ONE}", reason="it runs again", was=Phase.SUSPENDED,
         record=record(ONE, Phase.WARMING, template=template),
     )  # fmt: skip
-    assert attempt(host, step, None, lambda _host, domain: set_of.append(domain)) == (Result.DONE, "")  # type: ignore[arg-type] # a fake
+    assert attempt(host, step, None, lambda _host, domain, _uuid: set_of.append(domain)) == (Result.DONE, "")  # type: ignore[arg-type] # a fake
     assert set_of == clocks and host.written["phase"] == "warming"
 
 
@@ -215,7 +215,7 @@ class Agents:
         self.goes_on = threading.Event()
         self.told: list[str] = []
 
-    def set_time(self, name: str, timeout_s: float) -> bool:
+    def set_time(self, name: str, uuid: str, timeout_s: float) -> bool:
         self.told.append(name)
         if name == "hung":
             self.goes_on.wait(20)
@@ -230,7 +230,7 @@ def test_no_agent_that_fails_or_hangs_keeps_a_domain_from_being_woken() -> None:
     for thread in threads:
         thread.start()
     for name in ("hung", "broken", "none", "good"):
-        clocks.set(agents, name)
+        clocks.set(agents, name, "u")
     assert agents.told == ["hung", "broken", "none", "good"]
     agents.goes_on.set()
     clocks.stop()

@@ -1,6 +1,7 @@
 """``make clean`` leaves nothing of ours, also after a kill -9; and ``up`` and ``down`` tell the system's refusals."""
 
 import errno
+import resource
 import socket
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_clean_leaves_what_is_not_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["run", "state"])
 def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path, below: str) -> None:
     (tmp_path / below).touch()
-    with pytest.raises(AutoscalerError, match=rf"{tmp_path}/{below} cannot be used: File exists"), told():
+    with pytest.raises(AutoscalerError, match=rf"{tmp_path}/{below} cannot be used: Not a directory"), told():
         stack.prepare_directories(system(tmp_path))
 
 
@@ -60,9 +61,15 @@ def test_a_program_that_is_missing_is_named() -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "haproxy")
 
 
-def test_a_full_disk_is_told_with_the_file() -> None:
-    with pytest.raises(AutoscalerError, match="/dev/full cannot be written: No space left on device"):
-        write_text(Path("/dev/full"), "x")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(AutoscalerError, match=f"{tmp_path}/file cannot be written: File too large"):
+            write_text(tmp_path / "file", "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_supervisord_reads_what_it_is_told_also_where_the_program_lies_below_a_percent_sign(tmp_path: Path) -> None:

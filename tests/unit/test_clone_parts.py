@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import struct
 import threading
 import xml.etree.ElementTree as ET
@@ -233,6 +234,23 @@ def test_a_snapshot_counts_only_while_it_is_as_its_manifest_says(tmp_path: Path)
     assert (store.damaged(), store.damaged()) == ([("web", "local")], [])
 
 
+@pytest.mark.parametrize("suffix", [".save", ".json"])
+def test_a_snapshot_that_others_may_change_is_not_used(tmp_path: Path, suffix: str) -> None:
+    """Its header is a definition: who may write it may hand any file of the host to a guest."""
+    path = put(Snapshots(tmp_path), b"abc123")
+    path.with_suffix(suffix).chmod(0o666)
+    assert not is_there(Snapshots(tmp_path, do=lambda work: work()))
+
+
+def test_in_a_directory_that_others_may_change_no_snapshot_is_taken(tmp_path: Path) -> None:
+    put(Snapshots(tmp_path), b"abc123")
+    (tmp_path / "actuator").chmod(0o777)
+    store = Snapshots(tmp_path, do=lambda work: work())
+    seen = store.seen("web", config().groups["web"], TEMPLATE, config(), (HOST,))["local"]
+    assert not seen.is_there
+    assert seen.why_not == f"others may change {tmp_path}/actuator (mode 0777): chmod go-w {tmp_path}/actuator"
+
+
 def test_a_snapshot_is_hashed_elsewhere_once_and_neither_used_nor_taken_anew_meanwhile(tmp_path: Path) -> None:
     waiting: list[Callable[[], None]] = []
     store = Snapshots(tmp_path, do=waiting.append)
@@ -413,7 +431,9 @@ def test_a_snapshot_counts_only_while_its_disk_is_as_it_was_and_spares_it(tmp_pa
     def is_whole() -> bool:
         return store.seen("web", config().groups["web"], DISK_TEMPLATE, config(), (DISK_HOST,))["local"].is_there
 
+    disk.chmod(0o644)  # as an older release left it
     assert is_whole() and store.spared() == {disk.name}
+    assert stat.S_IMODE(disk.stat().st_mode) == 0o600
     found = store.frozen(path)
     assert found is not None and found.path == str(disk)
     disk.write_bytes(b"other")

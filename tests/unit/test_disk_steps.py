@@ -78,12 +78,12 @@ class FakeHost:
         self._die()
         return xml
 
-    def undefine(self, name: str) -> None:
+    def undefine(self, name: str, uuid: str) -> None:
         self._called("undefine")
         del self.domains[name]
         self._die()
 
-    def set_metadata(self, name: str, metadata: Mapping[str, str]) -> None:
+    def set_metadata(self, name: str, uuid: str, metadata: Mapping[str, str]) -> None:
         raise AssertionError("no step here writes a record")
 
     def sweep(self) -> None:

@@ -173,9 +173,7 @@ def test_a_machine_without_sources_of_its_own_is_one_clear_error(tmp_path: Path)
 
 def put_image(output: Path) -> None:
     manifest = build.describe(b"kernel", b"archive", "6.1", {})
-    work = output / "work"
-    work.mkdir()
-    build.publish(output, work, b"kernel", b"archive", manifest)
+    build.publish(output, b"kernel", b"archive", manifest)
 
 
 def test_a_whole_image_of_the_present_inputs_is_current(tmp_path: Path) -> None:
