@@ -27,7 +27,7 @@ def number(text: str, least: float, most: float) -> float:
     Raises:
         ValueError: it is none, or not within ``least`` and ``most``.
     """
-    value = float(text)
+    value = float(text[:400])
     if not (math.isfinite(value) and least <= value <= most):
         raise ValueError(f"must be in {least:g}..{most:g}; got {text[:40]!r}")
     return value
