@@ -51,7 +51,9 @@ class Plain:
     is_text: bool = False
 
     def __call__(self, text: str) -> str:
-        """Return the text, plain."""
+        """Return the text, plain; most are already."""
+        if len(text) <= self.most and text.isprintable():
+            return text
         return (plain_text if self.is_text else plain)(text, self.most)
 
 
