@@ -14,7 +14,7 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow fuzz check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ test-slow:  ## the tests that load real guests for a minute and more each (half 
 test-fast:  ## the tests that need no hypervisor; two minutes
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto -m "not long" $(FAST_TESTS)
+
+fuzz:  ## damaged input at every door: DOOR=haproxy (one of them), COUNT=1000000 (for each), SEED=1 (again as then)
+	@scripts/bootstrap.sh dev
+	@$(PY) -m tests.fuzz $(if $(DOOR),--door $(DOOR)) --count $(or $(COUNT),10000) $(if $(SEED),--seed $(SEED))
 
 check:  ## format, lint, types, import contracts
 	@scripts/bootstrap.sh dev

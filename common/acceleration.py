@@ -22,12 +22,14 @@ from common.domain import PROBE_PREFIX, HostFacts
 from common.errors import HypervisorError
 from common.hypervisor import Connection
 from common.log import logger
+from common.plain import plain
 from common.state_dir import ensure_state_dir
 
 KVM_DEADLINE_S: Final = 10.0
 TCG_DEADLINE_S: Final = 45.0
 MEMORY_MIB: Final = 128
 STORE: Final = "acceleration.json"
+MAX_BYTES: Final = 1024 * 1024
 KERNEL, INITRAMFS, MANIFEST = "vmlinuz", "initramfs.img", "manifest.json"
 
 
@@ -208,7 +210,7 @@ def _recall(state_dir: Path, name: str, circumstances: dict[str, str]) -> Accel 
     if not isinstance(entry, dict) or entry.get("circumstances") != circumstances:
         return None
     kind, reason = entry.get("type"), entry.get("reason")
-    return Accel(kind, f"{reason} (remembered)") if kind in ("kvm", "qemu") and isinstance(reason, str) else None
+    return Accel(kind, plain(f"{reason} (remembered)")) if kind in ("kvm", "qemu") and isinstance(reason, str) else None
 
 
 def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: Accel) -> None:
@@ -229,7 +231,8 @@ def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: 
 def _read(path: Path) -> dict[str, Any]:
     """Return a file's JSON object; a missing or unreadable one is empty: the proof is made again."""
     try:
-        store = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with path.open("rb") as file:
+            store = json.loads(file.read(MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return store if isinstance(store, dict) else {}

@@ -16,6 +16,8 @@ MAX_CPUS: Final = 1e5
 MAX_RATIO: Final = 1e5  # of a whole; above 1 where a burst or two clocks are involved
 MAX_NUMBER: Final = 2**53  # what every program on the way keeps exact
 MAX_GENERATION: Final = 10**15  # of a record; begins at the epoch in seconds and grows by one with each decision
+MAX_SEEN_GENERATION: Final = 2 * MAX_GENERATION  # told by the actuator …
+MAX_TOLD_GENERATION: Final = 4 * MAX_GENERATION  # … and by the decider, who goes on from what the actuator has seen
 
 
 def number(text: str, least: float, most: float) -> float:
@@ -62,3 +64,25 @@ def is_whole(value: object, least: int, most: int) -> bool:
     (True, False, False)
     """
     return type(value) is int and least <= value <= most
+
+
+def count_in(value: object, most: int = MAX_COUNT) -> int:
+    """Return a file's value as the whole number >= 0 that it must be.
+
+    Raises:
+        ValueError: it is none, or more than ``most``.
+    """
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"must be a whole number in 0..{most}; got {str(value)[:40]!r}")
+    return value
+
+
+def time_in(value: object, least: float = -MAX_MONO_S, most: float = MAX_EPOCH_S) -> float:
+    """Return a file's value as the finite time in seconds that it must be, on either clock.
+
+    Raises:
+        ValueError: it is none, or not within the limits.
+    """
+    if not is_number(value, least, most):
+        raise ValueError(f"must be a number in {least:g}..{most:g}; got {str(value)[:40]!r}")
+    return float(value)  # type: ignore[arg-type] # checked above

@@ -211,7 +211,7 @@ class DesiredCapacity(Body):
 
     kind: ClassVar[str] = "capacity.desired"
     group: Name
-    generation: int = Field(ge=1, le=2 * figures.MAX_GENERATION)
+    generation: int = Field(ge=1, le=figures.MAX_TOLD_GENERATION)
     desired: Count
     minimum: Count
     maximum: Count
@@ -391,7 +391,7 @@ class Membership(Body):
 
     kind: ClassVar[str] = "membership"
     group: Name
-    generation_seen: int = Field(ge=0, le=2 * figures.MAX_GENERATION)
+    generation_seen: int = Field(ge=0, le=figures.MAX_SEEN_GENERATION)
     desired_seen: Count | None
     members: Annotated[tuple[Member, ...], Field(max_length=MAX_DOMAINS)]
     owned_total: Count

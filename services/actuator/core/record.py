@@ -20,6 +20,7 @@ ORDERS: Final = ("", "drain", "replace")
 STORED_AS: Final = {Phase.SUSPENDED: Phase.WARMING}
 """Phases that release 0.1.0 does not know: it reads the older one, ``stored_phase`` tells the newer."""
 MAX_SLOT: Final = 65_535
+MAX_WHY: Final = 160
 HAS_SERVED: Final = frozenset({Phase.READY, Phase.DRAINING})
 """What a domain that carries an older release's record is in, if it has served."""
 
@@ -143,7 +144,7 @@ def read(metadata: Mapping[str, str]) -> Record | Unreadable:
     except KeyError as error:
         why = f"{error.args[0]} is missing"
     except ValueError as error:
-        why = str(error)
+        why = plain(str(error), MAX_WHY)
     try:
         slot = _whole(texts, "slot", MAX_SLOT)
     except ValueError:

@@ -22,6 +22,7 @@ _CHECKS_ENABLED: Final = 0x04  # of srv_check_state; the other bits: running, co
 _TIMED_OUT: Final = ("L4TOUT", "L6TOUT", "L7TOUT")
 _DONE: Final = ("IP changed", "no need to change", "nothing changed")
 _STATE_VERSION: Final = "1"
+MAX_FAULT: Final = 300
 
 
 class Admin(StrEnum):
@@ -156,7 +157,9 @@ def parse_look(answers: Iterable[str], groups: Collection[str]) -> Snapshot:
         totals = {group: _totals(rows[group, "FRONTEND"], rows[group, "BACKEND"]) for group in servers}
         return Snapshot(_pid(info), servers, totals, state + "\n")
     except (KeyError, IndexError, ValueError, csv.Error) as error:
-        raise ProxyError(f"HAProxy's answer cannot be read: {type(error).__name__} {error}") from error
+        raise ProxyError(
+            plain(f"HAProxy's answer cannot be read: {type(error).__name__} {error}", MAX_FAULT)
+        ) from error
 
 
 def durable(snapshot: Snapshot) -> tuple[object, ...]:
