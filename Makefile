@@ -14,7 +14,7 @@ export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow chaos check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow chaos fuzz check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ test-fast:  ## the tests that need no hypervisor; two minutes
 chaos:  ## faults in an order that SEED=1 decides, on real guests under load, for MINUTES=20
 	@scripts/bootstrap.sh dev
 	@scripts/with-root.sh $(BIN)/pytest -q -s tests/chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),20)
+
+fuzz:  ## damaged input at every door: DOOR=haproxy (one of them), COUNT=1000000 (for each), SEED=1 (again as then)
+	@scripts/bootstrap.sh dev
+	@$(PY) -m tests.fuzz $(if $(DOOR),--door $(DOOR)) --count $(or $(COUNT),10000) $(if $(SEED),--seed $(SEED))
 
 check:  ## format, lint, types, import contracts
 	@scripts/bootstrap.sh dev

@@ -12,7 +12,7 @@ from common.clock import SystemClock
 from common.config import Config
 from common.config_environment import unread
 from common.config_file import Loaded, read
-from common.config_schema import Path_
+from common.config_schema import Path_, concealed, is_secret
 from common.errors import ConfigError
 from services.notifier.senders import file_trouble
 
@@ -132,7 +132,8 @@ def text(found: list[Setting]) -> str:
 def _settings(loaded: Loaded, name: str) -> Iterator[Setting]:
     values = loaded.config.model_dump(mode="json", by_alias=True, exclude_none=True)
     for path, value in _leaves(values, ()):
-        yield Setting(path, value, loaded.origin(path, name))
+        is_hidden = bool(value) and is_secret(path)
+        yield Setting(path, concealed(value) if is_hidden else value, loaded.origin(path, name))
 
 
 def _leaves(values: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:

@@ -31,6 +31,7 @@ from common.domain import PROBE_PREFIX, HostFacts
 from common.errors import HypervisorError
 from common.hypervisor import Connection
 from common.log import logger
+from common.plain import plain
 from common.state_dir import ensure_state_dir
 
 KVM_DEADLINE_S: Final = 10.0
@@ -39,6 +40,7 @@ PROVER_DEADLINE_S: Final = KVM_DEADLINE_S + TCG_DEADLINE_S + 60.0  # libvirt's o
 LOOK_S: Final = 0.2
 MEMORY_MIB: Final = 128
 STORE: Final = "acceleration.json"
+MAX_BYTES: Final = 1024 * 1024
 KERNEL, INITRAMFS, MANIFEST = "vmlinuz", "initramfs.img", "manifest.json"
 Say = Callable[[str], object]
 
@@ -293,7 +295,7 @@ def _recall(state_dir: Path, name: str, circumstances: dict[str, str]) -> Accel 
     if not isinstance(entry, dict) or entry.get("circumstances") != circumstances:
         return None
     kind, reason = entry.get("type"), entry.get("reason")
-    return Accel(kind, f"{reason} (remembered)") if kind in ("kvm", "qemu") and isinstance(reason, str) else None
+    return Accel(kind, plain(f"{reason} (remembered)")) if kind in ("kvm", "qemu") and isinstance(reason, str) else None
 
 
 def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: Accel) -> None:
@@ -316,7 +318,8 @@ def _store(path: Path, name: str, entry: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Return a file's JSON object; a missing or unreadable one is empty: the proof is made again."""
     try:
-        store = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with path.open("rb") as file:
+            store = json.loads(file.read(MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return store if isinstance(store, dict) else {}

@@ -6,18 +6,27 @@ connects one SUB socket to each service that it listens to. Nothing stands betwe
 # Note [Last value]
 XPUB tells the publisher of each subscription (``XPUB_VERBOSE``: of the second one to a topic too). The publisher then
 sends the last value of every standing topic that fits, so a late or restarted listener is whole at once. All other
-listeners get that copy as well and drop it, byte by byte the same, before it is decoded.
+listeners get that copy as well, for XPUB cannot address one, and drop it, byte by byte the same, before it is decoded.
+So that nobody can make everybody busy by subscribing, subscriptions beyond a few are served together, four times a
+second (``common.messaging.budget``).
 
 # Note [Dead sockets]
 After a refused handshake, or a frame larger than ``MAXMSGSIZE``, libzmq closes the connection and never tries again.
 It tells so by its silence: no ``CONNECT_RETRIED`` follows. Such a link is made anew after ``REPAIR_AFTER_S``, with the
 keys read again, so that a key authorized late is enough.
+
+# Note [A listener that does not read]
+While a listener's queue is full, libzmq reads nothing from its connection, no answers to its heartbeats either. It then
+takes the other side for dead, connects anew, and libzmq (4.3.5) ends the whole process at the next read ("Assertion
+failed: _input_stopped"). So a listener is patient: only one that does not read for ``LISTENING_TIMEOUT_MS`` while
+more than ``HIGH_WATER`` messages wait ends like that, and is started anew.
 """
 
 import math
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +41,7 @@ from common.log import Quiet, logger
 from common.messages import Body, Reply, Request
 from common.messaging import zap
 from common.messaging.addresses import check_encrypted, control_address, no_answer, publish_address
+from common.messaging.budget import Resends
 from common.messaging.curve import Keys, authorized_keys, keys_of
 from common.messaging.doorkeeper import REFUSAL_PERIOD_S, Doorkeeper, peer_of
 from common.messaging.inbox import Desk, Inbox, Intake, PendingRequest, Received, newest
@@ -47,6 +57,7 @@ __all__ = ["Bus", "Inbox", "PendingRequest", "Received", "ask", "new_key_pair"]
 
 HEARTBEAT_MS: Final = 500
 HEARTBEAT_TIMEOUT_MS: Final = 1500
+LISTENING_TIMEOUT_MS: Final = 10_000  # see Note [A listener that does not read]
 HANDSHAKE_MS: Final = 3000
 RECONNECT_MS: Final = 100
 RECONNECT_MAX_MS: Final = 1000
@@ -54,6 +65,7 @@ HIGH_WATER: Final = 1000
 MAX_REQUEST_BYTES: Final = 256 * 1024
 MAX_SUBSCRIPTION_BYTES: Final = 1024
 MAX_DRAINED: Final = 1000  # messages taken from one socket in one go; the rest waits for the next
+LOCAL_PARTS: Final = 4
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 ZAP_DOMAIN: Final = b"autoscaler"
 _REFUSALS: Final[dict[int, str]] = {
@@ -93,6 +105,7 @@ class Bus:
         self._keeps_every_message = False
         self._desk = Desk(self.counters)
         self._outbox = Outbox(name, run_id, clock)
+        self._resends = Resends()
         self._waker = Waker()
         self._poller.register(self._waker.fd, zmq.POLLIN)
 
@@ -152,7 +165,7 @@ class Bus:
             heard = self._heard(ready, now_s)
             messages = tuple(heard) if self._keeps_every_message else newest(heard)
             inbox = Inbox(messages, tuple(self._asked(ready, now_s)))
-            self._serve_last_values(ready)
+            self._serve_last_values(ready, now_s)
             if self._guard is not None:
                 self._guard.attend(ready, now_s)
             if inbox.messages or inbox.requests or self._is_woken(ready) or now_s >= deadline_s:
@@ -194,7 +207,7 @@ class Bus:
     def _wait(self, deadline_s: float) -> set[Any]:
         """Return the sockets that have something to read, at the deadline or a little later at the latest."""
         now_s = self._clock.monotonic_s()
-        wake_at_s = deadline_s
+        wake_at_s = min(deadline_s, self._resends.at_s(now_s))
         for link in self._links.values():
             wake_at_s = min(wake_at_s, link.repair(self._poller, now_s))
         wait_ms = math.ceil(max(0.0, wake_at_s - now_s) * 1000)
@@ -214,8 +227,8 @@ class Bus:
     def _asked(self, ready: set[Any], now_s: float) -> Iterator[PendingRequest]:
         if self._control is None or self._control not in ready:
             return
-        for address, *frames in _drain(self._control):
-            pending = self._desk.accept(frames, partial(self._answer, address), now_s)
+        for address, peer, frames in _requests(self._control):
+            pending = self._desk.accept(frames, partial(self._answer, address), now_s, peer)
             if pending is not None:
                 yield pending
 
@@ -223,12 +236,13 @@ class Bus:
         if self._control is not None:
             self._control.send_multipart([address, b"", frame])
 
-    def _serve_last_values(self, ready: set[Any]) -> None:
+    def _serve_last_values(self, ready: set[Any], now_s: float) -> None:
         """Send each new subscriber the last values that it asks for; see Note [Last value]."""
-        if self._publisher is None or self._publisher not in ready:
+        if self._publisher is None:
             return
-        wanted = {frames[0][1:] for frames in _drain(self._publisher) if frames[0][:1] == b"\x01"}
-        for frames in self._outbox.last_values(wanted):
+        if self._publisher in ready:
+            self._resends.want({frames[0][1:] for frames in _drain(self._publisher) if frames[0][:1] == b"\x01"})
+        for frames in self._outbox.last_values(self._resends.due(now_s)):
             self._publisher.send_multipart(frames)
 
     def _is_woken(self, ready: set[Any]) -> bool:
@@ -412,7 +426,7 @@ def _new_socket(context: zmq.Context[_Socket], kind: int, max_bytes: int) -> _So
     door.reconnect_ivl_max = RECONNECT_MAX_MS
     if kind in (zmq.SUB, zmq.REQ):  # whoever connects asks; the other side learns from it how long to wait
         door.heartbeat_ivl = HEARTBEAT_MS
-        door.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+        door.heartbeat_timeout = LISTENING_TIMEOUT_MS if kind == zmq.SUB else HEARTBEAT_TIMEOUT_MS
         door.heartbeat_ttl = HEARTBEAT_TIMEOUT_MS
     return door
 
@@ -451,6 +465,28 @@ def _drain(door: _Socket) -> Iterator[list[bytes]]:
         except zmq.Again:
             return
         yield frames
+
+
+def _requests(door: _Socket) -> Iterator[tuple[bytes, bytes, list[bytes]]]:
+    """Yield what waits in a ROUTER: the connection's address, the peer, and the frames after the address."""
+    for _ in range(MAX_DRAINED):
+        try:
+            first, *rest = door.recv_multipart(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return
+        yield first.bytes, _peer(first), [frame.bytes for frame in rest]
+
+
+def _peer(frame: zmq.Frame) -> bytes:
+    """Return who sent the frame, for his budget: machine and key on TCP, the user or a process of root's on IPC."""
+    said = {}
+    for name in ("Peer-Address", "User-Id"):
+        with suppress(zmq.ZMQError):  # the connection has none
+            said[name] = str(frame.get(name))
+    local = said.get("Peer-Address", "").split(":")  # localhost:uid:gid:pid
+    if len(local) == LOCAL_PARTS and local[0] == "localhost" and local[1] != "0":
+        return local[1].encode()
+    return "/".join(said.values()).encode() or frame.bytes
 
 
 def _event(frames: list[bytes]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from common.config import Config
 from common.config_places import VARIABLE
-from common.config_schema import Path_, fields, inside, is_text, table_for, unknown_key
+from common.config_schema import Path_, fields, inside, is_text, shown, table_for, unknown_key
 from common.errors import ConfigError
 
 PREFIX: Final = "AUTOSCALER_"
@@ -70,7 +70,7 @@ def _set(values: dict[str, Any], variable: str, text: str) -> Override:
     for part in tables:
         key, annotation = _key(node, annotation, part, variable, path)
         path = (*path, key)
-        node = _enter(node, key, annotation, f"{variable}: {_dotted(path)}")
+        node = _enter(node, key, annotation, f"{variable}: {_dotted(path)}", path)
     key, annotation = _key(node, annotation, last, variable, path)
     value = _value(text, annotation)
     _put(node, key, value)
@@ -102,7 +102,7 @@ def _name(node: dict[str, Any], part: str) -> str:
     return found[0] if found else like.replace("_", "-")
 
 
-def _enter(node: Any, key: int | str, annotation: Any, where: str) -> Any:
+def _enter(node: Any, key: int | str, annotation: Any, where: str, path: Path_) -> Any:
     """Return the table or list at ``key``, made where the file has none."""
     way, _ = inside(annotation)
     if way == "nothing":
@@ -114,7 +114,7 @@ def _enter(node: Any, key: int | str, annotation: Any, where: str) -> Any:
         node.extend(kind() for _ in range(key + 1 - len(node)))
         found = node[key]
     if not isinstance(found, kind):
-        raise ConfigError(f"{where} is {found!r} in the file, not a {'list' if kind is list else 'table'}")
+        raise ConfigError(f"{where} is {shown(path, found)} in the file, not a {'list' if kind is list else 'table'}")
     return found
 
 

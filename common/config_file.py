@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from common.config import Config
 from common.config_environment import Override, override, overriding
-from common.config_schema import keys_at, unknown_key, without_tags
+from common.config_schema import keys_at, shown, unknown_key, without_tags
 from common.errors import ConfigError
 
 
@@ -124,7 +124,7 @@ def _explain(details: ErrorDetails, name: str, text: str, overrides: Sequence[Ov
 
 
 def _reason(details: ErrorDetails) -> str:
-    found = details["input"]
+    found, path = details["input"], details["loc"]
     match details["type"]:
         case "extra_forbidden":
             return unknown_key(str(details["loc"][-1]), keys_at(details["loc"][:-1]))
@@ -132,9 +132,9 @@ def _reason(details: ErrorDetails) -> str:
             return "is required and missing"
         case "value_error":
             text = details["msg"].removeprefix("Value error, ")
-            return text if "got " in text or isinstance(found, dict) else f"{text}; got {found!r}"
+            return text if "got " in text or isinstance(found, dict) else f"{text}; got {shown(path, found)}"
         case _:
-            return f"{details['msg'][0].lower()}{details['msg'][1:]}; got {found!r}"
+            return f"{details['msg'][0].lower()}{details['msg'][1:]}; got {shown(path, found)}"
 
 
 def _line_of(path: tuple[int | str, ...], text: str, *, is_value: bool = False) -> int | None:

@@ -1,12 +1,12 @@
 """The tables of ``autoscaler.toml`` about what leaves the system: metrics and notifications."""
 
 import re
-from typing import Final, Self
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config_table import Table
+from common.config_table import SECRET, Table
 from common.endpoint import is_clash, split_endpoint
 
 ALL_EVENTS: Final = "all"
@@ -67,8 +67,8 @@ class Notification(Table):
     """
 
     name: str = Field(default="", pattern=r"^([a-z][a-z0-9-]{0,40})?$")
-    url: str = ""
-    command: tuple[str, ...] = Field(default=(), strict=False)
+    url: Annotated[str, SECRET] = ""
+    command: Annotated[tuple[str, ...], SECRET] = Field(default=(), strict=False)
     secret_file: str = ""
     events: tuple[str, ...] = Field(default=("scale", "failure", "breaker"), strict=False, min_length=1)
     groups: tuple[str, ...] = Field(default=(), strict=False)

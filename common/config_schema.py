@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from common.config import Config, Predictive, Schedule, Step, Table, TargetTracking, Threshold
+from common.config_table import SECRET
 
 Path_ = tuple[int | str, ...]
 POLICY_TABLES: Final[dict[str, type[Table]]] = {
@@ -102,6 +103,51 @@ def keys_at(path: Sequence[int | str]) -> list[str]:
             return []
         table = found
     return sorted(fields(table))
+
+
+def is_secret(path: Sequence[int | str]) -> bool:
+    """Return whether what stands at ``path`` is secret, or holds what is; an unknown key beside a secret may be one.
+
+    >>> is_secret(("notifications", 0, "url")), is_secret(("notifications", 0)), is_secret(("system", "run_dir"))
+    (True, True, False)
+    """
+    table: type[Table] = Config
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = fields(table).get(part)
+        if field is None:
+            return table is not Config and _holds_secret(table)
+        if SECRET in field.metadata:
+            return True
+        found = table_in(field.annotation)
+        if found is None:
+            return False
+        table = found
+    return _holds_secret(table)
+
+
+def shown(path: Sequence[int | str], value: Any) -> str:
+    """Return a value for people, without what is secret.
+
+    >>> shown(("system", "run_dir"), "/run/x"), shown(("notifications", 0, "url"), "ftp://t0ken@x")
+    ("'/run/x'", 'a secret of 13 characters, not shown')
+    """
+    return concealed(value) if is_secret(path) else repr(value)
+
+
+def concealed(value: Any) -> str:
+    """Return what may be said of a secret."""
+    if isinstance(value, str):
+        return f"a secret of {len(value)} characters, not shown"
+    return f"a value of type {type(value).__name__}, not shown: it may hold a secret"
+
+
+def _holds_secret(table: type[Table]) -> bool:
+    below = (table_in(field.annotation) for field in table.model_fields.values() if table is not Config)
+    return any(SECRET in field.metadata for field in table.model_fields.values()) or any(
+        _holds_secret(each) for each in below if each is not None
+    )
 
 
 def unknown_key(key: str, allowed: Sequence[str]) -> str:

@@ -11,11 +11,13 @@ from enum import StrEnum
 from typing import Final
 
 from common.errors import HypervisorError
+from common.plain import plain
 
 METADATA_URI: Final = "urn:libvirt-autoscaler:domain:1"
 METADATA_TAG: Final = "member"
 METADATA_PREFIX: Final = "autoscaler"
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
+MAX_VALUE: Final = 8192  # of one attribute of ours: a path fits in
 PROBE_PREFIX: Final = "autoscaler-probe-"
 
 
@@ -115,12 +117,14 @@ class HostFacts:
 def metadata_element(metadata: Mapping[str, str]) -> str:
     """Return our metadata element with these attributes, as XML text without its namespace.
 
-    libvirt adds the namespace and prefix itself.
+    libvirt adds the namespace and prefix itself. What XML cannot hold is made plain: libvirt would refuse all of it.
 
     >>> metadata_element({"group": "web", "phase": "ready"})
     '<member group="web" phase="ready" />'
     """
-    return ET.tostring(ET.Element(METADATA_TAG, dict(metadata)), encoding="unicode")
+    return ET.tostring(
+        ET.Element(METADATA_TAG, {k: plain(v, MAX_VALUE) for k, v in metadata.items()}), encoding="unicode"
+    )
 
 
 def parse_metadata(text: str) -> dict[str, str]:

@@ -45,6 +45,7 @@ from common.domain_states import SAVED
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.network_xml import has_dns, host_xml, network_uuid, shape
 from common.phases import Phase
+from common.plain import plain, plain_name
 from common.virt import storage
 from common.virt.addresses import Candidate, Nic, Rule, Source, leased, nics_in, ranked, told_by_agent
 from common.virt.arp import TABLE, neighbours
@@ -529,7 +530,7 @@ class Connection:
                 if error.get_error_code() in _NO_ADDRESS_YET:
                     return None
                 raise
-            return str(answer.get("hostname", ""))
+            return plain_name(str(answer.get("hostname", "")))
 
     # --- below: how ------------------------------------------------------------------------------------------
 
@@ -662,7 +663,7 @@ def _open(uri: str, is_read_only: bool) -> Any:
         with _where_supported():
             raw.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
     except libvirt.libvirtError as error:
-        raise HypervisorLostError(f"cannot connect to {uri}: {error}") from error
+        raise HypervisorLostError(plain(f"cannot connect to {uri}: {error}")) from error
     return raw
 
 
@@ -693,11 +694,11 @@ def _run_event_loop() -> None:
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Turn libvirt's errors into ours, with libvirt's own words."""
+    """Turn libvirt's errors into ours, with libvirt's own words, in which a guest's may be."""
     try:
         yield
     except libvirt.libvirtError as error:
-        raise _error_class(error)(f"cannot {what}: {error}") from error
+        raise _error_class(error)(plain(f"cannot {what}: {error}")) from error
 
 
 def _error_class(error: Any) -> type[HypervisorError]:

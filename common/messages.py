@@ -5,21 +5,75 @@ frozen class below, checked once when it arrives (``common.wire``) and never aga
 the newest one wins, and a late subscriber gets the last one at once. An event happened once; it is sent at
 once and shows up in the next standing message too. Unknown fields are ignored, so that versions may be mixed;
 an unknown ``version`` is refused. Units are in the names; ``None`` means unknown, never zero.
+
+Every field is bounded by its type: a figure beyond its bounds refuses the message, a text is made plain and cut.
 """
 
-import math
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from common import figures
 from common.phases import Phase
+from common.plain import MAX_LINE, MAX_NAME, plain, plain_names, plain_text, plain_values
 
 PROTOCOL_VERSION: Final = 1
 FROZEN: Final = "frozen"  # a reason of a ``Failure`` that may pass by itself: its process is stopped …
 SUSPENDED: Final = "suspended"  # … or libvirt, its owner or a fault of its host has paused it
 
-Ratio = float
-"""A share of the whole: in [0, 1], or slightly above where two clocks are involved."""
+MAX_DOMAINS: Final = 10_000  # in one column
+MAX_ROWS: Final = 1_000  # policies, hosts, notes, …: what a group has a handful of
+MAX_ARGUMENTS: Final = 64
+MAX_TAKEN: Final = 20_000
+MAX_BLOB: Final = 4 * 1024 * 1024  # as a message
+
+Ratio = Annotated[float, Field(ge=0, le=figures.MAX_RATIO)]
+"""A share of the whole: in [0, 1], or above where two clocks or a burst are involved."""
+Cpus = Annotated[float, Field(ge=0, le=figures.MAX_CPUS)]
+Rate = Annotated[float, Field(ge=0, le=figures.MAX_RATE)]
+Count = Annotated[int, Field(ge=0, le=figures.MAX_COUNT)]
+Mean = Annotated[float, Field(ge=0, le=figures.MAX_COUNT)]
+Number = Annotated[int, Field(ge=0, le=figures.MAX_NUMBER)]
+DurationS = Annotated[float, Field(ge=0, le=figures.MAX_DURATION_S)]
+MonoS = Annotated[float, Field(ge=-figures.MAX_MONO_S, le=figures.MAX_MONO_S)]
+"""On a monotonic clock; before its begin too, for what was measured elsewhere or in a boot before."""
+EpochS = Annotated[float, Field(ge=0, le=figures.MAX_EPOCH_S)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Makes a field's text plain, of at most ``most`` characters; with ``is_text``, its lines are kept."""
+
+    most: int
+    is_text: bool = False
+
+    def __call__(self, text: str) -> str:
+        """Return the text, plain; most are already."""
+        if len(text) <= self.most and text.isprintable():
+            return text
+        return (plain_text if self.is_text else plain)(text, self.most)
+
+
+Name = Annotated[str, AfterValidator(Plain(MAX_NAME))]
+Line = Annotated[str, AfterValidator(Plain(MAX_LINE))]
+Text = Annotated[str, AfterValidator(Plain(MAX_LINE, is_text=True))]
+Blob = Annotated[str, AfterValidator(Plain(MAX_BLOB))]
+"""JSON for a program: as long as a message may be."""
+Names = Annotated[tuple[str, ...], Field(max_length=MAX_DOMAINS), AfterValidator(plain_names)]
+Lines = Annotated[tuple[Line, ...], Field(max_length=MAX_ROWS)]
+Argument = (
+    Line
+    | Annotated[int, Field(ge=-figures.MAX_NUMBER, le=figures.MAX_NUMBER)]
+    | Annotated[float, Field(ge=-figures.MAX_EPOCH_S, le=figures.MAX_EPOCH_S)]
+    | bool
+    | None
+)
+"""What an operator may give to a verb."""
+Arguments = Annotated[dict[Name, Argument], Field(max_length=MAX_ARGUMENTS)]
+Data = Annotated[dict[str, Any], Field(max_length=MAX_ROWS), AfterValidator(partial(plain_values, most=MAX_BLOB))]
 
 
 class Frozen(BaseModel):
@@ -35,13 +89,13 @@ class Header(Frozen):
     sender's monotonic clock; ``cause`` is the ``message_id`` of what led to this one.
     """
 
-    source: str
-    run_id: int = Field(ge=0)
-    seq: int = Field(ge=1)
-    sent_at_s: float
-    mono_s: float
-    cause: str | None = None
-    version: int = PROTOCOL_VERSION
+    source: Name
+    run_id: Number
+    seq: int = Field(ge=1, le=figures.MAX_NUMBER)
+    sent_at_s: EpochS
+    mono_s: MonoS
+    cause: Name | None = None
+    version: int = Field(default=PROTOCOL_VERSION, ge=-figures.MAX_NUMBER, le=figures.MAX_NUMBER)
 
 
 class Body(Frozen):
@@ -77,30 +131,23 @@ class HostSample(Body):
     """
 
     kind: ClassVar[str] = "sample"
-    host: str
-    interval_s: float = Field(gt=0)
+    host: Name
+    interval_s: float = Field(gt=0, le=figures.MAX_DURATION_S)
     is_reachable: bool
-    names: tuple[str, ...] = ()
-    uuids: tuple[str, ...] = ()
-    states: tuple[str, ...] = ()
-    cpu_ratios: tuple[float | None, ...] = ()
-    allotted_cpus: tuple[float | None, ...] = ()
-    note: str = ""
-    host_cpus: int | None = Field(default=None, ge=1)
-    host_idle_cpus: float | None = Field(default=None, ge=0)  # CPUs that nobody used, mean over the interval
-    suspended_uuids: tuple[str, ...] = ()
+    names: Names = ()
+    uuids: Names = ()
+    states: Names = ()
+    cpu_ratios: Annotated[tuple[Ratio | None, ...], Field(max_length=MAX_DOMAINS)] = ()
+    allotted_cpus: Annotated[tuple[Cpus | None, ...], Field(max_length=MAX_DOMAINS)] = ()
+    note: Line = ""
+    host_cpus: int | None = Field(default=None, ge=1, le=int(figures.MAX_CPUS))
+    host_idle_cpus: Cpus | None = None  # CPUs that nobody used, mean over the interval
+    suspended_uuids: Names = ()
 
     @property
     def topic(self) -> str:
         """Return ``sample.<host>``."""
         return f"{self.kind}.{self.host}"
-
-    @field_validator("cpu_ratios", "allotted_cpus")
-    @classmethod
-    def _never_negative(cls, column: tuple[float | None, ...]) -> tuple[float | None, ...]:
-        if any(value is not None and not (math.isfinite(value) and value >= 0) for value in column):
-            raise ValueError("must be finite and >= 0, or null where unknown")
-        return column
 
     @model_validator(mode="after")
     def _columns_are_equally_long(self) -> "HostSample":
@@ -119,11 +166,11 @@ class Failure(Body):
 
     kind: ClassVar[str] = "failure"
     standing: ClassVar[bool] = False
-    host: str
-    domain: str
-    uuid: str
-    reason: str
-    detail: str = ""
+    host: Name
+    domain: Name
+    uuid: Name
+    reason: Name
+    detail: Line = ""
 
     @property
     def topic(self) -> str:
@@ -143,13 +190,13 @@ class Vote(Frozen):
     where the policy sets no such limit.
     """
 
-    policy: str
-    capacity: int | None
-    reason: str
-    wanted: int | None = None
-    wait_s: float = 0.0
-    weight: str = "full"
-    most: int | None = None
+    policy: Name
+    capacity: Count | None
+    reason: Line
+    wanted: Count | None = None
+    wait_s: DurationS = 0.0
+    weight: Name = "full"
+    most: Count | None = None
 
 
 class DesiredCapacity(Body):
@@ -163,19 +210,19 @@ class DesiredCapacity(Body):
     """
 
     kind: ClassVar[str] = "capacity.desired"
-    group: str
-    generation: int = Field(ge=1)
-    desired: int = Field(ge=0)
-    minimum: int = Field(ge=0)
-    maximum: int = Field(ge=0)
+    group: Name
+    generation: int = Field(ge=1, le=figures.MAX_TOLD_GENERATION)
+    desired: Count
+    minimum: Count
+    maximum: Count
     is_scale_in_allowed: bool = True
     is_replacement_allowed: bool = True
-    mode: str = "on"
-    reason: str = ""
-    decision_id: str = ""
+    mode: Name = "on"
+    reason: Line = ""
+    decision_id: Name = ""
     burst_quota: float | None = Field(default=None, gt=0, le=1)
-    decided_mono_s: float | None = None
-    boot_id: str = ""
+    decided_mono_s: MonoS | None = None
+    boot_id: Name = ""
 
     @property
     def topic(self) -> str:
@@ -186,43 +233,43 @@ class DesiredCapacity(Body):
 class Evidence(Frozen):
     """The figures a decision stands on; None where unknown."""
 
-    cpu_ratio: float | None = None
-    cpu_ratio_low_guess: float | None = None  # unknown domains counted as 0: used for scale-out
-    cpu_ratio_high_guess: float | None = None  # unknown domains counted as 1: used for scale-in
-    domains_ready: int = 0
-    domains_coming: int = 0
-    domains_known: int = 0
-    out_window_filled_s: float = 0.0
-    in_window_filled_s: float = 0.0
-    request_rate: float | None = None
-    queue: int | None = None
-    in_flight: int | None = None
-    response_time_s: float | None = None  # HAProxy's mean over its last 1,024 requests, however old they are
-    error_rate: float | None = None
-    domains_overdue: int = 0  # of those that are coming: late, so that nobody waits for them
-    in_flight_mean: float | None = None  # over 8 s; known, like the next two, while above one for each ready domain
-    response_fast_s: float | None = None  # requests in flight over requests per second: over 8 s …
-    response_slow_s: float | None = None  # … and over two minutes
-    error_fast_ratio: float | None = None  # of the requests that came over 8 s; known, like the next, while above 0
-    error_slow_ratio: float | None = None  # of those that came over two minutes
-    requested_s_ago: float | None = None  # when the endpoint last carried a request; None: it was not seen to
-    domains_warming: int = 0  # ready, but too new for their own CPU use to count for scale-out
-    full_hosts: tuple[str, ...] = ()  # there CPU ratios are shares of what the domains can have, not of their allotment
+    cpu_ratio: Ratio | None = None
+    cpu_ratio_low_guess: Ratio | None = None  # unknown domains counted as 0: used for scale-out
+    cpu_ratio_high_guess: Ratio | None = None  # unknown domains counted as 1: used for scale-in
+    domains_ready: Count = 0
+    domains_coming: Count = 0
+    domains_known: Count = 0
+    out_window_filled_s: DurationS = 0.0
+    in_window_filled_s: DurationS = 0.0
+    request_rate: Rate | None = None
+    queue: Count | None = None
+    in_flight: Count | None = None
+    response_time_s: DurationS | None = None  # HAProxy's mean over its last 1,024 requests, however old they are
+    error_rate: Rate | None = None
+    domains_overdue: Count = 0  # of those that are coming: late, so that nobody waits for them
+    in_flight_mean: Mean | None = None  # over 8 s; known, like the next two, while above one for each ready domain
+    response_fast_s: DurationS | None = None  # requests in flight over requests per second: over 8 s …
+    response_slow_s: DurationS | None = None  # … and over two minutes
+    error_fast_ratio: Rate | None = None  # of the requests that came over 8 s; known, like the next, while above 0
+    error_slow_ratio: Rate | None = None  # of those that came over two minutes
+    requested_s_ago: DurationS | None = None  # when the endpoint last carried a request; None: it was not seen to
+    domains_warming: Count = 0  # ready, but too new for their own CPU use to count for scale-out
+    full_hosts: Lines = ()  # there CPU ratios are shares of what the domains can have, not of their allotment
 
 
 class Taken(Frozen):
     """A message that a decision took in: its ``message_id`` and when it was measured, on the decider's clock."""
 
-    id: str
-    at_s: float
+    id: Name
+    at_s: MonoS
 
 
 class Ordered(Frozen):
     """A request that a decision took in, and when it was handled, on the decider's clock."""
 
-    verb: str
-    args: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
-    now_s: float
+    verb: Name
+    args: Arguments = Field(default_factory=dict)
+    now_s: MonoS
 
 
 class Claim(Frozen):
@@ -231,11 +278,11 @@ class Claim(Frozen):
     ``wanted_cpus`` is 0 where the group asks for nothing; ``excess_cpus`` still counts as what the host can spare.
     """
 
-    group: str
-    host: str
-    wanted_cpus: float = Field(ge=0)
-    excess_cpus: float = Field(ge=0, default=0.0)
-    reserve_cpus: float = Field(ge=0, default=0.0)
+    group: Name
+    host: Name
+    wanted_cpus: Cpus
+    excess_cpus: Cpus = 0.0
+    reserve_cpus: Cpus = 0.0
 
 
 class DecisionRecord(Body):
@@ -261,33 +308,33 @@ class DecisionRecord(Body):
     """
 
     kind: ClassVar[str] = "decision"
-    group: str
-    tick: int = Field(ge=0)
-    decision_id: str
-    action: str
-    desired_before: int
-    desired_after: int
-    recommended: int | None
-    votes: tuple[Vote, ...]
-    limiter: str
-    limiter_text: str
-    counterfactual: str
+    group: Name
+    tick: Number
+    decision_id: Name
+    action: Name
+    desired_before: Count
+    desired_after: Count
+    recommended: Count | None
+    votes: Annotated[tuple[Vote, ...], Field(max_length=MAX_ROWS)]
+    limiter: Name
+    limiter_text: Line
+    counterfactual: Line
     evidence: Evidence
-    mode: str = "on"
-    cooldown_out_left_s: float = 0.0
-    cooldown_in_left_s: float = 0.0
-    now_s: float = 0.0
-    at_s: float = 0.0
-    taken: tuple[Taken, ...] = ()
-    ordered: tuple[Ordered, ...] = ()
-    resumed_from: str = ""
-    basis: str = ""
-    learned: str = ""
-    burst_quota: float | None = None
-    burst_text: str = ""
-    burst_rivals: tuple[Claim, ...] = ()
-    patience_s: float = 0.0
-    patience_left_s: float = 0.0
+    mode: Name = "on"
+    cooldown_out_left_s: DurationS = 0.0
+    cooldown_in_left_s: DurationS = 0.0
+    now_s: MonoS = 0.0
+    at_s: EpochS = 0.0
+    taken: Annotated[tuple[Taken, ...], Field(max_length=MAX_TAKEN)] = ()
+    ordered: Annotated[tuple[Ordered, ...], Field(max_length=MAX_TAKEN)] = ()
+    resumed_from: Blob = ""
+    basis: Blob = ""
+    learned: Blob = ""
+    burst_quota: float | None = Field(default=None, gt=0, le=1)
+    burst_text: Line = ""
+    burst_rivals: Annotated[tuple[Claim, ...], Field(max_length=MAX_TAKEN)] = ()
+    patience_s: DurationS = 0.0
+    patience_left_s: DurationS = 0.0
 
     @property
     def topic(self) -> str:
@@ -306,29 +353,29 @@ class Member(Frozen):
     already for everybody else. ``is_probed``: it answered as itself a moment ago, and may serve without another check.
     """
 
-    name: str
-    uuid: str
-    host: str
+    name: Name
+    uuid: Name
+    host: Name
     phase: Phase
-    since_s: float
-    age_s: float = Field(ge=0)
-    address: str | None
-    port: int
+    since_s: EpochS
+    age_s: DurationS
+    address: Name | None
+    port: Port
     is_protected: bool = False
-    cause: str = ""
-    note: str = ""
-    tier: str = ""
+    cause: Name = ""
+    note: Line = ""
+    tier: Name = ""
     is_probed: bool = False
 
 
 class LeadTime(Frozen):
     """How long it takes from a decision to a domain in rotation, as measured on one host for one tier ("" is cold)."""
 
-    tier: str
-    host: str
-    n: int = Field(ge=1)
-    p50_s: float = Field(ge=0)
-    p95_s: float = Field(ge=0)
+    tier: Name
+    host: Name
+    n: int = Field(ge=1, le=figures.MAX_COUNT)
+    p50_s: DurationS
+    p95_s: DurationS
 
 
 class Membership(Body):
@@ -343,21 +390,21 @@ class Membership(Body):
     """
 
     kind: ClassVar[str] = "membership"
-    group: str
-    generation_seen: int = Field(ge=0)
-    desired_seen: int | None
-    members: tuple[Member, ...]
-    owned_total: int = Field(ge=0)
-    ceiling: int = Field(ge=0)
-    breaker: str = "closed"
-    breaker_opens_until_s: float | None = None
-    blocked: str = ""
-    unreachable_hosts: tuple[str, ...] = ()
-    boot_p50_s: float | None = None
-    boot_p95_s: float | None = None
-    lead_times: tuple[LeadTime, ...] = ()
-    notes: tuple[str, ...] = ()
-    adoptable: int = Field(ge=0, default=0)
+    group: Name
+    generation_seen: int = Field(ge=0, le=figures.MAX_SEEN_GENERATION)
+    desired_seen: Count | None
+    members: Annotated[tuple[Member, ...], Field(max_length=MAX_DOMAINS)]
+    owned_total: Count
+    ceiling: Count
+    breaker: Name = "closed"
+    breaker_opens_until_s: MonoS | None = None
+    blocked: Line = ""
+    unreachable_hosts: Lines = ()
+    boot_p50_s: DurationS | None = None
+    boot_p95_s: DurationS | None = None
+    lead_times: Annotated[tuple[LeadTime, ...], Field(max_length=MAX_ROWS)] = ()
+    notes: Lines = ()
+    adoptable: Count = 0
     is_waiting: bool = False
 
     @property
@@ -379,14 +426,14 @@ class BackendState(Frozen):
     keeps its traffic all the same, because somebody waits for it and nobody else is up.
     """
 
-    name: str
-    uuid: str
-    slot: str | None
-    state: str
+    name: Name
+    uuid: Name
+    slot: Name | None
+    state: Name
     is_healthy: bool | None
-    check: str = ""
-    in_flight: int = Field(ge=0, default=0)
-    unhealthy_s: float = 0.0
+    check: Line = ""
+    in_flight: Count = 0
+    unhealthy_s: DurationS = 0.0
     is_kept: bool = False
 
 
@@ -397,13 +444,13 @@ class Drain(Body):
     """
 
     kind: ClassVar[str] = "drain"
-    group: str
-    endpoint: str
+    group: Name
+    endpoint: Name
     is_proxy_alive: bool
-    backends: tuple[BackendState, ...]
-    slots_total: int = 0
-    cut_sessions_total: int = 0
-    notes: tuple[str, ...] = ()
+    backends: Annotated[tuple[BackendState, ...], Field(max_length=MAX_DOMAINS)]
+    slots_total: Count = 0
+    cut_sessions_total: Count = 0
+    notes: Lines = ()
 
     @property
     def topic(self) -> str:
@@ -419,20 +466,20 @@ class Traffic(Body):
     """
 
     kind: ClassVar[str] = "traffic"
-    group: str
-    interval_s: float = Field(gt=0)
+    group: Name
+    interval_s: float = Field(gt=0, le=figures.MAX_DURATION_S)
     is_known: bool
-    request_rate: float | None = None
-    error_rate: float | None = None
-    queue: int | None = None
-    in_flight: int | None = None
-    queue_time_s: float | None = None
-    response_time_s: float | None = None
-    names: tuple[str, ...] = ()
-    request_rates: tuple[float | None, ...] = ()
-    in_flights: tuple[int | None, ...] = ()
-    response_times_s: tuple[float | None, ...] = ()
-    answer_rate: float | None = None
+    request_rate: Rate | None = None
+    error_rate: Rate | None = None
+    queue: Count | None = None
+    in_flight: Count | None = None
+    queue_time_s: DurationS | None = None
+    response_time_s: DurationS | None = None
+    names: Names = ()
+    request_rates: Annotated[tuple[Rate | None, ...], Field(max_length=MAX_DOMAINS)] = ()
+    in_flights: Annotated[tuple[Count | None, ...], Field(max_length=MAX_DOMAINS)] = ()
+    response_times_s: Annotated[tuple[DurationS | None, ...], Field(max_length=MAX_DOMAINS)] = ()
+    answer_rate: Rate | None = None
 
     @property
     def topic(self) -> str:
@@ -453,12 +500,12 @@ class Event(Body):
 
     kind: ClassVar[str] = "event"
     standing: ClassVar[bool] = False
-    name: str
-    group: str = ""
-    domain: str = ""
-    host: str = ""
-    text: str = ""
-    level: str = "info"
+    name: Name
+    group: Name = ""
+    domain: Name = ""
+    host: Name = ""
+    text: Line = ""
+    level: Name = "info"
 
     @property
     def topic(self) -> str:
@@ -470,13 +517,13 @@ class ServiceStatus(Body):
     """That a process lives and works; sent every ``republish_s`` by its own loop."""
 
     kind: ClassVar[str] = "service"
-    name: str
-    pid: int
-    started_at_s: float
-    release: str
-    config_digest: str = ""
-    counters: dict[str, int] = Field(default_factory=dict)
-    note: str = ""
+    name: Name
+    pid: int = Field(ge=0, le=figures.MAX_COUNT)
+    started_at_s: EpochS
+    release: Name
+    config_digest: Name = ""
+    counters: Annotated[dict[Name, Number], Field(max_length=MAX_ROWS)] = Field(default_factory=dict)
+    note: Line = ""
 
     @property
     def topic(self) -> str:
@@ -490,17 +537,17 @@ class ServiceStatus(Body):
 class Request(Frozen):
     """What an operator asks of one service. ``verb`` and its ``args`` are checked by the service."""
 
-    verb: str
-    args: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
-    by: str = ""
+    verb: Name
+    args: Arguments = Field(default_factory=dict)
+    by: Name = ""
 
 
 class Reply(Frozen):
     """The answer: ``applied``, ``refused`` (understood, not done: see ``reason``) or ``error`` (not understood)."""
 
-    status: str
-    reason: str = ""
-    data: dict[str, Any] = Field(default_factory=dict)
+    status: Name
+    reason: Text = ""
+    data: Data = Field(default_factory=dict)
 
 
 BODIES: Final[tuple[type[Body], ...]] = (

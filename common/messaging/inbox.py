@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from common.errors import ProtocolError
 from common.log import Quiet, logger
 from common.messages import BODIES, Body, Header, Reply, Request, message_id
+from common.messaging.budget import Budget
 from common.messaging.requests import decode_request, encode_reply
 from common.messaging.sequence import Receipt, Tracker, Verdict
 from common.wire import decode
@@ -119,9 +120,22 @@ class Desk:
         """Count into ``counters``."""
         self._counters = counters
         self._faults = Quiet(FAULT_PERIOD_S)
+        self._budget = Budget()
 
-    def accept(self, frames: list[bytes], send: Callable[[bytes], None], now_s: float) -> PendingRequest | None:
-        """Return the request in what follows the sender's address; one that is malformed is answered and counted."""
+    def accept(
+        self, frames: list[bytes], send: Callable[[bytes], None], now_s: float, peer: bytes = b""
+    ) -> PendingRequest | None:
+        """Return the request in what follows the sender's address; one that is malformed is answered and counted.
+
+        So is one of a ``peer`` that asks for more than its share.
+        """
+        refusal = self._budget.refusal(peer, now_s)
+        if refusal:
+            self._counters["refused_requests"] += 1
+            if self._faults.may_say("budget", now_s):
+                logger().warning("requests-refused", reason=refusal)
+            send(encode_reply(Reply(status="refused", reason=refusal)))
+            return None
         try:
             if len(frames) != 2 or frames[0]:
                 raise ProtocolError(f"a request is an empty frame and one more; got {len(frames)} frames")
@@ -133,7 +147,13 @@ class Desk:
             send(encode_reply(Reply(status="error", reason=str(error))))
             return None
         self._counters["requests"] += 1
-        return PendingRequest(request, send)
+        number = self._budget.begin(peer, now_s)
+
+        def answer(frame: bytes) -> None:
+            self._budget.end(number)
+            send(frame)
+
+        return PendingRequest(request, answer)
 
 
 def newest(messages: list[Received]) -> tuple[Received, ...]:

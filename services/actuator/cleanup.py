@@ -25,7 +25,7 @@ from common.hypervisor import Connection
 from common.run_dir import Lock, ensure_run_dir
 from services.actuator.access import disk_pool, may_touch
 from services.actuator.core.disks import leaked
-from services.actuator.core.record import Record, parse
+from services.actuator.core.record import Record, Unreadable, parse, read
 from services.actuator.host import remove_disks
 from services.actuator.snapshots import Snapshots
 
@@ -87,6 +87,9 @@ def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
     )
     try:
         found = connection.domains()
+        for facts, record in [(facts, read(facts.metadata)) for facts in found if facts.metadata]:
+            if isinstance(record, Unreadable):
+                _say(f"{host}: {facts.name} stays: its record cannot be true ({record.why})")
         ours = own_domains(config, found)
         strays = stray_domains(config, found, connection.definition)
         for facts, record in strays:

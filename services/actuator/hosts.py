@@ -14,7 +14,7 @@ from services.actuator.addresses import Found
 from services.actuator.core.disks import Base
 from services.actuator.core.members import Member
 from services.actuator.core.past import Past, resumed, seen
-from services.actuator.core.record import Record, parse
+from services.actuator.core.record import Record, Unreadable, read
 from services.actuator.core.seen import SeenDomain, SeenHost
 from services.actuator.core.steps import Resume, Step, TakeSnapshot, Undefine
 from services.actuator.perform import Outcome, Result
@@ -209,12 +209,14 @@ def _seen_domain(host: HostState, facts: DomainFacts, look: Observation) -> Seen
     troubles, found = look.troubles.get(facts.name, ()), look.addresses.get(facts.name)
     past = seen(host.pasts.get(facts.uuid), facts.state, facts.state_reason, look.started_s, troubles)
     host.pasts[facts.uuid] = past
+    record = read(facts.metadata) if facts.metadata else None
     return SeenDomain(
         host=host.name,
         name=facts.name,
         uuid=facts.uuid,
         power=facts.state,
-        record=parse(facts.metadata) if facts.metadata else None,
+        record=record if isinstance(record, Record) else None,
+        unreadable=record if isinstance(record, Unreadable) else None,
         power_reason=facts.state_reason,
         is_persistent=facts.is_persistent,
         address=None if found is None else found.address,

@@ -13,6 +13,7 @@ from common.domain import DomainFacts, DomainState
 from common.domain_states import MAY_COME_BACK, Meaning, shown
 from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.phases import Phase
+from common.plain import plain
 from services.actuator.cloning import CloneOrder, SnapshotOrder, clone, take
 from services.actuator.core.steps import (
     Clone,
@@ -165,15 +166,10 @@ def _give_up(host: Host, step: Save | Wake, error: HypervisorError) -> None:
     """
     try:
         _check_is_ours(host, step)
-        note = f"{step.otherwise.note}: {_plain(str(error))}"
-        host.set_metadata(step.domain, step.uuid, replace(step.otherwise, note=note[:NOTE_LENGTH]).to_metadata())
+        note = plain(f"{step.otherwise.note}: {error}", NOTE_LENGTH)
+        host.set_metadata(step.domain, step.uuid, replace(step.otherwise, note=note).to_metadata())
     except HypervisorError:
         return  # it stands by as before, and is planned for anew
-
-
-def _plain(text: str) -> str:
-    """Return the text in one line, without what cannot stand in XML."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _check_is_ours(host: Host, step: Step) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from common.config import Group
 from common.errors import HypervisorError
+from common.plain import plain_name
 from services.actuator.core.seen import Probe
 
 PERIOD_S: Final = 0.03  # one turn
@@ -179,6 +180,7 @@ def _probe_agent(target: Target, ask_agent: AskAgent) -> Probe:
         return Probe(False, detail=str(error))
     if name is None:
         return Probe(False, detail="no answer from the guest agent")
+    name = plain_name(name)
     if target.is_identity_checked and name.partition(".")[0] != target.name.partition(".")[0]:
         return Probe(False, name, f"the guest is named {name or 'nothing'}")
     return Probe(True, name, "its guest agent answers")
@@ -186,7 +188,7 @@ def _probe_agent(target: Target, ask_agent: AskAgent) -> Probe:
 
 def judge(target: Target, status: int, served_by: str | None, body: bytes) -> Probe:
     """Return what an HTTP answer means; the name stands in ``X-Served-By``, or is the body."""
-    answered = served_by.strip() if served_by else body.decode("utf-8", "replace").strip()[:64]
+    answered = plain_name((served_by or body.decode("utf-8", "replace")).strip())
     if status != 200:
         return Probe(False, answered, f"status {status}")
     if target.is_identity_checked and answered != target.name:

@@ -7,13 +7,17 @@ file means: nothing known.
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from common import files
+from common.figures import MAX_DURATION_S, count_in, time_in
 from common.log import logger
+from common.plain import plain_name
 from common.state_dir import ensure_state_dir
 from services.actuator.core.breaker import Breaker, restored
 from services.actuator.core.sizing import Demand
+
+MAX_BYTES: Final = 16 * 1024 * 1024
 
 log = logger()
 
@@ -35,20 +39,35 @@ class Stored:
 def read(path: Path, now_s: float, boot_id: str) -> Stored:
     """Return what the file says, on this boot's clock; nothing where there is no good file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        is_same_boot = values["boot_id"] == boot_id
-        return Stored(
-            {key: restored(_breaker(value), now_s, is_same_boot) for key, value in values["breakers"].items()},
-            {group: tuple(float(s) for s in times) for group, times in values["boot_times_s"].items()},
-            {host: {group: int(n) for group, n in owned.items()} for host, owned in values["owned"].items()},
-            {group: tuple((float(s), int(n)) for s, n in told) for group, told in values.get("demand", {}).items()},
-            {key: tuple(float(s) for s in times) for key, times in values.get("lead_times_s", {}).items()},
-        )
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        return _stored(json.loads(raw), now_s, boot_id)
     except FileNotFoundError:
         return Stored()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning("state-unreadable", path=str(path), error=str(error))
         return Stored()
+
+
+def _stored(values: dict[str, Any], now_s: float, boot_id: str) -> Stored:
+    """Return what the file's values say; raises what is no ``Stored``."""
+    is_same_boot = values["boot_id"] == boot_id
+    return Stored(
+        {key: restored(_breaker(value), now_s, is_same_boot) for key, value in values["breakers"].items()},
+        {group: _durations(times) for group, times in values["boot_times_s"].items()},
+        {host: {group: count_in(n) for group, n in owned.items()} for host, owned in values["owned"].items()},
+        {
+            group: tuple((time_in(s, 0.0), count_in(n)) for s, n in told)
+            for group, told in values.get("demand", {}).items()
+        },
+        {key: _durations(times) for key, times in values.get("lead_times_s", {}).items()},
+    )
+
+
+def _durations(values: Any) -> tuple[float, ...]:
+    return tuple(time_in(value, 0.0, MAX_DURATION_S) for value in values)
 
 
 def write(path: Path, stored: Stored, boot_id: str) -> str:
@@ -73,12 +92,12 @@ def write(path: Path, stored: Stored, boot_id: str) -> str:
 def _breaker(values: dict[str, Any]) -> Breaker:
     until_s = values["open_until_s"]
     return Breaker(
-        int(values["failures"]),
-        int(values["openings"]),
-        None if until_s is None else float(until_s),
-        float(values["last_failure_s"]),
-        tuple(str(uuid) for uuid in values.get("culprits", ())),
-        int(values.get("relapses", 0)),
-        float(values.get("relapsed_s", 0.0)),
-        int(values.get("held", 0)),
+        count_in(values["failures"]),
+        count_in(values["openings"]),
+        None if until_s is None else time_in(until_s),
+        time_in(values["last_failure_s"]),
+        tuple(plain_name(str(uuid)) for uuid in values.get("culprits", ())),
+        count_in(values.get("relapses", 0)),
+        time_in(values.get("relapsed_s", 0.0)),
+        count_in(values.get("held", 0)),
     )

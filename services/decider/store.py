@@ -76,7 +76,14 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         log.warning("stored-state-unreadable", path=str(path), reason=str(error))
         return {}
-    return dict(values["groups"])
+    return {str(group): kept for group, kept in values["groups"].items() if _is_flat(kept)}
+
+
+def _is_flat(kept: Any) -> bool:
+    """Return whether it is tables of plain values, as we write them: whatever else it is, it is not written again."""
+    tables = kept.values() if isinstance(kept, dict) else [[]]
+    inner = (each for table in tables for each in (table.values() if isinstance(table, dict) else [table]))
+    return not any(isinstance(each, dict | list) for each in inner)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

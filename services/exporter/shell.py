@@ -88,7 +88,7 @@ class ExporterService:
 
     def _open(self, now_s: float) -> None:
         try:
-            self._server = PageServer(self._listen, registry_of(self._samples))
+            self._server = PageServer(self._listen, registry_of(self._samples), self._clock)
         except OSError as error:
             self._retry_at_s = now_s + RETRY_S
             self._bus.counters["listen_failed"] += 1

@@ -21,6 +21,7 @@ from common import __version__
 from common.clock import Clock
 from common.config import Notification
 from common.errors import ConfigError
+from common.plain import plain
 from services.notifier.core.notice import Notice
 from services.notifier.core.signature import headers, key_of
 
@@ -117,7 +118,7 @@ class WebhookSender:
         except TimeoutError:
             return f"no answer within {self._timeout_s:g} s"
         except (OSError, http.client.HTTPException) as error:  # TLS faults are OSErrors
-            return f"{type(error).__name__}: {error}"[:300]
+            return plain(f"{type(error).__name__}: {error}", 300)  # the receiver's words may be in it
         return "" if 200 <= status < 300 else f"answered with status {status}"
 
     def _post(self, body: bytes, signed: dict[str, str]) -> int:

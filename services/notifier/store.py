@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from common import files
+from common.figures import count_in, time_in
 from common.log import Quiet, logger
+from common.plain import plain_name
 from common.state_dir import ensure_state_dir
 from services.notifier.core.deliver import Item
 from services.notifier.core.notice import Notice
@@ -81,8 +83,8 @@ def _past(values: Any) -> Past:
     """
     try:
         queues = {str(key): tuple(_kept(entry) for entry in items) for key, items in values["queues"].items()}
-        return Past(queues, float(values["heard_at_s"]), tuple(str(id) for id in values["recent"]))
-    except (KeyError, TypeError, AttributeError) as error:
+        return Past(queues, time_in(values["heard_at_s"], 0.0), tuple(plain_name(str(id)) for id in values["recent"]))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not what a notifier keeps: {type(error).__name__} {error}") from error
 
 
@@ -90,4 +92,4 @@ def _kept(entry: Any) -> tuple[Notice, int]:
     id, type, body, attempts = entry
     if not isinstance(json.loads(body)["data"], dict):
         raise ValueError("a notice without data")
-    return Notice(str(id), str(type), str(body)), max(0, int(attempts))
+    return Notice(plain_name(str(id)), plain_name(str(type)), str(body)), count_in(attempts)

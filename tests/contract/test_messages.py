@@ -258,7 +258,7 @@ def test_a_bomb_is_refused_in_bounded_memory(payload: bytes) -> None:
 
 def test_a_message_too_large_is_refused_before_it_is_sent() -> None:
     with pytest.raises(ProtocolError, match=f"at most {MAX_MESSAGE_BYTES} are allowed"):
-        encode(HEADER, messages.Event(name="x", text="x" * MAX_MESSAGE_BYTES))
+        encode(HEADER, EXAMPLES[messages.DecisionRecord].model_copy(update={"basis": "x" * MAX_MESSAGE_BYTES}))
 
 
 def test_a_thousand_domains_fit_easily() -> None:

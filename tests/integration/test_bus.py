@@ -3,6 +3,8 @@
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +12,19 @@ from pathlib import Path
 import pytest
 import zmq
 
-from common.bus import Bus, Inbox, Received, ask
+from common.bus import Bus, Inbox, PendingRequest, Received, ask
 from common.clock import SystemClock
 from common.config import Config, Group, System
 from common.errors import BusError, LockHeldError
 from common.messages import DesiredCapacity, Event, Failure, Header, Reply, Request, ServiceStatus
+from common.messaging.addresses import control_address, publish_address
+from common.messaging.budget import Resends
+from common.messaging.requests import encode_request
 from common.wire import MAX_MESSAGE_BYTES, encode
+from tests.waiting import wait_until
 
 CLOCK = SystemClock()
+ROOT = Path(__file__).parents[2]
 Open = Callable[..., Bus]
 
 
@@ -381,8 +388,59 @@ def test_a_request_gets_its_answer(config: Config, open_bus: Open) -> None:
     assert reply == Reply(status="applied", data={"verb": "scale", "group": "web", "to": 3})
 
 
+def test_a_client_that_asks_on_and_on_is_refused_and_others_get_their_answers(config: Config, open_bus: Open) -> None:
+    bus = open_bus()
+    context: zmq.Context = zmq.Context()
+    flood = context.socket(zmq.DEALER)
+    flood.linger = 0
+    flood.connect(control_address(config, "decider"))
+    frame = encode_request(Request(verb="explain"))
+    for _ in range(500):
+        flood.send_multipart([b"", frame])
+    taken: list[PendingRequest] = []
+    wait_until(lambda: taken.extend(bus.receive(0.01).requests) or bus.counters["refused_requests"] >= 480, "the flood")
+    assert 1 <= len(taken) <= 20  # as many of one client wait for an answer, nobody having given one
+    end = answering(bus, lambda _request: Reply(status="applied"))
+    code = "import sys; from tests.asking import main; main(sys.argv[1])"
+    try:  # another process is another client
+        asked = subprocess.run(
+            [sys.executable, "-c", code, str(config.system.run_path)], cwd=ROOT, capture_output=True, timeout=30
+        )
+    finally:
+        end()
+        context.destroy(linger=0)
+    assert asked.stdout == b"applied\n", asked.stderr
+
+
+def test_last_values_are_not_sent_again_for_each_of_many_subscriptions(config: Config, open_bus: Open) -> None:
+    pub, sub = open_bus(), open_bus("operator", publishes=False)
+    pub.publish(desired(3))
+    sub.subscribe("decider", "capacity.desired")
+    hear(sub, pub, bool)
+    context: zmq.Context = zmq.Context()
+    noisy = context.socket(zmq.XSUB)
+    noisy.linger = 0
+    noisy.connect(publish_address(config, "decider"))
+    begun_s = CLOCK.monotonic_s()
+    for number in range(2000):
+        noisy.send(b"\x01capacity" if number % 2 else b"\x00capacity")
+        pump(pub, 0.0)
+    deadline_s = CLOCK.monotonic_s() + 1.0
+    while CLOCK.monotonic_s() < deadline_s:
+        pump(pub, 0.01)
+        sub.receive(0.0)
+    allowed = Resends.BURST + Resends.RATE * (CLOCK.monotonic_s() - begun_s) + 1
+    context.destroy(linger=0)
+    assert 1 <= sub.counters["duplicates"] <= allowed
+    late = open_bus("late", publishes=False)  # and whoever comes now hears it all the same
+    late.subscribe("decider", "capacity.desired")
+    assert counts(hear(late, pub, bool)) == [3]
+
+
 def test_an_answer_that_cannot_be_sent_becomes_an_error(config: Config, open_bus: Open) -> None:
-    answers = iter([Reply(status="applied", data={"x": object()}), Reply(status="applied", reason="x" * 5_000_000)])
+    answers = iter(
+        [Reply(status="applied", data={"x": object()}), Reply(status="applied", data={"x": ["x" * 3_000_000] * 2})]
+    )
     end = answering(open_bus(), lambda request: next(answers))
     try:
         for _ in range(2):
@@ -482,5 +540,6 @@ def test_the_largest_message_arrives(open_bus: Open) -> None:
     sub.subscribe("decider")
     pub.publish(desired(1))
     hear(sub, pub, bool)
-    pub.publish(Event(name="large", text="x" * (MAX_MESSAGE_BYTES - 500)))
+    text = "x" * (MAX_MESSAGE_BYTES - 500)
+    pub.publish(Event(name="large").model_copy(update={"text": text}))  # as no sender of ours would make it
     hear(sub, pub, lambda heard: bool(heard) and heard[-1].topic == "event.large")

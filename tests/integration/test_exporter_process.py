@@ -173,6 +173,36 @@ def test_clients_that_stall_keep_nobody_else_waiting(stand: Stand) -> None:
     assert "/metrics" in stand.get("/")
 
 
+def test_clients_that_drip_are_ended_and_do_not_shut_out_the_others(stand: Stand) -> None:
+    stand.holder.close()
+    stand.start()
+    wait_until(lambda: "autoscaler_build_info" in stand.get(), "the page")
+    slow = [socket.create_connection(("127.0.0.1", stand.port), timeout=20) for _ in range(40)]
+    begun_s = CLOCK.monotonic_s()
+    try:
+        wait_until(lambda: "autoscaler_build_info" in stand.get(), "the page among forty that stall", timeout_s=5)
+        dripping = slow[:]
+        while dripping:  # each byte comes in time, the end of the request never
+            assert CLOCK.monotonic_s() - begun_s < 20, f"{len(dripping)} clients are served for ever"
+            dripping = [client for client in dripping if _drip(client)]
+            assert "autoscaler_build_info" in stand.get()
+    finally:
+        for client in slow:
+            client.close()
+
+
+def _drip(client: socket.socket) -> bool:
+    """Send one byte more of a request; return whether the other side still listens."""
+    try:
+        client.sendall(b"G")
+        client.settimeout(0.01)
+        return client.recv(1) != b""
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
 def test_switched_off_it_is_idle(stand: Stand, others: Others) -> None:
     stand.configure("")
     process = stand.start()

@@ -243,7 +243,7 @@ def test_what_cannot_be_woken_is_written_down_as_failed_in_one_plain_line() -> N
     host = FakeHost(HypervisorError("unable to restore\n\x00 from /x " + "y" * 400))
     result, _ = attempt(host, wake_of("saved"), None)  # type: ignore[arg-type] # a fake
     assert (result, host.written["phase"]) == (Result.FAILED, "failed")
-    assert host.written["note"].startswith("it could not be woken: unable to restore from /x yy")
+    assert host.written["note"].startswith("it could not be woken: unable to restore \ufffd from /x yy")
     assert len(host.written["note"]) == NOTE_LENGTH and host.written["note"].isprintable()
 
 

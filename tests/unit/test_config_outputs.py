@@ -1,13 +1,18 @@
 """The tables [metrics] and [[notifications]]: every impossible value has its sentence."""
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cli import configuration
 from common import config_file
 from common.config import Config
 from common.config_outputs import ALL_EVENTS, EVENT_CLASSES
+from common.config_schema import table_in
+from common.config_table import SECRET, Table
 from common.errors import ConfigError
 
 GROUP = '[groups.web]\nprefix = "web-"\n'
@@ -82,3 +87,77 @@ def test_every_event_that_a_service_tells_can_be_asked_for() -> None:
     known = {name for names in EVENT_CLASSES.values() for name in names}
     assert {"domain-failed", "config-refused"} <= found
     assert found - known == {"notification-lost"}, "add it to EVENT_CLASSES and to docs/notifications.md"
+
+
+TOKEN = "t0ken-that-lets-others-in"  # noqa: S105 - made up
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"url = 'ftp://hooks.example.com/{TOKEN}'",
+        f"url = ['https://hooks.example.com/{TOKEN}']",
+        f"url = 'https://hooks.example.com/{TOKEN}'\ncommand = ['/bin/tell', '{TOKEN}']",
+        f"command = ['tell', '{TOKEN}']",
+        f"command = '/bin/tell {TOKEN}'",
+        f"command = [['{TOKEN}']]",
+        f"urrl = 'https://hooks.example.com/{TOKEN}'",
+        f"url = 'https://hooks.example.com/ {TOKEN}'",
+        f"url = 'https://hooks.example.com/{TOKEN}'\nretries = 99",
+        f"url = 'https://hooks.example.com/{TOKEN}'\nevents = []",
+    ],
+)
+def test_no_error_of_the_configuration_shows_a_secret(text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(f"[[notifications]]\n{text}\n")
+    cause = raised.value.__cause__
+    assert "notifications" in str(raised.value)
+    assert TOKEN not in str(raised.value) and TOKEN not in str(cause)
+
+
+@pytest.mark.parametrize("wrong", [f"notifications = 'https://{TOKEN}'", f"notifications = ['https://{TOKEN}']"])
+def test_no_table_that_holds_a_secret_is_shown_where_it_is_none(wrong: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config_file.parse(f"{wrong}\n{GROUP}".encode(), "a.toml")
+    assert TOKEN not in str(raised.value)
+
+
+def test_a_variable_that_meets_a_secret_does_not_show_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(f"notifications = 'https://{TOKEN}'\n{GROUP}")
+    with pytest.raises(ConfigError) as raised:
+        config_file.read(path, {"AUTOSCALER_NOTIFICATIONS__0__RETRIES": "2"})
+    assert TOKEN not in str(raised.value)
+    path.write_text(GROUP)
+    with pytest.raises(ConfigError) as raised:
+        config_file.read(path, {"AUTOSCALER_NOTIFICATIONS__0__URL": f"gopher://{TOKEN}"})
+    assert "AUTOSCALER_NOTIFICATIONS__0__URL" in str(raised.value) and TOKEN not in str(raised.value)
+
+
+def test_config_show_hides_secrets_and_shows_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        f"{GROUP}\n[[notifications]]\nname = 'pager'\nurl = 'https://hooks.example.com/{TOKEN}'\n"
+        f"[[notifications]]\ncommand = ['/bin/tell', '{TOKEN}']\n"
+    )
+    found = configuration.settings(path)
+    shown = configuration.text(found) + json.dumps([setting.values() for setting in found])
+    assert TOKEN not in shown
+    assert 'notifications.0.name = "pager"' in shown and "notifications.0.url" in shown
+
+
+def test_the_keys_that_may_hold_a_secret_are_marked() -> None:
+    def tables(table: type[Table]) -> Iterator[type[Table]]:
+        yield table
+        for field in table.model_fields.values():
+            below = table_in(field.annotation)
+            if below is not None and below is not table:
+                yield from tables(below)
+
+    marked = {
+        f"{table.__name__}.{name}"
+        for table in tables(Config)
+        for name, field in table.model_fields.items()
+        if SECRET in field.metadata
+    }
+    assert marked == {"Notification.url", "Notification.command"}

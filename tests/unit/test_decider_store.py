@@ -83,10 +83,10 @@ def test_each_group_is_read_back_from_disk(tmp_path: Path) -> None:
     path = tmp_path / "state" / "decider.json"
     store = Store(path)
     store.save("web", FULL, AT)
-    store.save("api", Standing(desired=1), AT)
+    store.save("api", Standing(desired=1, generation=1), AT)
     again = Store(path)
     assert again.standing("web", AT) == FULL
-    assert again.standing("api", AT) == Standing(desired=1)
+    assert again.standing("api", AT) == Standing(desired=1, generation=1)
     assert again.standing("other", AT) is None
     assert [entry.name for entry in path.parent.iterdir()] == ["decider.json"]
 

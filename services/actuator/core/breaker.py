@@ -119,7 +119,7 @@ def failed(breaker: Breaker, now_s: float, uuid: str = "") -> Breaker:
     breaker = replace(breaker, failures=failures, culprits=culprits, open_until_s=None, last_failure_s=now_s)
     if failures < LIMIT:
         return breaker
-    wait_s = min(FIRST_S * 2**breaker.openings, LONGEST_S)
+    wait_s = min(FIRST_S * 2.0 ** min(breaker.openings, 16), LONGEST_S)
     return replace(breaker, openings=breaker.openings + 1, open_until_s=now_s + wait_s)
 
 
@@ -188,5 +188,5 @@ def restored(breaker: Breaker, now_s: float, is_same_boot: bool) -> Breaker:
     relapsed_s = min(breaker.relapsed_s, now_s)
     if is_same_boot or breaker.open_until_s is None:
         return replace(breaker, last_failure_s=min(breaker.last_failure_s, now_s), relapsed_s=relapsed_s)
-    wait_s = min(FIRST_S * 2 ** max(breaker.openings - 1, 0), LONGEST_S)
+    wait_s = min(FIRST_S * 2.0 ** min(max(breaker.openings - 1, 0), 16), LONGEST_S)
     return replace(breaker, open_until_s=now_s + wait_s, last_failure_s=now_s)

@@ -3,7 +3,8 @@
 A *template* group owns a domain that carries our record for this group, under a name of its prefix, with the UUID that
 the record was written for. Everything else under such a name is a stranger: never touched, its name avoided.
 An *existing* group owns the domains with its prefix: those with a record are members, those that run without one are
-adopted, those that are off are the pool it may start from.
+adopted, those that are off are the pool it may start from. A record that cannot be true makes a domain a stranger in
+both: nobody knows whether it may carry traffic, be started, or go.
 """
 
 from dataclasses import dataclass, replace
@@ -186,7 +187,7 @@ def view(wanted: Wanted, seen: Seen) -> View:
             record = _record(step) or own_record(wanted, domain)
             if record is not None and (wanted.group.kind == "template" or record.phase is not Phase.GONE):
                 members.append(_member(domain, record, seen, host.is_reachable, step is not None))
-            elif wanted.group.kind == "template":
+            elif wanted.group.kind == "template" or domain.unreadable is not None:
                 strangers.append(domain)
             elif host.is_reachable and step is None:
                 (pool if is_off(domain) else adoptable).append(domain)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from common.domain import DomainState
+from common.figures import MAX_SEEN_GENERATION
 from common.messages import LeadTime, Membership
 from common.messages import Member as MemberMessage
 from common.phases import FATES, Phase
@@ -33,9 +34,10 @@ def membership(
     group = wanted.group
     worst = _worst_breaker(wanted, seen, planned.view, now_s)
     extra = _beyond_desired(wanted, planned.view.members)
+    newest = max(wanted.desired.generation if wanted.desired else 0, planned.view.generation)
     return Membership(
         group=wanted.name,
-        generation_seen=max(wanted.desired.generation if wanted.desired else 0, planned.view.generation),
+        generation_seen=min(newest, MAX_SEEN_GENERATION),
         desired_seen=wanted.desired.desired if wanted.desired else None,
         members=tuple(_message(wanted, member, now_s, extra, seen.epoch_s) for member in planned.view.members),
         owned_total=planned.view.owned_total,

@@ -130,6 +130,7 @@ def free_index(wanted: Wanted, seen: Seen, new: Iterable[New]) -> int | None:
 def free_slot(wanted: Wanted, host: SeenHost, new: Iterable[New]) -> int | None:
     """Return the lowest network slot that is free on the host; one just freed is the last resort."""
     held = {domain.record.slot for domain in host.domains if domain.record is not None}
+    held |= {domain.unreadable.slot for domain in host.domains if domain.unreadable is not None}
     held |= {step.record.slot for step in new if step.host == host.name}
     free = [slot for slot in range(wanted.network.slots) if slot not in held]
     return next((slot for slot in free if slot not in host.quarantined_slots), free[0] if free else None)

@@ -20,7 +20,7 @@ from services.actuator.core.life import advance, give_back, is_lent
 from services.actuator.core.members import View, after, view, why_no_address
 from services.actuator.core.reserve import tend
 from services.actuator.core.seen import Seen, Wanted
-from services.actuator.core.standing import waiting
+from services.actuator.core.standing import unreadable, waiting
 from services.actuator.core.steps import SetPhase, SetQuota, Step
 
 OFF: Final = "off"
@@ -109,8 +109,16 @@ def _notes(context: Context) -> list[str]:
     notes = []
     if sickness.is_halted(context):
         notes.append("too many domains are unhealthy at once: none is taken away, and one at a time is replaced")
-    if context.view.strangers:
-        strangers = ", ".join(domain.name for domain in context.view.strangers[:3])
+    unread = unreadable(context)
+    if unread:
+        whose = "; ".join(
+            f"{domain.name}: {domain.unreadable.why if domain.unreadable else ''}" for domain in unread[:3]
+        )
+        notes.append(f"records that cannot be true, their domains are left alone: {whose}")
+    known = {domain.uuid for domain in unread}
+    others = [domain for domain in context.view.strangers if domain.uuid not in known]
+    if others:
+        strangers = ", ".join(domain.name for domain in others[:3])
         notes.append(f"domains under our prefix that are not ours are left alone: {strangers}")
     silent = [m for m in context.view.members if m.phase is Phase.STANDBY and not m.is_reserve]
     if silent:

@@ -8,14 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from common import figures
+from common.domain import MAX_VALUE
 from common.endpoint import is_address
 from common.phases import Phase
+from common.plain import plain
 
 CREATED_BY: Final = "libvirt-autoscaler"
 CLONED: Final = "clone"
 ORDERS: Final = ("", "drain", "replace")
 STORED_AS: Final = {Phase.SUSPENDED: Phase.WARMING}
 """Phases that release 0.1.0 does not know: it reads the older one, ``stored_phase`` tells the newer."""
+MAX_SLOT: Final = 65_535
+MAX_WHY: Final = 160
 HAS_SERVED: Final = frozenset({Phase.READY, Phase.DRAINING})
 """What a domain that carries an older release's record is in, if it has served."""
 
@@ -92,7 +97,7 @@ class Record:
             "created_by": CREATED_BY,
             "template": self.template,
             "base": self.base,
-            "generation": str(self.generation),
+            "generation": str(min(self.generation, figures.MAX_GENERATION)),
             "order": self.order,
             "stop_calls": str(self.stop_calls),
             "boosted": "1" if self.is_boosted else "0",
@@ -114,67 +119,119 @@ class Record:
         return replace(self, phase=phase, since_mono_s=now_s, since_s=epoch_s, boot_id=boot_id, stop_calls=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that cannot be true, and why: its domain is nobody's to touch, and keeps its network ``slot``."""
+
+    why: str
+    slot: int | None = None
+
+
 def parse(metadata: Mapping[str, str]) -> Record | None:
     """Return the record in a domain's metadata, None if there is none or if it is not one of ours.
 
-    A record that cannot be understood is treated as no record: the domain is left alone.
+    A record that cannot be understood, or cannot be true, is treated as no record: the domain is left alone.
     """
+    found = read(metadata)
+    return found if isinstance(found, Record) else None
+
+
+def read(metadata: Mapping[str, str]) -> Record | Unreadable:
+    """Return the record in a domain's metadata, its figures bounded and its texts plain; or why it is none."""
+    texts = {key: plain(value, MAX_VALUE) for key, value in metadata.items()}
     try:
-        order, tier = metadata.get("order", ""), metadata.get("tier", "")
-        return Record(
-            group=metadata["group"],
-            uuid=metadata["uuid"],
-            host=metadata.get("host", ""),
-            phase=_phase(metadata),
-            since_mono_s=float(metadata["since_mono_s"]),
-            since_s=float(metadata["since_s"]),
-            boot_id=metadata["boot_id"],
-            slot=_whole(metadata.get("slot", "")),
-            started_mono_s=_number(metadata.get("started_mono_s", "")),
-            protected=metadata.get("protected") == "1",
-            cause=metadata.get("cause", ""),
-            template=metadata.get("template", ""),
-            base=metadata.get("base", ""),
-            generation=int(metadata.get("generation", "0")),
-            order=order if order in ORDERS else "",
-            stop_calls=int(metadata.get("stop_calls", "0")),
-            is_boosted=metadata.get("boosted") == "1",
-            note=metadata.get("note", ""),
-            tier="" if tier == CLONED else tier,
-            is_cloned=metadata.get("cloned") == "1" or tier == CLONED,
-            is_woken=metadata.get("woken") == "1",
-            cpu_quota=_number(metadata.get("cpu_quota", "")),
-            decided_mono_s=_number(metadata.get("decided_mono_s", "")),
-            probed_mono_s=_number(metadata.get("probed_mono_s", "")),
-            served_mono_s=_served(metadata),
-            failures=int(metadata.get("failures", "0")),
-            is_kept=metadata.get("kept") == "1",
-            address=_address(metadata.get("address", "")),
-        )
-    except (KeyError, ValueError):
-        return None
+        return _record(texts)
+    except KeyError as error:
+        why = f"{error.args[0]} is missing"
+    except ValueError as error:
+        why = plain(str(error), MAX_WHY)
+    try:
+        slot = _whole(texts, "slot", MAX_SLOT)
+    except ValueError:
+        slot = None
+    return Unreadable(why, slot)
 
 
-def _phase(metadata: Mapping[str, str]) -> Phase:
+def _record(texts: Mapping[str, str]) -> Record:
+    """Return the record in these texts.
+
+    Raises:
+        KeyError: one is missing that every release wrote.
+        ValueError: a figure is none, not finite or beyond what can be; or a phase is unknown.
+    """
+    order, tier = texts.get("order", ""), texts.get("tier", "")
+    return Record(
+        group=texts["group"],
+        uuid=texts["uuid"],
+        host=texts.get("host", ""),
+        phase=_phase(texts),
+        since_mono_s=_figure(texts, "since_mono_s", -figures.MAX_MONO_S, figures.MAX_MONO_S),
+        since_s=_figure(texts, "since_s", 0.0, figures.MAX_EPOCH_S),
+        boot_id=texts["boot_id"],
+        slot=_whole(texts, "slot", MAX_SLOT),
+        started_mono_s=_mono_s(texts, "started_mono_s"),
+        protected=texts.get("protected") == "1",
+        cause=texts.get("cause", ""),
+        template=texts.get("template", ""),
+        base=texts.get("base", ""),
+        generation=_whole(texts, "generation", figures.MAX_GENERATION) or 0,
+        order=order if order in ORDERS else "",
+        stop_calls=_whole(texts, "stop_calls", figures.MAX_COUNT) or 0,
+        is_boosted=texts.get("boosted") == "1",
+        note=texts.get("note", ""),
+        tier="" if tier == CLONED else tier,
+        is_cloned=texts.get("cloned") == "1" or tier == CLONED,
+        is_woken=texts.get("woken") == "1",
+        cpu_quota=_number(texts, "cpu_quota", 0.0, figures.MAX_CPUS),
+        decided_mono_s=_mono_s(texts, "decided_mono_s"),
+        probed_mono_s=_mono_s(texts, "probed_mono_s"),
+        served_mono_s=_served(texts),
+        failures=_whole(texts, "failures", figures.MAX_COUNT) or 0,
+        is_kept=texts.get("kept") == "1",
+        address=_address(texts.get("address", "")),
+    )
+
+
+def _phase(texts: Mapping[str, str]) -> Phase:
     """Return the phase; the newer name counts only beside the older one that was written with it."""
-    older = Phase(metadata["phase"])
-    return next((p for p in STORED_AS if metadata.get("stored_phase") == p and STORED_AS[p] is older), older)
+    older = Phase(texts["phase"])
+    return next((p for p in STORED_AS if texts.get("stored_phase") == p and STORED_AS[p] is older), older)
 
 
-def _served(metadata: Mapping[str, str]) -> float | None:
+def _served(texts: Mapping[str, str]) -> float | None:
     """Return when it first served; release 0.1.0 wrote nothing about that, so its phase tells."""
-    if "served_mono_s" in metadata:
-        return _number(metadata["served_mono_s"])
-    return float(metadata["since_mono_s"]) if metadata["phase"] in HAS_SERVED else None
+    if "served_mono_s" in texts:
+        return _mono_s(texts, "served_mono_s")
+    return _mono_s(texts, "since_mono_s") if texts["phase"] in HAS_SERVED else None
 
 
 def _address(text: str) -> str:
     return text if is_address(text) else ""
 
 
-def _whole(text: str) -> int | None:
-    return int(text) if text else None
+def _mono_s(texts: Mapping[str, str], name: str) -> float | None:
+    """Return a time on a monotonic clock; before 0 it is another boot's."""
+    return _number(texts, name, -figures.MAX_MONO_S, figures.MAX_MONO_S)
 
 
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+def _number(texts: Mapping[str, str], name: str, least: float, most: float) -> float | None:
+    """Return the figure called ``name``, None where it is empty or missing."""
+    return _figure(texts, name, least, most) if texts.get(name) else None
+
+
+def _figure(texts: Mapping[str, str], name: str, least: float, most: float) -> float:
+    text = texts[name]
+    try:
+        return figures.number(text, least, most)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _whole(texts: Mapping[str, str], name: str, most: int) -> int | None:
+    text = texts.get(name, "")
+    if not text:
+        return None
+    try:
+        return figures.whole(text, 0, most)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -11,13 +11,15 @@ from services.actuator.core.disks import Base, Disk
 from services.actuator.core.doubt import NO_DOUBT, Doubt
 from services.actuator.core.extra_xml import Extra
 from services.actuator.core.past import Past
-from services.actuator.core.record import Record
+from services.actuator.core.record import Record, Unreadable
 from services.actuator.core.steps import Step
 
 
 @dataclass(frozen=True, slots=True)
 class SeenDomain:
     """One domain as its host shows it; ``record`` is None where it carries no metadata of ours.
+
+    ``unreadable`` where it does, and they cannot be true: it is left alone, told, and keeps its network slot.
 
     ``past`` is what was seen of it before, and what libvirt told of its disks; None where nobody has looked.
     ``address`` is where a user's domain is to be asked now; it serves where it last answered (``core.addresses``).
@@ -36,6 +38,7 @@ class SeenDomain:
     has_saved_state: bool = False
     has_link: bool = True
     past: Past | None = None
+    unreadable: Unreadable | None = None
 
 
 @dataclass(frozen=True, slots=True)

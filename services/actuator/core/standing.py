@@ -6,18 +6,21 @@ under a key that stays the same, so that whoever tells it needs to remember noth
 
 from typing import Final
 
+from common import names
 from common.messages import Event
 from common.phases import Phase
 from services.actuator.core.context import Context
 from services.actuator.core.host_faults import HostFault, fault_of
 from services.actuator.core.leaving import is_deaf, may_cut_power
 from services.actuator.core.members import Member
+from services.actuator.core.seen import SeenDomain
 
 KNOWN_AFTER_S: Final = 3.0
 """How long libvirt may take to tell which disk it is, before the alarm is given without that."""
 FAULT: Final = "host-fault"
 STILL_SUSPENDED: Final = "still-suspended"
 IGNORED: Final = "shutdown-ignored"
+UNREADABLE: Final = "record-unreadable"
 Key = tuple[str, str, str]
 """What it is, on which host, and there about what."""
 
@@ -40,7 +43,20 @@ def standing(context: Context) -> dict[Key, Event]:
     faults = {_key(f): _of_host(f, context) for f in _faults(context) if _is_told(f, context.now_s)}
     late = [_late(m) for m in context.view.members if _is_late(m, context)]
     deaf = [_about(m, IGNORED, _ignores(m)) for m in context.view.members if is_deaf(context, m)]
-    return faults | {(event.name, event.host, event.domain): event for event in (*late, *deaf)}
+    unread = [_unread(domain, context) for domain in unreadable(context)]
+    return faults | {(event.name, event.host, event.domain): event for event in (*late, *deaf, *unread)}
+
+
+def unreadable(context: Context) -> list[SeenDomain]:
+    """Return the domains under the group's prefix whose record cannot be true; nothing is done to them."""
+    group = context.wanted.group
+    return [
+        domain
+        for host in context.seen.hosts
+        if host.is_reachable and host.name in group.hosts
+        for domain in host.domains
+        if domain.unreadable is not None and names.domain_index(group.prefix, domain.name) is not None
+    ]
 
 
 def over(key: Key) -> Event | None:
@@ -72,6 +88,13 @@ def _what_follows(context: Context) -> str:
     desired, group = context.wanted.desired, context.wanted.group
     is_passive = (group.mode if desired is None else desired.mode) in ("off", "observe")
     return "nothing new goes there" if is_passive else "they are resumed again and again, and nothing new goes there"
+
+
+def _unread(domain: SeenDomain, context: Context) -> Event:
+    text = f"its record cannot be true, so it is left alone: {domain.unreadable.why if domain.unreadable else ''}"
+    return Event(
+        name=UNREADABLE, group=context.wanted.name, domain=domain.name, host=domain.host, text=text, level="error"
+    )
 
 
 def _is_late(member: Member, context: Context) -> bool:

@@ -1,7 +1,8 @@
 """What HAProxy's runtime API says, as values.
 
 Columns are found by their header name, so that a newer HAProxy may add some. What is not an answer raises
-``ProxyError``; half an answer is never used.
+``ProxyError``; half an answer is never used. A line ends with a line feed and nothing else: the reason of a failed
+check is a guest's text, and holds what other programs take for line ends.
 """
 
 import csv
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from common import figures
+from common.plain import plain, plain_name
 from services.balancer.errors import ProxyError
 
 LOOK: Final = ("show info", "show stat", "show servers state")
@@ -19,6 +22,7 @@ _CHECKS_ENABLED: Final = 0x04  # of srv_check_state; the other bits: running, co
 _TIMED_OUT: Final = ("L4TOUT", "L6TOUT", "L7TOUT")
 _DONE: Final = ("IP changed", "no need to change", "nothing changed")
 _STATE_VERSION: Final = "1"
+MAX_FAULT: Final = 300
 
 
 class Admin(StrEnum):
@@ -120,7 +124,7 @@ def split_answers(text: str, count: int) -> list[str]:
     """
     answers: list[str] = []
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in text.removesuffix("\n").split("\n"):
         if line:
             lines.append(line)
         else:
@@ -137,7 +141,7 @@ def refusal(answer: str) -> str:
     >>> refusal("no need to change the addr, port changed from '80' to '81'"), refusal("No such server.")
     ('', 'No such server.')
     """
-    return "" if not answer or answer.startswith(_DONE) else answer.splitlines()[0]
+    return "" if not answer or answer.startswith(_DONE) else plain(answer.partition("\n")[0])
 
 
 def parse_look(answers: Iterable[str], groups: Collection[str]) -> Snapshot:
@@ -152,8 +156,10 @@ def parse_look(answers: Iterable[str], groups: Collection[str]) -> Snapshot:
         servers = {group: _servers(group, rows, dump) for group in groups if (group, "BACKEND") in rows}
         totals = {group: _totals(rows[group, "FRONTEND"], rows[group, "BACKEND"]) for group in servers}
         return Snapshot(_pid(info), servers, totals, state + "\n")
-    except (KeyError, IndexError, ValueError) as error:
-        raise ProxyError(f"HAProxy's answer cannot be read: {type(error).__name__} {error}") from error
+    except (KeyError, IndexError, ValueError, csv.Error) as error:
+        raise ProxyError(
+            plain(f"HAProxy's answer cannot be read: {type(error).__name__} {error}", MAX_FAULT)
+        ) from error
 
 
 def durable(snapshot: Snapshot) -> tuple[object, ...]:
@@ -180,23 +186,23 @@ Rows = dict[tuple[str, str], Row]
 
 
 def _pid(info: str) -> int:
-    for line in info.splitlines():
+    for line in info.split("\n"):
         if line.startswith("Pid: "):
-            return int(line[5:])
+            return figures.whole(line[5:], 0, figures.MAX_COUNT)
     raise ValueError("no Pid in show info")
 
 
 def _rows(stat: str) -> Rows:
     if not stat.startswith("# "):
         raise ProxyError(f"HAProxy's statistics begin {stat[:80]!r}; '# pxname' is expected")
-    return _table(csv.reader(stat[2:].splitlines()), "pxname", "svname")
+    return _table(csv.reader(stat[2:].split("\n")), "pxname", "svname")
 
 
 def _state_rows(state: str) -> Rows:
     version, _, text = state.partition("\n# ")
     if version != _STATE_VERSION:
         raise ProxyError(f"HAProxy's servers state has version {version[:20]!r}; {_STATE_VERSION} is spoken here")
-    return _table((line.split(" ") for line in text.splitlines()), "be_name", "srv_name")
+    return _table((line.split(" ") for line in text.split("\n") if line), "be_name", "srv_name")
 
 
 def _table(lines: Iterable[list[str]], proxy: str, server: str) -> Rows:
@@ -214,19 +220,19 @@ def _servers(group: str, rows: Rows, dump: Rows) -> tuple[Server, ...]:
 def _server(name: str, stat: Row, state: Row) -> Server:
     return Server(
         name=name,
-        address=state["srv_addr"],
-        port=int(state["srv_port"]),
-        admin=_admin(int(state["srv_admin_state"])),
-        status=stat["status"],
+        address=plain_name(state["srv_addr"]),
+        port=figures.whole(state["srv_port"], 0, 65535),
+        admin=_admin(_present(state["srv_admin_state"])),
+        status=plain_name(stat["status"]),
         is_weight_right=state["srv_uweight"] == state["srv_iweight"],
-        in_flight=_count(stat["scur"]),
-        queue=_count(stat["qcur"]),
-        connections=sum(_count(stat[key]) for key in ("used_conn_cur", "idle_conn_cur", "safe_conn_cur")),
+        in_flight=_present(stat["scur"]),
+        queue=_present(stat["qcur"]),
+        connections=sum(_present(stat[key]) for key in ("used_conn_cur", "idle_conn_cur", "safe_conn_cur")),
         sessions_total=_count(stat["stot"]),
         response_time_s=_mean_s(stat),
-        check=f"{stat['check_status'].removeprefix('* ')} {stat['last_chk']}".strip(),
-        changed_s=float(stat["lastchg"] or 0),
-        has_checks=bool(int(state["srv_check_state"]) & _CHECKS_ENABLED),
+        check=plain(f"{stat['check_status'].removeprefix('* ')} {stat['last_chk']}".strip()),
+        changed_s=figures.number(stat["lastchg"] or "0", 0, figures.MAX_DURATION_S),
+        has_checks=bool(_present(state["srv_check_state"]) & _CHECKS_ENABLED),
         answers=_answers(stat),
     )
 
@@ -250,9 +256,9 @@ def _totals(front: Row, back: Row) -> Totals:
     return Totals(
         requests=_count(front["req_tot"] if is_http else front["stot"]),
         errors=sum(_count(fault) for fault in faults),
-        queue=_count(back["qcur"]),
-        in_flight=_count(back["scur"]),
-        queue_time_s=_count(back["qtime"]) / 1000,
+        queue=_present(back["qcur"]),
+        in_flight=_present(back["scur"]),
+        queue_time_s=_present(back["qtime"]) / 1000,
         response_time_s=_mean_s(back),
         answers=_count(back["hrsp_2xx"]) + _count(back["hrsp_3xx"]) if is_http else None,
     )
@@ -260,8 +266,14 @@ def _totals(front: Row, back: Row) -> Totals:
 
 def _mean_s(row: Row) -> float:
     """Return the mean time a server took to answer; in TCP mode, the mean length of a session."""
-    return _count(row["rtime"] if row["mode"] == "http" else row["ttime"]) / 1000
+    return _present(row["rtime"] if row["mode"] == "http" else row["ttime"]) / 1000
 
 
 def _count(cell: str) -> int:
-    return int(cell) if cell else 0
+    """Return a counter, which grows for as long as HAProxy runs."""
+    return figures.whole(cell, 0, figures.MAX_NUMBER) if cell else 0
+
+
+def _present(cell: str) -> int:
+    """Return how many there are now, or milliseconds."""
+    return figures.whole(cell, 0, figures.MAX_COUNT) if cell else 0

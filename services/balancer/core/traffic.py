@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from common import figures
 from common.messages import Traffic
 from services.balancer.core.answers import Server, Snapshot
 
@@ -83,4 +84,6 @@ def _growth(now: int, before: int | None) -> int | None:
 
 
 def _rate(growth: int | None, interval_s: float) -> float | None:
-    return None if growth is None else growth / interval_s
+    """Return growth per second; None where it is unknown, or more than there can be: a counter that was damaged."""
+    rate = None if growth is None or interval_s <= 0 else growth / interval_s
+    return None if rate is None or rate > figures.MAX_RATE else rate

@@ -17,6 +17,7 @@ from services.decider.core.forecast import Forecast
 VERSION = 2
 DTYPE = "<f8"
 FLOATS: Final[Any] = npt.NDArray[np.float64]  # compared whole: what it is made of depends on numpy's release
+MAX_FIGURE = 1e15
 
 
 def to_values(state: Forecast) -> dict[str, Any]:
@@ -69,14 +70,33 @@ def _unpacked(kind: Any, value: Any) -> Any:
         )
     if not isinstance(value, int | float):
         raise TypeError(f"must be a number; got {value!r}")
+    if abs(value) > MAX_FIGURE:  # NaN is not: it stands for what is unknown
+        raise ValueError(f"must be in ±{MAX_FIGURE:g}; got {value!r}")
     return kind(value)
 
 
 def _check(state: Forecast) -> None:
+    """Refuse what no forecast of these steps can be: other seasons, other shapes, figures that are not finite."""
     fresh = forecast.initial(state.step_s, state.lead_steps)
-    for part in ("points", "spread"):
-        kept, known = getattr(state, part), getattr(fresh, part)
-        for field in dataclasses.fields(known):
-            array, like = getattr(kept, field.name), getattr(known, field.name)
-            if isinstance(like, np.ndarray) and (array.shape != like.shape or not np.isfinite(array).all()):
-                raise ValueError(f"a stored forecast is not of the right form: {part}.{field.name}")
+    if state.age_steps < 0 or state.step < fresh.step or len(state.pending) > forecast.MAX_LEAD_STEPS:
+        raise ValueError("a stored forecast is not of the right form: steps")
+    _check_like(state.points, fresh.points, "points")
+    _check_like(state.spread, fresh.spread, "spread")
+
+
+def _check_like(kept: Any, known: Any, name: str) -> None:
+    """Refuse a part whose arrays, or whose season's buckets, are not like those of a forecast that has just begun."""
+    if (kept is None) != (known is None):
+        raise ValueError(f"a stored forecast is not of the right form: {name}")
+    for field in dataclasses.fields(known) if known is not None else ():
+        array, like = getattr(kept, field.name), getattr(known, field.name)
+        if dataclasses.is_dataclass(like) or like is None:
+            _check_like(array, like, f"{name}.{field.name}")
+            continue
+        if isinstance(like, np.ndarray):
+            is_good = array.shape == like.shape and not np.isinf(array).any()
+            is_good = is_good and (np.isnan(like).all() or np.isfinite(array).all())
+        else:
+            is_good = field.name != "bucket_s" or array == like
+        if not is_good:
+            raise ValueError(f"a stored forecast is not of the right form: {name}.{field.name}")

@@ -4,11 +4,20 @@ Monotonic times compare only within one boot. What is stored therefore names its
 the wall clock tells how much time has passed since, and never less than none.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
+from common.figures import (
+    MAX_COUNT,
+    MAX_DURATION_S,
+    MAX_EPOCH_S,
+    MAX_GENERATION,
+    MAX_MONO_S,
+    MAX_TOLD_GENERATION,
+    is_number,
+    is_whole,
+)
 from services.decider.core.state import Standing
 
 VERSION: Final = 1
@@ -69,12 +78,16 @@ def _shifted(standing: Standing, shift_s: float) -> Standing:
 
 
 def _check(standing: Standing, saved: Instant) -> None:
-    whole = (standing.desired, standing.generation, standing.minimum, standing.maximum, standing.ordered_from)
-    times = (*(getattr(standing, name) for name in _TIMES), standing.patience_s, saved.mono_s, saved.epoch_s)
+    counts = (standing.desired, standing.minimum, standing.maximum, standing.ordered_from)
+    times = tuple(getattr(standing, name) for name in _TIMES)
+    least = 0 if standing.desired is None else 1  # what is desired is always of some generation
     checks = {
-        "counts": all(value is None or (type(value) is int and value >= 0) for value in whole),
-        "generation": standing.generation is not None,
-        "times": all(at is None or (isinstance(at, int | float) and math.isfinite(at)) for at in times),
+        "counts": all(value is None or is_whole(value, 0, MAX_COUNT) for value in counts),
+        "generation": is_whole(standing.generation, least, MAX_TOLD_GENERATION - MAX_GENERATION),
+        "times": all(at is None or is_number(at, -MAX_MONO_S, MAX_MONO_S) for at in times),
+        "cooldowns": standing.cooldown_out_until_s is not None and standing.cooldown_in_until_s is not None,
+        "patience": is_number(standing.patience_s, 0.0, MAX_DURATION_S) and standing.patience_until_s is not None,
+        "clocks": is_number(saved.epoch_s, 0.0, MAX_EPOCH_S) and is_number(saved.mono_s, -MAX_MONO_S, MAX_MONO_S),
         "mode": standing.mode in (None, "on", "off", "observe", "out-only"),
         "is_paused": isinstance(standing.is_paused, bool),
         "boot_id": isinstance(saved.boot_id, str),
