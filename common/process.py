@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol, runtime_checkable
 
-from common import __version__, config_file, config_places, log
+from common import __version__, config_file, config_places, in_force, log
 from common.bus import Bus, Inbox
 from common.clock import Clock, SystemClock
 from common.config import Config
@@ -144,12 +144,14 @@ def _parse(name: str, argv: Sequence[str] | None) -> Path:
 
 
 def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop) -> int:
-    config, digest = config_file.load(path)
+    loaded = config_file.read(path)
+    config, digest = loaded.config, loaded.digest
     log.configure(name, config.system.log_level)
     clock = SystemClock()
     systemd = Notifier.from_environment()
     _make_state_dir(config.system.state_path)
     bus = Bus.open(config, name, clock)
+    _keep_in_force(name, config, loaded.source)
     stop.wake = bus.wake
     signal.signal(signal.SIGTERM, stop.on_signal)
     signal.signal(signal.SIGINT, stop.on_signal)
@@ -209,6 +211,17 @@ def _make_state_dir(path: Path) -> None:
         logger().warning("state-dir-missing", path=str(path), reason=error.strerror)
 
 
+def _keep_in_force(name: str, config: Config, source: in_force.InForce | None) -> None:
+    """Have the actuator keep what it has taken over: what runs is looked at and stopped by it if its file is wrong."""
+    if name != in_force.KEEPER or source is None:
+        return
+    origin = os.environ.get(in_force.ORIGIN_VARIABLE)
+    try:
+        in_force.keep(config.system.run_path, replace(source, path=Path(origin)) if origin else source)
+    except OSError as error:
+        logger().warning("config-in-force-not-kept", path=str(config.system.run_path), reason=error.strerror)
+
+
 def _look_after(state: StateDir, context: Context, service: Service, now_s: float) -> None:
     """Have the state directory, and what the service keeps there, stand again where it was lost."""
     if not state.is_lost():
@@ -260,6 +273,7 @@ def _taken_over(context: Context, service: Service, found: Outcome, now_s: float
         context.bus.publish(Event(name="config-refused", text=text, level="warning"))
         return context
     log.configure(context.name, found.config.system.log_level)
+    _keep_in_force(context.name, found.config, found.source)
     logger().info("config-reloaded", config=found.digest, changes=list(found.changes))
     if found.changes and isinstance(service, Reloadable):
         service.reload(found.config, now_s)
