@@ -12,6 +12,7 @@ PY := $(BIN)/python
 FAST_TESTS := --doctest-modules common services cli bench tests/unit tests/contract tests/sim
 export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
 .PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow check format lock

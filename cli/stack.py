@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
 from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from cli.program import ISOLATED, module
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
 from common.clock import Clock
@@ -117,7 +117,7 @@ def build_image(config: Config) -> str:
         AutoscalerError: it was not built.
     """
     output = config.system.state_path / "images"
-    command = ["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(output)]
+    command = ["/usr/bin/python3", ISOLATED, str(ROOT / "guest_image" / "build.py"), "--output", str(output)]
     print(flush=True)
     if subprocess.run(command, check=False).returncode != 0:
         raise AutoscalerError("the guest image was not built; see the lines above")
@@ -132,7 +132,7 @@ def check_images(config: Config, config_path: Path) -> None:
     """
     if not any(group.image.disk or group.image.xml for group in config.groups.values()):
         return
-    command = [sys.executable, "-m", "services.actuator", "--config", str(config_path), "--check-images"]
+    command = [*module("services.actuator"), "--config", str(config_path), "--check-images"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if done.returncode != 0:
         raise AutoscalerError(done.stderr.strip() or "the groups' images could not be looked at")
@@ -156,7 +156,7 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
         AutoscalerError: an endpoint is taken by another program, or HAProxy refuses the configuration.
     """
     check_addresses_are_free(config, held_addresses(config.system))
-    command = [sys.executable, "-m", "services.balancer", "--config", str(config_path), "--write-config"]
+    command = [*module("services.balancer"), "--config", str(config_path), "--write-config"]
     written = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if written.returncode != 0:
         raise AutoscalerError(written.stderr.strip() or "HAProxy's configuration was not written")
@@ -217,7 +217,7 @@ def remove_domains(config_path: Path, *, everything: bool) -> str:
     flag = "--remove-everything" if everything else "--remove-domains"
     print(flush=True)
     for service, what in (("decider", "--forget-capacity"), ("actuator", flag)):
-        command = [sys.executable, "-m", f"services.{service}", "--config", str(config_path), what]
+        command = [*module(f"services.{service}"), "--config", str(config_path), what]
         if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
             raise AutoscalerError("not every domain could be removed; see the lines above")
     return "none of ours is left"

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from cli.program import module
 from cli.refusals import write_text
 from cli.reload import MARKER
 from cli.supervisor_config import control_socket, supervisor_config
@@ -42,7 +43,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
             write_text(marker, digest)
             return "restarted with the changed configuration; HAProxy reloaded it"
     write_text(path, text)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)]
+    command = [*module("supervisor.supervisord"), "-c", str(path)]
     if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
         raise AutoscalerError(f"supervisord does not start with {path}; see the lines above")
     write_text(marker, digest)

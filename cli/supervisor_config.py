@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from cli.program import ISOLATED
 from common.config import System
 from common.state_dir import LOG_DIR
 
@@ -59,7 +60,7 @@ def supervisor_config(
         *_program("haproxy", haproxy_command(system, root), log, stop_wait_s=10, priority=LATER),
     ]
     for name in services:
-        command = [str(python), "-m", f"services.{name}", "--config", str(config_path)]
+        command = [str(python), ISOLATED, "-m", f"services.{name}", "--config", str(config_path)]
         parts += _program(name, command, log, stop_wait_s=5, priority=FIRST if name == "recorder" else LATER)
     return "\n".join(parts) + "\n"
 

@@ -31,7 +31,7 @@ TREES: Final = ("common", "services", "cli", "guest_image", "load", "scripts")
 UNITS: Final = ROOT / "packaging" / "systemd"
 FOR_SYSTEM: Final = {"sysusers.conf": "sysusers.d", "tmpfiles.conf": "tmpfiles.d"}
 RUN_DIR: Final = Path("/run") / NAME
-LAUNCHER: Final = '#!/bin/sh\nexec {lib}/bin/python3 -P -m cli "$@"\n'
+LAUNCHER: Final = '#!/bin/sh\nexec {lib}/bin/python3 -IB -m cli "$@"\n'
 _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==")
 
 
