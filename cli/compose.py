@@ -18,6 +18,7 @@ from cli.left_over import refuse_renamed
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.refusals import write_text
 from cli.supervision import is_supervised
+from cli.turn import turn
 from common.clock import Clock
 from common.config import Config, System
 from common.config_file import load
@@ -39,12 +40,20 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step(f"configuration {config_path}"):
         config, digest = load(config_path)
         stack.require_root()
-        shared_dirs.refuse_units(config.system)
-        if is_supervised(config.system):
-            raise AutoscalerError("it runs without containers; first: make down")
-        check_configuration(config, config_path, stack.ROOT, os.environ)
-        compose = Compose.found(config, config_path, digest, os.environ)
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
+    with turn(config.system, "up"):
+        _bring_up(config, config_path, digest, clock, steps)
+    with steps.step("first domains"):
+        wait_for_endpoints(config, clock, steps, lambda: shared_dirs.are_shared(config.system))
+    stack.print_what_next(config, stop="make down RUNTIME=compose")
+
+
+def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps) -> None:
+    shared_dirs.refuse_units(config.system)
+    if is_supervised(config.system):
+        raise AutoscalerError("it runs without containers; first: make down")
+    check_configuration(config, config_path, stack.ROOT, os.environ)
+    compose = Compose.found(config, config_path, digest, os.environ)
     with steps.step("libvirt"):
         stack.prepare_directories(config.system)
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
@@ -58,9 +67,6 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(compose.build())
     with steps.step("containers"):
         steps.say(_start(config, compose, digest))
-    with steps.step("first domains"):
-        wait_for_endpoints(config, clock, steps)
-    stack.print_what_next(config, stop="make down RUNTIME=compose")
 
 
 def down(config_path: Path, clock: Clock, *, everything: bool) -> None:

@@ -3,7 +3,7 @@
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from threading import Event
 
 from cli.console import Steps
@@ -23,16 +23,21 @@ MOST_TOLD = 3
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
 
 
-def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
+def wait_for_endpoints(
+    config: Config, clock: Clock, steps: Steps, is_running: Callable[[], bool] = lambda: True
+) -> None:
     """Return when every group that is to have a domain now answers at its endpoint, all of them at the same look.
 
     Raises:
-        AutoscalerError: nothing comes nearer any more; the message says what stands in the way.
+        AutoscalerError: nothing comes nearer any more, the message says what stands in the way; or what was started
+            does not run any more.
     """
     began_s = clock.monotonic_s()
     progress = Progress.begin(began_s)
     left_off: dict[str, str] = {}
     while waiting := _silent(config.groups, left_off):
+        if not is_running():
+            raise AutoscalerError("it was stopped meanwhile, by make down or by hand")
         snapshot = observe_once(config, clock, timeout_s=0.7)
         left_off |= {n: why for n, group in waiting.items() if (why := why_not_awaited(group, snapshot.wanted.get(n)))}
         answering = config.groups.keys() - waiting.keys() - left_off.keys()

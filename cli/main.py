@@ -470,6 +470,7 @@ def up(
         from cli.compose import up as bring_up
     else:
         from cli.stack import up as bring_up
+    os.umask(0o022)  # what others are to reach is not for the caller's umask to hide
     bring_up(_config_path(), SystemClock())
 
 
@@ -481,13 +482,18 @@ def down(
 ) -> None:
     """Stop the services and the domains that they created, as they were started: natively or in containers."""
     from cli.shared_dirs import are_shared
+    from cli.stack import require_root
+    from cli.turn import turn
     from common.clock import SystemClock
 
-    if are_shared(_load().system):
-        from cli.compose import down as bring_down
-    else:
-        from cli.stack import down as bring_down
-    bring_down(_usable_path(), SystemClock(), everything=everything)
+    system = _load().system
+    require_root()
+    with turn(system, "down"):
+        if are_shared(system):
+            from cli.compose import down as bring_down
+        else:
+            from cli.stack import down as bring_down
+        bring_down(_usable_path(), SystemClock(), everything=everything)
 
 
 @app.command(epilog=_examples("image"))
@@ -497,6 +503,7 @@ def image() -> None:
     from common.config_file import load as load_config
 
     config, _digest = load_config(_config_path())
+    os.umask(0o022)
     prepare_directories(config.system)
     print(build_image(config))
 

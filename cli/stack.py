@@ -18,6 +18,7 @@ from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.program import ISOLATED, module
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
+from cli.turn import turn
 from common.clock import Clock
 from common.config import Config, System
 from common.config_file import load
@@ -38,11 +39,19 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step(f"configuration {config_path}"):
         config, digest = load(config_path)
         require_root()
-        shared_dirs.refuse_units(config.system)
-        if shared_dirs.are_shared(config.system):
-            raise AutoscalerError("it runs in containers; first: make down")
-        prepare_directories(config.system)
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
+    with turn(config.system, "up"):
+        _start(config, config_path, digest, clock, steps)
+    with steps.step("first domains"):
+        wait_for_endpoints(config, clock, steps, lambda: is_supervised(config.system))
+    print_what_next(config)
+
+
+def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps) -> None:
+    shared_dirs.refuse_units(config.system)
+    if shared_dirs.are_shared(config.system):
+        raise AutoscalerError("it runs in containers; first: make down")
+    prepare_directories(config.system)
     with steps.step("libvirt"):
         steps.say("; ".join(ensure_libvirt(host, config.system, clock) for host in config.hosts.values()))
         refuse_renamed(config)
@@ -55,9 +64,6 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(prepare_haproxy(config, config_path))
     with steps.step("services"):
         steps.say(start_services(config, config_path, digest, clock))
-    with steps.step("first domains"):
-        wait_for_endpoints(config, clock, steps)
-    print_what_next(config)
 
 
 def down(config_path: Path, clock: Clock, *, everything: bool) -> None:

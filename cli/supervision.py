@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOWN_TIMEOUT_S = 60.0
 STOPPED = {"STOPPED", "EXITED", "FATAL"}
 WAITING = "BACKOFF"
+RUNNING = 1  # supervisord's own state; lower ones are its ends
+SHUTDOWN_FAULT = 6
 
 
 def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
@@ -33,6 +35,8 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT, variables)
     path = system.run_path / "supervisord.conf"
     marker = system.run_path / MARKER
+    if is_supervised(system) and _is_ending(system):
+        stop_services(system, clock)
     if is_supervised(system):
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stop_services(system, clock)
@@ -65,7 +69,7 @@ def start_stopped(system: System) -> str:
                 supervisor.stopProcess(name)
             supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
-        raise AutoscalerError(f"supervisord does not start what is stopped: {error}") from error
+        raise AutoscalerError(f"supervisord does not start what is stopped: {_plainly(error)}") from error
     _reopen_logs(system)
     return f"started again: {', '.join(stopped)}" if stopped else "already running"
 
@@ -91,7 +95,7 @@ def restart_services(config: Config) -> None:
                 supervisor.stopProcess(name)
             supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
-        raise AutoscalerError(f"supervisord does not answer: {error}") from error
+        raise AutoscalerError(f"supervisord does not start the services anew: {_plainly(error)}") from error
 
 
 def stop_services(system: System, clock: Clock) -> str:
@@ -111,6 +115,30 @@ def stop_services(system: System, clock: Clock) -> str:
 def is_supervised(system: System) -> bool:
     """Return whether our supervisord runs."""
     return _supervisord_pid(system) is not None
+
+
+def _is_ending(system: System) -> bool:
+    """Return whether supervisord was told to stop and still does."""
+    try:
+        return bool(_supervisor(system).getState()["statecode"] < RUNNING)
+    except (OSError, xmlrpc.client.Error):
+        return False
+
+
+def _plainly(error: Exception) -> str:
+    """Return what supervisord answers in words.
+
+    >>> _plainly(xmlrpc.client.Fault(6, "SHUTDOWN_STATE"))
+    'somebody stops it just now; try again'
+    >>> _plainly(xmlrpc.client.Fault(50, "SPAWN_ERROR: monitor"))
+    'spawn error: monitor'
+    """
+    if not isinstance(error, xmlrpc.client.Fault):
+        return f"it does not answer: {error}"
+    if error.faultCode == SHUTDOWN_FAULT:
+        return "somebody stops it just now; try again"
+    word, colon, rest = error.faultString.partition(":")
+    return f"{word.replace('_', ' ').lower()}{colon}{rest}"
 
 
 def _supervisor(system: System) -> Any:

@@ -75,8 +75,12 @@ fetch_prometheus() {
 stamp=.venv/.installed
 fingerprint() { cat requirements/build.txt "requirements/$1.txt" pyproject.toml | sha256sum | cut -c1-16; }
 made="made at $place with $(/usr/bin/python3 -I -c 'import os, sys; print(sys.implementation.cache_tag, os.path.realpath(sys.executable))')"
-is_ours() { [ -x .venv/bin/python ] && grep -qsxF "$made" "$stamp"; }
-if is_ours && grep -qsx "$profile $(fingerprint "$profile")" "$stamp"; then
+is_ours() { [ -x .venv/bin/python ] && { grep -qsxF "$made" "$stamp" || is_former; }; }
+is_former() { # release 0.1.0 did not write down where it was made
+	[ -e "$stamp" ] && ! grep -q '^made at ' "$stamp" && grep -qsxF "#!$place/.venv/bin/python" .venv/bin/pip &&
+		[ -d ".venv/lib/$(/usr/bin/python3 -I -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" ]
+}
+if grep -qsxF "$made" "$stamp" && [ -x .venv/bin/python ] && grep -qsx "$profile $(fingerprint "$profile")" "$stamp"; then
 	[ "$profile" = dev ] && fetch_prometheus
 	exit 0
 fi
@@ -84,6 +88,7 @@ fi
 fresh=.venv.new
 rm -rf "$fresh" .venv.old
 trap 'rm -rf "$fresh"' EXIT
+has_profile() { grep -qsx "$1 $(fingerprint "$1")" "$fresh/.installed"; }
 if is_ours; then
 	cp -a .venv "$fresh" # with the packages that are there already
 else
@@ -98,7 +103,9 @@ pip=("$fresh/bin/python" -I -m pip --disable-pip-version-check --quiet)
 "${pip[@]}" install --require-hashes --no-build-isolation -r "requirements/$profile.txt"
 
 # The program is the tree that .venv is in, wherever that is moved or copied: a copy must not run the other one's code.
-printf '../../../..\n' >"$("$fresh/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libvirt_autoscaler.pth"
+site=$("$fresh/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+rm -rf "$site"/__editable__*libvirt_autoscaler* "$site"/libvirt_autoscaler-* # of 0.1.0: names the tree it was made in
+printf '../../../..\n' >"$site/libvirt_autoscaler.pth"
 cat >"$fresh/bin/autoscaler" <<'LAUNCHER'
 #!/bin/sh
 # Isolated (-I): no variable and no directory puts another package in the place of ours.
@@ -121,10 +128,12 @@ run) done_profiles=(run) ;;
 load) done_profiles=(run load) ;;
 dev) done_profiles=(run load dev) ;;
 esac
+for name in run load dev; do has_profile "$name" && done_profiles+=("$name"); done
 {
 	printf '%s\n' "$made"
-	for name in "${done_profiles[@]}"; do printf '%s %s\n' "$name" "$(fingerprint "$name")"; done
-} >"$fresh/.installed"
+	for name in "${done_profiles[@]}"; do printf '%s %s\n' "$name" "$(fingerprint "$name")"; done | sort -u
+} >"$fresh/.installed.new"
+mv "$fresh/.installed.new" "$fresh/.installed"
 trap '' INT TERM HUP # both renames, or none
 [ -e .venv ] && mv .venv .venv.old
 mv "$fresh" .venv
