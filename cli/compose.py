@@ -69,7 +69,7 @@ def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, step
         steps.say(_start(config, compose, digest))
 
 
-def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
+def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bool = False) -> None:
     """Stop the containers and remove the domains; with ``everything`` the container image and our files too."""
     steps = Steps(clock, 4 if everything else 3)
     config, digest = load(config_path)
@@ -81,7 +81,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
         (config.system.run_path / MARKER).unlink(missing_ok=True)
         steps.say("stopped and removed")
     with steps.step("domains"):
-        steps.say(stack.remove_domains(config_path, everything=everything))
+        steps.say(stack.remove_domains(config_path, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))
     if everything:

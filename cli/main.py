@@ -131,7 +131,7 @@ def status(
         bool, typer.Option("--watch", "-w", help="Keep showing it, live; with --json a line each second. Ctrl-C ends.")
     ] = False,
 ) -> None:
-    """Show groups, domains and services."""
+    """Show groups, domains and services. Exit code 1 where nothing runs."""
     from cli.observe import observe_once
     from cli.status import status_values, status_view
     from common.clock import SystemClock
@@ -143,8 +143,10 @@ def status(
     snapshot = observe_once(config, SystemClock())
     if as_json:
         _print_json(status_values(config, snapshot, digest))
-        return
-    _rich_print(status_view(config, snapshot, digest))
+    else:
+        _rich_print(status_view(config, snapshot, digest))
+    if not snapshot.services:
+        raise AutoscalerError("not running: make up")
 
 
 def _watch(config: Any, *, as_json: bool) -> None:
@@ -479,6 +481,9 @@ def down(
     everything: Annotated[
         bool, typer.Option("--everything", help="Images, network, recordings and sockets too.")
     ] = False,
+    discard_saved: Annotated[
+        bool, typer.Option("--discard-saved", help="Also domains whose memory somebody has saved; it is lost.")
+    ] = False,
 ) -> None:
     """Stop the services and the domains that they created, as they were started: natively or in containers."""
     from cli.shared_dirs import are_shared
@@ -493,7 +498,7 @@ def down(
             from cli.compose import down as bring_down
         else:
             from cli.stack import down as bring_down
-        bring_down(_usable_path(), SystemClock(), everything=everything)
+        bring_down(_usable_path(), SystemClock(), everything=everything, discard_saved=discard_saved)
 
 
 @app.command(epilog=_examples("image"))

@@ -66,7 +66,7 @@ def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: 
         steps.say(start_services(config, config_path, digest, clock))
 
 
-def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
+def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bool = False) -> None:
     """Stop the services and the domains they created; with ``everything`` remove all that we ever made."""
     steps = Steps(clock, 4 if everything else 3)
     config, _digest = load(config_path)
@@ -75,7 +75,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
     with steps.step("services and HAProxy"):
         steps.say(stop_services(config.system, clock))
     with steps.step("domains"):
-        steps.say(remove_domains(config_path, everything=everything))
+        steps.say(remove_domains(config_path, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))
     if everything:
@@ -215,15 +215,18 @@ def check_address_is_free(key: str, address: str) -> None:
             ) from error
 
 
-def remove_domains(config_path: Path, *, everything: bool) -> str:
+def remove_domains(config_path: Path, *, everything: bool, discard_saved: bool) -> str:
     """Have the actuator remove the domains it created, and with ``everything`` the network and image copies.
+
+    A domain whose memory somebody has saved stays, unless ``discard_saved``.
 
     The decider forgets how many it wanted: the next start begins anew.
     """
-    flag = "--remove-everything" if everything else "--remove-domains"
+    flags = ["--remove-everything" if everything else "--remove-domains"]
+    flags += ["--discard-saved"] if discard_saved else []
     print(flush=True)
-    for service, what in (("decider", "--forget-capacity"), ("actuator", flag)):
-        command = [*module(f"services.{service}"), "--config", str(config_path), what]
+    for service, what in (("decider", ["--forget-capacity"]), ("actuator", flags)):
+        command = [*module(f"services.{service}"), "--config", str(config_path), *what]
         if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
             raise AutoscalerError("not every domain could be removed; see the lines above")
     return "none of ours is left"
