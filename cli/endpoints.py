@@ -20,7 +20,7 @@ from common.rotation import why_not_serving
 UP_TIMEOUT_S = 240.0  # without anything coming nearer
 NOBODY_SERVES = 503
 MOST_TOLD = 3
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
 
 
 def wait_for_endpoints(
@@ -78,7 +78,7 @@ def answers(group: Group) -> bool:
         url = f"http://{join_endpoint(*within_reach(group.endpoint))}{group.readiness.path}"
         if group.readiness.protocol != "http":
             return _is_served(url)
-        with _DIRECT.open(url, timeout=3) as response:
+        with DIRECT.open(url, timeout=3) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False
@@ -87,7 +87,7 @@ def answers(group: Group) -> bool:
 def _is_served(url: str) -> bool:
     """Return whether some domain answers, whatever it says: the group does not name a path for this."""
     try:
-        with _DIRECT.open(url, timeout=3):
+        with DIRECT.open(url, timeout=3):
             return True
     except urllib.error.HTTPError as error:
         return error.code != NOBODY_SERVES

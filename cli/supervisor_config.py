@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from cli.program import ISOLATED
 from common.config import System
+from common.process import RUN_DIR_VARIABLE
 from common.state_dir import LOG_DIR
 
 ENDLESS = 1_000_000_000
@@ -46,7 +47,7 @@ def supervisor_config(
         f"logfile={log / 'supervisord.log'}",
         f"childlogdir={log}",
         f"directory={_plain(root)}",
-        'environment=PYTHONDONTWRITEBYTECODE="1"',
+        f'environment=PYTHONDONTWRITEBYTECODE="1",{RUN_DIR_VARIABLE}="{_plain(run)}"',
         f"; {_mark(variables)}",
         "umask=077",
         "",

@@ -12,7 +12,7 @@ def judge_configuration(fault: str) -> list[Finding]:
             "configuration",
             "",
             f"{fault}; what is in force was examined instead",
-            "what runs goes on, and can be stopped; nothing can be started or reloaded, and no service starts again",
+            "what runs goes on, and can be stopped; nothing else can be started, and nothing reloaded",
             "repair it: autoscaler config check",
         )
     ]

@@ -10,6 +10,7 @@ import pytest
 from cli.in_force import find, usable
 from common import config_file, in_force
 from common.errors import ConfigError
+from common.process import RUN_DIR_VARIABLE, configured
 
 TEXT = (
     '\ufeff[system]\r\nrun_dir = "{0}/run"\nstate_dir = "{0}/state"\n[groups.web]\nprefix = "web-"\nmax = 3 # \u00e4\n'
@@ -136,6 +137,21 @@ def test_what_is_not_to_be_believed_is_not_used(path: Path, spoil: Break) -> Non
     path.write_text("mx = 3\n")
     with pytest.raises(ConfigError, match="mx"):
         usable(path, {"AUTOSCALER_SYSTEM__RUN_DIR": str(path.parent / "run")})
+
+
+def test_a_service_that_its_supervisor_starts_again_goes_on_with_what_is_in_force(path: Path) -> None:
+    environ = {"SUPERVISOR_ENABLED": "1", RUN_DIR_VARIABLE: str(path.parent / "run")}
+    digest = config_file.read(path, VARIABLES).digest
+    assert configured(path, environ)[1] == ""
+    absent(path)
+    loaded, fault = configured(path, environ)
+    assert (loaded.digest, loaded.source.path) == (digest, path)
+    assert "No such file or directory; it runs with what was last taken over" in fault
+    for other in ({"SUPERVISOR_ENABLED": "1"}, {RUN_DIR_VARIABLE: str(path.parent / "run")}):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            configured(path, other)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        configured(path.with_name("other"), environ)
 
 
 def test_a_full_directory_leaves_what_was_kept(path: Path) -> None:
