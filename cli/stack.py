@@ -24,7 +24,7 @@ from common.config import Config, System
 from common.config_file import load
 from common.endpoint import is_clash, split_endpoint
 from common.errors import AutoscalerError
-from common.state_dir import LOG_DIR, MODE
+from common.state_dir import LOG_DIR, MODE, ensure_state_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,7 +94,7 @@ def prepare_directories(system: System) -> None:
     if shared_dirs.are_shared(system) or shared_dirs.belong_to_units(system.run_path):
         return
     system.run_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    system.state_path.mkdir(mode=MODE, parents=True, exist_ok=True)
+    ensure_state_dir(system.state_path)
     system.state_path.chmod(MODE)
     (system.state_path / LOG_DIR).mkdir(mode=0o700, exist_ok=True)
 

@@ -12,6 +12,7 @@ from typing import Final
 from common.run_dir import store_run_id
 
 MODE: Final = 0o711  # QEMU's own user reaches the images through it
+PARENT_MODE: Final = 0o755
 LOG_DIR: Final = "log"  # supervisord's: without it, it starts no service again
 
 _Identity = tuple[int, int] | None
@@ -23,10 +24,10 @@ def ensure_state_dir(path: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    if path.is_dir():
-        return
-    path.mkdir(mode=MODE, parents=True, exist_ok=True)
-    path.chmod(MODE)  # whatever the umask
+    for directory in (*reversed(path.parents), path):
+        if not directory.is_dir():
+            directory.mkdir(exist_ok=True)
+            directory.chmod(MODE if directory == path else PARENT_MODE)  # whatever the umask
 
 
 class StateDir:
