@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DOWN_TIMEOUT_S = 60.0
 STOPPED = {"STOPPED", "EXITED", "FATAL"}
 WAITING = "BACKOFF"
-RUNNING = 1  # supervisord's own state; lower ones are its ends
 SHUTDOWN_FAULT = 6
 
 
@@ -35,7 +34,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT, variables)
     path = system.run_path / "supervisord.conf"
     marker = system.run_path / MARKER
-    if is_supervised(system) and _is_ending(system):
+    if is_supervised(system) and is_ending(system):
         stop_services(system, clock)
     if is_supervised(system):
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -117,12 +116,15 @@ def is_supervised(system: System) -> bool:
     return _supervisord_pid(system) is not None
 
 
-def _is_ending(system: System) -> bool:
-    """Return whether supervisord was told to stop and still does."""
+def is_ending(system: System) -> bool:
+    """Return whether supervisord was told to stop and still does: then it answers nothing else."""
     try:
-        return bool(_supervisor(system).getState()["statecode"] < RUNNING)
+        _supervisor(system).getState()
+    except xmlrpc.client.Fault as fault:
+        return fault.faultCode == SHUTDOWN_FAULT
     except (OSError, xmlrpc.client.Error):
-        return False
+        pass
+    return False
 
 
 def _plainly(error: Exception) -> str:
