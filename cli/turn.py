@@ -22,12 +22,12 @@ def turn(system: System, command: str) -> Iterator[None]:
         AutoscalerError: the run directory cannot be used.
     """
     path = system.run_path / NAME
-    fd = _taken(path)
+    fd = taken(path)
     if fd is None:
         print(f"autoscaler {_holder(path)} is at work on this installation: waiting for its end", flush=True)
     while fd is None:
         Event().wait(LOOK_S)
-        fd = _taken(path)
+        fd = taken(path)
     try:
         os.ftruncate(fd, 0)
         os.write(fd, f"{command} (process {os.getpid()})".encode())
@@ -37,7 +37,7 @@ def turn(system: System, command: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _taken(path: Path) -> int | None:
+def taken(path: Path) -> int | None:
     """Return the held lock, None where another process holds it, or has just ended with the file."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -389,6 +389,7 @@ SHUTOFF = DomainState.SHUTOFF
         (DomainState.RUNNING, "booted", False, {}, False),
         (SHUTOFF, "saved", True, {"tier": "saved", "phase": Phase.STANDBY}, False),
         (SHUTOFF, "saved", True, {"tier": "saved", "is_woken": True, "phase": Phase.READY}, True),
+        (SHUTOFF, "saved", True, {"tier": "saved", "phase": Phase.BOOTING}, False),
         (SHUTOFF, "saved", True, {"phase": Phase.CREATING}, False),
     ],
 )

@@ -1,5 +1,6 @@
 """``up`` and ``down`` take turns, also where the one that ends removes the lock's file, or its directory."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from cli.turn import NAME, turn
+from cli.turn import NAME, taken, turn
 from common.config import System
 from common.errors import AutoscalerError
 from tests.waiting import wait_until
@@ -67,6 +68,24 @@ def test_the_second_one_says_whom_it_waits_for_and_goes_on_when_that_has_ended(
     thread.join(20)
     assert order == ["second"]
     assert not (tmp_path / "run" / NAME).exists()
+
+
+def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / NAME
+    locks = iter((path.unlink, lambda: None))
+
+    def late(fd: int, operation: int) -> None:
+        next(locks)()  # the holder ends between the opening and the locking
+        flock(fd, operation)
+
+    flock = fcntl.flock
+    monkeypatch.setattr("cli.turn.fcntl.flock", late)
+    assert taken(path) is None
+    fd = taken(path)
+    assert fd is not None
+    os.close(fd)
 
 
 def test_a_failure_ends_the_turn(tmp_path: Path) -> None:
