@@ -12,6 +12,7 @@ PY := $(BIN)/python
 FAST_TESTS := --doctest-modules common services cli bench tests/unit tests/contract tests/sim
 export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
 .PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow chaos fuzz check format lock
@@ -23,11 +24,11 @@ up:  ## install what is missing, start everything, end when the endpoint answers
 	@RUNTIME=$(RUNTIME) scripts/bootstrap.sh run
 	@scripts/with-root.sh $(BIN)/autoscaler up --runtime $(RUNTIME)
 
-down:  ## stop the services and the domains they created
-	@scripts/with-root.sh $(BIN)/autoscaler down
+down:  ## stop the services and the domains they created; DISCARD_SAVED=1: those too whose memory somebody has saved
+	@scripts/with-root.sh $(BIN)/autoscaler down $(if $(DISCARD_SAVED),--discard-saved)
 
 clean:  ## down, and remove images, network, recordings and sockets too
-	@scripts/with-root.sh $(BIN)/autoscaler down --everything
+	@scripts/with-root.sh $(BIN)/autoscaler down --everything $(if $(DISCARD_SAVED),--discard-saved)
 
 image:  ## build the demo guest's image
 	@scripts/bootstrap.sh run

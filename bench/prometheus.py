@@ -7,12 +7,12 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from cli.endpoints import DIRECT
 from common.clock import SystemClock
 from common.errors import AutoscalerError
 
@@ -106,7 +106,7 @@ class Prometheus:
     def _get(self, what: str, **arguments: str) -> Any:
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urllib.parse.urlencode(arguments)}"
         try:
-            with urllib.request.urlopen(url, timeout=30) as response:
+            with DIRECT.open(url, timeout=30) as response:
                 return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             raise AutoscalerError(f"{what} {arguments}: {error.read().decode(errors='replace')[:500]}") from error
@@ -124,7 +124,7 @@ class Prometheus:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=2) as response:
+            with DIRECT.open(f"http://127.0.0.1:{self.port}/-/ready", timeout=2) as response:
                 return bool(response.status == 200)
         except OSError:
             return False

@@ -18,6 +18,7 @@ from cli.left_over import refuse_renamed
 from cli.libvirt_daemon import stop_libvirt
 from cli.refusals import write_text
 from cli.supervision import is_supervised
+from cli.turn import turn
 from common.clock import Clock
 from common.config import Config, System
 from common.config_file import load
@@ -39,12 +40,20 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step(f"configuration {config_path}"):
         config, digest = load(config_path)
         stack.require_root()
-        shared_dirs.refuse_units(config.system)
-        if is_supervised(config.system):
-            raise AutoscalerError("it runs without containers; first: make down")
-        check_configuration(config, config_path, stack.ROOT, os.environ)
-        compose = Compose.found(config, config_path, digest, os.environ)
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
+    with turn(config.system, "up"):
+        _bring_up(config, config_path, digest, clock, steps)
+    with steps.step("first domains"):
+        wait_for_endpoints(config, clock, steps, lambda: shared_dirs.are_shared(config.system))
+    stack.print_what_next(config, stop="make down RUNTIME=compose")
+
+
+def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps) -> None:
+    shared_dirs.refuse_units(config.system)
+    if is_supervised(config.system):
+        raise AutoscalerError("it runs without containers; first: make down")
+    check_configuration(config, config_path, stack.ROOT, os.environ)
+    compose = Compose.found(config, config_path, digest, os.environ)
     with steps.step("libvirt"):
         stack.prepare_directories(config.system)
         steps.say(stack.prepare_libvirt(config, clock))
@@ -58,12 +67,9 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(compose.build())
     with steps.step("containers"):
         steps.say(_start(config, compose, digest))
-    with steps.step("first domains"):
-        wait_for_endpoints(config, clock, steps)
-    stack.print_what_next(config, stop="make down RUNTIME=compose")
 
 
-def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
+def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bool = False) -> None:
     """Stop the containers and remove the domains; with ``everything`` the container image and our files too."""
     steps = Steps(clock, 4 if everything else 3)
     config, digest = load(config_path)
@@ -75,7 +81,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
         (config.system.run_path / MARKER).unlink(missing_ok=True)
         steps.say("stopped and removed")
     with steps.step("domains"):
-        steps.say(stack.remove_domains(config_path, everything=everything))
+        steps.say(stack.remove_domains(config_path, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))
     if everything:

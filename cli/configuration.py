@@ -14,6 +14,7 @@ from common.config_environment import unread
 from common.config_file import Loaded, read
 from common.config_schema import Path_, concealed, is_secret
 from common.errors import ConfigError
+from services.actuator.image_check import written_faults
 from services.notifier.senders import file_trouble
 
 
@@ -78,8 +79,11 @@ def check(path: Path, environ: Mapping[str, str] = os.environ, now_s: float | No
     variables = tuple(override.variable for override in loaded.overrides)
     now_s = SystemClock().epoch_s() if now_s is None else now_s
     config = loaded.config
+    if faults := written_faults(config):
+        raise ConfigError("\n".join(f"{path}: {fault}" for fault in faults))
     notes = (
-        *unready_receivers(config), *same_addresses(config), *keeps_power(config), *uneven_windows(config, now_s)
+        *unready_receivers(config), *same_addresses(config), *keeps_power(config), *uneven_windows(config, now_s),
+        *left_to_libvirt(config),
     )  # fmt: skip
     return Checked(path, tuple(loaded.config.groups), loaded.digest, variables, unread(environ), notes)
 
@@ -88,6 +92,17 @@ def unready_receivers(config: Config) -> list[str]:
     """Return what is wrong with the secrets and programs of notifications, by their place in the file."""
     troubles = [(number, file_trouble(told)) for number, told in enumerate(config.notifications)]
     return [f"notifications.{number}: {trouble}" for number, trouble in troubles if trouble]
+
+
+def left_to_libvirt(config: Config) -> list[str]:
+    """Return what was not looked at, because only libvirt can judge it: ``up`` asks it, before it starts anything."""
+    found = []
+    for name, group in config.groups.items():
+        parts = ["the disk image"] if group.image.disk else []
+        parts += ["the definition with xml merged in"] if group.image.xml else []
+        if group.kind == "template" and parts:
+            found.append(f"groups.{name}.image: not checked, for only libvirt can judge it: {' and '.join(parts)}")
+    return found
 
 
 def keeps_power(config: Config) -> list[str]:

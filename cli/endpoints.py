@@ -3,7 +3,7 @@
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from threading import Event
 
 from cli.console import Steps
@@ -20,19 +20,24 @@ from common.rotation import why_not_serving
 UP_TIMEOUT_S = 240.0  # without anything coming nearer
 NOBODY_SERVES = 503
 MOST_TOLD = 3
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
 
 
-def wait_for_endpoints(config: Config, clock: Clock, steps: Steps) -> None:
+def wait_for_endpoints(
+    config: Config, clock: Clock, steps: Steps, is_running: Callable[[], bool] = lambda: True
+) -> None:
     """Return when every group that is to have a domain now answers at its endpoint, all of them at the same look.
 
     Raises:
-        AutoscalerError: nothing comes nearer any more; the message says what stands in the way.
+        AutoscalerError: nothing comes nearer any more, the message says what stands in the way; or what was started
+            does not run any more.
     """
     began_s = clock.monotonic_s()
     progress = Progress.begin(began_s)
     left_off: dict[str, str] = {}
     while waiting := _silent(config.groups, left_off):
+        if not is_running():
+            raise AutoscalerError("it was stopped meanwhile, by make down or by hand")
         snapshot = observe_once(config, clock, timeout_s=0.7)
         left_off |= {n: why for n, group in waiting.items() if (why := why_not_awaited(group, snapshot.wanted.get(n)))}
         answering = config.groups.keys() - waiting.keys() - left_off.keys()
@@ -73,7 +78,7 @@ def answers(group: Group) -> bool:
         url = f"http://{join_endpoint(*within_reach(group.endpoint))}{group.readiness.path}"
         if group.readiness.protocol != "http":
             return _is_served(url)
-        with _DIRECT.open(url, timeout=3) as response:
+        with DIRECT.open(url, timeout=3) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False
@@ -82,7 +87,7 @@ def answers(group: Group) -> bool:
 def _is_served(url: str) -> bool:
     """Return whether some domain answers, whatever it says: the group does not name a path for this."""
     try:
-        with _DIRECT.open(url, timeout=3):
+        with DIRECT.open(url, timeout=3):
             return True
     except urllib.error.HTTPError as error:
         return error.code != NOBODY_SERVES

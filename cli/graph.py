@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cli.program import module
 from common.config import Config
 from common.recording import recording_dir
 
 
 def open_window(config_path: Path) -> int:
     """Run the plotter's window until it is closed; return its exit code."""
-    command = [sys.executable, "-m", "services.plotter", "--config", str(config_path), "--window"]
+    command = [*module("services.plotter"), "--config", str(config_path), "--window"]
     child = subprocess.Popen(command)
     while True:
         try:

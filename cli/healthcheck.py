@@ -49,7 +49,7 @@ def _check_service(config: Config, name: str, clock: Clock) -> str:
     assert isinstance(status, ServiceStatus)  # noqa: S101 - by its topic
     trouble = trouble_in(name, list(said.values()))
     if not trouble and name == "exporter" and config.metrics.listen:
-        trouble = _page_trouble(config.metrics.listen)
+        trouble = page_trouble(config.metrics.listen)
     if not trouble and name == "plotter":
         trouble = _picture_trouble(config.system.state_path / "graph.png", clock.epoch_s(), status.started_at_s)
     if trouble:
@@ -100,7 +100,8 @@ def _said(config: Config, name: str, clock: Clock) -> dict[str, Body]:
     return said
 
 
-def _page_trouble(listen: str) -> str:
+def page_trouble(listen: str) -> str:
+    """Return what is wrong with the exporter's page, empty if it answers."""
     host, port = within_reach(listen)
     connection = http.client.HTTPConnection(host, port, timeout=PAGE_PATIENCE_S)
     try:

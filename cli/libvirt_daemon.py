@@ -18,6 +18,9 @@ from common.hypervisor import Connection
 
 LOCAL_URI = "qemu:///system"
 START_TIMEOUT_S = 30.0
+PID_DIRECTORY = Path("/run/libvirt/qemu")
+DAEMONS = {"libvirtd", "virtqemud"}
+MOST_TOLD = 3
 _PID_FILES = {"libvirtd": "/run/libvirtd.pid", "virtlogd": "/run/virtlogd.pid"}
 
 
@@ -50,15 +53,22 @@ def stop_libvirt(system: System) -> str:
     notes = [note for name in _PID_FILES if (note := _note(system, name)).exists()]
     if not notes:
         return "libvirt's daemons are not ours: left alone"
-    if _running_domains():
-        return "other domains run: libvirt's daemons go on"
+    try:
+        running = running_domains()
+    except OSError as error:
+        return f"libvirt's daemons go on: whether domains run cannot be known ({error.strerror})"
+    if running:
+        more = f" and {len(running) - MOST_TOLD} more" if len(running) > MOST_TOLD else ""
+        return f"libvirt's daemons go on, for these domains run: {', '.join(running[:MOST_TOLD])}{more}"
+    stopped = []
     for note in notes:
         name = note.suffix.removeprefix(".")
         pid = _daemon_pid(name)
         if pid is not None and str(pid) == note.read_text(encoding="ascii").strip():
             os.kill(pid, signal.SIGTERM)
+            stopped.append(name)
         note.unlink()
-    return "stopped libvirtd and virtlogd, which we had started"
+    return f"stopped {' and '.join(stopped)}, which we had started" if stopped else "what we had started has ended"
 
 
 def _touch(uri: str) -> None:
@@ -102,10 +112,26 @@ def _daemon_pid(name: str) -> int | None:
         return None
 
 
-def _running_domains() -> bool:
-    """Return whether any domain of this machine runs, ours or not; unknown counts as yes."""
-    pid_files = Path("/run/libvirt/qemu")
+def running_domains(directory: Path = PID_DIRECTORY) -> list[str]:
+    """Return the names of the domains of this machine that run, ours or not.
+
+    Each has a file with the identifier of its process. libvirt's own driver has one of the same form; a domain of that
+    name has a process that is not libvirt's.
+
+    Raises:
+        OSError: it cannot be known.
+    """
+    if not directory.is_dir():
+        return []
+    return sorted(path.stem for path in directory.iterdir() if path.suffix == ".pid" and _is_domain(path))
+
+
+def _is_domain(path: Path) -> bool:
+    """Return whether the process of a file runs and is no daemon of libvirt's; a file that cannot be read counts."""
     try:
-        return any(pid_files.glob("*.pid"))
-    except OSError:
+        comm = Path(f"/proc/{int(path.read_text(encoding='ascii'))}/comm")
+        return comm.read_text(encoding="ascii", errors="replace").strip() not in DAEMONS
+    except FileNotFoundError:
+        return False  # it ended without libvirt's having noticed yet
+    except (OSError, ValueError):
         return True

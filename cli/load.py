@@ -5,9 +5,9 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+from cli.program import module
 from cli.stack import check_address_is_free
 from common.config import Config
 from common.endpoint import join_endpoint, within_reach
@@ -57,7 +57,7 @@ def run_load(
 
 
 def _run(endpoint: str, control: Path, seconds: float, web: int | None, *, as_json: bool) -> int:
-    command = [sys.executable, "-m", "load.open_loop", "--url", f"http://{endpoint}", "--control", str(control)]
+    command = [*module("load.open_loop"), "--url", f"http://{endpoint}", "--control", str(control)]
     command += ["--seconds", str(seconds)]
     command += ["--web", str(web)] if web else []
     command += ["--json"] if as_json else []

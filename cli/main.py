@@ -1,5 +1,6 @@
 """The operator's command. Each command imports what it needs when it runs, so that ``--help`` is quick."""
 
+import io
 import json
 import os
 import signal
@@ -7,16 +8,36 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from cli.refusals import told
 from common.config_places import ORDER
 from common.errors import AutoscalerError
 
+if TYPE_CHECKING:
+    from cli.in_force import Usable
+
+
+class Commands(TyperGroup):
+    """The commands; an option that belongs before them is told so where it is found after one."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a wrong command line is an error of typer's, which has no public name."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            option = getattr(error, "option_name", None)
+            if option in ("--config", "-c") and hasattr(error, "message"):
+                error.message = f"{option} comes before the command: autoscaler {option} FILE {ctx.invoked_subcommand}"
+            raise
+
+
 app = typer.Typer(
     name="autoscaler",
+    cls=Commands,
     help="Auto-scaling groups of virtual machines for plain libvirt.",
     no_args_is_help=True,
     epilog=f"**Configuration**\n\nwithout --config, the first that is there of: {ORDER}\n\n"
@@ -31,6 +52,8 @@ app.add_typer(config_app, name="config")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 GroupArgument = Annotated[str | None, typer.Argument(help="The group; may be left out where there is only one.")]
 _state: dict[str, Path | None] = {"config": None}
+_usable: "list[Usable]" = []
+NEED_NO_FILE = ("simulate", "replay", "keys")
 ASK_TIMEOUT_S = 3.0
 MOST_DOMAINS = 1000  # of a group, as in its table
 
@@ -49,6 +72,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +85,10 @@ def _main(
 ) -> None:
     del version
     _state["config"] = config
+    if config is not None and context.invoked_subcommand in NEED_NO_FILE:
+        from common.config_file import load as load_config
+
+        load_config(config)  # whoever names a file means it
 
 
 def main() -> int:
@@ -69,6 +97,9 @@ def main() -> int:
     0 ok, 1 error, 2 usage or configuration, 75 another copy runs, 130 on Ctrl-C, 143 on SIGTERM.
     """
     signal.signal(signal.SIGTERM, _on_terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another one
     try:
         with told():
             app(prog_name="autoscaler", standalone_mode=True)
@@ -100,7 +131,7 @@ def status(
         bool, typer.Option("--watch", "-w", help="Keep showing it, live; with --json a line each second. Ctrl-C ends.")
     ] = False,
 ) -> None:
-    """Show groups, domains and services."""
+    """Show groups, domains and services. Exit code 1 where nothing runs."""
     from cli.observe import observe_once
     from cli.status import status_values, status_view
     from common.clock import SystemClock
@@ -112,8 +143,10 @@ def status(
     snapshot = observe_once(config, SystemClock())
     if as_json:
         _print_json(status_values(config, snapshot, digest))
-        return
-    _rich_print(status_view(config, snapshot, digest))
+    else:
+        _rich_print(status_view(config, snapshot, digest))
+    if not snapshot.services:
+        raise AutoscalerError("not running: make up")
 
 
 def _watch(config: Any, *, as_json: bool) -> None:
@@ -155,7 +188,7 @@ def explain(
     from cli.explain import run
 
     name = _group(group)
-    run(_load(), _config_path(), name, _operator(), at=at, since=since, each_tick=each_tick, as_json=as_json)
+    run(_load(), _usable_path(), name, _operator(), at=at, since=since, each_tick=each_tick, as_json=as_json)
 
 
 @app.command(epilog=_examples("events", "events --since 15m", "events --follow"))
@@ -298,7 +331,7 @@ def plot(
 
     config = _load()
     if png is None and svg is None:
-        raise typer.Exit(open_window(_config_path()))
+        raise typer.Exit(open_window(_usable_path()))
     files = [path for path in (png, svg) if path is not None]
     draw_files(config, minutes, files)
     _print_files(files, as_json)
@@ -351,7 +384,7 @@ def simulate(
         lead_time_s=lead_time,
         headroom=headroom,
         sweep=sweep,
-        config=config,
+        config=config or _state["config"],
         group=group,
         as_json=as_json,
         png=png,
@@ -384,10 +417,10 @@ def replay(
 
         if png is not None or lead_time is not None:
             raise typer.BadParameter("--png and --lead-time go with --policy")
-        raise typer.Exit(run(_config_path(), recording, group, as_json=as_json))
+        raise typer.Exit(run(_path_of_settings(), recording, group, as_json=as_json))
     from cli.replay_policy import run as try_policy
 
-    raise typer.Exit(try_policy(_config_path(), recording, policy, group, lead_time, png, as_json=as_json))
+    raise typer.Exit(try_policy(_path_of_settings(), recording, policy, group, lead_time, png, as_json=as_json))
 
 
 @app.command(epilog=_examples("doctor", "doctor --group web --json", "doctor --prove"))
@@ -403,15 +436,18 @@ def doctor(
     Exit code 0: nothing to mend; 1: warnings; 3: something does not work; 2: the configuration is wrong.
     """
     from cli.doctor.finding import exit_code
+    from cli.doctor.judge_configuration import judge_configuration
     from cli.doctor.page import page, values
     from cli.doctor.run import examine
     from common.clock import SystemClock
-    from common.config_file import load as load_config
 
-    config, digest = load_config(_config_path())
+    config, digest = _loaded()
     if group is not None:
         _group(group)
-    findings = examine(config, digest, SystemClock(), group, is_proving=prove)
+    findings = [
+        *judge_configuration(_configuration().fault),
+        *examine(config, digest, SystemClock(), group, is_proving=prove),
+    ]
     if as_json:
         _print_json(values(findings))
     else:
@@ -436,6 +472,7 @@ def up(
         from cli.compose import up as bring_up
     else:
         from cli.stack import up as bring_up
+    os.umask(0o022)  # what others are to reach is not for the caller's umask to hide
     bring_up(_config_path(), SystemClock())
 
 
@@ -444,24 +481,34 @@ def down(
     everything: Annotated[
         bool, typer.Option("--everything", help="Images, network, recordings and sockets too.")
     ] = False,
+    discard_saved: Annotated[
+        bool, typer.Option("--discard-saved", help="Also domains whose memory somebody has saved; it is lost.")
+    ] = False,
 ) -> None:
     """Stop the services and the domains that they created, as they were started: natively or in containers."""
     from cli.shared_dirs import are_shared
+    from cli.stack import require_root
+    from cli.turn import turn
     from common.clock import SystemClock
 
-    if are_shared(_load().system):
-        from cli.compose import down as bring_down
-    else:
-        from cli.stack import down as bring_down
-    bring_down(_config_path(), SystemClock(), everything=everything)
+    system = _load().system
+    require_root()
+    with turn(system, "down"):
+        if are_shared(system):
+            from cli.compose import down as bring_down
+        else:
+            from cli.stack import down as bring_down
+        bring_down(_usable_path(), SystemClock(), everything=everything, discard_saved=discard_saved)
 
 
 @app.command(epilog=_examples("image"))
 def image() -> None:
     """Build the demo guest's image if it is not up to date."""
     from cli.stack import build_image, prepare_directories
+    from common.config_file import load as load_config
 
-    config = _load()
+    config, _digest = load_config(_config_path())
+    os.umask(0o022)
     prepare_directories(config.system)
     print(build_image(config))
 
@@ -523,11 +570,34 @@ def _config_path() -> Path:
     return chosen(_state["config"])
 
 
+def _path_of_settings() -> Path:
+    """Return the file for recordings that do not carry their settings; where there is none, the others need none."""
+    try:
+        return _config_path()
+    except AutoscalerError:
+        from common.config_places import NAME
+
+        return Path(NAME).absolute()
+
+
+def _configuration() -> "Usable":
+    """Return that file, or what is in force while it is wrong; the warning is said once a command."""
+    from cli.in_force import usable
+
+    if not _usable:
+        _usable.append(usable(_state["config"]))
+    return _usable[0]
+
+
+def _usable_path() -> Path:
+    return _configuration().path
+
+
 def _loaded() -> tuple[Any, str]:
-    """Return the configuration and its digest."""
+    """Return the configuration that what runs is looked at with, and its digest."""
     from common.config_file import load as load_config
 
-    return load_config(_config_path())
+    return load_config(_usable_path())
 
 
 def _load() -> Any:
@@ -535,7 +605,7 @@ def _load() -> Any:
 
 
 def _digest() -> str:
-    """Return the digest of the configuration as it is now, empty while it is wrong."""
+    """Return the digest of the configuration as it is now, empty while it has become wrong."""
     try:
         return _loaded()[1]
     except AutoscalerError:

@@ -31,6 +31,7 @@ PRIVATE_RUN, PRIVATE_STATE = 0o700, 0o711
 ROOTS_OWN = (
     "actuator",
     "control-actuator",
+    "in-force",
     "acceleration",
     "images",
     "console",

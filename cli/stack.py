@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,10 @@ from cli.endpoints import wait_for_endpoints
 from cli.kvm_device import CONSEQUENCE, why_closed
 from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, stop_libvirt
+from cli.program import ISOLATED, module
 from cli.status import endpoint_url
 from cli.supervision import is_supervised, start_services, stop_services
+from cli.turn import turn
 from common import files
 from common.clock import Clock
 from common.config import Config, System
@@ -41,11 +42,19 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step(f"configuration {config_path}"):
         config, digest = load(config_path)
         require_root()
-        shared_dirs.refuse_units(config.system)
-        if shared_dirs.are_shared(config.system):
-            raise AutoscalerError("it runs in containers; first: make down")
-        prepare_directories(config.system)
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
+    with turn(config.system, "up"):
+        _start(config, config_path, digest, clock, steps)
+    with steps.step("first domains"):
+        wait_for_endpoints(config, clock, steps, lambda: is_supervised(config.system))
+    print_what_next(config)
+
+
+def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps) -> None:
+    shared_dirs.refuse_units(config.system)
+    if shared_dirs.are_shared(config.system):
+        raise AutoscalerError("it runs in containers; first: make down")
+    prepare_directories(config.system)
     with steps.step("libvirt"):
         steps.say(prepare_libvirt(config, clock))
         refuse_renamed(config)
@@ -58,12 +67,9 @@ def up(config_path: Path, clock: Clock) -> None:
         steps.say(prepare_haproxy(config, config_path))
     with steps.step("services"):
         steps.say(start_services(config, config_path, digest, clock))
-    with steps.step("first domains"):
-        wait_for_endpoints(config, clock, steps)
-    print_what_next(config)
 
 
-def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
+def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bool = False) -> None:
     """Stop the services and the domains they created; with ``everything`` remove all that we ever made."""
     steps = Steps(clock, 4 if everything else 3)
     config, _digest = load(config_path)
@@ -72,7 +78,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool) -> None:
     with steps.step("services and HAProxy"):
         steps.say(stop_services(config.system, clock))
     with steps.step("domains"):
-        steps.say(remove_domains(config_path, everything=everything))
+        steps.say(remove_domains(config_path, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))
     if everything:
@@ -128,7 +134,7 @@ def build_image(config: Config) -> str:
         AutoscalerError: it was not built.
     """
     output = config.system.state_path / "images"
-    command = ["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(output)]
+    command = ["/usr/bin/python3", ISOLATED, str(ROOT / "guest_image" / "build.py"), "--output", str(output)]
     print(flush=True)
     if subprocess.run(command, check=False).returncode != 0:
         raise AutoscalerError("the guest image was not built; see the lines above")
@@ -143,7 +149,7 @@ def check_images(config: Config, config_path: Path) -> None:
     """
     if not any(group.image.disk or group.image.xml for group in config.groups.values()):
         return
-    command = [sys.executable, "-m", "services.actuator", "--config", str(config_path), "--check-images"]
+    command = [*module("services.actuator"), "--config", str(config_path), "--check-images"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if done.returncode != 0:
         raise AutoscalerError(done.stderr.strip() or "the groups' images could not be looked at")
@@ -171,7 +177,7 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
         AutoscalerError: an endpoint is taken by another program, or HAProxy refuses the configuration.
     """
     check_addresses_are_free(config, held_addresses(config.system))
-    command = [sys.executable, "-m", "services.balancer", "--config", str(config_path), "--write-config"]
+    command = [*module("services.balancer"), "--config", str(config_path), "--write-config"]
     written = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     if written.returncode != 0:
         raise AutoscalerError(written.stderr.strip() or "HAProxy's configuration was not written")
@@ -224,15 +230,18 @@ def check_address_is_free(key: str, address: str) -> None:
             ) from error
 
 
-def remove_domains(config_path: Path, *, everything: bool) -> str:
+def remove_domains(config_path: Path, *, everything: bool, discard_saved: bool) -> str:
     """Have the actuator remove the domains it created, and with ``everything`` the network and image copies.
+
+    A domain whose memory somebody has saved stays, unless ``discard_saved``.
 
     The decider forgets how many it wanted: the next start begins anew.
     """
-    flag = "--remove-everything" if everything else "--remove-domains"
+    flags = ["--remove-everything" if everything else "--remove-domains"]
+    flags += ["--discard-saved"] if discard_saved else []
     print(flush=True)
-    for service, what in (("decider", "--forget-capacity"), ("actuator", flag)):
-        command = [sys.executable, "-m", f"services.{service}", "--config", str(config_path), what]
+    for service, what in (("decider", ["--forget-capacity"]), ("actuator", flags)):
+        command = [*module(f"services.{service}"), "--config", str(config_path), *what]
         if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
             raise AutoscalerError("not every domain could be removed; see the lines above")
     return "none of ours is left"

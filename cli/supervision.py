@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from cli.program import module
 from cli.refusals import write_text
 from cli.reload import MARKER
 from cli.supervisor_config import control_socket, supervisor_config
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOWN_TIMEOUT_S = 60.0
 STOPPED = {"STOPPED", "EXITED", "FATAL"}
 WAITING = "BACKOFF"
+SHUTDOWN_FAULT = 6
 
 
 def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
@@ -32,6 +34,8 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT, variables)
     path = system.run_path / "supervisord.conf"
     marker = system.run_path / MARKER
+    if is_supervised(system) and is_ending(system):
+        stop_services(system, clock)
     if is_supervised(system):
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stop_services(system, clock)
@@ -42,7 +46,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
             write_text(marker, digest)
             return "restarted with the changed configuration; HAProxy reloaded it"
     write_text(path, text)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)]
+    command = [*module("supervisor.supervisord"), "-c", str(path)]
     if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
         raise AutoscalerError(f"supervisord does not start with {path}; see the lines above")
     write_text(marker, digest)
@@ -64,7 +68,7 @@ def start_stopped(system: System) -> str:
                 supervisor.stopProcess(name)
             supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
-        raise AutoscalerError(f"supervisord does not start what is stopped: {error}") from error
+        raise AutoscalerError(f"supervisord does not start what is stopped: {_plainly(error)}") from error
     _reopen_logs(system)
     return f"started again: {', '.join(stopped)}" if stopped else "already running"
 
@@ -90,7 +94,7 @@ def restart_services(config: Config) -> None:
                 supervisor.stopProcess(name)
             supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
-        raise AutoscalerError(f"supervisord does not answer: {error}") from error
+        raise AutoscalerError(f"supervisord does not start the services anew: {_plainly(error)}") from error
 
 
 def stop_services(system: System, clock: Clock) -> str:
@@ -110,6 +114,33 @@ def stop_services(system: System, clock: Clock) -> str:
 def is_supervised(system: System) -> bool:
     """Return whether our supervisord runs."""
     return _supervisord_pid(system) is not None
+
+
+def is_ending(system: System) -> bool:
+    """Return whether supervisord was told to stop and still does: then it answers nothing else."""
+    try:
+        _supervisor(system).getState()
+    except xmlrpc.client.Fault as fault:
+        return fault.faultCode == SHUTDOWN_FAULT
+    except (OSError, xmlrpc.client.Error):
+        pass
+    return False
+
+
+def _plainly(error: Exception) -> str:
+    """Return what supervisord answers in words.
+
+    >>> _plainly(xmlrpc.client.Fault(6, "SHUTDOWN_STATE"))
+    'somebody stops it just now; try again'
+    >>> _plainly(xmlrpc.client.Fault(50, "SPAWN_ERROR: monitor"))
+    'spawn error: monitor'
+    """
+    if not isinstance(error, xmlrpc.client.Fault):
+        return f"it does not answer: {error}"
+    if error.faultCode == SHUTDOWN_FAULT:
+        return "somebody stops it just now; try again"
+    word, colon, rest = error.faultString.partition(":")
+    return f"{word.replace('_', ' ').lower()}{colon}{rest}"
 
 
 def _supervisor(system: System) -> Any:

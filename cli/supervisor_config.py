@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from cli.program import ISOLATED
 from common.config import System
+from common.process import RUN_DIR_VARIABLE
 from common.state_dir import LOG_DIR
 
 ENDLESS = 1_000_000_000
@@ -45,7 +47,7 @@ def supervisor_config(
         f"logfile={log / 'supervisord.log'}",
         f"childlogdir={log}",
         f"directory={_plain(root)}",
-        'environment=PYTHONDONTWRITEBYTECODE="1"',
+        f'environment=PYTHONDONTWRITEBYTECODE="1",{RUN_DIR_VARIABLE}="{_plain(run)}"',
         f"; {_mark(variables)}",
         "umask=077",
         "",
@@ -59,7 +61,7 @@ def supervisor_config(
         *_program("haproxy", haproxy_command(system, root), log, stop_wait_s=10, priority=LATER),
     ]
     for name in services:
-        command = [str(python), "-m", f"services.{name}", "--config", str(config_path)]
+        command = [str(python), ISOLATED, "-m", f"services.{name}", "--config", str(config_path)]
         parts += _program(name, command, log, stop_wait_s=5, priority=FIRST if name == "recorder" else LATER)
     return "\n".join(parts) + "\n"
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from common import in_force
 from common.config import Config
 from common.config_environment import Override, override, overriding
 from common.config_schema import keys_at, shown, unknown_key, without_tags
@@ -24,12 +25,16 @@ from common.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The checked configuration, the digest of all it came from, and that itself: the file's text, the variables."""
+    """The checked configuration, the digest of all it came from, and that itself: the file's text, the variables.
+
+    ``source`` is what it takes to have it again, whatever becomes of the file.
+    """
 
     config: Config
     digest: str
     text: str
     overrides: tuple[Override, ...]
+    source: in_force.InForce
 
     def origin(self, path: tuple[int | str, ...], name: str) -> str:
         """Return where the key at ``path`` gets its value: a variable, ``name`` with a line, or its default."""
@@ -54,17 +59,22 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[Config, s
 def read(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
     """Return what the file and the environment say, and how they say it.
 
+    Of a configuration that is kept in force (``common.in_force``), the variables are those that it was taken over with.
+
     Raises:
         ConfigError: as ``load``.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    text, values = _tables(raw, str(path))
-    overrides = override(values, environ)
+    if in_force.is_place(path):
+        source = in_force.read(path)
+    else:
+        try:
+            source = in_force.InForce(path, path.read_bytes(), overriding(environ))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    text, values = _tables(source.raw, str(path))
+    overrides = override(values, source.variables if in_force.is_place(path) else environ)
     config = _checked(values, str(path), text, overrides)
-    return Loaded(config, _digest(raw, overriding(environ)), text, overrides)
+    return Loaded(config, _digest(source.raw, source.variables), text, overrides, source)
 
 
 def parse(raw: bytes, name: str) -> Config:

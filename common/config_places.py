@@ -36,14 +36,15 @@ def find(environ: Mapping[str, str] = os.environ) -> Path:
     named = environ.get(VARIABLE)
     if named:
         return Path(named).absolute()
-    for path in _places(environ):
+    for path in places(environ):
         if path.is_file():
             return path.absolute()
-    looked = ", ".join(str(path) for path in _places(environ))
+    looked = ", ".join(str(path) for path in places(environ))
     raise ConfigError(f"no configuration file: none of {looked} is there; name one by --config FILE or ${VARIABLE}")
 
 
-def _places(environ: Mapping[str, str]) -> Iterator[Path]:
+def places(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Yield where it is looked for, in order, where none is named."""
     yield Path(NAME)
     yield _config_home(environ) / DIRECTORY / NAME
     yield SYSTEM_PATH

@@ -20,11 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol, runtime_checkable
 
-from common import __version__, config_file, config_places, log
+from common import __version__, config_file, config_places, in_force, log
 from common.bus import Bus, Inbox
 from common.clock import Clock, SystemClock
 from common.config import Config
-from common.errors import AutoscalerError
+from common.errors import AutoscalerError, ConfigError
 from common.log import logger
 from common.messages import Event, Reply, ServiceStatus
 from common.reloading import VERB, Outcome, outcome
@@ -34,6 +34,9 @@ from common.state_dir import StateDir, ensure_state_dir
 LATE_AFTER_S: Final = 1.0
 STATE_LOOK_S: Final = 15.0
 STATE_NOTE: Final = "state_dir"
+CONFIG_NOTE: Final = "configuration"
+RUN_DIR_VARIABLE: Final = "LIBVIRT_AUTOSCALER_RUN_DIR"
+"""Set by our supervisord: where what is in force is found while the file cannot tell."""
 STUCK_THREADS_S: Final = 2.0
 LINGER_S: Final = 3.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -144,20 +147,25 @@ def _parse(name: str, argv: Sequence[str] | None) -> Path:
 
 
 def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop) -> int:
-    config, digest = config_file.load(path)
+    loaded, fault = configured(path, os.environ)
+    config, digest = loaded.config, loaded.digest
     log.configure(name, config.system.log_level)
     clock = SystemClock()
     systemd = Notifier.from_environment()
     _make_state_dir(config.system.state_path)
     bus = Bus.open(config, name, clock)
+    _keep_in_force(name, config, loaded.source)
     stop.wake = bus.wake
     signal.signal(signal.SIGTERM, stop.on_signal)
     signal.signal(signal.SIGINT, stop.on_signal)
     signal.signal(signal.SIGHUP, stop.on_hangup)
     threading.excepthook = stop.on_thread_error
     logger().info("service-started", pid=os.getpid(), run=f"{bus.run_id:x}", config=digest)
+    if fault:
+        logger().warning("config-refused", path=str(path), reason=fault)
     try:
-        context = Context(name, config, digest, path, clock, bus, is_stopping=lambda: stop.is_set)
+        notes = {CONFIG_NOTE: fault} if fault else {}
+        context = Context(name, config, digest, path, clock, bus, is_stopping=lambda: stop.is_set, notes=notes)
         service = build(context)
         systemd.ready()
         try:
@@ -207,6 +215,41 @@ def _make_state_dir(path: Path) -> None:
         ensure_state_dir(path)
     except OSError as error:
         logger().warning("state-dir-missing", path=str(path), reason=error.strerror)
+
+
+def configured(path: Path, environ: Mapping[str, str]) -> tuple[config_file.Loaded, str]:
+    """Return the configuration at ``path``; where a supervisor starts us again and it is wrong, the one in force.
+
+    ``up`` refuses a wrong file before it starts anything. One that goes wrong later must not keep what has died from
+    coming back.
+
+    Returns:
+        It, and what is wrong with the file that it stands in for, empty if nothing is.
+
+    Raises:
+        ConfigError: it is wrong, and this very file is not in force here.
+    """
+    try:
+        return config_file.read(path), ""
+    except ConfigError as error:
+        kept = in_force.place(Path(environ.get(RUN_DIR_VARIABLE, "/nonexistent")))
+        try:
+            if "SUPERVISOR_ENABLED" in environ and in_force.read(kept).path.resolve() == path.resolve():
+                return config_file.read(kept), f"{error}; it runs with what was last taken over"
+        except ConfigError:
+            pass
+        raise
+
+
+def _keep_in_force(name: str, config: Config, source: in_force.InForce | None) -> None:
+    """Have the actuator keep what it has taken over: what runs is looked at and stopped by it if its file is wrong."""
+    if name != in_force.KEEPER or source is None:
+        return
+    origin = os.environ.get(in_force.ORIGIN_VARIABLE)
+    try:
+        in_force.keep(config.system.run_path, replace(source, path=Path(origin)) if origin else source)
+    except OSError as error:
+        logger().warning("config-in-force-not-kept", path=str(config.system.run_path), reason=error.strerror)
 
 
 def _look_after(state: StateDir, context: Context, service: Service, now_s: float) -> None:
@@ -260,6 +303,8 @@ def _taken_over(context: Context, service: Service, found: Outcome, now_s: float
         context.bus.publish(Event(name="config-refused", text=text, level="warning"))
         return context
     log.configure(context.name, found.config.system.log_level)
+    _keep_in_force(context.name, found.config, found.source)
+    context.notes.pop(CONFIG_NOTE, None)
     logger().info("config-reloaded", config=found.digest, changes=list(found.changes))
     if found.changes and isinstance(service, Reloadable):
         service.reload(found.config, now_s)

@@ -8,6 +8,7 @@ from common import config_file
 from common.config import Config
 from common.config_live import changes, refusal, renamed
 from common.errors import ConfigError
+from common.in_force import InForce
 from common.messages import Reply
 
 VERB: Final = "reload"
@@ -24,14 +25,16 @@ class Outcome:
     config: Config | None = None
     digest: str = ""
     changes: tuple[str, ...] = ()
+    source: InForce | None = None
 
 
 def outcome(old: Config, path: Path) -> Outcome:
     """Return what reading ``path`` again comes to, where ``old`` is in force."""
     try:
-        new, digest = config_file.load(path)
+        loaded = config_file.read(path)
     except ConfigError as error:
         return Outcome(Reply(status="refused", reason=f"{error}; {KEPT}", data={"path": str(path)}))
+    new, digest = loaded.config, loaded.digest
     found = changes(old, new)
     texts = tuple(change.text for change in found)
     data = {"path": str(path), "digest": digest, "changes": list(texts)}
@@ -39,4 +42,4 @@ def outcome(old: Config, path: Path) -> Outcome:
     if refused:
         return Outcome(Reply(status="refused", reason=f"{refused}; {KEPT}", data=data))
     reply = Reply(status="applied", reason=", ".join(texts) or "nothing changed", data=data)
-    return Outcome(reply, new, digest, texts)
+    return Outcome(reply, new, digest, texts, loaded.source)

@@ -222,6 +222,7 @@ def main(words: list[str] | None = None) -> int:
     options = parser.parse_args(words)
     signal.signal(signal.SIGTERM, _stop)
     try:
+        os.umask(0o022)  # the services' accounts read what is made here
         files.ensure_dir(options.output, 0o755)
         if not options.force and is_current(options.output):
             say(f"image in {options.output} is current")

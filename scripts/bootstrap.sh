@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # Bring a Debian 12 or Ubuntu 24.04 machine to the point where the project's own command can take over:
-# system packages (only those that are missing) and a virtual environment with hash-pinned packages.
+# system packages (only those that are missing) and a virtual environment with hash-pinned packages. The environment is
+# made aside and renamed, so there is a whole one or none; it belongs to this place and this Python, by its stamp.
 # Usage: scripts/bootstrap.sh run|load|dev
 set -euo pipefail
+umask 022 # the services' accounts read what is made here
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE
 cd "$(dirname "$0")/.."
+place=$(pwd -P)
 profile=${1:-run}
 
 fail() { printf 'autoscaler: %s\n' "$1" >&2; exit 1; }
@@ -28,6 +32,9 @@ if [ "$profile" = dev ] || [ "${RUNTIME:-native}" = compose ]; then
 	has_compose >/dev/null 2>&1 || packages+=(docker-compose)
 fi
 
+exec 9<scripts/bootstrap.sh
+flock -n 9 || { say "another make prepares this directory: waiting for it"; flock 9; }
+
 missing=()
 for package in "${packages[@]}"; do
 	[ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
@@ -42,9 +49,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 	fi
 	log=$(mktemp)
 	trap 'rm -f "$log"' EXIT
+	# 9>&-: a daemon that a package starts would hold the lock for ever
 	if ! { "${as_root[@]}" apt-get update &&
 		"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
-		>"$log" 2>&1; then
+		>"$log" 2>&1 9>&-; then
 		tail -n 15 "$log" >&2
 		fail "apt-get could not install the packages above"
 	fi
@@ -65,31 +73,71 @@ fetch_prometheus() {
 
 # A profile contains those before it, so an environment made for `dev` serves `run` too.
 stamp=.venv/.installed
-want=$(cat requirements/build.txt "requirements/$profile.txt" pyproject.toml | sha256sum | cut -c1-16)
-if grep -qsx "$profile $want" "$stamp"; then
+fingerprint() { cat requirements/build.txt "requirements/$1.txt" pyproject.toml | sha256sum | cut -c1-16; }
+made="made at $place with $(/usr/bin/python3 -I -c 'import os, sys; print(sys.implementation.cache_tag, os.path.realpath(sys.executable))')"
+is_ours() { [ -x .venv/bin/python ] && { grep -qsxF "$made" "$stamp" || is_former; }; }
+is_former() { # release 0.1.0 did not write down where it was made
+	[ -e "$stamp" ] && ! grep -q '^made at ' "$stamp" && grep -qsxF "#!$place/.venv/bin/python" .venv/bin/pip &&
+		[ -d ".venv/lib/$(/usr/bin/python3 -I -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" ]
+}
+if grep -qsxF "$made" "$stamp" && [ -x .venv/bin/python ] && grep -qsx "$profile $(fingerprint "$profile")" "$stamp"; then
 	[ "$profile" = dev ] && fetch_prometheus
 	exit 0
 fi
 
-if [ ! -x .venv/bin/python ]; then
+fresh=.venv.new
+rm -rf "$fresh" .venv.old
+trap 'rm -rf "$fresh"' EXIT
+has_profile() { grep -qsx "$1 $(fingerprint "$1")" "$fresh/.installed"; }
+if is_ours; then
+	cp -a .venv "$fresh" # with the packages that are there already
+else
+	[ -e .venv ] && say ".venv is not whole, or was made elsewhere or with another Python: it is made anew"
 	say "making the virtual environment .venv"
-	/usr/bin/python3 -m venv .venv
+	/usr/bin/python3 -I -m venv "$fresh"
 fi
 say "installing the Python packages ($profile), pinned by hash"
-pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
+pip=("$fresh/bin/python" -I -m pip --disable-pip-version-check --quiet)
 "${pip[@]}" install --require-hashes -r requirements/build.txt
 # libvirt-python is built here against this machine's libvirt; nothing is fetched beside the pinned files.
 "${pip[@]}" install --require-hashes --no-build-isolation -r "requirements/$profile.txt"
-"${pip[@]}" install --no-build-isolation --no-deps -e .
+
+# The program is the tree that .venv is in, wherever that is moved or copied: a copy must not run the other one's code.
+site=$("$fresh/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+rm -rf "$site"/__editable__*libvirt_autoscaler* "$site"/libvirt_autoscaler-* # of 0.1.0: names the tree it was made in
+printf '../../../..\n' >"$site/libvirt_autoscaler.pth"
+cat >"$fresh/bin/autoscaler" <<'LAUNCHER'
+#!/bin/sh
+# Isolated (-I): no variable and no directory puts another package in the place of ours.
+exec "$(dirname "$(readlink -f "$0")")/python" -IB -m cli "$@"
+LAUNCHER
+chmod 0755 "$fresh/bin/autoscaler"
+"$fresh/bin/python" -I - "$place/$fresh" "$place/.venv" "$fresh/pyvenv.cfg" "$fresh"/bin/* <<'RENAMED'
+import sys
+from pathlib import Path
+
+old, new, *files = sys.argv[1:]
+for path in map(Path, files):
+    text = b"" if path.is_symlink() or not path.is_file() else path.read_bytes()
+    if old.encode() in text and b"\0" not in text:
+        path.write_bytes(text.replace(old.encode(), new.encode()))
+RENAMED
+
 case $profile in
 run) done_profiles=(run) ;;
 load) done_profiles=(run load) ;;
 dev) done_profiles=(run load dev) ;;
 esac
-: >"$stamp.new"
-for name in "${done_profiles[@]}"; do
-	printf '%s %s\n' "$name" "$(cat requirements/build.txt "requirements/$name.txt" pyproject.toml | sha256sum | cut -c1-16)" >>"$stamp.new"
-done
-mv "$stamp.new" "$stamp"
+for name in run load dev; do has_profile "$name" && done_profiles+=("$name"); done
+{
+	printf '%s\n' "$made"
+	for name in "${done_profiles[@]}"; do printf '%s %s\n' "$name" "$(fingerprint "$name")"; done | sort -u
+} >"$fresh/.installed.new"
+mv "$fresh/.installed.new" "$fresh/.installed"
+trap '' INT TERM HUP # both renames, or none
+[ -e .venv ] && mv .venv .venv.old
+mv "$fresh" .venv
+trap - INT TERM HUP
+rm -rf .venv.old
 [ "$profile" = dev ] && fetch_prometheus
 exit 0

@@ -77,7 +77,7 @@ def volumes(raw: Any, pool: Pool) -> list[SeenVolume]:
     found = _own_pool(raw, pool)
     if found is None:
         return []
-    _active(found).refresh(0)
+    _refresh(found)
     return sorted((seen_volume(each.XMLDesc(0)) for each in found.listAllVolumes()), key=lambda each: each.name)
 
 
@@ -95,7 +95,7 @@ def remove_pool(raw: Any, pool: Pool) -> bool:
     found = _own_pool(raw, pool)
     if found is None:
         return True
-    _active(found).refresh(0)
+    _refresh(found)
     if found.listAllVolumes():
         return False
     found.destroy()
@@ -129,6 +129,19 @@ def _active(found: Any) -> Any:
         found.build(0)
         found.create(0)
     return found
+
+
+def _refresh(found: Any) -> None:
+    """Have libvirt look into our pool anew; where its directory is gone, it is made again, and empty.
+
+    libvirt closes a pool that it cannot look into.
+    """
+    try:
+        _active(found).refresh(0)
+    except Exception:
+        if found.isActive():
+            raise
+        _active(found).refresh(0)
 
 
 def _described(raw: Any, window: Any, path: str) -> ImageFacts | None:

@@ -5,6 +5,9 @@ are and lose our record. The network goes with its last domain, for its DHCP ser
 pool of disks. Domains of groups that were renamed or taken out of the configuration go too, where it is certain that
 this installation made them: by their network and by files in our state directory.
 ``--remove-everything`` also removes the copies of the images. Every part has a deadline.
+
+A domain whose memory somebody has saved stays, and is named: that memory would be lost with it. ``--discard-saved``
+allows it.
 """
 
 import argparse
@@ -20,8 +23,10 @@ from common import config_file, config_places, names
 from common.clock import Clock, SystemClock
 from common.config import Config
 from common.domain import DomainFacts, DomainState
+from common.domain_states import SAVED, shown
 from common.errors import AutoscalerError, DomainGoneError, HypervisorError
 from common.hypervisor import Connection
+from common.phases import Phase
 from common.run_dir import Lock, ensure_run_dir
 from services.actuator.access import disk_pool, may_touch
 from services.actuator.core.disks import leaked
@@ -48,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         ensure_run_dir(config.system.run_path)
         lock = Lock.take(config.system.run_path / "actuator.lock")
         try:
-            return _clean(config, options.remove_everything)
+            return _clean(config, options.remove_everything, options.discard_saved)
         finally:
             lock.release()
     except AutoscalerError as error:
@@ -63,14 +68,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--remove-domains", action="store_true", help="shut down and undefine our domains; remove the network"
     )
     parser.add_argument("--remove-everything", action="store_true", help="copied images and stores too")
+    parser.add_argument("--discard-saved", action="store_true", help="also domains whose memory somebody has saved")
     return parser.parse_args(argv)
 
 
-def _clean(config: Config, is_everything: bool) -> int:
+def _clean(config: Config, is_everything: bool, may_discard: bool) -> int:
     is_clean = True
     for host in config.hosts:
         try:
-            is_clean &= _clean_host(config, host, is_everything)
+            is_clean &= _clean_host(config, host, is_everything, may_discard)
         except HypervisorError as error:
             _say(f"{host}: {error}")
             is_clean = False
@@ -80,7 +86,7 @@ def _clean(config: Config, is_everything: bool) -> int:
     return 0 if is_clean else 1
 
 
-def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
+def _clean_host(config: Config, host: str, is_everything: bool, may_discard: bool) -> bool:
     groups = [group for group in config.groups.values() if host in group.hosts]
     connection = Connection.open(
         config.hosts[host].uri, is_read_only=False, may_touch=may_touch(groups), pool=disk_pool(config)
@@ -97,8 +103,16 @@ def _clean_host(config: Config, host: str, is_everything: bool) -> bool:
         for facts, _ in [pair for pair in ours if not is_template(pair[1])]:
             connection.set_metadata(facts.name, facts.uuid, {})
             _say(f"{host}: {facts.name} is yours; it stays as it is ({facts.state})")
-        left = Removal(connection, host, SystemClock(), _patience_s(config)).run(
-            [facts for facts, record in (*ours, *strays) if is_template(record)]
+        made = [pair for pair in (*ours, *strays) if is_template(pair[1])]
+        saved = [facts.name for facts, record in made if is_saved_by_somebody(facts, record)]
+        for name in saved:
+            what = (
+                "and goes with it" if may_discard else "and would be lost: it stays; start it, or use --discard-saved"
+            )
+            _say(f"{host}: {name} is off, its memory was saved {what}")
+        kept = [] if may_discard else saved
+        left = kept + Removal(connection, host, SystemClock(), _patience_s(config)).run(
+            [facts for facts, _ in made if facts.name not in kept]
         )
         _remove_disks(connection, host, () if is_everything else Snapshots(config.system.state_path).spared())
         has_made_network = bool(strays) or any(group.kind == "template" for group in groups)
@@ -193,6 +207,13 @@ def _is_made_here(config: Config, xml: str) -> bool:
 
 def _is_name_of(prefix: str, name: str) -> bool:
     return names.domain_index(prefix, name) is not None or name == names.template_name(prefix)
+
+
+def is_saved_by_somebody(facts: DomainFacts, record: Record) -> bool:
+    """Return whether a domain is off with its memory saved, in libvirt or in a file, and not as a reserve of ours."""
+    is_saved = shown(facts.state, facts.state_reason, facts.has_saved_state) == shown(DomainState.SHUTOFF, SAVED, False)
+    is_reserve = record.tier == "saved" and not record.is_woken
+    return is_saved and not is_reserve and record.phase not in (Phase.STANDBY, Phase.CREATING)
 
 
 def is_template(record: Record) -> bool:

@@ -21,7 +21,7 @@ from services.actuator.core.disks import DomainDisks
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Template
-from services.actuator.images import ImageError, Images
+from services.actuator.images import ImageError, Images, written_for
 from services.actuator.keeper import look
 
 FLAG: Final = "--check-images"
@@ -52,6 +52,18 @@ def check(config: Config) -> list[str]:
     """Return what is wrong with the images of disk groups and with extra XML, by group and host."""
     images = Images(config.system.state_path)
     return [fault for name, group in config.groups.items() for fault in faults_of(config, name, group.hosts, images.of)]
+
+
+def written_faults(config: Config) -> list[str]:
+    """Return what is wrong with user-data and extra XML, by group, as far as it shows without libvirt."""
+    found = []
+    for name, group in config.groups.items():
+        if group.kind == "template" and (group.image.disk or group.image.xml):
+            try:
+                written_for(group.image, config.network)
+            except ImageError as error:
+                found.append(f"groups.{name}.image: {error}")
+    return found
 
 
 def faults_of(

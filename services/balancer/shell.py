@@ -293,12 +293,15 @@ class BalancerService:
         return True
 
     def _note_restored(self, group: _Group, steps: Sequence[Step], *, is_same: bool) -> None:
-        """Say so when a slot that was in rotation, and is to be, was changed by another hand."""
+        """Say so when a slot that was in rotation, and is to be, is found out of it; who took it out is not known."""
         serving = {b.slot for b in group.backends if b.state == "ready"} if is_same else set()
         for step in steps:
             if step.slot in serving and isinstance(step, SetReady | Assign):
                 name = group.owners[step.slot].name if step.slot in group.owners else ""
-                self._event("slot-restored", group.name, name, f"slot {step.slot} was changed by hand", "warning")
+                text = (
+                    f"slot {step.slot} was found out of rotation, and not by an order of this balancer: it is put back"
+                )
+                self._event("slot-restored", group.name, name, text, "warning")
 
     def _count_cut(self, group: _Group, steps: Sequence[Step], servers: Sequence[Server]) -> None:
         in_flight = {server.name: server.in_flight for server in servers}

@@ -20,6 +20,7 @@ from typing import Any
 import libvirt
 
 from cli.observe import observe_once
+from cli.program import ISOLATED
 from cli.status import status_values
 from common.clock import SystemClock
 from common.config_file import load
@@ -265,8 +266,8 @@ class Whole:
             except OSError:
                 continue  # it has just ended
             pid = int(entry.parent.name)
-            if words[1:2] == ["-m"] and words[2].startswith("services.") and config in words:
-                yield words[2].removeprefix("services."), pid
+            if words[1:3] == [ISOLATED, "-m"] and words[3].startswith("services.") and config in words:
+                yield words[3].removeprefix("services."), pid
             elif words[0].endswith("haproxy") and any(word.startswith(run) for word in words):
                 yield "haproxy", pid
             elif "supervisor.supervisord" in words and any(word.startswith(run) for word in words):

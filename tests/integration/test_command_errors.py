@@ -162,10 +162,72 @@ def test_an_order_to_a_dead_service_names_it(config: Path, args: list[str], serv
     assert "Traceback" not in done.stderr
 
 
-def test_status_works_while_nothing_runs(config: Path) -> None:
-    done = autoscaler(config, "status", "--json")
+@pytest.mark.parametrize("args", [["status", "--json"], ["status"]])
+def test_status_says_that_nothing_runs_and_shows_what_there_is(config: Path, args: list[str]) -> None:
+    done = autoscaler(config, *args)
+    assert (done.returncode, done.stderr) == (1, "autoscaler: not running: make up\n")
+    assert '"alive": false' in done.stdout or "no answer" in done.stdout
+
+
+XML = '[groups.web.image]\ndisk = "{0}/base.qcow2"\ndisk_gib = 3\nxml = "{0}/extra.xml"\n'
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ("<domain", "groups.web.image: the extra domain XML cannot be used"),
+        ("<domain><name>mine</name></domain>", "groups.web.image: the extra domain XML cannot be used"),
+        (None, "groups.web.image: xml: {0}/extra.xml cannot be read: No such file"),
+    ],
+)
+def test_extra_xml_that_up_would_refuse_is_refused(config: Path, extra: str | None, said: str) -> None:
+    config.write_text(config.read_text(encoding="utf-8") + XML.format(config.parent), encoding="utf-8")
+    if extra is not None:
+        (config.parent / "extra.xml").write_text(extra, encoding="utf-8")
+    done = autoscaler(config, "config", "check")
+    assert (done.returncode, said.format(config.parent) in done.stderr) == (2, True), done
+
+
+def test_what_only_libvirt_can_judge_is_named(config: Path) -> None:
+    config.write_text(config.read_text(encoding="utf-8") + XML.format(config.parent), encoding="utf-8")
+    (config.parent / "extra.xml").write_text("<domain><title>mine</title></domain>", encoding="utf-8")
+    done = autoscaler(config, "config", "check")
     assert done.returncode == 0, done.stderr
-    assert '"alive": false' in done.stdout
+    assert "groups.web.image: not checked, for only libvirt can judge it: the disk image and the def" in done.stdout
+
+
+def test_a_file_that_is_named_is_read_by_those_too_that_need_none(config: Path, tmp_path: Path) -> None:
+    simulate = ["simulate", "--synthetic", "spike", "--requests-per-domain", "100", "--lead-time", "60", "--json"]
+    missing = tmp_path / "missing.toml"
+    for args in (simulate, ["replay", str(tmp_path)], ["keys", str(tmp_path / "keys")]):
+        done = autoscaler(missing, *args)
+        assert (done.returncode, f"{missing}: cannot be read" in done.stderr) == (2, True), done
+    assert not (tmp_path / "keys").exists()
+    by_group, own = autoscaler(config, *simulate).stdout, autoscaler(config, *simulate, "--config", str(config)).stdout
+    assert by_group == own != "", "simulate goes by the file's own group"
+
+
+@pytest.mark.parametrize(("args", "said"), [(["status", "--config"], "--config"), (["config", "show", "-c"], "-c")])
+def test_an_option_at_the_wrong_place_says_where_it_belongs(config: Path, args: list[str], said: str) -> None:
+    done = autoscaler(config, *args, str(config))
+    assert done.returncode == 2
+    assert f"{said} comes before the command: autoscaler {said} FILE {args[0]}" in done.stderr
+
+
+@pytest.mark.parametrize("args", [["--help"], ["status"], ["config", "show"], ["doctor", "--help"]])
+def test_a_terminal_that_lacks_a_character_shows_another(config: Path, args: list[str]) -> None:
+    done = autoscaler(config, *args, PYTHONIOENCODING="ascii")
+    assert "Traceback" not in done.stderr
+    assert done.stdout
+
+
+def test_another_package_of_a_name_of_ours_is_not_run(config: Path, tmp_path: Path) -> None:
+    shadow = tmp_path / "shadow"
+    for name in ("common", "cli", "services"):
+        (shadow / name).mkdir(parents=True)
+        (shadow / name / "__init__.py").write_text(f"raise SystemExit('shadowed {name}')\n", encoding="utf-8")
+    done = autoscaler(config, "plot", DISPLAY="", WAYLAND_DISPLAY="", PYTHONPATH=str(shadow))
+    assert "--png" in done.stderr, done  # the window is a process of its own
 
 
 def test_events_without_a_recording_say_so(config: Path) -> None:

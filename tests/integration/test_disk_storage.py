@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
@@ -320,6 +321,21 @@ def test_all_files_of_a_members_chain_go_with_it_and_its_base_and_others_stay(
     assert {file.name for file in disks.iterdir()} == {mine.name, *(volume.name for volume in others.volumes)}
     assert base.read_bytes() == before
     mine.unlink()
+
+
+def test_a_pool_whose_directory_somebody_removed_is_empty_and_can_be_removed(
+    host: Connection, config: Config, pool: Pool, raw: libvirt.virConnect
+) -> None:
+    step, made = define(host, config)
+    assert attempt(host, step, made)[0] is Result.DONE
+    host.undefine(step.domain)
+    shutil.rmtree(pool.path)
+    assert host.volumes() == []
+    host.remove_volumes(lambda _name: True)
+    shutil.rmtree(pool.path)
+    assert host.remove_pool()
+    assert pool.name not in [each.name() for each in raw.listAllStoragePools()]
+    assert not Path(pool.path).exists()
 
 
 def test_a_snapshot_that_another_domain_was_given_stays_with_its_chain(

@@ -14,6 +14,11 @@ from common.services import ALL_SERVICES
 ROOT = Path(__file__).parents[2]
 LIB = Path("/usr/local/lib/libvirt-autoscaler")
 UNITS = Path("/usr/local/lib/systemd/system")
+RUNNING = """
+case $1 in list-units)
+	for unit in monitor former; do echo "libvirt-autoscaler@$unit.service loaded active running x"; done ;;
+esac
+"""
 WORST_SCORE = 2.0  # of 10; systemd's word for it is "OK"
 
 
@@ -34,10 +39,10 @@ def destdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(destdir: Path, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    """Run the installed command; it finds its own parts below DESTDIR by what its launcher would not need."""
+    """Run the installed command as its launcher does."""
     lib = destdir / LIB.relative_to("/")
-    command = [str(lib / "bin" / "python3"), "-P", "-m", "cli", *arguments]
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(lib), **environ}
+    command = [str(lib / "bin" / "python3"), "-IB", "-m", "cli", *arguments]
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ}
     return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
 
 
@@ -60,7 +65,7 @@ def test_everything_is_where_the_system_looks_for_it(destdir: Path) -> None:
     }
     launcher = destdir / "usr/local/bin/autoscaler"
     assert launcher.stat().st_mode & 0o777 == 0o755
-    assert f"exec {LIB}/bin/python3 -P -m cli" in launcher.read_text()
+    assert f"exec {LIB}/bin/python3 -IB -m cli" in launcher.read_text()
     shipped = (ROOT / "autoscaler.toml").read_text()
     assert (destdir / "etc/libvirt-autoscaler/autoscaler.toml").read_text() == shipped
 
@@ -71,9 +76,9 @@ def test_what_is_installed_runs_without_the_source_tree_and_knows_nothing_of_des
     lib = destdir / LIB.relative_to("/")
     code = "import common, cli.main, libvirt, zmq, matplotlib, sys; print(common.__file__, zmq.__file__, sys.prefix)"
     where = subprocess.run(
-        [str(lib / "bin" / "python3"), "-P", "-c", code],
+        [str(lib / "bin" / "python3"), "-IB", "-c", code],
         cwd="/",
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(lib), "MPLCONFIGDIR": str(destdir)},
+        env={"PATH": os.environ["PATH"], "MPLCONFIGDIR": str(destdir)},
         capture_output=True,
         text=True,
         check=True,
@@ -162,22 +167,60 @@ def test_where_systemd_runs_it_is_told_at_both_ends_and_no_unit_is_left_running(
     programs.mkdir()
     (tmp_path / "etc").mkdir()
     for name in ("systemctl", "systemd-sysusers", "systemd-tmpfiles"):
-        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {log}\n')
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {log}\n{RUNNING if name == "systemctl" else ""}')
         (programs / name).chmod(0o755)
+    lib, units = tmp_path / "usr/lib/libvirt-autoscaler", tmp_path / "usr/lib/systemd/system"
+    older = f"{units}/libvirt-autoscaler-older.service {units}/libvirt-autoscaler@older.service.d/rights.conf"
+    add = f"mkdir -p {units}/libvirt-autoscaler@older.service.d && touch {older} && "
+    add += f'printf "%s\\n" {older} >> {lib}/installed-files'
     script = (
         f"mount -t tmpfs tmpfs /run && mount --bind {tmp_path}/etc /etc && mkdir -p /run/systemd/system && "
-        f'for what in install uninstall; do "$0" packaging/install.py $what || exit; done'
+        f'"$0" packaging/install.py install && {add} && echo again >> {log} && '
+        f'"$0" packaging/install.py install && ls -R {units} >&2 && '
+        f'echo uninstall >> {log} && "$0" packaging/install.py uninstall'
     )
     environ = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PREFIX": str(tmp_path / "usr"), "DESTDIR": ""}
     command = ["unshare", "--mount", "sh", "-c", script, sys.executable]
-    subprocess.run(command, cwd=ROOT, env=environ, check=True)
-    assert log.read_text().splitlines() == [
+    done = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
+    assert "older" not in done.stderr
+    assert done.stdout.count("systemctl restart 'libvirt-autoscaler@*' && systemctl reload") == 2
+    list_units = "systemctl list-units --plain --no-legend --no-pager"
+    told = [
+        f"{list_units} --all libvirt-autoscaler*",
+        "systemctl disable --now libvirt-autoscaler@former.service",
         "systemd-sysusers ",
         "systemd-tmpfiles --create libvirt-autoscaler.conf",
         "systemctl daemon-reload",
+        f"{list_units} --state=active libvirt-autoscaler*",
+    ]
+    assert log.read_text().splitlines() == [
+        *told,
+        "again",
+        told[0],
+        "systemctl disable --now libvirt-autoscaler-older.service",
+        *told[1:],
+        "uninstall",
         "systemctl disable libvirt-autoscaler.target",
         "systemctl stop libvirt-autoscaler*",
         "systemctl daemon-reload",
+    ]
+
+
+def test_everybody_may_read_it_whatever_the_umask_and_the_modes_of_the_source(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'umask 077; exec "$0" packaging/install.py install', sys.executable],
+        cwd=ROOT,
+        env=os.environ | {"DESTDIR": str(tmp_path / "root"), "PREFIX": "/usr"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [path for path in (tmp_path / "root").rglob("*") if not path.is_symlink()]
+    assert len(found) > 1000
+    assert [path for path in found if path.stat().st_mode & (0o555 if path.is_dir() else 0o444) < 0o444] == []
+    assert [path.name for path in (tmp_path / "root" / "usr" / "lib").glob("libvirt-autoscaler*")] == [
+        "libvirt-autoscaler"
     ]
 
 
@@ -210,7 +253,7 @@ def test_the_page_renders_without_a_warning_and_has_every_command(destdir: Path)
 def test_bash_completes_commands_and_options_with_the_installed_script(destdir: Path, tmp_path: Path) -> None:
     lib = destdir / LIB.relative_to("/")
     command = tmp_path / "autoscaler"
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={lib} exec {lib}/bin/python3 -P -m cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {lib}/bin/python3 -IB -m cli "$@"\n')
     command.chmod(0o755)
     script = destdir / "usr/local/share/bash-completion/completions/autoscaler"
     words = "COMP_WORDS=(autoscaler re); COMP_CWORD=1"

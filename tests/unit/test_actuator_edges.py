@@ -4,7 +4,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from common.messages import BackendState, DesiredCapacity, Drain, Traffic
 from common.phases import Phase
 from common.volume import SeenVolume, Volume
 from services.actuator.access import may_touch
-from services.actuator.cleanup import is_asked_for, own_domains, renamed_domains, stray_domains
+from services.actuator.cleanup import is_asked_for, is_saved_by_somebody, own_domains, renamed_domains, stray_domains
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Load
@@ -385,6 +387,30 @@ def test_cleanup_takes_only_domains_that_carry_their_own_record() -> None:
     renamed = DomainFacts("other-0000", "u", DomainState.RUNNING, "", True, RECORD.to_metadata())
     foreign = DomainFacts("web-0003", "u", DomainState.RUNNING, "", True, RECORD.to_metadata() | {"group": "api"})
     assert [facts for facts, _ in own_domains(CONFIG, [OURS, OTHER, BARE, renamed, foreign])] == [OURS]
+
+
+SHUTOFF = DomainState.SHUTOFF
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "has_saved_state", "changes", "expected"),
+    [
+        (SHUTOFF, "saved", True, {}, True),
+        (SHUTOFF, "saved", False, {}, True),  # virsh save FILE
+        (SHUTOFF, "unknown", True, {}, True),  # after libvirt's daemon was started anew
+        (SHUTOFF, "shutdown", False, {}, False),
+        (DomainState.RUNNING, "booted", False, {}, False),
+        (SHUTOFF, "saved", True, {"tier": "saved", "phase": Phase.STANDBY}, False),
+        (SHUTOFF, "saved", True, {"tier": "saved", "is_woken": True, "phase": Phase.READY}, True),
+        (SHUTOFF, "saved", True, {"tier": "saved", "phase": Phase.BOOTING}, False),
+        (SHUTOFF, "saved", True, {"phase": Phase.CREATING}, False),
+    ],
+)
+def test_a_memory_that_we_saved_ourselves_is_nobodys_loss(
+    state: DomainState, reason: str, has_saved_state: bool, changes: dict[str, Any], expected: bool
+) -> None:
+    facts = DomainFacts("web-0000", "u", state, reason, True, {}, has_saved_state)
+    assert is_saved_by_somebody(facts, replace(RECORD, **changes)) is expected
 
 
 STRAY = DomainFacts(

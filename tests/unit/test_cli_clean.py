@@ -82,7 +82,7 @@ def test_supervisord_reads_what_it_is_told_also_where_the_program_lies_below_a_p
     options.realize(["-c", str(path)], doc="")
     assert options.directory == str(root)
     told = {group.name: group.process_configs[0].command for group in options.process_group_configs}
-    assert told["monitor"] == f"{root}/python -m services.monitor --config {root}/a.toml"
+    assert told["monitor"] == f"{root}/python -IB -m services.monitor --config {root}/a.toml"
     assert told.keys() == {"haproxy", *SERVICES}
 
 

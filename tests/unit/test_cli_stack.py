@@ -37,7 +37,7 @@ def test_no_program_is_ever_given_up() -> None:
 
 def test_each_service_runs_alone_with_this_configuration() -> None:
     assert parsed()["program:monitor"]["command"] == (
-        "/venv/bin/python -m services.monitor --config /etc/autoscaler.toml"
+        "/venv/bin/python -IB -m services.monitor --config /etc/autoscaler.toml"
     )
 
 

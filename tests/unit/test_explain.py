@@ -11,7 +11,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from common.messages import DecisionRecord
+from services.decider.core.decide import Decision
+from services.decider.core.explain import counterfactual
 from services.decider.core.group import metrics_of
+from services.decider.core.limits import Limit
 from services.decider.core.outlook import look_ahead, scenarios
 from tests.sim.decider_model import World, calm, settings
 
@@ -213,6 +216,23 @@ def test_what_stops_the_actuator_is_the_limiter_whatever_the_policy_looks_at(pol
     assert last(found).limiter == "blocked"
     assert "2 domains to come, but the actuator cannot go on: the breaker is open" in last(found).limiter_text
     assert "once the actuator can go on" in last(found).counterfactual
+
+
+@pytest.mark.parametrize(
+    ("blocked", "missing", "expected"),
+    [
+        ("", 2, "complete fresh figures let it decide again"),
+        ("the breaker is open for 42 s", 0, "complete fresh figures let it decide again"),
+        ("the breaker is open for 42 s", 2, "the actuator must go on first; then complete fresh figures let it decide"),
+    ],
+)
+def test_figures_that_the_actuator_must_bring_first_are_not_all_that_is_missing(
+    blocked: str, missing: int, expected: str
+) -> None:
+    found = world(0.5, ready=2, min=2).run(3)
+    metrics = replace(metrics_of(found.state, found.now_s, found.tick().epoch_s), blocked=blocked, coming=missing)
+    held = Decision(2, 2, (), None, Limit("unknown-data", "no figures"), 0.0, 0.0, (0.0, 0.0))
+    assert counterfactual(found.state, metrics, held, found.now_s, 0.0).startswith(expected)
 
 
 def test_look_ahead_finds_no_change_where_none_comes() -> None:

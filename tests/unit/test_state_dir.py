@@ -31,10 +31,11 @@ def test_it_is_made_with_the_way_through_for_others_and_nothing_more_whatever_th
 ) -> None:
     before = os.umask(umask)
     try:
-        ensure_state_dir(tmp_path / "state")
+        ensure_state_dir(tmp_path / "srv" / "state")
     finally:
         os.umask(before)
-    assert (tmp_path / "state").stat().st_mode & 0o7777 == 0o711
+    assert (tmp_path / "srv" / "state").stat().st_mode & 0o7777 == 0o711
+    assert (tmp_path / "srv").stat().st_mode & 0o7777 == 0o755
 
 
 def test_one_that_is_there_keeps_its_mode(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def counterfactual(state: GroupState, metrics: GroupMetrics, decision: Decision,
         return _after_a_change(state, now_s)
     special = _OF_LIMIT.get(decision.limit.name)
     if special:
-        return special
+        is_stuck = decision.limit.name in ("unknown-data", "stale-data") and metrics.missing and metrics.blocked
+        return f"{_ACTUATOR_FIRST}{special}" if is_stuck else special
     if decision.limit.name == "projection":
         return _of_sparing_none(state, metrics)
     vote = leaning(decision.votes, metrics.desired)
@@ -39,6 +40,7 @@ def counterfactual(state: GroupState, metrics: GroupMetrics, decision: Decision,
     return _of_leaning(state, metrics, now_s, epoch_s)
 
 
+_ACTUATOR_FIRST: Final = "the actuator must go on first; then "
 _OF_LIMIT = {
     "paused": "resume lets it act again",
     "mode": "the mode on lets it act",

@@ -1,0 +1,60 @@
+"""A real supervisord that is being stopped: what is asked of it meanwhile is answered in plain words."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.program import module
+from cli.supervision import is_ending, is_supervised, restart_services, start_stopped, stop_services
+from cli.supervisor_config import control_socket
+from common.clock import SystemClock
+from common.config import Config, System
+from common.errors import AutoscalerError
+from tests.waiting import wait_until
+
+CLOCK = SystemClock()
+CONF = """
+[supervisord]
+pidfile={run}/supervisord.pid
+logfile={run}/log
+[unix_http_server]
+file={socket}
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[program:haproxy]
+command=/bin/sh -c "trap '' TERM; while :; do sleep 0.1; done"
+startsecs=0
+stopwaitsecs=4
+stopasgroup=true
+killasgroup=true
+"""
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    """Start a supervisord whose program takes seconds to stop."""
+    system = System(run_dir=f"{tmp_path}/run", state_dir=f"{tmp_path}/state")
+    system.run_path.mkdir()
+    conf = system.run_path / "supervisord.conf"
+    conf.write_text(CONF.format(run=system.run_path, socket=control_socket(system)))
+    subprocess.run([*module("supervisor.supervisord"), "-c", str(conf)], check=True)
+    wait_until(lambda: is_supervised(system), "supervisord runs", 20, every_s=0.05)
+    yield system
+    stop_services(system, CLOCK)
+
+
+def test_one_that_is_being_stopped_is_told_from_one_that_runs(system: System) -> None:
+    config = Config.model_validate({"system": system.model_dump(), "groups": {"web": {"prefix": "web-"}}})
+    assert not is_ending(system)
+    os.kill(int((system.run_path / "supervisord.pid").read_text()), signal.SIGTERM)
+    wait_until(lambda: is_ending(system), "it says that it ends", 20, every_s=0.05)
+    for ask in (lambda: restart_services(config), lambda: start_stopped(system)):
+        with pytest.raises(AutoscalerError, match="somebody stops it just now; try again") as raised:
+            ask()
+        assert "Fault" not in str(raised.value)
+    assert stop_services(system, CLOCK) == "stopped"
+    assert not is_supervised(system) and not is_ending(system)
