@@ -205,7 +205,7 @@ def test_an_old_worker_that_is_ended_before_its_requests_is_told(stand: Stand) -
     path = stand.directory / "short.py"
     path.write_text(f"{short}from services.balancer.__main__ import run; raise SystemExit(run(sys.argv[1:]))\n")
     config = stand.config.system.run_path / "haproxy.cfg"
-    config.write_text(config.read_text().replace("hard-stop-after 630s", "hard-stop-after 3s"))
+    config.write_text(config.read_text().replace("hard-stop-after 600s", "hard-stop-after 3s"))
     assert "hard-stop-after 3s" in config.read_text()
     stand.reload()
     stand.start_balancer(sys.executable, str(path))
