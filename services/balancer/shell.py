@@ -149,7 +149,10 @@ class BalancerService:
         return min(NOTICE_S, max(0.0, self._look_at_s - now_s))
 
     def reload(self, config: Config, now_s: float) -> None:
-        """Know the groups by their new tables; nothing that HAProxy runs with can change in them."""
+        """Know the groups by their new tables; of what HAProxy runs with, only ``hard-stop-after`` may change in them.
+
+        HAProxy learns that with its next configuration, and so do we.
+        """
         del now_s
         for name, group in self._groups.items():
             group.config = config.groups[name]
@@ -332,7 +335,7 @@ class BalancerService:
         group.slots_total, group.is_known = len(slots), True
         states = backend_states(group.membership, wanted, slots, group.older, is_whole=self._older.is_whole)
         self._note_backends(group, states)
-        return (bool(steps) and is_done) or bool(cut)
+        return (bool(steps) and is_done) or any(cut.values())
 
     def _order(self, group: _Group, steps: Sequence[Step]) -> bool:
         """Give the orders; return whether HAProxy refused none."""

@@ -511,6 +511,15 @@ def test_at_the_end_of_a_drain_old_workers_sessions_are_ended_counted_once_and_t
     assert told == [("drain-forced", "web-0001", "2 requests in flight were cut off")]
 
 
+def test_sessions_that_cannot_be_ended_are_not_tried_without_a_pause(bench: Bench) -> None:
+    drained(bench, Older((old_worker(7, 2),)))
+    bench.api.slot = replace(SERVES, admin=Admin.MAINT, status="MAINT")
+    bench.step(membership(Phase.STOPPING), after_s=0.1)
+    looks = bench.api.looks
+    bench.step(after_s=0.05)
+    assert bench.api.looks == looks
+
+
 def test_a_failed_members_sessions_in_old_workers_are_ended_and_are_no_forced_drain(bench: Bench) -> None:
     bench.old.older = Older((old_worker(7, 1),))
     bench.old.sessions = {7: ("0xa",)}
