@@ -513,7 +513,7 @@ def test_at_the_end_of_a_drain_old_workers_sessions_are_ended_counted_once_and_t
 
 def test_sessions_that_cannot_be_ended_are_not_tried_without_a_pause(bench: Bench) -> None:
     drained(bench, Older((old_worker(7, 2),)))
-    bench.api.slot = replace(SERVES, admin=Admin.MAINT, status="MAINT")
+    bench.api.slot = replace(SERVES, admin=Admin.MAINT, status="MAINT", connections=1)
     bench.step(membership(Phase.STOPPING), after_s=0.1)
     looks = bench.api.looks
     bench.step(after_s=0.05)
