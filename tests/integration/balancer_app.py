@@ -2,7 +2,8 @@
 
 ``GET /healthz``: 200, or 503 while the file ``sick`` exists. ``GET /work?ms=N``: 200 after N ms.
 ``GET /block?ms=N``: the same, and everybody else waits too: one worker. ``POST /count?id=X&ms=N``: appends X to the log
-*before* it waits, as a request that had its effect. ``GET /socket`` with ``Upgrade``: 101, then every byte comes back,
+*before* it waits, as a request that had its effect; with ``held=1`` it waits until the file ``go`` beside the log exists.
+``GET /socket`` with ``Upgrade``: 101, then every byte comes back,
 as of a WebSocket. Every answer names the server in X-Served-By.
 """
 
@@ -55,6 +56,8 @@ class App:
             with self._log.open("a") as log:
                 log.write(f"{args['id']}\n")
         wait_s = int(args.get("ms", "0")) / 1000
+        while "held" in args and not self._log.with_name("go").exists():
+            await asyncio.sleep(0.05)
         if parts.path == "/block":
             time.sleep(wait_s)
         else:

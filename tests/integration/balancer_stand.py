@@ -288,6 +288,10 @@ class Stand:
         log = self.directory / "balancer.log"
         return f"drains: {self.drains}\n{log.read_text()[-3000:] if log.exists() else ''}"
 
+    def let_go(self) -> None:
+        """Have every held POST answered."""
+        (self.directory / "go").touch()
+
     def reload(self) -> int:
         """Have HAProxy reload as an operator does; return the old worker when another one serves."""
         old = self.start_reload()

@@ -26,12 +26,13 @@ from tests.integration.test_balancer_life import TCP_GROUP
 
 
 class Posts:
-    """POSTs that are under way, each on a connection of its own; ``answers`` counts how they ended."""
+    """POSTs that are under way until the stand lets them go; ``answers`` counts how they ended."""
 
-    def __init__(self, port: int, count: int, duration_s: float, prefix: str = "p") -> None:
+    def __init__(self, stand: Stand, count: int) -> None:
         self.answers: Counter[str] = Counter()
-        self._paths = [f"/count?id={prefix}{number}&ms={duration_s * 1000:.0f}" for number in range(count)]
-        self._threads = [threading.Thread(target=self._post, args=(port, path), daemon=True) for path in self._paths]
+        paths = [f"/count?id=p{number}&held=1" for number in range(count)]
+        self._stand = stand
+        self._threads = [threading.Thread(target=self._post, args=(stand.port, path), daemon=True) for path in paths]
         for thread in self._threads:
             thread.start()
 
@@ -46,6 +47,8 @@ class Posts:
         connection.close()
 
     def wait(self) -> Counter[str]:
+        """Let them go; return how all of them ended."""
+        self._stand.let_go()
         for thread in self._threads:
             thread.join(40)
         return self.answers
@@ -76,6 +79,14 @@ def is_done(stand: Stand, domain: Domain) -> bool:
     return found.state in {"draining", "left"} and found.in_flight == 0 and found.is_in_flight_known
 
 
+def never_done(stand: Stand, domain: Domain, duration_s: float) -> None:
+    """Look at every word of the balancer for a while: no one of them may end the drain."""
+    end_s = stand.clock.monotonic_s() + duration_s
+    while stand.clock.monotonic_s() < end_s:
+        assert not is_done(stand, domain), "it was said to be empty while POSTs were in flight"
+        stand.pump()
+
+
 def until_in_flight(stand: Stand, domain: Domain, count: int, group: str = "web") -> None:
     stand.until(lambda: shown(stand, domain, group).in_flight == count, f"{domain.name} has {count} in flight")
 
@@ -86,22 +97,22 @@ def master(stand: Stand) -> Master:
 
 def test_posts_in_flight_are_waited_for_over_two_reloads(stand: Stand) -> None:
     _, leaves = two(stand)
-    posts = Posts(stand.port, 12, 7.0)
+    posts = Posts(stand, 12)
     until_in_flight(stand, leaves, 6)
     stand.set_phase(leaves, Phase.DRAINING, wait_for="draining")
-    stand.reload()
-    stand.reload()
-    stand.until(lambda: is_done(stand, leaves) or bool(posts.answers), "the drain goes on, or a POST ends")
-    assert posts.answers, "it was said to be empty while all of its POSTs were in flight"
-    stand.until(lambda: is_done(stand, leaves), "nothing is in flight")
+    for _ in range(2):
+        stand.reload()
+        never_done(stand, leaves, 2.0)
+    until_in_flight(stand, leaves, 6)
     assert posts.wait() == {"200": 12}
+    stand.until(lambda: is_done(stand, leaves), "nothing is in flight")
     stand.set_phase(leaves, Phase.STOPPING, wait_for="left")
     assert stand.drains["web"].cut_sessions_total == 0
 
 
 def test_a_balancer_started_anew_knows_what_old_workers_hold(stand: Stand) -> None:
     _, leaves = two(stand)
-    posts = Posts(stand.port, 4, 6.0)
+    posts = Posts(stand, 4)
     until_in_flight(stand, leaves, 2)
     stand.set_phase(leaves, Phase.DRAINING, wait_for="draining")
     stand.reload()
@@ -109,14 +120,15 @@ def test_a_balancer_started_anew_knows_what_old_workers_hold(stand: Stand) -> No
     stand.drains.clear()
     stand.start_balancer()
     stand.until(lambda: "web" in stand.drains, "the new balancer speaks")
-    assert (shown(stand, leaves).in_flight, posts.answers) == (2, {}), "its first word"
-    stand.until(lambda: is_done(stand, leaves) or bool(posts.answers), "the drain goes on, or a POST ends")
+    never_done(stand, leaves, 1.0)
+    until_in_flight(stand, leaves, 2)
     assert posts.wait() == {"200": 4}
+    stand.until(lambda: is_done(stand, leaves), "nothing is in flight")
 
 
 def test_what_an_old_worker_holds_at_the_deadline_is_ended_counted_and_told(stand: Stand) -> None:
     stays, leaves = two(stand)
-    posts = Posts(stand.port, 4, 8.0)
+    posts = Posts(stand, 4)
     until_in_flight(stand, leaves, 2)
     stand.set_phase(leaves, Phase.DRAINING, wait_for="draining")
     stand.reload()
@@ -153,7 +165,7 @@ def post(client: http.client.HTTPConnection) -> int:
 
 def test_an_old_worker_that_hangs_is_unknown_and_delays_no_failure(stand: Stand) -> None:
     stays, leaves = two(stand)
-    posts = Posts(stand.port, 2, 6.0)
+    posts = Posts(stand, 2)
     until_in_flight(stand, leaves, 1)
     old = stand.reload()
     os.kill(old, signal.SIGSTOP)
@@ -166,8 +178,8 @@ def test_an_old_worker_that_hangs_is_unknown_and_delays_no_failure(stand: Stand)
         stand.fail(stays)
     finally:
         os.kill(old, signal.SIGCONT)
-    stand.until(lambda: is_done(stand, leaves), "it has said that nothing is left")
     assert posts.wait()["200"] >= 1
+    stand.until(lambda: is_done(stand, leaves), "it has said that nothing is left")
 
 
 def test_without_the_masters_socket_nobody_is_said_to_be_empty_and_members_come_and_go(stand: Stand) -> None:
@@ -186,7 +198,7 @@ def test_without_the_masters_socket_nobody_is_said_to_be_empty_and_members_come_
 
 def test_a_failed_members_requests_end_in_old_workers_too(stand: Stand) -> None:
     stays, fails = two(stand)
-    posts = Posts(stand.port, 4, 12.0)
+    posts = Posts(stand, 4)
     until_in_flight(stand, fails, 2)
     stand.reload()
     until_in_flight(stand, fails, 2)
@@ -195,7 +207,8 @@ def test_a_failed_members_requests_end_in_old_workers_too(stand: Stand) -> None:
     stand.until(lambda: sum(posts.answers.values()) == 2, "its clients know", 5)
     assert posts.answers["200"] == 0
     assert posts.wait()["200"] == 2
-    assert (shown(stand, stays).in_flight, stand.drains["web"].cut_sessions_total) == (0, 0)
+    until_in_flight(stand, stays, 0)
+    assert stand.drains["web"].cut_sessions_total == 0
 
 
 def test_an_old_worker_that_is_ended_before_its_requests_is_told(stand: Stand) -> None:
@@ -209,7 +222,7 @@ def test_an_old_worker_that_is_ended_before_its_requests_is_told(stand: Stand) -
     assert "hard-stop-after 3s" in config.read_text()
     stand.reload()
     stand.start_balancer(sys.executable, str(path))
-    posts = Posts(stand.port, 2, 15.0)
+    posts = Posts(stand, 2)
     stand.until(lambda: stand.drains["web"].backends[0].in_flight == 1, "in flight")
     stand.reload()
     stand.until(lambda: stand.drains["web"].cut_sessions_total == 2, "both are counted")
@@ -278,7 +291,7 @@ def test_connections_of_a_tcp_group_last_until_the_end_of_the_drain_and_are_coun
 
 def test_the_master_names_its_workers_also_after_a_reload_that_failed(stand: Stand) -> None:
     two(stand)
-    posts = Posts(stand.port, 2, 5.0)
+    posts = Posts(stand, 2)
     until_in_flight(stand, stand.domains[0], 1)
     config = stand.config.system.run_path / "haproxy.cfg"
     good, present = config.read_text(), stand.worker()
