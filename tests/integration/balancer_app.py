@@ -2,9 +2,9 @@
 
 ``GET /healthz``: 200, or 503 while the file ``sick`` exists. ``GET /work?ms=N``: 200 after N ms.
 ``GET /block?ms=N``: the same, and everybody else waits too: one worker. ``POST /count?id=X&ms=N``: appends X to the log
-*before* it waits, as a request that had its effect; with ``held=1`` it waits until the file ``go`` beside the log exists.
-``GET /socket`` with ``Upgrade``: 101, then every byte comes back,
-as of a WebSocket. Every answer names the server in X-Served-By.
+*before* it waits, as a request that had its effect; with ``held=1`` until the file ``go`` beside the log exists.
+``GET /socket`` with ``Upgrade``: 101, then every byte comes back, as of a WebSocket. Every answer names the server in
+X-Served-By.
 """
 
 import asyncio
