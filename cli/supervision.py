@@ -13,7 +13,7 @@ from typing import Any
 from cli.program import module
 from cli.refusals import write_text
 from cli.reload import MARKER
-from cli.supervisor_config import control_socket, supervisor_config
+from cli.supervisor_config import control_socket, keeps_haproxy, supervisor_config
 from common.clock import Clock
 from common.config import Config, System
 from common.config_environment import overriding
@@ -37,14 +37,15 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     if is_supervised(system) and is_ending(system):
         stop_services(system, clock)
     if is_supervised(system):
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stop_services(system, clock)
-        elif marker.is_file() and marker.read_text(encoding="ascii") == digest:
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if before == text and marker.is_file() and marker.read_text(encoding="ascii") == digest:
             return start_stopped(system)
-        else:
+        if keeps_haproxy(before, text):
+            write_text(path, text)
             restart_services(config)
             write_text(marker, digest)
             return "restarted with the changed configuration; HAProxy reloaded it"
+        stop_services(system, clock)
     write_text(path, text)
     command = [*module("supervisor.supervisord"), "-c", str(path)]
     if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
@@ -83,18 +84,34 @@ def _reopen_logs(system: System) -> None:
 def restart_services(config: Config) -> None:
     """Give a running installation its changed configuration: HAProxy reloads it, the services start anew.
 
+    A service that the new configuration asks for is started, one that it does not is ended.
+
     Raises:
         AutoscalerError: supervisord does not answer.
     """
     supervisor = _supervisor(config.system)
     try:
         supervisor.signalProcess("haproxy", "USR2")
+        new = change_programs(supervisor)
         for name in config.services:
+            if name in new:
+                continue
             with contextlib.suppress(xmlrpc.client.Fault):  # it was stopped already
                 supervisor.stopProcess(name)
             supervisor.startProcess(name, False)
     except (OSError, xmlrpc.client.Error) as error:
         raise AutoscalerError(f"supervisord does not start the services anew: {_plainly(error)}") from error
+
+
+def change_programs(supervisor: Any) -> set[str]:
+    """Have supervisord read its file again; return the programs that it has started because they are new or other."""
+    ((added, changed, removed),) = supervisor.reloadConfig()
+    for name in (*changed, *removed):
+        supervisor.stopProcessGroup(name)
+        supervisor.removeProcessGroup(name)
+    for name in (*added, *changed):
+        supervisor.addProcessGroup(name)
+    return {*added, *changed}
 
 
 def stop_services(system: System, clock: Clock) -> str:

@@ -18,6 +18,7 @@ from common.process import RUN_DIR_VARIABLE
 from common.state_dir import LOG_DIR
 
 ENDLESS = 1_000_000_000
+_PROGRAM = "[program:"
 FIRST, LATER = 10, 20  # the recorder starts before those whose first messages it must not miss
 
 
@@ -72,6 +73,19 @@ def _mark(variables: Mapping[str, str]) -> str:
     return f"variables {', '.join(sorted(variables)) or 'none'}: {hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
+def keeps_haproxy(before: str, after: str) -> bool:
+    """Return whether a supervisord that runs with the one text can take over the other, and leave HAProxy running.
+
+    It can have other services, not another environment or another HAProxy.
+    """
+    return bool(before) and _unlike_services(before) == _unlike_services(after)
+
+
+def _unlike_services(text: str) -> tuple[str, ...]:
+    head, *programs = text.split(_PROGRAM)
+    return head, *(program for program in programs if program.startswith("haproxy]"))
+
+
 def control_socket(system: System) -> Path:
     """Return the socket at which supervisord takes orders."""
     return system.run_path / "supervisord.sock"
@@ -86,7 +100,7 @@ def haproxy_command(system: System, root: Path) -> list[str]:
 
 def _program(name: str, command: list[str], log: Path, stop_wait_s: int, priority: int) -> list[str]:
     return [
-        f"[program:{name}]",
+        f"{_PROGRAM}{name}]",
         f"command={_plain(shlex.join(command))}",
         f"priority={priority}",
         "autorestart=true",

@@ -23,7 +23,7 @@ case ${1:-} in
 haproxy)
 	wait_for_directories haproxy
 	python3 -m services.balancer --write-config || exit
-	exec "$here/scripts/keep-haproxy.sh" haproxy -W -S "$run/haproxy-master.sock" -f "$run/haproxy.cfg"
+	exec "$here/scripts/keep-haproxy.sh" haproxy -W -S "$run/haproxy-master.sock,mode,600" -f "$run/haproxy.cfg"
 	;;
 window) exec python3 -m services.plotter --window ;;
 *)

@@ -10,7 +10,7 @@ from common.errors import AutoscalerError, ConfigError
 from common.files import PRIVATE, replace_file
 from common.run_dir import ensure_run_dir
 from common.state_dir import ensure_state_dir
-from services.balancer.core.haproxy_config import haproxy_config, state_file
+from services.balancer.core.haproxy_config import haproxy_config, master_socket, state_file
 
 ACCOUNT = "haproxy"
 MAX_SOCKET_PATH_BYTES = 93  # HAProxy binds the path with a suffix of its own first
@@ -46,7 +46,7 @@ def write_config(config: Config) -> Path:
 
 
 def _check_socket_fits(system: System) -> None:
-    longest = str(system.run_path / "haproxy-master.sock")
+    longest = str(master_socket(system))
     if len(longest.encode()) > MAX_SOCKET_PATH_BYTES:
         raise ConfigError(
             f"system.run_dir is too long for HAProxy: {longest} has {len(longest.encode())} bytes; "

@@ -3,10 +3,12 @@
 A failure message is acted upon before anything else, from what the last look showed: one connection, two commands. All
 the rest follows from looks: one each second, quicker while a member comes or goes, at once when HAProxy's socket is
 another one. When HAProxy does not answer, the data plane does not need us: we ask again, and say that we know nothing.
+Each look asks the master too: what workers hold that a reload has made old counts as in flight.
 Nor is anything said of a group before its membership was heard and HAProxy looked at: nobody known is not nobody there.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,6 +28,7 @@ from services.balancer.core.backends import (
     SetReady,
     Step,
     StopChecks,
+    Wanted,
     is_in_service,
     next_owners,
     plan,
@@ -33,15 +36,29 @@ from services.balancer.core.backends import (
     with_owners,
 )
 from services.balancer.core.commands import commands
-from services.balancer.core.haproxy_config import state_file, stats_socket
+from services.balancer.core.haproxy_config import hard_stop_s, master_socket, state_file, stats_socket
 from services.balancer.core.holds import HOLD_S, Hold, Word, held, suspended
+from services.balancer.core.older import (
+    Elder,
+    Held,
+    Older,
+    Remembered,
+    elders,
+    endings,
+    hard_stopped,
+    in_flight,
+    merged,
+    occupied,
+)
+from services.balancer.core.older import held as held_by_older
 from services.balancer.core.progress import Answered, progress, stalled
-from services.balancer.core.report import backend_states, blind, news, notes, substance
+from services.balancer.core.report import UNASKED, backend_states, blind, news, notes, substance
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 from services.balancer.endpoint import accepts
 from services.balancer.errors import ProxyError, ProxyLostError
 from services.balancer.files import write_atomically
-from services.balancer.haproxy import RuntimeApi
+from services.balancer.haproxy import Master, RuntimeApi
+from services.balancer.older import UNKNOWN, OldWorkers
 
 LOOK_S: Final = 1.0  # the longest between two looks: HAProxy may have been reloaded
 BUSY_S: Final = 0.5  # while somebody waits: a check that times out is seen before the third
@@ -55,6 +72,7 @@ NOTICE_S: Final = 0.25  # between two glances at the socket
 RETRY_S: Final = 0.1
 EARLY_RATIO: Final = 0.9  # a look that is due now may come a little early
 RETRY_HANGING_S: Final = 0.5
+UNASKED_FOR_S: Final = 5.0  # a reload takes the master away for a moment
 
 
 @dataclass(slots=True)
@@ -70,6 +88,8 @@ class _Group:
     slots_total: int = 0
     cut_sessions: int = 0
     answered: dict[str, Answered] = field(default_factory=dict)
+    older_owners: Remembered = field(default_factory=Remembered)
+    older: Mapping[tuple[str, str], Held] = field(default_factory=dict)
     is_known: bool = False
     is_seen: bool = False
     is_alive: bool = False
@@ -89,12 +109,17 @@ class BalancerService:
         self._clock = context.clock
         self._bus = context.bus
         self._api = RuntimeApi(stats_socket(system), context.clock)
+        self._old = OldWorkers(Master(master_socket(system), context.clock), context.clock)
+        self._hard_stop_s = hard_stop_s(context.config)
         self._accepts: Callable[[str], bool] = accepts
         self._state_path = state_file(system)
         self._groups = {name: _Group(name, group) for name, group in context.config.groups.items()}
         self._holds: tuple[Hold, ...] = ()
         self._suspended: dict[str, Word] = {}
         self._snapshot: Snapshot | None = None
+        self._older = UNKNOWN
+        self._older_at_s = self._older_whole_at_s = context.clock.monotonic_s()
+        self._ended: dict[int, frozenset[str]] = {}
         self._looked_at_s = 0.0
         self._pid: int | None = None
         self._inode = 0
@@ -124,7 +149,10 @@ class BalancerService:
         return min(NOTICE_S, max(0.0, self._look_at_s - now_s))
 
     def reload(self, config: Config, now_s: float) -> None:
-        """Know the groups by their new tables; nothing that HAProxy runs with can change in them."""
+        """Know the groups by their new tables; of what HAProxy runs with, only ``hard-stop-after`` may change in them.
+
+        HAProxy learns that with its next configuration, and so do we.
+        """
         del now_s
         for name, group in self._groups.items():
             group.config = config.groups[name]
@@ -205,7 +233,9 @@ class BalancerService:
         try:
             self._inode = self._api.inode()
             snapshot = self._api.look(self._groups)
+            older = self._old.look(snapshot.pid, self._groups)
             self._found(snapshot)
+            self._found_older(older, snapshot.pid)
             has_ordered = [self._manage(group, snapshot) for group in self._groups.values()]
         except (ProxyError, ProxyLostError) as error:
             self._lose(error, now_s)
@@ -247,6 +277,30 @@ class BalancerService:
         self._is_alive, self._snapshot = True, snapshot
         self._looked_at_s = self._clock.monotonic_s()
 
+    def _found_older(self, older: Older, pid: int) -> None:
+        """Note what old workers hold; tell what one of them still held when its time was up."""
+        pids = [old.snapshot.pid for old in older.workers]
+        for group in self._groups.values():
+            if self._pid is not None and self._pid != pid:
+                group.older_owners.hand_over(self._pid, group.owners)
+            if older.is_whole:
+                group.older_owners.forget_but(pids)
+        passed_s, self._older_at_s = self._looked_at_s - self._older_at_s, self._looked_at_s
+        if older.is_whole:
+            for shown in hard_stopped(self._older, older, passed_s, self._hard_stop_s):
+                self._tell_hard_stop(shown)
+            self._older_whole_at_s = self._looked_at_s
+            self._ended = {pid: names for pid, names in self._ended.items() if pid in pids}
+        self._older = merged(self._older, older, passed_s)
+
+    def _tell_hard_stop(self, shown: Snapshot) -> None:
+        why = f"a reload left them {self._hard_stop_s:g} s, and their HAProxy process has ended"
+        for group in self._groups.values():
+            cut = shown.totals[group.name].in_flight if group.name in shown.totals else 0
+            if cut:
+                group.cut_sessions += cut
+                self._event("drain-forced", group.name, "", f"{cut} requests in flight were cut off: {why}", "warning")
+
     def _lose(self, error: Exception, now_s: float) -> None:
         """Note that HAProxy does not answer; the next look comes soon, but a hanging one is not asked all the time."""
         if self._is_alive is not False:
@@ -268,15 +322,20 @@ class BalancerService:
         slots = with_owners(servers, group.owners, stalled(group.answered, self._looked_at_s, limit_s))
         paused = suspended(self._suspended.values(), self._looked_at_s, self._context.config.system.stale_after_s)
         wanted = wanted_from(group.membership, (hold.uuid for hold in self._holds), paused)
-        steps = plan(wanted, slots)
+        old = elders(group.name, self._older, group.older_owners)
+        group.older = held_by_older(wanted, old)
+        steps = plan(wanted, slots, occupied(wanted, old))
         self._note_restored(group, steps, is_same=self._pid == snapshot.pid)
         group.owners = next_owners(wanted, slots, steps)
         is_done = self._order(group, steps)
+        cut = self._end_older(group, wanted, old)
         if is_done:
-            self._count_cut(group, steps, servers)
+            cut += _cut(group, steps, servers)
+        self._tell_cut(group, cut)
         group.slots_total, group.is_known = len(slots), True
-        self._note_backends(group, backend_states(group.membership, wanted, slots))
-        return bool(steps) and is_done
+        states = backend_states(group.membership, wanted, slots, group.older, is_whole=self._older.is_whole)
+        self._note_backends(group, states)
+        return (bool(steps) and is_done) or any(cut.values())
 
     def _order(self, group: _Group, steps: Sequence[Step]) -> bool:
         """Give the orders; return whether HAProxy refused none."""
@@ -303,14 +362,22 @@ class BalancerService:
                 )
                 self._event("slot-restored", group.name, name, text, "warning")
 
-    def _count_cut(self, group: _Group, steps: Sequence[Step], servers: Sequence[Server]) -> None:
-        in_flight = {server.name: server.in_flight for server in servers}
-        for step in steps:
-            cut = in_flight[step.slot] if isinstance(step, SetMaint) else 0
-            if cut:
-                group.cut_sessions += cut
-                name = group.owners[step.slot].name if step.slot in group.owners else ""
-                text = f"{cut} requests in flight were cut off"
+    def _end_older(self, group: _Group, wanted: Wanted, old: Sequence[Elder]) -> Counter[str]:
+        """End what old workers have with those who have left or failed; return how much of the former, by name."""
+        cut: Counter[str] = Counter()
+        for ending in endings(wanted, old):
+            before = self._ended.get(ending.pid, frozenset())
+            names = self._old.end_sessions(ending.pid, group.name, ending.slot, before)
+            self._ended[ending.pid] = before.union(names)
+            if not ending.is_failure:
+                cut[ending.name] += len(names)
+        return cut
+
+    def _tell_cut(self, group: _Group, cut: Counter[str]) -> None:
+        for name, count in cut.items():
+            if count:
+                group.cut_sessions += count
+                text = f"{count} requests in flight were cut off"
                 self._event("drain-forced", group.name, name, text, "warning", group.membership_id)
 
     def _note_backends(self, group: _Group, backends: tuple[BackendState, ...]) -> None:
@@ -350,13 +417,18 @@ class BalancerService:
             endpoint=group.config.endpoint,
             is_proxy_alive=group.is_alive,
             backends=group.backends if group.is_seen else blind(group.backends),
-            notes=notes(group.backends) if group.is_seen else (),
+            notes=(*notes(group.backends), *self._notes_of_older()) if group.is_seen else (),
             slots_total=group.slots_total,
             cut_sessions_total=group.cut_sessions,
         )
         if substance(drain) != group.told or now_s - group.told_s >= self._context.config.system.republish_s:
             group.told, group.told_s = substance(drain), now_s
             self._bus.publish(drain, cause=group.membership_id or None)
+
+    def _notes_of_older(self) -> tuple[str, ...]:
+        """Return that old workers are unknown, where that is more than a reload that is under way."""
+        is_said = not self._older.is_whole and self._looked_at_s - self._older_whole_at_s > UNASKED_FOR_S
+        return (UNASKED,) if is_said else ()
 
     def _tell_traffic(self, group: _Group, now_s: float) -> None:
         """Say once each interval what was carried; the figures span two looks, not two calls."""
@@ -369,7 +441,9 @@ class BalancerService:
             return
         base, owned = group.traffic_base, {slot: (o.name, o.uuid) for slot, o in group.owners.items()}
         if base is None or self._looked_at_s - base.at_s >= interval_s * EARLY_RATIO:
-            group.traffic_base = Look(self._snapshot, owned, self._looked_at_s)
+            older = {key: found.in_flight for key, found in group.older.items()}
+            total = in_flight(group.name, self._older)
+            group.traffic_base = Look(self._snapshot, owned, self._looked_at_s, total, older)
             group.traffic_told_s = now_s
             self._bus.publish(traffic(group.name, base, group.traffic_base, interval_s))
 
@@ -383,6 +457,16 @@ class BalancerService:
     def _warn(self, event: str, **fields: object) -> None:
         if self._quiet.may_say((event, *fields.values()), self._clock.monotonic_s()):
             logger().warning(event, **fields)
+
+
+def _cut(group: _Group, steps: Sequence[Step], servers: Sequence[Server]) -> Counter[str]:
+    """Return how many requests the present worker had in flight with those whom the steps take out, by name."""
+    at = {server.name: server.in_flight for server in servers}
+    owners = {step.slot: group.owners.get(step.slot) for step in steps if isinstance(step, SetMaint)}
+    cut: Counter[str] = Counter()
+    for slot, owner in owners.items():
+        cut[owner.name if owner else ""] += at[slot]
+    return cut
 
 
 def _places(membership: Membership) -> tuple[object, ...]:

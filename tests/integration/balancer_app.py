@@ -2,7 +2,9 @@
 
 ``GET /healthz``: 200, or 503 while the file ``sick`` exists. ``GET /work?ms=N``: 200 after N ms.
 ``GET /block?ms=N``: the same, and everybody else waits too: one worker. ``POST /count?id=X&ms=N``: appends X to the log
-*before* it waits, as a request that had its effect. Every answer names the server in X-Served-By.
+*before* it waits, as a request that had its effect; with ``held=1`` until the file ``go`` beside the log exists.
+``GET /socket`` with ``Upgrade``: 101, then every byte comes back, as of a WebSocket. Every answer names the server in
+X-Served-By.
 """
 
 import asyncio
@@ -26,6 +28,9 @@ class App:
                 lengths = [line for line in head.lower().splitlines() if line.startswith("content-length:")]
                 if lengths:
                     await reader.readexactly(int(lengths[0].split(":")[1]))
+                if target == "/socket":
+                    await self._echo(reader, writer)
+                    return
                 status = await self._answer(method, target)
                 body = f"{self._name}\n"
                 head = f"HTTP/1.1 {status} X\r\nX-Served-By: {self._name}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -33,6 +38,14 @@ class App:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
+
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 101 X\r\nUpgrade: echo\r\nConnection: Upgrade\r\nX-Served-By: {self._name}\r\n\r\n"
+        writer.write(head.encode())
+        while said := await reader.read(1024):
+            writer.write(said)
+            await writer.drain()
+        writer.close()
 
     async def _answer(self, method: str, target: str) -> int:
         parts = urlsplit(target)
@@ -43,6 +56,8 @@ class App:
             with self._log.open("a") as log:
                 log.write(f"{args['id']}\n")
         wait_s = int(args.get("ms", "0")) / 1000
+        while "held" in args and not self._log.with_name("go").exists():
+            await asyncio.sleep(0.05)
         if parts.path == "/block":
             time.sleep(wait_s)
         else:

@@ -162,9 +162,10 @@ class Stand:
     def _answers(self) -> bool:
         return bool(self.api.inode()) and self.config.system.run_path.joinpath("haproxy.sock").is_socket()
 
-    def start_balancer(self) -> subprocess.Popen[bytes]:
+    def start_balancer(self, *program: str) -> subprocess.Popen[bytes]:
+        """Start the balancer, or a program that is one otherwise."""
         log = (self.directory / "balancer.log").open("ab")
-        command = [sys.executable, "-m", "services.balancer", "--config", str(self.path)]
+        command = [*(program or (sys.executable, "-m", "services.balancer")), "--config", str(self.path)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.balancer = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment)
         return self.balancer
@@ -286,6 +287,32 @@ class Stand:
     def story(self) -> str:
         log = self.directory / "balancer.log"
         return f"drains: {self.drains}\n{log.read_text()[-3000:] if log.exists() else ''}"
+
+    def let_go(self) -> None:
+        """Have every held POST answered."""
+        (self.directory / "go").touch()
+
+    def reload(self) -> int:
+        """Have HAProxy reload as an operator does; return the old worker when another one serves."""
+        old = self.start_reload()
+        self.until_replaced(old)
+        return old
+
+    def start_reload(self) -> int:
+        """Have HAProxy reload as an operator does; return the worker that is to be replaced."""
+        worker = self.worker()
+        self.proxy.process.send_signal(signal.SIGUSR2)
+        return worker
+
+    def until_replaced(self, worker: int) -> None:
+        """Wait for another worker; a master that is just reloading may not hear that it is to reload."""
+        for _ in range(20):
+            if self.worker() != worker:
+                return
+            self.run_for(0.5)
+            if self.worker() == worker:
+                self.proxy.process.send_signal(signal.SIGUSR2)
+        raise AssertionError(f"HAProxy still has the worker {worker}")
 
     def forget_state(self) -> None:
         state_file(self.config.system).write_text("1\n")

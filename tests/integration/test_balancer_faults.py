@@ -338,14 +338,14 @@ def test_reload_during_churn_loses_no_request_and_no_slot(stand: Stand) -> None:
     with Load(stand.port) as load:
         for _ in range(3):
             stand.set_phase(moves, Phase.DRAINING)
-            old = _reload(stand)
+            old = stand.start_reload()
             stand.until(lambda: stand.state(moves) == "draining", "draining")
             stand.set_phase(moves, Phase.STOPPING, wait_for="left")
-            _until_replaced(stand, old)
+            stand.until_replaced(old)
             stand.set_phase(moves, Phase.WARMING)
-            old = _reload(stand)
+            old = stand.start_reload()
             stand.until(lambda: stand.state(moves) == "ready", "ready")
-            _until_replaced(stand, old)
+            stand.until_replaced(old)
             stand.set_phase(moves, Phase.READY)
             stand.run_for(1.2)
             stand.until(lambda: slots_of(stand, "ready") == [stays.address, moves.address], "both serve")
@@ -423,24 +423,6 @@ def _can_get(stand: Stand) -> bool:
         return bool(urllib.request.urlopen(f"http://127.0.0.1:{stand.port}/work", timeout=5).status == 200)
     except OSError:
         return False
-
-
-def _reload(stand: Stand) -> int:
-    """Have HAProxy reload its configuration, as an operator does; return the worker that is to be replaced."""
-    worker = stand.worker()
-    stand.proxy.process.send_signal(signal.SIGUSR2)
-    return worker
-
-
-def _until_replaced(stand: Stand, worker: int) -> None:
-    """Wait for another worker; a master that is just reloading may not hear that it is to reload."""
-    for _ in range(20):
-        if stand.worker() != worker:
-            return
-        stand.run_for(0.5)
-        if stand.worker() == worker:
-            stand.proxy.process.send_signal(signal.SIGUSR2)
-    raise AssertionError(f"HAProxy still has the worker {worker}")
 
 
 def test_command_writes_a_configuration_that_haproxy_accepts(stand: Stand) -> None:

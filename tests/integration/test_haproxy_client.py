@@ -151,6 +151,16 @@ def test_endpoint_accepts_while_something_listens(bound: str, asked: str) -> Non
     assert not accepts(endpoint)
 
 
+def test_endpoint_that_lets_connections_wait_is_not_dead() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port), timeout=5), pytest.raises(TimeoutError):
+            socket.create_connection(("127.0.0.1", port), timeout=0.2)
+        assert accepts(f"127.0.0.1:{port}")
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 

@@ -87,8 +87,8 @@ def test_look_shows_slots_by_header_name() -> None:
 
 def test_totals_count_requests_of_http_and_sessions_of_tcp() -> None:
     totals = parse_look([INFO, STAT, STATE], ["web", "db"]).totals
-    assert totals["web"] == Totals(120, 3, 1, 3, 0.004, 0.025, answers=117)
-    assert totals["db"] == Totals(40, 3, 0, 1, 0.0, 0.9)
+    assert totals["web"] == Totals(120, 3, 1, 3, 0.004, 0.025, answers=117, clients=4)
+    assert totals["db"] == Totals(40, 3, 0, 1, 0.0, 0.9, clients=1)
 
 
 def test_right_answers_are_counted_of_http_alone() -> None:

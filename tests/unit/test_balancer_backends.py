@@ -221,6 +221,13 @@ def test_incomplete_membership_takes_nothing_that_serves_out() -> None:
     assert steps(slots=[serving, down]) == (SetMaint("vm1"), SetMaint("vm2"))
 
 
+def test_incomplete_membership_ends_nothing_that_a_leaving_member_works_on() -> None:
+    busy = Slot(server(1, Admin.DRAIN, in_flight=3), owner(1))
+    assert steps(slots=[busy], is_complete=False) == ()
+    assert steps(slots=[Slot(server(1, Admin.DRAIN), owner(1))], is_complete=False) == (SetMaint("vm1"),)
+    assert steps(slots=[busy]) == (SetMaint("vm1"),)
+
+
 def test_incomplete_membership_still_takes_out_whoever_lost_the_address() -> None:
     serving = Slot(server(1, Admin.READY), owner(1))
     assert steps(member(1, uuid="other"), slots=[serving], is_complete=False) == (SetMaint("vm1"),)

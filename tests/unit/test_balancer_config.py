@@ -41,6 +41,14 @@ def section(text: str, title: str) -> list[str]:
     return [line.strip() for line in found[1].splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("drain_s", "seconds"), [("30.0", 600), ("900.0", 913), ("3600.5", 3613)], ids=["short", "long", "odd"]
+)
+def test_an_old_worker_is_not_ended_before_a_request_and_a_drain_that_began_with_it(drain_s: str, seconds: int) -> None:
+    changed = TWO_GROUPS.replace(b'prefix = "db-"', b'prefix = "db-"\ndrain_timeout_s = ' + drain_s.encode())
+    assert f"    hard-stop-after {seconds}s\n" in haproxy_config(config(changed), 20000, None)
+
+
 def test_each_group_is_a_frontend_and_a_backend() -> None:
     text = haproxy_config(config(), 20000, None)
     assert section(text, "frontend web")[:2] == ["bind *:8000", "mode http"]

@@ -27,6 +27,8 @@ from common.messaging.requests import decode_reply
 from common.phases import Phase
 from common.process import Context
 from services.balancer.core.answers import Admin, Server, Snapshot, Totals
+from services.balancer.core.older import Old, Older
+from services.balancer.core.report import UNASKED
 from services.balancer.errors import ProxyLostError
 from services.balancer.shell import BalancerService
 from tests.clocks import FakeClock
@@ -48,6 +50,7 @@ class FakeBus:
         return [body for body in self.published if isinstance(body, kind)]
 
 
+NO_OLD_WORKER = Older()
 SERVES = Server("vm1", "10.0.0.1", 80, Admin.READY, "UP", True, 0, 0, 0, 0, 0.0, "L7OK", 1.0)
 
 
@@ -82,6 +85,22 @@ class FakeApi:
             raise ProxyLostError("HAProxy at x: no answer")
 
 
+@dataclass
+class FakeOld:
+    """The old workers, as a test has them."""
+
+    older: Older = NO_OLD_WORKER
+    sessions: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    asked_to_end: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def look(self, present_pid: int, groups: object) -> Older:
+        return self.older
+
+    def end_sessions(self, pid: int, group: str, slot: str, spared: object) -> tuple[str, ...]:
+        self.asked_to_end.append((pid, group, slot))
+        return self.sessions.pop(pid, ())
+
+
 class Bench:
     def __init__(self, directory: Path) -> None:
         text = f'[system]\nrun_dir = "{directory}/run"\nstate_dir = "{directory}"\n[groups.web]\nprefix = "web-"\n'
@@ -94,6 +113,9 @@ class Bench:
         )
         api: Any = self.api
         self.service._api = api
+        self.old = FakeOld()
+        old: Any = self.old
+        self.service._old = old
         self.service._accepts = lambda endpoint: self.does_accept
 
     def step(self, *bodies: Body, age_s: float = 0.0, after_s: float = 0.0) -> float:
@@ -426,3 +448,112 @@ def test_a_reload_gives_the_groups_their_new_tables(bench: Bench) -> None:
     text = '[groups.web]\nprefix = "web-"\nmax = 9\n'
     bench.service.reload(config_file.parse(text.encode(), "t"), bench.clock.now_s)
     assert bench.service._groups["web"].config.maximum == 9
+
+
+# --- older processes of HAProxy ------------------------------------------------------------------------------------
+
+
+def old_worker(pid: int, in_flight: int, clients: int = 0, since_s: float = 1.0, slot: Server = SERVES) -> Old:
+    totals = Totals(0, 0, 0, in_flight, 0.0, 0.0, clients=clients or in_flight)
+    return Old(Snapshot(pid, {"web": (replace(slot, in_flight=in_flight),)}, {"web": totals}, ""), since_s)
+
+
+def drained(bench: Bench, older: Older) -> Any:
+    """Return what is said of a member that drains in the present HAProxy, with nothing in flight there."""
+    bench.api.slot = replace(SERVES, admin=Admin.DRAIN, status="DRAIN")
+    bench.old.older = older
+    bench.step(membership(Phase.DRAINING))
+    return bench.bus.of(Drain)[-1].backends[0]
+
+
+def test_what_old_workers_hold_is_in_flight(bench: Bench) -> None:
+    found = drained(bench, Older((old_worker(7, 2), old_worker(8, 3))))
+    assert (found.state, found.in_flight, found.is_in_flight_known) == ("draining", 5, True)
+    traffic = bench.bus.of(Traffic)[-1]
+    assert (traffic.in_flight, traffic.in_flights) == (5, (5,))
+
+
+def test_a_drain_is_not_said_to_be_empty_while_an_old_worker_has_a_client_that_may_ask(bench: Bench) -> None:
+    found = drained(bench, Older((old_worker(7, 0, clients=1),)))
+    assert (found.in_flight, found.is_in_flight_known) == (0, False)
+    bench.old.older = Older((old_worker(7, 0, clients=1, slot=replace(SERVES, admin=Admin.DRAIN)),))
+    bench.step(membership(Phase.DRAINING), after_s=0.1)
+    assert bench.bus.of(Drain)[-1].backends[0].is_in_flight_known
+
+
+def test_a_drain_is_not_said_to_be_empty_while_old_workers_are_unknown(bench: Bench) -> None:
+    found = drained(bench, Older(is_whole=False))
+    assert (found.in_flight, found.is_in_flight_known) == (0, False)
+    assert bench.bus.of(Drain)[-1].notes == ()
+    bench.step(after_s=6)
+    assert bench.bus.of(Drain)[-1].notes == (UNASKED,)
+    bench.old.older = NO_OLD_WORKER
+    bench.step(after_s=6)
+    assert (bench.bus.of(Drain)[-1].backends[0].is_in_flight_known, bench.bus.of(Drain)[-1].notes) == (True, ())
+
+
+def test_an_old_worker_that_falls_silent_holds_what_it_held(bench: Bench) -> None:
+    drained(bench, Older((old_worker(7, 2),)))
+    bench.old.older = Older(is_whole=False)
+    bench.step(membership(Phase.DRAINING), after_s=0.1)
+    found = bench.bus.of(Drain)[-1].backends[0]
+    assert (found.in_flight, found.is_in_flight_known) == (2, False)
+
+
+def test_at_the_end_of_a_drain_old_workers_sessions_are_ended_counted_once_and_told(bench: Bench) -> None:
+    drained(bench, Older((old_worker(7, 2),)))
+    bench.old.sessions = {7: ("0xa", "0xb")}
+    bench.step(membership(Phase.STOPPING), after_s=0.1)
+    bench.step(membership(Phase.STOPPING), after_s=0.1)
+    assert bench.old.asked_to_end[0] == (7, "web", "vm1")
+    assert bench.bus.of(Drain)[-1].cut_sessions_total == 2
+    told = [(event.name, event.domain, event.text) for event in bench.bus.of(Event)]
+    assert told == [("drain-forced", "web-0001", "2 requests in flight were cut off")]
+
+
+def test_sessions_that_cannot_be_ended_are_not_tried_without_a_pause(bench: Bench) -> None:
+    drained(bench, Older((old_worker(7, 2),)))
+    bench.api.slot = replace(SERVES, admin=Admin.MAINT, status="MAINT", connections=1)
+    bench.step(membership(Phase.STOPPING), after_s=0.1)
+    looks = bench.api.looks
+    bench.step(after_s=0.05)
+    assert bench.api.looks == looks
+
+
+def test_a_failed_members_sessions_in_old_workers_are_ended_and_are_no_forced_drain(bench: Bench) -> None:
+    bench.old.older = Older((old_worker(7, 1),))
+    bench.old.sessions = {7: ("0xa",)}
+    bench.step(membership())
+    assert bench.old.asked_to_end == []
+    bench.step(FAILURE)
+    assert bench.old.asked_to_end == [(7, "web", "vm1")]
+    assert bench.bus.of(Drain)[-1].cut_sessions_total == 0
+
+
+def test_an_address_is_given_to_nobody_while_an_old_worker_has_sessions_with_whoever_had_it(bench: Bench) -> None:
+    bench.step(membership())
+    bench.api.number, bench.api.slot = (
+        2,
+        replace(SERVES, address="127.0.0.1", port=1, admin=Admin.MAINT, status="MAINT"),
+    )
+    bench.old.older = Older((old_worker(1, 1),))
+    bench.step(after_s=1)
+    bench.api.orders.clear()
+    other = membership().members[0].model_copy(update={"uuid": "u2", "name": "web-0002"})
+    successor = membership().model_copy(update={"members": (other,)})
+    bench.step(successor, after_s=1)
+    assert (bench.api.orders, bench.old.asked_to_end) == ([], [(1, "web", "vm1")])
+    bench.old.older = NO_OLD_WORKER
+    bench.step(after_s=1)
+    assert bench.api.orders[0] == "set server web/vm1 addr 10.0.0.1 port 80"
+
+
+def test_what_an_old_worker_held_when_its_time_was_up_is_counted_and_told(bench: Bench) -> None:
+    bench.old.older = Older((old_worker(7, 3, since_s=598.5), old_worker(8, 4, since_s=100.0)))
+    bench.step(membership())
+    bench.old.older = NO_OLD_WORKER
+    bench.step(membership(), after_s=1)
+    assert bench.bus.of(Drain)[-1].cut_sessions_total == 3
+    (event,) = bench.bus.of(Event)
+    assert (event.name, event.level) == ("drain-forced", "warning")
+    assert event.text.startswith("3 requests in flight were cut off: a reload left them 600 s")

@@ -2,10 +2,11 @@
 
 import configparser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cli.supervisor_config import haproxy_command, supervisor_config
+from cli.supervisor_config import haproxy_command, keeps_haproxy, supervisor_config
 from common.config import SERVICES, System
 from common.errors import ConfigError
 from load import levels
@@ -73,6 +74,24 @@ def test_a_level_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_spoilt_level_file_is_no_level(tmp_path: Path, content: str) -> None:
     (tmp_path / "load.json").write_text(content, encoding="utf-8")
     assert levels.read(tmp_path / "load.json") is None
+
+
+@pytest.mark.parametrize(
+    ("after", "is_kept"),
+    [
+        ({}, True),
+        ({"services": (*SERVICES, "exporter")}, True),
+        ({"services": SERVICES[1:]}, True),
+        ({"config_path": Path("/b.toml")}, True),
+        ({"variables": {"AUTOSCALER_X": "1"}}, False),
+        ({"root": Path("/other")}, False),
+    ],
+)
+def test_haproxy_runs_on_where_only_services_are_others(after: dict[str, Any], is_kept: bool) -> None:
+    values = {"services": SERVICES, "config_path": Path("/a.toml"), "python": Path("/python"), "root": Path("/opt")}
+    before = supervisor_config(SYSTEM, **values)
+    assert keeps_haproxy(before, supervisor_config(SYSTEM, **{**values, **after})) is is_kept
+    assert not keeps_haproxy("", before)
 
 
 def test_other_variables_make_another_text_and_no_value_stands_in_it() -> None:

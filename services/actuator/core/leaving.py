@@ -16,10 +16,10 @@ from services.actuator.core.context import NEVER_SERVED, Context, about, enter
 from services.actuator.core.events import NOT_IN_TIME
 from services.actuator.core.members import WAKE_TIMEOUT_S, Member, is_overdue
 from services.actuator.core.placement import has_space
+from services.actuator.core.seen import Backend
 from services.actuator.core.standby import TO_STAND_BY
 from services.actuator.core.steps import Destroy, SetPhase, Shutdown, Step, Suspend, Undefine
 
-ABSENT_GRACE_S: Final = 5.0
 PATIENT_CALLS: Final = 3
 """A domain that was asked so often is deaf: twice within ``stop_timeout_s``, and once more at its end."""
 
@@ -35,16 +35,19 @@ def draining(context: Context, member: Member) -> Step | None:
     if not context.seen.is_proxy_alive:
         return enter(context, member, Phase.STOPPING, "no traffic: the proxy is not running")
     backend = member.backend
-    if backend is None:
-        if member.age_s(context.now_s) < ABSENT_GRACE_S:
-            return None
-        return _drained(context, member, "not in rotation")
-    if backend.state == "left" or (backend.state == "draining" and backend.in_flight == 0):
+    if backend is not None and backend.is_done:
         return _drained(context, member, "drained: nothing in flight")
     if is_overdue(context.wanted, member, context.now_s):
-        reason = f"drain deadline of {context.wanted.group.drain_timeout_s:g} s, {backend.in_flight} in flight"
+        reason = f"drain deadline of {context.wanted.group.drain_timeout_s:g} s, {_in_flight(backend)} in flight"
         return enter(context, member, Phase.STOPPING, reason)
     return None
+
+
+def _in_flight(backend: Backend | None) -> str:
+    """Return how many requests are in flight; a member that the balancer has not heard of yet may have any number."""
+    if backend is None:
+        return "an unknown number"
+    return f"{backend.in_flight}" if backend.is_in_flight_known else f"at least {backend.in_flight}"
 
 
 def _drained(context: Context, member: Member, reason: str) -> Step:

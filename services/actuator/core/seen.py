@@ -85,6 +85,12 @@ class Backend:
     is_healthy: bool | None = None
     in_flight: int = 0
     unhealthy_s: float = 0.0
+    is_in_flight_known: bool = True
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether it takes nothing new, and is known to have nothing in flight."""
+        return self.state in {"left", "draining"} and self.in_flight == 0 and self.is_in_flight_known
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """A group's counters since HAProxy started, and its present figures; ``answers`` is None in TCP mode."""
+    """A group's counters since HAProxy started, and its present figures; ``answers`` is None in TCP mode.
+
+    ``clients``: connections at its endpoint, with a request or without one.
+    """
 
     requests: int
     errors: int
@@ -104,11 +107,12 @@ class Totals:
     queue_time_s: float
     response_time_s: float
     answers: int | None = None
+    clients: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that one look at HAProxy shows. ``state_dump`` is the text that its state file holds."""
+    """All that one look at a process of HAProxy shows. ``state_dump`` is the text that its state file holds."""
 
     pid: int
     servers: Mapping[str, tuple[Server, ...]]
@@ -261,6 +265,7 @@ def _totals(front: Row, back: Row) -> Totals:
         queue_time_s=_present(back["qtime"]) / 1000,
         response_time_s=_mean_s(back),
         answers=_count(back["hrsp_2xx"]) + _count(back["hrsp_3xx"]) if is_http else None,
+        clients=_count(front["scur"]),
     )
 
 

@@ -16,8 +16,9 @@ push; a request that finds nobody goes elsewhere (``retry-on``, ``redispatch``).
 straight back when nobody serves: nothing can get worse.
 
 # Note [Nothing is lost by not knowing]
-A slot that serves well is left alone while membership is incomplete (it lists nobody, or a host cannot be reached). So
-is one of which nobody knows the owner while a member in service has no address: it may be that one's.
+A slot that serves well, or finishes what it has, is left alone while membership is incomplete (it lists nobody, or a
+host cannot be reached). So is one of which nobody knows the owner while a member in service has no address: it may be
+that one's.
 
 # Note [Held]
 A domain that its owner, libvirt or a fault of its host has paused may go on at any moment, with all that it was working
@@ -225,19 +226,22 @@ def match(wanted: Wanted, slots: Sequence[Slot]) -> dict[str, Placement]:
     return matched
 
 
-def plan(wanted: Wanted, slots: Sequence[Slot]) -> tuple[Step, ...]:
+def plan(
+    wanted: Wanted, slots: Sequence[Slot], occupied: Collection[tuple[str, int]] = frozenset()
+) -> tuple[Step, ...]:
     """Return the steps that bring the slots closer to what is wanted; none when they are there or must be waited for.
 
     Args:
         wanted: the members of one group.
         slots: every slot of its backend, as just seen.
+        occupied: addresses that nobody gets yet: an older process of HAProxy still has to do with who was there.
     """
     matched = match(wanted, slots)
     is_outage = not any(_serves(slot.server) for slot in slots)
     steps = [step for slot in slots for step in _steps(slot, matched.get(slot.server.name), wanted, is_outage)]
     keepers = kept(slots, matched)
     keeps = [KeepUp(slot.server.name) for slot in slots if slot.server.name in keepers and slot.server.is_falling]
-    return (*steps, *keeps, *_joins(wanted, slots, matched, is_outage))
+    return (*steps, *keeps, *_joins(wanted, slots, matched, occupied, is_outage))
 
 
 def kept(slots: Sequence[Slot], matched: Mapping[str, Placement]) -> frozenset[str]:
@@ -257,11 +261,12 @@ def waiting(wanted: Wanted, matched: Mapping[str, Placement]) -> list[Placement]
 
 
 def is_unexplained(slot: Slot, wanted: Wanted) -> bool:
-    """Return whether the slot serves and membership may only have failed to mention it, or its address."""
+    """Return whether the slot has work, and membership may only have failed to mention it, or its address."""
     server, owner = slot.server, slot.owner
     is_listed = any((p.address, p.port) == (server.address, server.port) for p in wanted.placements)
     may_be_unlocated = bool(wanted.unlocated) and (owner is None or (owner.name, owner.uuid) in wanted.unlocated)
-    return _serves(server) and not is_listed and (may_be_unlocated or not wanted.is_complete)
+    has_work = _serves(server) or (server.admin is Admin.DRAIN and server.is_busy)
+    return has_work and not is_listed and (may_be_unlocated or not wanted.is_complete)
 
 
 def with_owners(
@@ -372,11 +377,15 @@ def _leave(slot: Slot) -> list[Step]:
 
 
 def _joins(
-    wanted: Wanted, slots: Sequence[Slot], matched: Mapping[str, Placement], is_outage: bool
+    wanted: Wanted,
+    slots: Sequence[Slot],
+    matched: Mapping[str, Placement],
+    occupied: Collection[tuple[str, int]],
+    is_outage: bool,
 ) -> Iterable[Assign]:
     """Return one step for each free slot and member without one; never an address that another slot still has."""
     free = [slot.server.name for slot in slots if slot.is_free]
-    taken = {(slot.server.address, slot.server.port) for slot in slots if not slot.is_free}
+    taken = {(slot.server.address, slot.server.port) for slot in slots if not slot.is_free} | set(occupied)
     for placement in waiting(wanted, matched):
         address = (placement.address, placement.port)
         if free and address not in taken:

@@ -18,6 +18,7 @@ frozen guest does not even connect (500 ms each): 2.2 s by default; an applicati
 for each: 3.7 s. A QEMU of this machine that is stopped is told by the monitor, and avoided before any check.
 """
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -29,12 +30,27 @@ CONNECT_TIMEOUT_MS: Final = 500
 FAST_CHECK_MS: Final = 100
 METRICS_FRONTEND: Final = "_metrics"
 RESERVED_FDS: Final = 300  # listeners, health checks, the runtime API
+HARD_STOP_S: Final = 600.0
 NOTHING_UP: Final = "No domain of this group can serve now. Try again in a moment.\\n"
 
 
 def stats_socket(system: System) -> Path:
     """Return the socket of HAProxy's runtime API."""
     return system.run_path / "haproxy.sock"
+
+
+def master_socket(system: System) -> Path:
+    """Return the socket of HAProxy's master; every way of starting HAProxy names it (``-S``)."""
+    return system.run_path / "haproxy-master.sock"
+
+
+def hard_stop_s(config: Config) -> float:
+    """Return how long after a reload an old worker is ended, finished or not.
+
+    It is never before a request could have ended by itself, or by the deadline of a drain that began with it.
+    """
+    longest_s = max(group.drain_timeout_s for group in config.groups.values())
+    return max(HARD_STOP_S, config.haproxy.request_timeout_s + longest_s)
 
 
 def state_file(system: System) -> Path:
@@ -76,7 +92,7 @@ def _global(config: Config, fd_limit: int, account: str | None) -> list[str]:
         "    stats timeout 10s",
         f"    server-state-file {_quoted(state_file(system))}",
         f"    maxconn {allowed_maxconn(config.haproxy.maxconn, fd_limit)}",
-        "    hard-stop-after 600s",
+        f"    hard-stop-after {math.ceil(hard_stop_s(config))}s",
     ]
     return lines + ([f"    user {account}", f"    group {account}"] if account else [])
 

@@ -1,14 +1,19 @@
 """What the balancer tells the others about every member: the actuator's leave to go on with a drain."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from common.messages import BackendState, Drain, Membership
 from services.balancer.core.answers import Admin, Server
 from services.balancer.core.backends import Goal, Placement, Slot, Wanted, is_unexplained, kept, match, waiting
+from services.balancer.core.older import NOTHING, Held
 
 HELD: Final = "held"
+UNASKED: Final = (
+    "what older processes of HAProxy still have in flight is not known; a domain that drains waits for its deadline"
+)
+_NOTHING_HELD: Final[Mapping[tuple[str, str], Held]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +26,22 @@ class News:
     level: str = "info"
 
 
-def backend_states(membership: Membership, wanted: Wanted, slots: Sequence[Slot]) -> tuple[BackendState, ...]:
+def backend_states(
+    membership: Membership,
+    wanted: Wanted,
+    slots: Sequence[Slot],
+    held: Mapping[tuple[str, str], Held] = _NOTHING_HELD,
+    *,
+    is_whole: bool = True,
+) -> tuple[BackendState, ...]:
     """Return one entry for each member, in the order of the membership.
 
     Args:
         membership: as the actuator published it.
         wanted: what was made of it.
         slots: every slot of the backend, as just seen.
+        held: what older processes of HAProxy have in flight, by name and UUID.
+        is_whole: every one of them has been asked.
     """
     matched = match(wanted, slots)
     servers = {slot.server.name: slot.server for slot in slots}
@@ -41,10 +55,11 @@ def backend_states(membership: Membership, wanted: Wanted, slots: Sequence[Slot]
         key = (member.name, member.uuid)
         if key in placed:
             placement, server = placed[key]
-            states.append(_placed(placement, server, is_kept=server.name in keepers))
+            state = _placed(placement, server, is_kept=server.name in keepers)
         else:
-            state = homeless if key in outside else "unknown" if key in unseen else "left"
-            states.append(BackendState(name=member.name, uuid=member.uuid, slot=None, state=state, is_healthy=None))
+            word = homeless if key in outside else "unknown" if key in unseen else "left"
+            state = BackendState(name=member.name, uuid=member.uuid, slot=None, state=word, is_healthy=None)
+        states.append(_with_held(state, held.get(key, NOTHING), is_whole=is_whole))
     return tuple(states)
 
 
@@ -56,7 +71,7 @@ def blind(backends: Sequence[BackendState]) -> tuple[BackendState, ...]:
 def substance(drain: Drain) -> tuple[object, ...]:
     """Return what of the message is news at once; the rest can wait for the next repetition."""
     backends = tuple(
-        (b.name, b.uuid, b.slot, b.state, b.is_healthy, b.in_flight if b.state == "draining" else 0)
+        (b.name, b.uuid, b.slot, b.state, b.is_healthy, _in_flight(b) if b.state in {"draining", "left"} else None)
         for b in drain.backends
     )
     return drain.is_proxy_alive, drain.cut_sessions_total, backends
@@ -89,6 +104,19 @@ def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Itera
         if now.is_kept and (was is None or not was.is_kept):
             text = f"its checks time out, but nobody else is up: it keeps its {now.in_flight} requests and gets more"
             yield News("backend-kept", now.name, text, "warning")
+
+
+def _in_flight(backend: BackendState) -> tuple[int, bool]:
+    return backend.in_flight, backend.is_in_flight_known
+
+
+def _with_held(state: BackendState, held: Held, *, is_whole: bool) -> BackendState:
+    """Return the state with what older processes have in flight; unknown is not nothing."""
+    is_known = is_whole and not held.may_grow
+    if is_known and not held.in_flight:
+        return state
+    total = state.in_flight + held.in_flight
+    return state.model_copy(update={"in_flight": total, "is_in_flight_known": is_known})
 
 
 def _placed(placement: Placement, server: Server, *, is_kept: bool) -> BackendState:

@@ -1,7 +1,7 @@
 """Two looks at HAProxy's counters to one traffic message; a counter that went back is unknown, never negative."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common import figures
 from common.messages import Traffic
@@ -18,11 +18,16 @@ def unknown_traffic(group: str, interval_s: float) -> Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What HAProxy showed at ``at_s``, and whose the slots were."""
+    """What HAProxy showed at ``at_s``, and whose the slots were.
+
+    ``older``: requests in flight in older processes; ``older_by_member``: the same by name and UUID.
+    """
 
     snapshot: Snapshot
     owned: Owned
     at_s: float
+    older: int = 0
+    older_by_member: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def traffic(group: str, before: Look | None, now: Look, interval_s: float) -> Traffic:
@@ -49,7 +54,7 @@ def traffic(group: str, before: Look | None, now: Look, interval_s: float) -> Tr
         request_rate=_rate(requests, interval_s),
         error_rate=_rate(errors, interval_s),
         queue=totals.queue,
-        in_flight=totals.in_flight,
+        in_flight=totals.in_flight + now.older,
         queue_time_s=totals.queue_time_s if requests else None,
         response_time_s=totals.response_time_s if requests else None,
         names=tuple(name for name, *_ in columns),
@@ -67,16 +72,22 @@ def _columns(group: str, old: Look | None, now: Look, interval_s: float) -> list
     past = {server.name: server for server in old.snapshot.servers.get(group, ())} if old else {}
     owned_before = old.owned if old else {}
     return sorted(
-        _column(server, past.get(server.name) if owned_before.get(server.name) == owner else None, owner[0], interval_s)
+        _column(
+            server,
+            past.get(server.name) if owned_before.get(server.name) == owner else None,
+            owner[0],
+            now.older_by_member.get(owner, 0),
+            interval_s,
+        )
         for server in now.snapshot.servers[group]
         if (owner := now.owned.get(server.name)) is not None
     )
 
 
-def _column(server: Server, past: Server | None, name: str, interval_s: float) -> Column:
+def _column(server: Server, past: Server | None, name: str, older: int, interval_s: float) -> Column:
     requests = _growth(server.sessions_total, past.sessions_total if past else None)
     response_s = server.response_time_s if requests else None
-    return name, _rate(requests, interval_s), server.in_flight, response_s
+    return name, _rate(requests, interval_s), server.in_flight + older, response_s
 
 
 def _growth(now: int, before: int | None) -> int | None:
