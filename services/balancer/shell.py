@@ -264,7 +264,7 @@ class BalancerService:
         if servers is None or group.membership is None:
             return False
         group.answered = progress(group.answered, servers, self._looked_at_s)
-        limit_s = self._context.config.haproxy.request_timeout_s
+        limit_s = group.config.answers_within_s(self._context.config.haproxy)
         slots = with_owners(servers, group.owners, stalled(group.answered, self._looked_at_s, limit_s))
         paused = suspended(self._suspended.values(), self._looked_at_s, self._context.config.system.stale_after_s)
         wanted = wanted_from(group.membership, (hold.uuid for hold in self._holds), paused)
