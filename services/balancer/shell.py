@@ -37,11 +37,13 @@ from services.balancer.core.haproxy_config import state_file, stats_socket
 from services.balancer.core.holds import HOLD_S, Hold, Word, held, suspended
 from services.balancer.core.progress import Answered, progress, stalled
 from services.balancer.core.report import backend_states, blind, news, notes, substance
+from services.balancer.core.skew import Skew, follow, serving, skew_news, skew_notes
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 from services.balancer.endpoint import accepts
 from services.balancer.errors import ProxyError, ProxyLostError
 from services.balancer.files import write_atomically
 from services.balancer.haproxy import RuntimeApi
+from services.balancer.long_sessions import LongSessions
 
 LOOK_S: Final = 1.0  # the longest between two looks: HAProxy may have been reloaded
 BUSY_S: Final = 0.5  # while somebody waits: a check that times out is seen before the third
@@ -69,6 +71,7 @@ class _Group:
     backends: tuple[BackendState, ...] = ()
     slots_total: int = 0
     cut_sessions: int = 0
+    skew: Skew = field(default_factory=Skew)
     answered: dict[str, Answered] = field(default_factory=dict)
     is_known: bool = False
     is_seen: bool = False
@@ -103,6 +106,7 @@ class BalancerService:
         self._look_at_s = 0.0
         self._moving_since_s = 0.0
         self._quiet = Quiet(period_s=60.0)
+        self._sessions = LongSessions()
         self._bus.subscribe("actuator", Membership.kind)
         self._bus.subscribe("monitor", Failure.kind, HostSample.kind)
 
@@ -207,6 +211,7 @@ class BalancerService:
             snapshot = self._api.look(self._groups)
             self._found(snapshot)
             has_ordered = [self._manage(group, snapshot) for group in self._groups.values()]
+            self._sessions.end_overdue(self._api, {g.name: g.config for g in self._groups.values()}, now_s)
         except (ProxyError, ProxyLostError) as error:
             self._lose(error, now_s)
             return
@@ -318,6 +323,14 @@ class BalancerService:
             ):
                 continue  # checks of an overloaded one come and go
             self._event(item.name, group.name, item.domain, item.text, item.level, group.membership_id)
+        self._note_skew(group)
+
+    def _note_skew(self, group: _Group) -> None:
+        in_flight = serving(group.backends)
+        before, group.skew = group.skew, follow(group.skew, in_flight, self._looked_at_s)
+        item = skew_news(before, group.skew, in_flight)
+        if item is not None:
+            self._event(item.name, group.name, item.domain, item.text, item.level, group.membership_id)
 
     def _save(self, snapshot: Snapshot) -> None:
         """Keep what a restarted HAProxy starts from, whenever it has changed."""
@@ -347,7 +360,7 @@ class BalancerService:
             endpoint=group.config.endpoint,
             is_proxy_alive=group.is_alive,
             backends=group.backends if group.is_seen else blind(group.backends),
-            notes=notes(group.backends) if group.is_seen else (),
+            notes=(*notes(group.backends), *skew_notes(group.skew, group.backends)) if group.is_seen else (),
             slots_total=group.slots_total,
             cut_sessions_total=group.cut_sessions,
         )

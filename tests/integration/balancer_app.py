@@ -2,8 +2,8 @@
 
 ``GET /healthz``: 200, or 503 while the file ``sick`` exists. ``GET /work?ms=N``: 200 after N ms.
 ``GET /block?ms=N``: the same, and everybody else waits too: one worker. ``/count?id=X&ms=N``: appends X to the log
-*before* it waits, as a request that had its effect. ``/events?ms=N``: three chunks, N ms apart. Every answer names the
-server in X-Served-By.
+*before* it waits, as a request that had its effect. ``/events?ms=N``: three chunks, N ms apart.
+``/ws``: an idle WebSocket. Every answer names the server in X-Served-By.
 """
 
 import asyncio
@@ -30,6 +30,10 @@ class App:
                 if target.startswith("/events"):
                     await self._stream(writer, int(target.partition("ms=")[2]) / 1000)
                     continue
+                if target == "/ws":
+                    writer.write(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+                    await reader.read()
+                    raise ConnectionResetError
                 status = await self._answer(target)
                 body = f"{self._name}\n"
                 head = f"HTTP/1.1 {status} X\r\nX-Served-By: {self._name}\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -199,3 +199,37 @@ def test_a_new_member_takes_its_share_slowly(stand: Stand) -> None:
     stand.until(lambda: shares.append(throttle(stand, "vm2")) or shares[-1] in ("", "100"), "it has its whole share")  # type: ignore[func-returns-value] # a list that grows
     assert 0 < int(shares[0]) < 60
     assert [int(share) for share in shares if share] == sorted(int(share) for share in shares if share)
+
+
+@pytest.mark.parametrize("stand", [f"{TCP}max_session_s = 1.0\n"], indirect=True)
+def test_a_connection_ends_when_it_has_lasted_long_enough_though_it_is_used(stand: Stand) -> None:
+    domain = stand.domain(0, prefix="db-")
+    stand.tell(domain, group="db")
+    stand.until(lambda: stand.state(domain, "db") == "ready", "ready")
+    kept = http.client.HTTPConnection("127.0.0.1", stand.tcp_port, timeout=5)
+
+    def is_over() -> bool:
+        try:
+            kept.request("GET", "/work?ms=1")
+            kept.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return True
+        return False
+
+    assert not is_over()
+    kept.auto_open = 0
+    assert stand.until(is_over, "it is over", 8) > 0.5
+
+
+@pytest.mark.parametrize("stand", ["max_in_flight = 4\n"], indirect=True)
+def test_idle_websockets_hold_the_slots_of_their_domain(stand: Stand) -> None:
+    joined(stand, 1)
+    upgrade = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    clients = [socket.create_connection(("127.0.0.1", stand.port)) for _ in range(5)]
+    for client in clients:
+        client.sendall(upgrade)
+    try:
+        stand.until(lambda: stand.traffics["web"].in_flights == (4,) and stand.traffics["web"].queue == 1, "full")
+    finally:
+        for client in clients:
+            client.close()
