@@ -63,7 +63,7 @@ def test_sessions_are_read_from_what_haproxy_shows() -> None:
 
 
 def test_a_tenth_of_the_old_sessions_of_a_group_end_the_oldest_first() -> None:
-    sessions = tuple(Session(f"0x{n}", "db", 100.0 + n) for n in range(40)) + (Session("0xf", "web", 900.0),)
+    sessions = (*(Session(f"0x{n}", "db", 100.0 + n) for n in range(40)), Session("0xf", "web", 900.0))
     assert [ending(session) for session in overdue(sessions, "db", 119.0)] == [
         "shutdown session 0x39",
         "shutdown session 0x38",
