@@ -232,3 +232,29 @@ def test_idle_websockets_hold_the_slots_of_their_domain(stand: Stand) -> None:
     finally:
         for client in clients:
             client.close()
+
+
+@pytest.mark.parametrize("stand", ["max_in_flight = 1\nresponse_timeout_s = 2.0\n"], indirect=True)
+def test_whoever_finds_no_slot_is_refused_when_the_answer_should_have_begun(stand: Stand) -> None:
+    domains = joined(stand, 1)
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(ask, stand, f"/count?id=r{n}&ms=5000", "POST") for n in range(6)]
+        answers = [one.result() for one in asked]
+    assert {status for status, _, _ in answers} <= {503, 504}
+    assert all(1.0 < took_s < 5.0 for _, _, took_s in answers)  # the one at work and those that waited, none for ever
+    assert [status for status, _, _ in answers].count(503) >= 4
+    assert len(counted(domains)) == len(set(counted(domains)))
+
+
+@pytest.mark.parametrize("stand", [""], indirect=True)
+def test_all_members_down_is_a_quick_503_until_one_is_up(stand: Stand) -> None:
+    domains = joined(stand, 2)
+    for domain in domains:
+        domain.sick.touch()
+    stand.until(lambda: {b.is_healthy for b in stand.drains["web"].backends} == {False}, "both down")
+    status, body, took_s = ask(stand, "/work?ms=1")
+    assert (status, took_s < 1.0) == (503, True)
+    assert b"No domain of this group can serve" in body
+    assert [stand.state(domain) for domain in domains] == ["ready", "ready"]
+    domains[0].sick.unlink()
+    stand.until(lambda: ask(stand, "/work?ms=1")[0] == 200, "one serves again")
