@@ -31,7 +31,8 @@ class App:
                     await self._stream(writer, int(target.partition("ms=")[2]) / 1000)
                     continue
                 if target == "/ws":
-                    writer.write(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+                    accept = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"  # of RFC 6455's example
+                    writer.write(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + accept + b"\r\n")
                     await reader.read()
                     raise ConnectionResetError
                 status = await self._answer(target)

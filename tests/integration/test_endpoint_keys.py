@@ -166,7 +166,7 @@ def test_the_prober_and_haproxy_ask_the_same_question(stand: Stand) -> None:
         stand.until(lambda: len(server.heads) > 3, "checks")
         group = stand.config.groups["web"]
         target = target_of("web", group, "local", domain.name, domain.address)
-        assert probe(replace(target, is_identity_checked=False)).is_right
+        assert probe(replace(target, port=domain.port, is_identity_checked=False)).is_right
         assert {tuple(head) for head in server.heads} == {
             (
                 "GET /up HTTP/1.1",
@@ -223,7 +223,8 @@ def test_a_connection_ends_when_it_has_lasted_long_enough_though_it_is_used(stan
 @pytest.mark.parametrize("stand", ["max_in_flight = 4\n"], indirect=True)
 def test_idle_websockets_hold_the_slots_of_their_domain(stand: Stand) -> None:
     joined(stand, 1)
-    upgrade = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"  # RFC 6455's example
+    upgrade = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + key + b"\r\n"
     clients = [socket.create_connection(("127.0.0.1", stand.port)) for _ in range(5)]
     for client in clients:
         client.sendall(upgrade)
