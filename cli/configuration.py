@@ -82,8 +82,8 @@ def check(path: Path, environ: Mapping[str, str] = os.environ, now_s: float | No
     if faults := written_faults(config):
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in faults))
     notes = (
-        *unready_receivers(config), *same_addresses(config), *keeps_power(config), *uneven_windows(config, now_s),
-        *left_to_libvirt(config),
+        *unready_receivers(config), *same_addresses(config), *keeps_power(config), *changed_endpoints(config),
+        *uneven_windows(config, now_s), *left_to_libvirt(config),
     )  # fmt: skip
     return Checked(path, tuple(loaded.config.groups), loaded.digest, variables, unread(environ), notes)
 
@@ -112,6 +112,22 @@ def keeps_power(config: Config) -> list[str]:
         f'groups.{name}: power_off is "never" by default: a domain that does not shut down is asked again and again'
         for name in silent
     ]
+
+
+def changed_endpoints(config: Config) -> list[str]:
+    """Return the groups whose endpoint works otherwise than with 0.1.0, because the file does not say how."""
+    slots = [
+        f"groups.{name}: max_in_flight is {group.most_in_flight} by default for guests of a kernel; it was 64"
+        for name, group in config.groups.items()
+        if group.is_of_kernel and group.max_in_flight is None
+    ]
+    retries = [
+        f"groups.{name}: a request whose answer is late is no longer sent to another domain; "
+        'retry = "response-timeout" sends it to up to three others, as before'
+        for name, group in config.groups.items()
+        if group.protocol == "http" and group.retry is None
+    ]
+    return [*slots, *retries]
 
 
 def same_addresses(config: Config) -> list[str]:

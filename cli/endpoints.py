@@ -1,5 +1,6 @@
 """The end of ``up``: every group that is to have a domain now answers at its endpoint."""
 
+import http.client
 import socket
 import urllib.error
 import urllib.request
@@ -11,8 +12,10 @@ from cli.observe import Snapshot, observe_once
 from cli.progress import Progress
 from common.clock import Clock
 from common.config import SERVICES, Config, Group
+from common.config_readiness import question
 from common.endpoint import join_endpoint, within_reach
 from common.errors import AutoscalerError
+from common.http_answer import ask_http
 from common.messages import DesiredCapacity, Drain, Member, Membership
 from common.phases import Phase
 from common.rotation import why_not_serving
@@ -52,7 +55,7 @@ def wait_for_endpoints(
 
 def _silent(groups: dict[str, Group], left_off: Collection[str]) -> dict[str, Group]:
     """Return the groups that do not answer now; those that are left off are not asked."""
-    return {name: group for name, group in groups.items() if name not in left_off and not answers(group)}
+    return {name: group for name, group in groups.items() if name not in left_off and not answers(name, group)}
 
 
 def why_not_awaited(group: Group, wanted: DesiredCapacity | None) -> str:
@@ -68,19 +71,19 @@ def why_not_awaited(group: Group, wanted: DesiredCapacity | None) -> str:
     return "" if wanted.desired else "is to have no domain now (desired 0): not waited for"
 
 
-def answers(group: Group) -> bool:
+def answers(name: str, group: Group) -> bool:
     """Return whether the group's endpoint gives a good answer now."""
     try:
         if group.protocol == "tcp":
             with socket.create_connection(within_reach(group.endpoint), timeout=2) as connection:
                 connection.settimeout(0.5)
                 return _stays_open(connection)
-        url = f"http://{join_endpoint(*within_reach(group.endpoint))}{group.readiness.path}"
+        address, port = within_reach(group.endpoint)
         if group.readiness.protocol != "http":
-            return _is_served(url)
-        with DIRECT.open(url, timeout=3) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
+            return _is_served(f"http://{join_endpoint(address, port)}{group.readiness.path}")
+        asked = question(name, group.readiness)
+        return asked.is_right(ask_http(asked, address, port, connect_timeout_s=3, timeout_s=3).status)
+    except (OSError, http.client.HTTPException):
         return False
 
 

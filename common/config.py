@@ -16,7 +16,6 @@ from common import names
 from common.config_capacity import Burst as Burst
 from common.config_capacity import Warm as Warm
 from common.config_image import Image as Image
-from common.config_image import Readiness as Readiness
 from common.config_outputs import Metrics as Metrics
 from common.config_outputs import Notification as Notification
 from common.config_policies import Policy as Policy
@@ -26,6 +25,7 @@ from common.config_policies import Step as Step
 from common.config_policies import StepRule as StepRule
 from common.config_policies import TargetTracking as TargetTracking
 from common.config_policies import Threshold as Threshold
+from common.config_readiness import Readiness as Readiness
 from common.config_table import Positive, Seconds
 from common.config_table import Table as Table
 from common.endpoint import is_address, is_clash, split_endpoint
@@ -36,6 +36,13 @@ from common.services import SERVICES as SERVICES
 MAX_IPC_PATH_BYTES = 107  # sun_path of a Unix socket, less its final NUL
 FIRST_SLOT = 10
 WARM_UP_S = 60.0  # of a whole operating system, whose applications and caches start after it answers
+DEMO_IN_FLIGHT = 16  # a guest of a kernel has one small program
+IN_FLIGHT = (
+    64  # less than what common servers take at once (PostgreSQL 100, MySQL 151, Tomcat 200): HAProxy queues, not they
+)
+EVENT_STREAM_IDLE_S = 300.0
+TUNNEL_S = 3600.0
+HTTP_ONLY = ("retry", "response_timeout_s", "stream_idle_timeout_s")
 SILENT_PERIODS = 3
 
 _Tables = TypeVar("_Tables", "dict[str, Host]", "dict[str, Group]")
@@ -212,6 +219,10 @@ class Group(Table):
     """A group of identical domains behind one endpoint.
 
     ``power_off`` says what becomes of a domain that ignores its power button; None: ``never`` where it is the user's.
+    ``retry`` is the furthest that a request without an answer goes to another member; each value includes those before
+    it. ``response_timeout_s`` bounds the time to the first byte of an answer, ``stream_idle_timeout_s`` the pauses of a
+    stream of events, ``tunnel_timeout_s`` those of a WebSocket and of a TCP connection. ``slow_start_s``: so long a new
+    member's share grows. ``max_session_s``: after so long a TCP connection is ended; 0: never.
     """
 
     kind: Literal["template", "existing"] = "template"
@@ -224,7 +235,13 @@ class Group(Table):
     protocol: Literal["http", "tcp"] = "http"
     mode: Literal["on", "off", "observe", "out-only"] = "on"
     port: int = Field(default=8080, ge=1, le=65535)
-    max_in_flight: int = Field(default=64, ge=1, le=100000)
+    max_in_flight: int | None = Field(default=None, ge=1, le=100000)
+    retry: Literal["conn-failure", "empty-response", "response-timeout"] | None = None
+    response_timeout_s: float | None = Field(default=None, ge=1, le=86400)
+    stream_idle_timeout_s: float | None = Field(default=None, ge=1, le=86400)
+    tunnel_timeout_s: float = Field(default=TUNNEL_S, ge=1, le=86400 * 7)
+    max_session_s: float = Field(default=0.0, ge=0, le=86400 * 30)
+    slow_start_s: float = Field(default=0.0, ge=0, le=3600)
     address_source: Literal["lease", "arp", "agent", "static"] = "lease"
     addresses: dict[str, str] = Field(default_factory=dict)
     address_network: str = ""
@@ -345,6 +362,41 @@ class Group(Table):
             )
         return self
 
+    @model_validator(mode="after")
+    def _keys_fit_the_protocol(self) -> Self:
+        strangers = [key for key in HTTP_ONLY if getattr(self, key) is not None]
+        if self.protocol == "tcp" and strangers:
+            raise ValueError(
+                f"{', '.join(strangers)}: only with protocol 'http'; of a TCP connection HAProxy sees no request, so "
+                "only a failed connect is tried again, and tunnel_timeout_s says how long it may be idle"
+            )
+        if self.protocol == "http" and self.max_session_s:
+            raise ValueError("max_session_s: only with protocol 'tcp'; requests end by themselves")
+        if 0 < self.max_session_s < 1:
+            raise ValueError(f"max_session_s must be 0 (no limit) or at least 1; got {self.max_session_s}")
+        return self
+
+    @property
+    def is_of_kernel(self) -> bool:
+        """Return whether its domains boot a kernel of ours, such as the demo guest's, not an operating system."""
+        return self.kind == "template" and not self.image.disk
+
+    @property
+    def most_in_flight(self) -> int:
+        """Return how many requests or connections one domain gets at once: by what is booted, unless the file says."""
+        if self.max_in_flight is not None:
+            return self.max_in_flight
+        return DEMO_IN_FLIGHT if self.is_of_kernel else IN_FLIGHT
+
+    def answers_within_s(self, haproxy: Haproxy) -> float:
+        """Return within how long an answer must begin."""
+        return haproxy.request_timeout_s if self.response_timeout_s is None else self.response_timeout_s
+
+    def event_stream_idle_s(self, haproxy: Haproxy) -> float:
+        """Return how long a stream of events may pause."""
+        least_s = max(EVENT_STREAM_IDLE_S, self.answers_within_s(haproxy))
+        return least_s if self.stream_idle_timeout_s is None else self.stream_idle_timeout_s
+
     @property
     def may_cut_power(self) -> bool:
         """Return whether a domain that does not shut down may be powered off; by default only one of our own making."""
@@ -355,15 +407,14 @@ class Group(Table):
         """Return whether a domain must name itself to be ready; by default those of our own kernel images must."""
         if self.readiness.protocol == "tcp":
             return False
-        is_own = self.kind == "template" and not self.image.disk
-        return is_own if self.readiness.identity is None else self.readiness.identity
+        return self.is_of_kernel if self.readiness.identity is None else self.readiness.identity
 
     @property
     def warming_up_s(self) -> float:
         """Return how long the CPU use of a new member is its own start's: by what is booted, unless the file says."""
         if self.warm_up_s is not None:
             return self.warm_up_s
-        return 0.0 if self.kind == "template" and not self.image.disk else WARM_UP_S
+        return 0.0 if self.is_of_kernel else WARM_UP_S
 
     @property
     def ceiling(self) -> int:

@@ -1,4 +1,4 @@
-"""``[groups.NAME.image]`` and ``[groups.NAME.readiness]``: what a template domain boots, and when it serves."""
+"""``[groups.NAME.image]``: what a template domain boots."""
 
 import re
 from typing import Final, Literal, Self
@@ -67,16 +67,3 @@ class Image(Table):
         if needy and not self.disk:
             raise ValueError(f"{', '.join(needy)}: only with disk, the image that they are for; got none")
         return self
-
-
-class Readiness(Table):
-    """When a domain serves: an HTTP 200 from ``path``, an open port for ``tcp``, or its guest agent for ``agent``.
-
-    ``identity`` asks that the answer names the domain: in ``X-Served-By`` or as the body, or for ``agent`` as the
-    guest's host name; without it any right answer counts. By default only kernel-and-initramfs domains must.
-    """
-
-    protocol: Literal["http", "tcp", "agent"] = "http"
-    path: str = Field(default="/healthz", pattern=r"^/[A-Za-z0-9._~/%?=&-]*$", max_length=200)
-    identity: bool | None = None
-    timeout_s: float = Field(default=1.0, gt=0, le=60)

@@ -23,6 +23,7 @@ LIVE_GROUP: Final = frozenset(
         "start_timeout_s",
         "boot_timeout_s",
         "drain_timeout_s",
+        "max_session_s",
         "stop_timeout_s",
         "power_off",
         "unhealthy_grace_s",

@@ -12,12 +12,13 @@ from pydantic import Field, field_validator, model_validator
 from common import cron
 from common.config_table import Positive, Seconds, Share, Table
 
-Metric = Literal["cpu", "requests-per-domain", "response-time", "queue"]
+Metric = Literal["cpu", "requests-per-domain", "in-flight", "response-time", "queue"]
 PolicyMode = Literal["on", "observe"]
 
 TARGETS: dict[str, str] = {
     "cpu": "target_ratio",
     "requests-per-domain": "target_requests_per_s",
+    "in-flight": "target_in_flight",
     "response-time": "target_response_time_s",
     "queue": "target_queue",
 }
@@ -50,7 +51,8 @@ class TargetTracking(Table):
     """Hold a metric of the group at its target; changes within ``tolerance`` of it are ignored.
 
     ``metric`` says which, and which of the target keys holds: ``cpu`` the mean CPU ratio of the ready domains,
-    ``requests-per-domain`` requests per second, ``response-time`` seconds, ``queue`` waiting requests, each a domain.
+    ``requests-per-domain`` requests per second, ``in-flight`` requests and connections that are there, ``queue`` those
+    that wait, each a domain; ``response-time`` seconds.
     """
 
     type: Literal["target-tracking"] = "target-tracking"
@@ -58,6 +60,7 @@ class TargetTracking(Table):
     metric: Metric = "cpu"
     target_ratio: Share = 0.60
     target_requests_per_s: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    target_in_flight: Annotated[float, Field(gt=0, le=1e6)] | None = None
     target_response_time_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     target_queue: Annotated[float, Field(gt=0, le=1e6)] | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.10

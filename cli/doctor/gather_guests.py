@@ -16,14 +16,14 @@ from common.clock import Clock
 from common.config import Config, Group
 from common.domain import DomainState
 from common.errors import RecordingError
+from common.http_answer import ask_http
 from common.messages import Event, Membership
 from common.recording import Recording, recording_dir
 from services.actuator.core.events import NOT_IN_TIME
-from services.actuator.prober import Target, judge
+from services.actuator.prober import Target, judge, target_of
 
 THREADS: Final = 16
 PATIENCE_S: Final = 2.0
-MAX_BODY_BYTES: Final = 4096
 PAST_S: Final = 86400.0
 MAX_EVENTS: Final = 5000
 _DUID_OF_MACHINE_ID: Final = ("00:02:00:00:ab:11:", "00:04:")  # RFC 8415; the first is systemd's
@@ -53,7 +53,7 @@ def members(
     told = {member.uuid: member.address for member in heard[name].members} if name in heard else {}
     found = [_member(config, group, domain, view, told, is_thorough) for domain, view in owned]
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda member: _asked(group, member, clock), found))
+        return list(pool.map(lambda member: _asked(name, group, member, clock), found))
 
 
 def _member(
@@ -110,26 +110,12 @@ def machine_duid(client_id: str) -> str | None:
     return duid if kind == "ff" and duid.startswith(_DUID_OF_MACHINE_ID) else None
 
 
-def _asked(group: Group, member: MemberFacts, clock: Clock) -> MemberFacts:
+def _asked(name: str, group: Group, member: MemberFacts, clock: Clock) -> MemberFacts:
     """Ask a domain as the actuator does, but no guest agent: that takes the right to change domains."""
     if not member.is_running or member.address is None or group.readiness.protocol == "agent":
         return member
-    answer = ask(target_of(group, member.name, member.address, member.host), clock)
+    answer = ask(target_of(name, group, member.host, member.name, member.address), clock)
     return replace(member, is_right=answer.is_right, detail=answer.detail, clock_off_s=answer.clock_off_s)
-
-
-def target_of(group: Group, name: str, address: str, host: str) -> Target:
-    """Return whom to ask, and what the right answer is: as the actuator asks."""
-    return Target(
-        name=name,
-        host=host,
-        address=address,
-        port=group.port,
-        protocol=group.readiness.protocol,
-        path=group.readiness.path,
-        is_identity_checked=group.is_identity_checked,
-        timeout_s=group.readiness.timeout_s,
-    )
 
 
 def ask(target: Target, clock: Clock) -> Answer:
@@ -144,15 +130,10 @@ def ask(target: Target, clock: Clock) -> Answer:
 
 
 def _ask_http(target: Target, clock: Clock) -> Answer:
-    connection = http.client.HTTPConnection(target.address, target.port, timeout=max(PATIENCE_S, target.timeout_s))
-    try:
-        connection.request("GET", target.path, headers={"Connection": "close", "User-Agent": "autoscaler-doctor"})
-        response = connection.getresponse()
-        body = response.read(MAX_BODY_BYTES)
-        result = judge(target, response.status, response.getheader("X-Served-By"), body)
-        return Answer(result.is_right, result.detail, clock_off_s(response.getheader("Date"), clock.epoch_s()))
-    finally:
-        connection.close()
+    patience_s = max(PATIENCE_S, target.timeout_s)
+    found = ask_http(target.asked, target.address, target.port, connect_timeout_s=patience_s, timeout_s=patience_s)
+    result = judge(target, found)
+    return Answer(result.is_right, result.detail, clock_off_s(found.date, clock.epoch_s()))
 
 
 def clock_off_s(date: str | None, now_s: float) -> float | None:

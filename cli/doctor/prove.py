@@ -11,7 +11,6 @@ from typing import Final
 
 from cli.doctor import gather_libvirt
 from cli.doctor.facts import Proof
-from cli.doctor.gather_guests import target_of
 from cli.doctor.gather_libvirt import HostView, probe_images
 from common.acceleration import prove
 from common.clock import Clock, boot_id
@@ -30,7 +29,7 @@ from services.actuator.core.steps import Define
 from services.actuator.drafts import Draft, draft
 from services.actuator.images import Images
 from services.actuator.keeper import look
-from services.actuator.prober import Target, probe
+from services.actuator.prober import Target, probe, target_of
 
 LOOK_S: Final = 0.25
 START_S: Final = 30.0
@@ -65,7 +64,7 @@ def _boot(config: Config, name: str, host: HostView, connection: Connection, clo
     try:
         for volume in made.volumes:
             connection.make_volume(volume)
-        return _lived(config, group, (domain, identity), host.name, made.xml, connection, clock)
+        return _lived(config, name, group, (domain, identity), host.name, made.xml, connection, clock)
     finally:
         connection.remove_volumes(lambda volume: owner_of(volume) == identity)
         if not had_pool:
@@ -73,10 +72,17 @@ def _boot(config: Config, name: str, host: HostView, connection: Connection, clo
 
 
 def _lived(
-    config: Config, group: Group, domain: tuple[str, str], host: str, xml: str, connection: Connection, clock: Clock
+    config: Config,
+    name: str,
+    group: Group,
+    domain: tuple[str, str],
+    host: str,
+    xml: str,
+    connection: Connection,
+    clock: Clock,
 ) -> Proof:
     """Run the guest, told by name and UUID, in a thread of its own until it has shown what it does; then it is gone."""
-    target = target_of(group, domain[0], config.network.address(config.network.slots - 1), host)
+    target = target_of(name, group, host, domain[0], config.network.address(config.network.slots - 1))
     with ThreadPoolExecutor(1) as pool:
         life = pool.submit(connection.run_once, xml, START_S + group.boot_timeout_s + group.stop_timeout_s)
         try:

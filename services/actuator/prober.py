@@ -1,4 +1,4 @@
-"""Asks booting domains whether they serve: an HTTP 200, from the right one; an open port; or the guest's agent.
+"""Asks booting domains whether they serve: by HTTP, the right one; an open port; or the guest's agent.
 
 Short connection attempts many times a second, because a guest that has just configured its network drops the first
 packets. A domain that answers under another name is not ready: the address may still be somebody else's.
@@ -13,7 +13,9 @@ from queue import SimpleQueue
 from typing import Final
 
 from common.config import Group
+from common.config_readiness import Question, Readiness, question
 from common.errors import HypervisorError
+from common.http_answer import HttpAnswer, ask_http
 from common.plain import plain_name
 from services.actuator.core.seen import Probe
 
@@ -25,7 +27,7 @@ LONGEST_TURNS: Final = 16
 AGENT_TURNS: Final = 4  # a call to a guest's agent goes through libvirt and QEMU
 CONNECT_TIMEOUT_S: Final = 0.1  # a lost first packet is sent again after 1 s: a new attempt is faster
 THREADS: Final = 8
-MAX_BODY_BYTES: Final = 4096
+ANYWHERE: Final = question("localhost", Readiness())
 
 Identity = tuple[str, str]
 
@@ -38,13 +40,13 @@ class Target:
     address: str
     port: int
     protocol: str = "http"
-    path: str = "/healthz"
+    asked: Question = ANYWHERE
     is_identity_checked: bool = True
     timeout_s: float = 1.0
     host: str = ""
 
 
-def target_of(group: Group, host: str, name: str, address: str) -> Target:
+def target_of(group_name: str, group: Group, host: str, name: str, address: str) -> Target:
     """Return how a domain of the group is asked."""
     readiness = group.readiness
     return Target(
@@ -53,7 +55,7 @@ def target_of(group: Group, host: str, name: str, address: str) -> Target:
         address=address,
         port=group.port,
         protocol=readiness.protocol,
-        path=readiness.path,
+        asked=question(group_name, readiness),
         is_identity_checked=group.is_identity_checked,
         timeout_s=readiness.timeout_s,
     )
@@ -161,16 +163,10 @@ def probe(target: Target, ask_agent: AskAgent = lambda _host, _domain, _timeout_
 
 
 def _ask_http(target: Target) -> Probe:
-    connection = http.client.HTTPConnection(target.address, target.port, timeout=CONNECT_TIMEOUT_S)
-    try:
-        connection.connect()
-        connection.sock.settimeout(target.timeout_s)
-        connection.request("GET", target.path, headers={"Connection": "close", "User-Agent": "autoscaler-probe"})
-        response = connection.getresponse()
-        body = response.read(MAX_BODY_BYTES)
-        return judge(target, response.status, response.getheader("X-Served-By"), body)
-    finally:
-        connection.close()
+    answer = ask_http(
+        target.asked, target.address, target.port, connect_timeout_s=CONNECT_TIMEOUT_S, timeout_s=target.timeout_s
+    )
+    return judge(target, answer)
 
 
 def _probe_agent(target: Target, ask_agent: AskAgent) -> Probe:
@@ -186,11 +182,11 @@ def _probe_agent(target: Target, ask_agent: AskAgent) -> Probe:
     return Probe(True, name, "its guest agent answers")
 
 
-def judge(target: Target, status: int, served_by: str | None, body: bytes) -> Probe:
+def judge(target: Target, answer: HttpAnswer) -> Probe:
     """Return what an HTTP answer means; the name stands in ``X-Served-By``, or is the body."""
-    answered = plain_name((served_by or body.decode("utf-8", "replace")).strip())
-    if status != 200:
-        return Probe(False, answered, f"status {status}")
+    answered = plain_name((answer.served_by or answer.body.decode("utf-8", "replace")).strip())
+    if not target.asked.is_right(answer.status):
+        return Probe(False, answered, f"status {answer.status}")
     if target.is_identity_checked and answered != target.name:
         return Probe(False, answered, f"{answered or 'somebody without a name'} answers there")
     return Probe(True, answered, "it answers")

@@ -458,5 +458,6 @@ def targets(view: View) -> dict[Identity, Target]:
         is_coming |= member.phase is Phase.FAILED and member.domain.power is DomainState.RUNNING
         is_coming |= is_moving(view.wanted, member)
         if is_coming and member.is_reachable and not member.is_off and at is not None:
-            found[(member.name, member.domain.uuid)] = target_of(view.wanted.group, member.domain.host, member.name, at)
+            key, wanted = (member.name, member.domain.uuid), view.wanted
+            found[key] = target_of(wanted.name, wanted.group, member.domain.host, member.name, at)
     return found

@@ -279,7 +279,9 @@ def order_of(
         xml=template_xml(made.xml),
         volumes=made.volumes,
         snapshot=snapshot,
-        target=target_of(wanted.group, step.host, step.domain, wanted.network.address(step.record.slot or 0)),
+        target=target_of(
+            wanted.name, wanted.group, step.host, step.domain, wanted.network.address(step.record.slot or 0)
+        ),
         network=wanted.network,
         console_dir=template.console_dir,
         boot_s=wanted.group.boot_timeout_s,

@@ -53,11 +53,13 @@ from services.balancer.core.older import (
 from services.balancer.core.older import held as held_by_older
 from services.balancer.core.progress import Answered, progress, stalled
 from services.balancer.core.report import UNASKED, backend_states, blind, news, notes, substance
+from services.balancer.core.skew import Skew, follow, serving, skew_news, skew_notes
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 from services.balancer.endpoint import accepts
 from services.balancer.errors import ProxyError, ProxyLostError
 from services.balancer.files import write_atomically
 from services.balancer.haproxy import Master, RuntimeApi
+from services.balancer.long_sessions import LongSessions
 from services.balancer.older import UNKNOWN, OldWorkers
 
 LOOK_S: Final = 1.0  # the longest between two looks: HAProxy may have been reloaded
@@ -87,6 +89,7 @@ class _Group:
     backends: tuple[BackendState, ...] = ()
     slots_total: int = 0
     cut_sessions: int = 0
+    skew: Skew = field(default_factory=Skew)
     answered: dict[str, Answered] = field(default_factory=dict)
     older_owners: Remembered = field(default_factory=Remembered)
     older: Mapping[tuple[str, str], Held] = field(default_factory=dict)
@@ -128,6 +131,7 @@ class BalancerService:
         self._look_at_s = 0.0
         self._moving_since_s = 0.0
         self._quiet = Quiet(period_s=60.0)
+        self._sessions = LongSessions()
         self._bus.subscribe("actuator", Membership.kind)
         self._bus.subscribe("monitor", Failure.kind, HostSample.kind)
 
@@ -237,6 +241,7 @@ class BalancerService:
             self._found(snapshot)
             self._found_older(older, snapshot.pid)
             has_ordered = [self._manage(group, snapshot) for group in self._groups.values()]
+            self._sessions.end_overdue(self._api, {g.name: g.config for g in self._groups.values()}, now_s)
         except (ProxyError, ProxyLostError) as error:
             self._lose(error, now_s)
             return
@@ -318,7 +323,7 @@ class BalancerService:
         if servers is None or group.membership is None:
             return False
         group.answered = progress(group.answered, servers, self._looked_at_s)
-        limit_s = self._context.config.haproxy.request_timeout_s
+        limit_s = group.config.answers_within_s(self._context.config.haproxy)
         slots = with_owners(servers, group.owners, stalled(group.answered, self._looked_at_s, limit_s))
         paused = suspended(self._suspended.values(), self._looked_at_s, self._context.config.system.stale_after_s)
         wanted = wanted_from(group.membership, (hold.uuid for hold in self._holds), paused)
@@ -388,6 +393,14 @@ class BalancerService:
             ):
                 continue  # checks of an overloaded one come and go
             self._event(item.name, group.name, item.domain, item.text, item.level, group.membership_id)
+        self._note_skew(group)
+
+    def _note_skew(self, group: _Group) -> None:
+        in_flight = serving(group.backends)
+        before, group.skew = group.skew, follow(group.skew, in_flight, self._looked_at_s)
+        item = skew_news(before, group.skew, in_flight)
+        if item is not None:
+            self._event(item.name, group.name, item.domain, item.text, item.level, group.membership_id)
 
     def _save(self, snapshot: Snapshot) -> None:
         """Keep what a restarted HAProxy starts from, whenever it has changed."""
@@ -417,7 +430,9 @@ class BalancerService:
             endpoint=group.config.endpoint,
             is_proxy_alive=group.is_alive,
             backends=group.backends if group.is_seen else blind(group.backends),
-            notes=(*notes(group.backends), *self._notes_of_older()) if group.is_seen else (),
+            notes=(*notes(group.backends), *skew_notes(group.skew, group.backends), *self._notes_of_older())
+            if group.is_seen
+            else (),
             slots_total=group.slots_total,
             cut_sessions_total=group.cut_sessions,
         )

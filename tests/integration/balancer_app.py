@@ -1,10 +1,10 @@
 """A domain for the balancer's tests: an HTTP server on one loopback address, a process of its own.
 
 ``GET /healthz``: 200, or 503 while the file ``sick`` exists. ``GET /work?ms=N``: 200 after N ms.
-``GET /block?ms=N``: the same, and everybody else waits too: one worker. ``POST /count?id=X&ms=N``: appends X to the log
+``GET /block?ms=N``: the same, and everybody else waits too: one worker. ``/count?id=X&ms=N``: appends X to the log
 *before* it waits, as a request that had its effect; with ``held=1`` until the file ``go`` beside the log exists.
-``GET /socket`` with ``Upgrade``: 101, then every byte comes back, as of a WebSocket. Every answer names the server in
-X-Served-By.
+``/events?ms=N``: three chunks, N ms apart. ``/ws``: an idle WebSocket. ``GET /socket`` with ``Upgrade``: 101, then
+every byte comes back. Every answer names the server in X-Served-By.
 """
 
 import asyncio
@@ -24,14 +24,22 @@ class App:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                method, target, _ = head.split(" ", 2)
+                _, target, _ = head.split(" ", 2)
                 lengths = [line for line in head.lower().splitlines() if line.startswith("content-length:")]
                 if lengths:
                     await reader.readexactly(int(lengths[0].split(":")[1]))
                 if target == "/socket":
                     await self._echo(reader, writer)
                     return
-                status = await self._answer(method, target)
+                if target.startswith("/events"):
+                    await self._stream(writer, int(target.partition("ms=")[2]) / 1000)
+                    continue
+                if target == "/ws":
+                    accept = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"  # of RFC 6455's example
+                    writer.write(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + accept + b"\r\n")
+                    await reader.read()
+                    raise ConnectionResetError
+                status = await self._answer(target)
                 body = f"{self._name}\n"
                 head = f"HTTP/1.1 {status} X\r\nX-Served-By: {self._name}\r\nContent-Length: {len(body)}\r\n\r\n"
                 writer.write(f"{head}{body}".encode())
@@ -47,12 +55,20 @@ class App:
             await writer.drain()
         writer.close()
 
-    async def _answer(self, method: str, target: str) -> int:
+    async def _stream(self, writer: asyncio.StreamWriter, pause_s: float) -> None:
+        writer.write(b"HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            writer.write(b"9\r\ndata: x\n\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+        writer.write(b"0\r\n\r\n")
+
+    async def _answer(self, target: str) -> int:
         parts = urlsplit(target)
         args = dict(parse_qsl(parts.query))
         if parts.path == "/healthz":
             return 503 if self._sick.exists() else 200
-        if method == "POST":
+        if parts.path == "/count":
             with self._log.open("a") as log:
                 log.write(f"{args['id']}\n")
         wait_s = int(args.get("ms", "0")) / 1000

@@ -263,6 +263,33 @@ def test_slots_that_are_all_taken_are_an_overload_whatever_the_mean() -> None:
     assert found.path() == [1, 2]
 
 
+def sockets(count: int, slots: int, ready: int = 1) -> World:
+    """Return a group with so many connections that stay and do nothing; who finds no slot is refused in the end."""
+
+    def carried(_t: float) -> Traffic:
+        left, taken = count, []
+        for _ in found.serving():
+            taken.append(min(left, slots))
+            left -= taken[-1]
+        names = tuple(domain.name for domain in found.serving())
+        return calm(0.0, in_flight=sum(taken)).model_copy(update={"names": names, "in_flights": tuple(taken)})
+
+    found = World(lambda t: 0.02, settings=settings(max=2, max_in_flight=slots), traffic=carried, ready=ready)
+    return found
+
+
+def test_idle_connections_that_take_every_slot_scale_out_and_keep_what_they_need() -> None:
+    """70 idle WebSockets, 64 slots: the group stayed at 1, and six were refused."""
+    found = sockets(70, 64).run(600)
+    assert found.path() == [1, 2]
+    assert "70 in flight need more than the 64 slots of one domain fewer" in str(last(found).votes)
+
+
+def test_idle_connections_that_leave_slots_free_ask_for_nothing_and_keep_nobody() -> None:
+    assert sockets(50, 64).run(60).path() == [1]
+    assert sockets(50, 64, ready=2).run(120).path() == [2, 1]
+
+
 def test_connections_are_no_requests() -> None:
     assert busy(jobs, protocol="tcp").run(60).path()[-1] >= 5
 

@@ -12,8 +12,10 @@ import pytest
 
 from cli import left_over
 from common.config import Config, Image, Network
+from common.config_readiness import Readiness, question
 from common.domain import DomainFacts, DomainState
 from common.errors import AutoscalerError, DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
+from common.http_answer import HttpAnswer
 from common.messages import BackendState, DesiredCapacity, Drain, Traffic
 from common.phases import Phase
 from common.volume import SeenVolume, Volume
@@ -362,12 +364,19 @@ TARGET = Target("web-0000", "127.0.0.1", 1)
 def test_only_a_200_from_the_right_one_is_a_right_answer(
     status: int, served_by: str | None, body: bytes, is_right: bool
 ) -> None:
-    assert judge(TARGET, status, served_by, body).is_right is is_right
+    assert judge(TARGET, HttpAnswer(status, served_by, None, body)).is_right is is_right
 
 
 def test_any_200_counts_where_identity_is_not_asked_for() -> None:
     anyone = Target("web-0000", "127.0.0.1", 1, is_identity_checked=False)
-    assert judge(anyone, 200, "somebody", b"").is_right and not judge(anyone, 500, "somebody", b"").is_right
+    found = [judge(anyone, HttpAnswer(status, "somebody", None, b"")).is_right for status in (200, 500)]
+    assert found == [True, False]
+
+
+@pytest.mark.parametrize(("status", "is_right"), [(200, False), (204, True), (301, True), (399, True), (400, False)])
+def test_the_file_says_which_statuses_are_right(status: int, is_right: bool) -> None:
+    asked = question("web", Readiness(expect=(204, "3xx")))
+    assert judge(replace(TARGET, asked=asked), HttpAnswer(status, "web-0000", None, b"")).is_right is is_right
 
 
 # --- access, cleanup -----------------------------------------------------------------------------------------------

@@ -55,16 +55,19 @@ def test_each_group_is_a_frontend_and_a_backend() -> None:
     assert section(text, "frontend db") == ["bind [::1]:5432", "mode tcp", "default_backend db"]
     assert section(text, "backend db") == [
         "mode tcp",
+        "timeout tunnel 3600000ms",
         "timeout check 1000ms",
-        "server-template vm 1-5 slot.invalid:1 check disabled maxconn 64 init-addr last,127.0.0.1",
+        "server-template vm 1-5 slot.invalid:1 check disabled maxconn 16 init-addr last,127.0.0.1",
     ]
 
 
 def test_http_backend_repeats_gets_and_nothing_else() -> None:
     lines = section(haproxy_config(config(), 20000, None), "backend web")
-    assert "retry-on conn-failure empty-response response-timeout" in lines
+    assert "retry-on conn-failure empty-response" in lines
     assert "http-request disable-l7-retry if !METH_GET" in lines
-    assert "http-check send meth GET uri /ready?deep=1 ver HTTP/1.1 hdr Host web" in lines
+    asked = "http-check send meth GET uri /ready?deep=1 ver HTTP/1.1 hdr Host 'web' hdr User-Agent 'autoscaler-check'"
+    assert asked in lines
+    assert "http-check expect status 200" in lines
     assert "timeout check 2000ms" in lines
 
 
@@ -136,3 +139,46 @@ def test_a_group_that_is_probed_by_its_agent_is_checked_by_an_open_port() -> Non
     lines = section(text, "backend web")
     assert not [line for line in lines if "http-check" in line or "httpchk" in line]
     assert any(line.startswith("server-template") and " check " in line for line in lines)
+
+
+def backend(keys: str) -> list[str]:
+    return section(
+        haproxy_config(config(f'[groups.web]\nprefix = "web-"\n{keys}'.encode()), 20000, None), "backend web"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ('retry = "conn-failure"', "retry-on conn-failure"),
+        ('retry = "response-timeout"', "retry-on conn-failure empty-response response-timeout"),
+        ("response_timeout_s = 2.5", "timeout server 2500ms"),
+        ("", "timeout server 30000ms"),
+        ("", "http-request set-timeout server 300000ms if { req.hdr(accept) -m sub -i text/event-stream }"),
+        (
+            "response_timeout_s = 900.0",
+            "http-request set-timeout server 900000ms if { req.hdr(accept) -m sub -i text/event-stream }",
+        ),
+        (
+            "stream_idle_timeout_s = 5.0",
+            "http-request set-timeout server 5000ms if { req.hdr(accept) -m sub -i text/event-stream }",
+        ),
+        ("tunnel_timeout_s = 60.0", "timeout tunnel 60000ms"),
+        ('readiness = { expect = [204, "3xx"] }', "http-check expect status 204,300-399"),
+    ],
+)
+def test_a_key_of_the_endpoint_is_a_line_of_its_backend(keys: str, line: str) -> None:
+    assert line in backend(keys)
+
+
+def test_slow_start_and_slots_are_the_servers() -> None:
+    lines = backend("slow_start_s = 20.0\nmax_in_flight = 7")
+    assert lines[-1].endswith("check disabled maxconn 7 slowstart 20000ms init-addr last,127.0.0.1")
+    assert "slowstart" not in backend("")[-1]
+
+
+def test_a_header_is_one_word_in_which_nothing_is_a_variable() -> None:
+    lines = backend('readiness = { host = "a:1", headers = { X-A = "50% \'q\' #$H %[src] \\\\" } }')
+    assert [line.partition(" ver HTTP/1.1 ")[2] for line in lines if "http-check send" in line] == [
+        "hdr Host 'a:1' hdr User-Agent 'autoscaler-check' hdr X-A '50%% '\\''q'\\'' #$H %%[src] \\'"
+    ]

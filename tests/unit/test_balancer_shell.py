@@ -450,6 +450,28 @@ def test_a_reload_gives_the_groups_their_new_tables(bench: Bench) -> None:
     assert bench.service._groups["web"].config.maximum == 9
 
 
+def test_connections_that_stay_far_apart_are_told_once_and_noted_until_they_are_even(bench: Bench) -> None:
+    first = replace(SERVES, in_flight=20)
+    second = replace(SERVES, name="vm2", address="10.0.0.2")
+    totals = {"web": Totals(0, 0, 0, 0, 0.0, 0.0)}
+    bench.api.look = lambda _groups: Snapshot(1, {"web": (first, second)}, totals, "1\n")  # type: ignore[method-assign]
+    one = membership()
+    other = one.members[0].model_copy(update={"name": "web-0002", "uuid": "u2", "address": "10.0.0.2"})
+    both = one.model_copy(update={"members": (*one.members, other)})
+    bench.step(both)
+    for _ in range(70):
+        bench.step(both, after_s=1.0)
+    assert [event.text for event in bench.bus.of(Event)] == [
+        "connections stay far apart: 20 at web-0001, 0 at web-0002; new ones go to the least, old ones do not move"
+    ]
+    assert bench.bus.of(Drain)[-1].notes == (bench.bus.of(Event)[0].text,)
+    second = replace(second, in_flight=18)
+    for _ in range(70):
+        bench.step(both, after_s=1.0)
+    assert [event.name for event in bench.bus.of(Event)] == ["connections-skewed", "connections-even"]
+    assert bench.bus.of(Drain)[-1].notes == ()
+
+
 # --- older processes of HAProxy ------------------------------------------------------------------------------------
 
 

@@ -43,11 +43,11 @@ def group(port: int, protocol: str, status: int) -> Group:
 def test_without_a_path_of_its_own_any_answer_of_a_domain_counts(
     port: int, protocol: str, status: int, is_answering: bool
 ) -> None:
-    assert answers(group(port, protocol, status)) is is_answering
+    assert answers("web", group(port, protocol, status)) is is_answering
 
 
 @pytest.mark.parametrize("endpoint", ["[::1]:{}", "[::]:{}"])
 def test_a_tcp_group_is_asked_at_its_ipv6_address(endpoint: str) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         at = endpoint.format(server.getsockname()[1])
-        assert answers(Group.model_validate({"prefix": "web-", "protocol": "tcp", "endpoint": at}))
+        assert answers("web", Group.model_validate({"prefix": "web-", "protocol": "tcp", "endpoint": at}))

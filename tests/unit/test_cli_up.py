@@ -121,7 +121,7 @@ def test_our_own_endpoint_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPat
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        assert answers(Group(prefix="web-", endpoint=f"127.0.0.1:{server.server_port}"))
+        assert answers("web", Group(prefix="web-", endpoint=f"127.0.0.1:{server.server_port}"))
     finally:
         server.shutdown()
         server.server_close()
@@ -150,7 +150,7 @@ def test_up_ends_only_when_all_groups_answer_at_the_same_look(monkeypatch: pytes
         return Snapshot()
 
     monkeypatch.setattr(endpoints, "observe_once", at_next_look)
-    monkeypatch.setattr(endpoints, "answers", lambda group: group.prefix[0] in answering[0])
+    monkeypatch.setattr(endpoints, "answers", lambda _name, group: group.prefix[0] in answering[0])
     steps = Steps(Clock(), 1)
     with steps.step("first domains"):
         wait_for_endpoints(config, Clock(), steps)

@@ -175,6 +175,20 @@ def test_a_queue_that_stays_asks_for_one_more_though_cpu_is_low() -> None:
     assert votes(Queue(out_window_s=3.0), [metrics(0.1, queue=5)] * 4) == [2, 2, 3, 3]
 
 
+def test_slots_that_are_all_taken_ask_for_one_more_without_a_queue_or_cpu_use() -> None:
+    policy = Queue(out_window_s=3.0, slots=64)
+    assert votes(policy, [metrics(0.0, ready=1, desired=1, slots_taken=64)] * 4) == [1, 1, 2, 2]
+    assert votes(policy, [metrics(0.0, ready=1, desired=1, slots_taken=63)] * 4) == [None] * 4
+    assert votes(policy, [metrics(0.0, ready=2, desired=2, unhealthy=1, slots_taken=64)] * 4) == [2, 2, 3, 3]
+
+
+def test_nobody_is_taken_away_whose_slots_the_others_do_not_have() -> None:
+    policy = Queue(out_window_s=3.0, slots=64)
+    assert votes(policy, [metrics(0.0, ready=2, desired=2, slots_taken=70)] * 2) == [2, 2]
+    assert votes(policy, [metrics(0.0, ready=2, desired=2, slots_taken=57)] * 2) == [None, None]
+    assert votes(policy, [metrics(0.0, ready=2, desired=2, slots_taken=None)] * 2) == [None, None]
+
+
 def test_without_a_queue_the_queue_policy_says_nothing() -> None:
     assert votes(Queue(out_window_s=3.0), [metrics(0.9)] * 2) == [None, None]
     vote, _ = policies.of(Queue(3.0)).recommend(Queue(3.0), policies.of(Queue(3.0)).start(), metrics(0.9), 1.0)

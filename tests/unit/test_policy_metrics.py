@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from common.config import TargetTracking
 from common.config_file import parse
+from common.config_policies import TARGETS
 from common.errors import ConfigError
 from common.messages import Vote
 from services.decider.core import ballot
@@ -16,8 +17,7 @@ from tests.unit.policy_ticks import ballots, metrics, votes
 
 
 def tracking(metric: str, target: float, **changes: Any) -> TargetTracking:
-    key = {"requests-per-domain": "target_requests_per_s", "response-time": "target_response_time_s"}
-    values = {"metric": metric, key.get(metric, "target_queue"): target}
+    values = {"metric": metric, TARGETS[metric]: target}
     return TargetTracking.model_validate(values | {"out_stabilization_s": 0.0, "in_stabilization_s": 0.0} | changes)
 
 
@@ -26,6 +26,13 @@ def tracking(metric: str, target: float, **changes: Any) -> TargetTracking:
 )
 def test_requests_are_shared_out_a_tenfold_load_is_met_at_once(rate: float, wanted: int) -> None:
     assert votes(tracking("requests-per-domain", 10.0), [metrics(0.9, ready=4, request_rate=rate)]) == [wanted]
+
+
+@pytest.mark.parametrize(("in_flight", "wanted"), [(0, 0), (30, 3), (40, 4), (70, 7), (400, 40)])
+def test_connections_are_shared_out_however_idle_they_are(in_flight: int, wanted: int) -> None:
+    assert votes(tracking("in-flight", 10.0), [metrics(0.0, ready=4, in_flight=in_flight)]) == [wanted]
+    seen = metrics(0.0, ready=4, in_flight=in_flight, in_flight_mean=40.0)
+    assert votes(tracking("in-flight", 10.0), [seen]) == [4]
 
 
 @pytest.mark.parametrize(("queue", "wanted"), [(0, 3), (10, 3), (19, 4), (20, 4), (40, 8), (200, 40)])
@@ -51,7 +58,7 @@ def test_coming_domains_count_as_idle() -> None:
     assert votes(tracking("response-time", 0.2), [seen]) == [8]
 
 
-@pytest.mark.parametrize("metric", ["requests-per-domain", "response-time", "queue"])
+@pytest.mark.parametrize("metric", ["requests-per-domain", "in-flight", "response-time", "queue"])
 def test_without_traffic_figures_there_is_no_vote(metric: str) -> None:
     blind = {"is_traffic_known": False, "request_rate": None, "response_time_s": None, "queue": None}
     policy = tracking(metric, 5.0)
@@ -79,7 +86,7 @@ def test_the_reason_names_the_metric() -> None:
             'metric = "response-time"\ntarget_response_time_s = 0.2\ntarget_queue = 1\ntarget_requests_per_s = 2',
             "metric 'response-time' takes target_response_time_s, not target_queue, target_requests_per_s",
         ),
-        ('metric = "memory"', "'cpu', 'requests-per-domain', 'response-time' or 'queue'; got 'memory'"),
+        ('metric = "memory"', "'cpu', 'requests-per-domain', 'in-flight', 'response-time' or 'queue'; got 'memory'"),
         ('metric = "requests-per-domain"\ntarget_requests_per_s = 0', "greater than 0; got 0"),
         ('mode = "out-only"', "'on' or 'observe'; got 'out-only'"),
     ],
@@ -142,7 +149,12 @@ def test_a_floor_alone_never_leans_in() -> None:
 # --- properties ------------------------------------------------------------------------------------------------------
 
 figures = st.tuples(st.floats(0.0, 1e5), st.floats(0.0, 1e5))
-METRICS = {"requests-per-domain": "request_rate", "response-time": "response_time_s", "queue": "queue"}
+METRICS = {
+    "requests-per-domain": "request_rate",
+    "in-flight": "in_flight",
+    "response-time": "response_time_s",
+    "queue": "queue",
+}
 
 
 @given(

@@ -9,8 +9,25 @@ address comes from the state file (``init-addr last``). The name never resolves 
 A server with a literal address would come back on that one, ready.
 
 # Note [What may be sent twice]
-A request without a body of consequence (GET, HEAD) is sent to another server when its first server refuses, breaks off
-or stays silent. Any other request is sent once: only a connection that never came about is tried elsewhere.
+A request without a body of consequence (GET, HEAD) goes to another server when its first one refuses, breaks off before
+the first byte of the answer, or is marked down before it (``empty-response``). HAProxy tells that from an answer that
+is only late: ``on-marked-down shutdown-sessions`` ends the stream, and a stream that ends without an answer is tried
+again. So it is (seen with 2.6) after ``health down`` and ``state maint`` of the runtime API, and after the failed
+checks of a server that is stopped, or whose packets are dropped, without any reset. A late answer of a server that
+passes its checks is a 504, and was asked for once; ``retry = "response-timeout"`` asks up to four times. Any other
+request is sent once: only a connection that never came about is tried elsewhere. Where an answer must begin sooner than
+checks find out (see below), a GET on a frozen guest is a 504 as well: nobody can know yet that it is not only slow.
+
+# Note [One timer for two times]
+HAProxy 2.6 has one timer for an answer, ``timeout server``: it bounds the time to the first byte and each pause after
+it, and only a rule for requests can set it, none for answers. So what asks for ``text/event-stream``, as every
+EventSource does, has the time of a stream from the beginning, and all else ``response_timeout_s`` for both.
+``tcp-response inspect-delay`` could bound the first byte alone, but it closes the connection in place of a 504, counts
+the time of an upload, and a GET whose server dies is then not tried elsewhere.
+
+# Note [Slow start]
+``slowstart`` begins when a slot becomes ready by the runtime API, from maintenance or drain, not only when checks bring
+it up. It is a share of the requests and of ``maxconn``: a member alone is throttled, too.
 
 # Note [How soon a check finds out]
 Whoever fails just after a good check waits ``inter``, then for three checks that time out, ``fastinter`` apart. A
@@ -23,12 +40,14 @@ from pathlib import Path
 from typing import Final
 
 from common.config import Config, Group, Haproxy, System
+from common.config_readiness import Question, question
 
 EMPTY_ADDRESS: Final = "127.0.0.1"
 EMPTY_PORT: Final = 1  # no member listens there
 CONNECT_TIMEOUT_MS: Final = 500
 FAST_CHECK_MS: Final = 100
 METRICS_FRONTEND: Final = "_metrics"
+RETRIES: Final = ("conn-failure", "empty-response", "response-timeout")  # each with those before it
 RESERVED_FDS: Final = 300  # listeners, health checks, the runtime API
 HARD_STOP_S: Final = 600.0
 NOTHING_UP: Final = "No domain of this group can serve now. Try again in a moment.\\n"
@@ -110,7 +129,6 @@ def _defaults(haproxy: Haproxy) -> list[str]:
         f"    timeout client {request_ms}ms",
         f"    timeout server {request_ms}ms",
         f"    timeout queue {request_ms}ms",
-        "    timeout tunnel 1h",
         f"    default-server inter {inter_ms}ms fastinter {min(FAST_CHECK_MS, inter_ms)}ms fall 3 rise 2"
         " on-marked-down shutdown-sessions",
     ]
@@ -141,26 +159,45 @@ def _metrics(listen: str) -> list[str]:
 
 
 def _backend(name: str, group: Group, haproxy: Haproxy) -> list[str]:
-    lines = [f"backend {name}", f"    mode {group.protocol}"]
+    lines = [f"backend {name}", f"    mode {group.protocol}", f"    timeout tunnel {_ms(group.tunnel_timeout_s)}ms"]
     if group.protocol == "http":
-        lines += [
-            "    option forwardfor",
-            "    option abortonclose",  # nobody waits for the answer of a client that left
-            "    retry-on conn-failure empty-response response-timeout",
-            "    http-request disable-l7-retry if !METH_GET",
-            f'    http-error status 503 content-type text/plain string "{NOTHING_UP}" hdr Retry-After 1',
-        ]
+        lines += _requests(group, haproxy)
     lines.append(f"    timeout check {_ms(group.readiness.timeout_s)}ms")
     if group.readiness.protocol == "http":
-        lines += [
-            "    option httpchk",
-            f"    http-check send meth GET uri {group.readiness.path} ver HTTP/1.1 hdr Host {name}",
-            "    http-check expect status 200",
-        ]
+        lines += _check(question(name, group.readiness))
+    slow_start = f" slowstart {_ms(group.slow_start_s)}ms" if group.slow_start_s else ""
     return [
         *lines,
         f"    server-template vm 1-{haproxy.slots} slot.invalid:{EMPTY_PORT} check disabled"
-        f" maxconn {group.max_in_flight} init-addr last,{EMPTY_ADDRESS}",
+        f" maxconn {group.most_in_flight}{slow_start} init-addr last,{EMPTY_ADDRESS}",
+    ]
+
+
+def _requests(group: Group, haproxy: Haproxy) -> list[str]:
+    """Return what holds for requests; see Notes [What may be sent twice] and [One timer for two times]."""
+    answer_ms = _ms(group.answers_within_s(haproxy))
+    retries = RETRIES[: RETRIES.index(group.retry or "empty-response") + 1]
+    return [
+        "    option forwardfor",
+        "    option abortonclose",  # nobody waits for the answer of a client that left
+        f"    timeout server {answer_ms}ms",
+        f"    timeout queue {answer_ms}ms",
+        f"    http-request set-timeout server {_ms(group.event_stream_idle_s(haproxy))}ms"
+        " if { req.hdr(accept) -m sub -i text/event-stream }",
+        f"    retry-on {' '.join(retries)}",
+        "    http-request disable-l7-retry if !METH_GET",
+        f'    http-error status 503 content-type text/plain string "{NOTHING_UP}" hdr Retry-After 1',
+    ]
+
+
+def _check(asked: Question) -> list[str]:
+    """Return the check that asks the question; HAProxy adds ``Connection: close`` by itself."""
+    headers = "".join(f" hdr {name} {_value(value)}" for name, value in asked.headers)
+    statuses = ",".join(f"{least}-{most}" if least < most else str(least) for least, most in asked.statuses)
+    return [
+        "    option httpchk",
+        f"    http-check send meth {asked.method} uri {asked.path} ver {asked.version}{headers}",
+        f"    http-check expect status {statuses}",
     ]
 
 
@@ -170,4 +207,17 @@ def _ms(seconds: float) -> int:
 
 def _quoted(path: Path) -> str:
     """Return the path as one word of HAProxy's configuration."""
-    return "'" + str(path).replace("'", "'\\''") + "'"
+    return _word(str(path))
+
+
+def _value(text: str) -> str:
+    """Return a header's value as one word; HAProxy reads it as a log format, in which ``%`` begins a variable.
+
+    >>> _value("50 %")
+    "'50 %%'"
+    """
+    return _word(text.replace("%", "%%"))
+
+
+def _word(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"

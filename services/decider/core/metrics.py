@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.messages import Evidence, Membership
+from common.messages import Evidence, Membership, Traffic
 from common.outage import is_outage
 from common.phases import FATES, Phase
 from services.decider.core import lack, shares, warm_up
@@ -62,6 +62,7 @@ class GroupMetrics:
     is_traffic_known: bool = False
     queue: int | None = None
     in_flight: int | None = None
+    slots_taken: int | None = None  # of the ready domains: requests and connections that they have now
     request_rate: float | None = None
     response_time_s: float | None = None
     error_rate: float | None = None
@@ -190,6 +191,7 @@ def aggregate(
         is_traffic_known=is_traffic_known,
         queue=traffic.queue if traffic else None,
         in_flight=traffic.in_flight if traffic else None,
+        slots_taken=_slots_taken(traffic, ready) if traffic else None,
         request_rate=traffic.request_rate if traffic else None,
         response_time_s=traffic.response_time_s if traffic else None,
         error_rate=traffic.error_rate if traffic else None,
@@ -304,6 +306,14 @@ def _age_s(seen: Seen, ready: list[tuple[str, str, str]], now_s: float, stale_af
     readings = [seen.readings.get(host) for host in {host for _, _, host in ready}]
     ages_s = [now_s - reading.at_s for reading in readings if reading is not None]
     return max((age_s for age_s in ages_s if 0 <= age_s <= stale_after_s), default=0.0)
+
+
+def _slots_taken(traffic: Traffic, ready: list[tuple[str, str, str]]) -> int | None:
+    """Return what the ready domains have in flight; who leaves has slots that nobody new gets."""
+    names = {name for name, *_ in ready}
+    found = [count for name, count in zip(traffic.names, traffic.in_flights, strict=False) if name in names]
+    known = [count for count in found if count is not None]
+    return sum(known) if known else None
 
 
 def _is_traffic_known(seen: Seen, oldest_s: float) -> bool:

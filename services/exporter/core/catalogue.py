@@ -63,7 +63,7 @@ METRICS: Final[dict[str, Metric]] = {
     ),
     "autoscaler_group_request_errors_total": _counter("Requests that failed, since the exporter began", "group"),
     "autoscaler_group_queued_requests": _gauge("Requests that wait in HAProxy for a domain", "group"),
-    "autoscaler_group_in_flight_requests": _gauge("Requests that domains work on", "group"),
+    "autoscaler_group_in_flight_requests": _gauge("Requests and connections that domains have", "group"),
     "autoscaler_group_queue_time_seconds": _gauge("Mean wait of the last 1024 requests in the queue", "group"),
     "autoscaler_group_response_time_seconds": _gauge("Mean response time of the last 1024 requests", "group"),
     "autoscaler_group_cut_requests_total": _counter("Requests cut off when a drain was ended by force", "group"),
@@ -73,7 +73,9 @@ METRICS: Final[dict[str, Metric]] = {
         "CPUs that the domain may use, its quota included", *("group", "host", "domain")
     ),
     "autoscaler_domain_healthy": _gauge("1 if HAProxy's check of the domain succeeds", "group", "host", "domain"),
-    "autoscaler_domain_in_flight_requests": _gauge("Requests that the domain works on", "group", "host", "domain"),
+    "autoscaler_domain_in_flight_requests": _gauge(
+        "Requests and connections that the domain has", "group", "host", "domain"
+    ),
     # --- what happened
     "autoscaler_decisions_total": _counter("Ticks of the decider", "group", "action", "limiter"),
     "autoscaler_scale_events_total": _counter("Changes of the desired capacity", "group", "direction"),

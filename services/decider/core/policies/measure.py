@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from services.decider.core.metrics import GroupMetrics
 from services.decider.core.words import percent
 
-CPU, REQUESTS, RESPONSE, QUEUE = "cpu", "requests-per-domain", "response-time", "queue"
+CPU, REQUESTS, IN_FLIGHT, RESPONSE, QUEUE = "cpu", "requests-per-domain", "in-flight", "response-time", "queue"
 SYMPTOMS = (RESPONSE, QUEUE)  # they show overload, not what could be spared
-NAMES = {CPU: "CPU", REQUESTS: "requests", RESPONSE: "response time", QUEUE: "queue"}
+NAMES = {CPU: "CPU", REQUESTS: "requests", IN_FLIGHT: "load", RESPONSE: "response time", QUEUE: "queue"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Measure:
 
 
 def measure(metric: str, metrics: GroupMetrics) -> Measure:
-    """Return ``metric`` of the group: a CPU ratio, requests per second and domain, seconds, or requests waiting."""
+    """Return ``metric`` of the group: a CPU ratio, seconds, or, each a domain: requests/s, in flight, or waiting."""
     if metric == CPU:
         is_known = metrics.ready > 0 and metrics.known > 0
         return Measure(metrics.low, metrics.high, is_known, is_known and not metrics.unknown, metrics.ignorance)
@@ -59,6 +59,8 @@ def shown(metric: str, value: float) -> str:
             return percent(value)
         case "requests-per-domain":
             return f"{value:.1f} requests/s each"
+        case "in-flight":
+            return f"{value:.1f} in flight each"
         case "response-time":
             return f"{1000 * value:.0f} ms"
         case _:
@@ -68,8 +70,14 @@ def shown(metric: str, value: float) -> str:
 def _traffic(metric: str, metrics: GroupMetrics) -> float | None:
     if metric == RESPONSE:
         return _response_s(metrics)
-    total = metrics.request_rate if metric == REQUESTS else metrics.queue
+    totals = {REQUESTS: metrics.request_rate, IN_FLIGHT: _in_flight(metrics), QUEUE: metrics.queue}
+    total = totals[metric]
     return None if total is None else total / metrics.ready
+
+
+def _in_flight(metrics: GroupMetrics) -> float | None:
+    """Return the mean of a few seconds: short requests are seen, or not, by chance."""
+    return metrics.in_flight if metrics.in_flight_mean is None else metrics.in_flight_mean
 
 
 def _response_s(metrics: GroupMetrics) -> float | None:
