@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from common import names
 from common.config_capacity import Burst as Burst
 from common.config_capacity import Warm as Warm
+from common.config_defaults import Booted, booted, with_defaults
 from common.config_image import Image as Image
 from common.config_image import Readiness as Readiness
 from common.config_outputs import Metrics as Metrics
@@ -35,7 +36,6 @@ from common.services import SERVICES as SERVICES
 
 MAX_IPC_PATH_BYTES = 107  # sun_path of a Unix socket, less its final NUL
 FIRST_SLOT = 10
-WARM_UP_S = 60.0  # of a whole operating system, whose applications and caches start after it answers
 SILENT_PERIODS = 3
 
 _Tables = TypeVar("_Tables", "dict[str, Host]", "dict[str, Group]")
@@ -211,7 +211,8 @@ class Haproxy(Table):
 class Group(Table):
     """A group of identical domains behind one endpoint.
 
-    ``power_off`` says what becomes of a domain that ignores its power button; None: ``never`` where it is the user's.
+    ``power_off`` says what becomes of a domain that ignores its power button. Some defaults follow from what is booted
+    (``common.config_defaults``); those that stand here are a guest's of our own kernel.
     """
 
     kind: Literal["template", "existing"] = "template"
@@ -236,10 +237,10 @@ class Group(Table):
     boot_timeout_s: Positive = 90.0
     drain_timeout_s: Seconds = 30.0
     stop_timeout_s: Positive = 10.0
-    power_off: Literal["never", "after-stop-timeout"] | None = None
+    power_off: Literal["never", "after-stop-timeout"] = "after-stop-timeout"
     unhealthy_grace_s: Positive = 10.0
     keep_failed: bool = False
-    warm_up_s: Seconds | None = None
+    warm_up_s: Seconds = 0.0
     cpu_without_requests: Literal["ignore", "count"] = "ignore"
     patience_s: Seconds = 3600.0
     patience_memory_s: Seconds = 3600.0
@@ -255,6 +256,11 @@ class Group(Table):
         if isinstance(values, dict) and values.get("protocol") == "tcp" and "readiness" not in values:
             return values | {"readiness": {"protocol": "tcp"}}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_follow_from_what_is_booted(cls, values: Any) -> Any:
+        return with_defaults(values) if isinstance(values, dict) else values
 
     @field_validator("prefix")
     @classmethod
@@ -348,22 +354,19 @@ class Group(Table):
     @property
     def may_cut_power(self) -> bool:
         """Return whether a domain that does not shut down may be powered off; by default only one of our own making."""
-        return self.kind == "template" if self.power_off is None else self.power_off == "after-stop-timeout"
+        return self.power_off == "after-stop-timeout"
+
+    @property
+    def booted(self) -> Booted:
+        """Return what its domains boot: some defaults follow from that."""
+        return booted(self.kind, self.image.disk)
 
     @property
     def is_identity_checked(self) -> bool:
         """Return whether a domain must name itself to be ready; by default those of our own kernel images must."""
         if self.readiness.protocol == "tcp":
             return False
-        is_own = self.kind == "template" and not self.image.disk
-        return is_own if self.readiness.identity is None else self.readiness.identity
-
-    @property
-    def warming_up_s(self) -> float:
-        """Return how long the CPU use of a new member is its own start's: by what is booted, unless the file says."""
-        if self.warm_up_s is not None:
-            return self.warm_up_s
-        return 0.0 if self.kind == "template" and not self.image.disk else WARM_UP_S
+        return self.booted is Booted.KERNEL if self.readiness.identity is None else self.readiness.identity
 
     @property
     def ceiling(self) -> int:

@@ -176,7 +176,7 @@ def stops(config: Config, names: Sequence[str], clock: Clock) -> dict[str, StopF
         if event.group not in left:
             continue
         left[event.group] += event.name == "domain-stopped"
-        if event.name == "domain-powered-off" and event.text == NOT_IN_TIME:
+        if event.name == "domain-powered-off" and event.text.startswith(NOT_IN_TIME):
             forced[event.group].add(event.domain)
     return {name: StopFacts(left[name], len(forced[name]), tuple(sorted(forced[name]))) for name in names}
 
