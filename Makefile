@@ -21,7 +21,7 @@ help:  ## list what can be made
 
 up:  ## install what is missing, start everything, end when the endpoint answers; RUNTIME=compose: in containers
 	@RUNTIME=$(RUNTIME) scripts/bootstrap.sh run
-	@scripts/with-root.sh $(BIN)/autoscaler up --runtime $(RUNTIME)
+	@scripts/with-root.sh $(BIN)/autoscaler up --runtime $(RUNTIME) $(if $(FORCE),--force)
 
 down:  ## stop the services and the domains they created
 	@scripts/with-root.sh $(BIN)/autoscaler down

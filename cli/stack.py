@@ -14,10 +14,11 @@ from pathlib import Path
 from cli import shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.kept_in_service import refuse_silencing
 from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from cli.status import endpoint_url
-from cli.supervision import is_supervised, start_services, stop_services
+from cli.supervision import is_changed, is_supervised, start_services, stop_services
 from common.clock import Clock
 from common.config import Config, System
 from common.config_file import load
@@ -28,8 +29,10 @@ from common.state_dir import LOG_DIR, MODE
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def up(config_path: Path, clock: Clock) -> None:
+def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
     """Start everything; return when every group that is to have a domain now answers at its endpoint.
+
+    Unless ``is_forced``, a changed file is refused with which those that serve now would not.
 
     Raises:
         AutoscalerError: a step failed; the message says which, and what to do.
@@ -52,6 +55,8 @@ def up(config_path: Path, clock: Clock) -> None:
     with steps.step("acceleration"):
         steps.say(prove_acceleration(config, clock))
     with steps.step("HAProxy"):
+        if is_changed(config.system, digest):
+            refuse_silencing(config, clock, is_forced=is_forced)
         steps.say(prepare_haproxy(config, config_path))
     with steps.step("services"):
         steps.say(start_services(config, config_path, digest, clock))

@@ -35,7 +35,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     if is_supervised(system):
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stop_services(system, clock)
-        elif marker.is_file() and marker.read_text(encoding="ascii") == digest:
+        elif not is_changed(system, digest):
             return start_stopped(system)
         else:
             restart_services(config)
@@ -110,6 +110,13 @@ def stop_services(system: System, clock: Clock) -> str:
 def is_supervised(system: System) -> bool:
     """Return whether our supervisord runs."""
     return _supervisord_pid(system) is not None
+
+
+def is_changed(system: System, digest: str) -> bool:
+    """Return whether our supervisord runs, with another configuration than the one of this digest."""
+    marker = system.run_path / MARKER
+    is_same = marker.is_file() and marker.read_text(encoding="ascii") == digest
+    return is_supervised(system) and not is_same
 
 
 def _supervisor(system: System) -> Any:

@@ -298,12 +298,29 @@ class DecisionRecord(Body):
 # --- actuator --------------------------------------------------------------------------------------------------
 
 
+class Unready(Frozen):
+    """What came back when a domain was last asked whether it serves, where that is not what readiness wants.
+
+    ``kind``: ``status`` or ``identity`` (an HTTP answer with another status, or as another domain), ``refused``,
+    ``timeout``, ``unreachable``, ``broken`` (no HTTP), ``no-address``, ``agent`` (its guest agent does not answer) or
+    ``agent-identity``. ``came``: what came back; ``wanted``: what readiness wants; ``common.unready`` has the words.
+    """
+
+    kind: str
+    address: str | None = None
+    port: int | None = None
+    path: str = ""
+    came: str = ""
+    wanted: str = "200"
+
+
 class Member(Frozen):
     """One owned domain. ``address`` is None until it is known; ``cause`` leads back to the decision.
 
     ``tier`` is how it came to service, or in phase standby how it waits for it: ``clone``, ``paused``, ``saved``,
     ``running`` (in rotation beyond what is desired), or empty: it booted. One on its way to phase standby is there
     already for everybody else. ``is_probed``: it answered as itself a moment ago, and may serve without another check.
+    ``unready``: why it does not serve, where it was asked and did not answer rightly.
     """
 
     name: str
@@ -319,6 +336,7 @@ class Member(Frozen):
     note: str = ""
     tier: str = ""
     is_probed: bool = False
+    unready: Unready | None = None
 
 
 class LeadTime(Frozen):

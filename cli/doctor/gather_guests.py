@@ -16,10 +16,10 @@ from common.clock import Clock
 from common.config import Config, Group
 from common.domain import DomainState
 from common.errors import RecordingError
-from common.messages import Event, Membership
+from common.messages import Event, Membership, Unready
 from common.recording import Recording, recording_dir
 from services.actuator.core.events import NOT_IN_TIME
-from services.actuator.prober import Target, judge
+from services.actuator.prober import Target, judge, no_answer, target_of
 
 THREADS: Final = 16
 PATIENCE_S: Final = 2.0
@@ -31,11 +31,15 @@ _DUID_OF_MACHINE_ID: Final = ("00:02:00:00:ab:11:", "00:04:")  # RFC 8415; the f
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back from a domain's readiness address, and how far its clock is from ours."""
+    """What came back from a domain's readiness address, and how far its clock is from ours.
+
+    ``why``: what came instead of what readiness wants.
+    """
 
     is_right: bool
     detail: str
     clock_off_s: float | None
+    why: Unready | None = None
 
 
 def members(
@@ -114,22 +118,9 @@ def _asked(group: Group, member: MemberFacts, clock: Clock) -> MemberFacts:
     """Ask a domain as the actuator does, but no guest agent: that takes the right to change domains."""
     if not member.is_running or member.address is None or group.readiness.protocol == "agent":
         return member
-    answer = ask(target_of(group, member.name, member.address, member.host), clock)
-    return replace(member, is_right=answer.is_right, detail=answer.detail, clock_off_s=answer.clock_off_s)
-
-
-def target_of(group: Group, name: str, address: str, host: str) -> Target:
-    """Return whom to ask, and what the right answer is: as the actuator asks."""
-    return Target(
-        name=name,
-        host=host,
-        address=address,
-        port=group.port,
-        protocol=group.readiness.protocol,
-        path=group.readiness.path,
-        is_identity_checked=group.is_identity_checked,
-        timeout_s=group.readiness.timeout_s,
-    )
+    answer = ask(target_of(group, member.host, member.name, member.address), clock)
+    clock_off_s, why = answer.clock_off_s, answer.why
+    return replace(member, is_right=answer.is_right, detail=answer.detail, clock_off_s=clock_off_s, why=why)
 
 
 def ask(target: Target, clock: Clock) -> Answer:
@@ -140,7 +131,7 @@ def ask(target: Target, clock: Clock) -> Answer:
             return Answer(True, "the port is open", None)
         return _ask_http(target, clock)
     except (OSError, http.client.HTTPException) as error:
-        return Answer(False, f"no answer: {error or type(error).__name__}", None)
+        return Answer(False, f"no answer: {error or type(error).__name__}", None, no_answer(target, error))
 
 
 def _ask_http(target: Target, clock: Clock) -> Answer:
@@ -150,7 +141,8 @@ def _ask_http(target: Target, clock: Clock) -> Answer:
         response = connection.getresponse()
         body = response.read(MAX_BODY_BYTES)
         result = judge(target, response.status, response.getheader("X-Served-By"), body)
-        return Answer(result.is_right, result.detail, clock_off_s(response.getheader("Date"), clock.epoch_s()))
+        off_s = clock_off_s(response.getheader("Date"), clock.epoch_s())
+        return Answer(result.is_right, result.detail, off_s, result.why)
     finally:
         connection.close()
 

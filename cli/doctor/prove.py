@@ -11,7 +11,6 @@ from typing import Final
 
 from cli.doctor import gather_libvirt
 from cli.doctor.facts import Proof
-from cli.doctor.gather_guests import target_of
 from cli.doctor.gather_libvirt import HostView, probe_images
 from common.acceleration import prove
 from common.clock import Clock, boot_id
@@ -30,7 +29,7 @@ from services.actuator.core.steps import Define
 from services.actuator.drafts import Draft, draft
 from services.actuator.images import Images
 from services.actuator.keeper import look
-from services.actuator.prober import Target, probe
+from services.actuator.prober import Target, probe, target_of
 
 LOOK_S: Final = 0.25
 START_S: Final = 30.0
@@ -76,7 +75,7 @@ def _lived(
     config: Config, group: Group, domain: str, host: str, xml: str, connection: Connection, clock: Clock
 ) -> Proof:
     """Run the guest in a thread of its own until it has shown what it does; it is gone after the call."""
-    target = target_of(group, domain, config.network.address(config.network.slots - 1), host)
+    target = target_of(group, host, domain, config.network.address(config.network.slots - 1))
     with ThreadPoolExecutor(1) as pool:
         life = pool.submit(connection.run_once, xml, START_S + group.boot_timeout_s + group.stop_timeout_s)
         try:

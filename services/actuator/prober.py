@@ -14,6 +14,7 @@ from typing import Final
 
 from common.config import Group
 from common.errors import HypervisorError
+from common.messages import Unready
 from services.actuator.core.seen import Probe
 
 PERIOD_S: Final = 0.03  # one turn
@@ -25,13 +26,19 @@ AGENT_TURNS: Final = 4  # a call to a guest's agent goes through libvirt and QEM
 CONNECT_TIMEOUT_S: Final = 0.1  # a lost first packet is sent again after 1 s: a new attempt is faster
 THREADS: Final = 8
 MAX_BODY_BYTES: Final = 4096
+MOST_SHOWN: Final = 64
+AGENT: Final = "its guest agent"
+SERVING_TURNS: Final = 33  # a second: one that serves and fails its checks may be overloaded
 
 Identity = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask, and what the right answer is. ``name`` is expected only where ``is_identity_checked``."""
+    """Whom to ask, and what the right answer is. ``name`` is expected only where ``is_identity_checked``.
+
+    One that ``is_serving``, and fails its checks, is asked once a second: to tell why, and no load for it.
+    """
 
     name: str
     address: str
@@ -41,6 +48,7 @@ class Target:
     is_identity_checked: bool = True
     timeout_s: float = 1.0
     host: str = ""
+    is_serving: bool = False
 
 
 def target_of(group: Group, host: str, name: str, address: str) -> Target:
@@ -129,7 +137,10 @@ class Prober:
 
     def _is_due(self, key: Identity) -> bool:
         turns = self._turns[key]
-        least = AGENT_TURNS if self._targets[key].protocol == "agent" else 1
+        target = self._targets[key]
+        if target.is_serving:
+            return turns % SERVING_TURNS == 0
+        least = AGENT_TURNS if target.protocol == "agent" else 1
         return turns % min(max(turns // PATIENT_TURNS + 1, least), LONGEST_TURNS) == 0
 
     def _ask(self) -> None:
@@ -156,7 +167,7 @@ def probe(target: Target, ask_agent: AskAgent = lambda _host, _domain, _timeout_
             return Probe(True, detail="the port is open")
         return _ask_http(target)
     except (OSError, http.client.HTTPException) as error:
-        return Probe(False, detail=f"no answer: {type(error).__name__}")
+        return Probe(False, detail=f"no answer: {type(error).__name__}", why=no_answer(target, error))
 
 
 def _ask_http(target: Target) -> Probe:
@@ -176,11 +187,12 @@ def _probe_agent(target: Target, ask_agent: AskAgent) -> Probe:
     try:
         name = ask_agent(target.host, target.name, target.timeout_s)
     except HypervisorError as error:
-        return Probe(False, detail=str(error))
+        return Probe(False, detail=str(error), why=Unready(kind="agent", wanted=AGENT))
     if name is None:
-        return Probe(False, detail="no answer from the guest agent")
+        return Probe(False, detail="no answer from the guest agent", why=Unready(kind="agent", wanted=AGENT))
     if target.is_identity_checked and name.partition(".")[0] != target.name.partition(".")[0]:
-        return Probe(False, name, f"the guest is named {name or 'nothing'}")
+        why = Unready(kind="agent-identity", came=_plain(name), wanted=target.name)
+        return Probe(False, name, f"the guest is named {name or 'nothing'}", why=why)
     return Probe(True, name, "its guest agent answers")
 
 
@@ -188,7 +200,44 @@ def judge(target: Target, status: int, served_by: str | None, body: bytes) -> Pr
     """Return what an HTTP answer means; the name stands in ``X-Served-By``, or is the body."""
     answered = served_by.strip() if served_by else body.decode("utf-8", "replace").strip()[:64]
     if status != 200:
-        return Probe(False, answered, f"status {status}")
+        why = _why(target, "status", came=str(status), wanted=_wanted(target))
+        return Probe(False, answered, f"status {status}", why=why)
     if target.is_identity_checked and answered != target.name:
-        return Probe(False, answered, f"{answered or 'somebody without a name'} answers there")
+        why = _why(target, "identity", came=_plain(answered), wanted=target.name)
+        return Probe(False, answered, f"{answered or 'somebody without a name'} answers there", why=why)
     return Probe(True, answered, "it answers")
+
+
+def no_answer(target: Target, error: Exception) -> Unready:
+    """Return the fact that a question to the target ended in an error of the network, or of HTTP."""
+    return _why(target, _kind_of(error), came=_said(error), wanted=_wanted(target))
+
+
+def _why(target: Target, kind: str, came: str, wanted: str) -> Unready:
+    path = target.path if target.protocol == "http" else ""
+    return Unready(kind=kind, address=target.address, port=target.port, path=path, came=came, wanted=wanted)
+
+
+def _plain(text: str) -> str:
+    """Return what a guest says of itself in one short line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MOST_SHOWN]
+
+
+def _wanted(target: Target) -> str:
+    return "200" if target.protocol == "http" else "an open port"
+
+
+def _kind_of(error: Exception) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return "refused"
+        case TimeoutError():
+            return "timeout"
+        case http.client.HTTPException() | ConnectionError():
+            return "broken"
+        case _:
+            return "unreachable"
+
+
+def _said(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
