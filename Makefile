@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up:  ## install what is missing, start everything, end when the endpoint answers; RUNTIME=compose: in containers
+up:  ## install what is missing, start everything, end when the endpoint answers; RUNTIME=compose: in containers; FORCE=1: see docs/operating.md
 	@RUNTIME=$(RUNTIME) scripts/bootstrap.sh run
 	@scripts/with-root.sh $(BIN)/autoscaler up --runtime $(RUNTIME) $(if $(FORCE),--force)
 

@@ -67,14 +67,15 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
     traffic = snapshot.traffics.get(name)
     members = membership.members if membership else ()
     served = serving(membership, drain)
+    least, most = wanted.bounds_in_force if wanted else (group.minimum, group.maximum)
     desired = decision.desired_after if decision else (membership.desired_seen if membership else None)
     return {
         "name": name,
         "desired": desired,
         "ready": None if served is None else len(served),
         "endpoint": endpoint_url(group),
-        "min": wanted.minimum if wanted else group.minimum,
-        "max": wanted.maximum if wanted else group.maximum,
+        "min": least,
+        "max": most,
         "mode": decision.mode if decision else None,
         "cpu_ratio": decision.evidence.cpu_ratio if decision else None,
         "request_rate": traffic.request_rate if traffic else None,

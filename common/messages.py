@@ -159,6 +159,7 @@ class DesiredCapacity(Body):
     In the modes ``off`` and ``observe`` it changes nothing at all: both permissions are false then too.
 
     ``burst_quota`` is the share of one CPU for each vCPU of every member in rotation, None for the configured one.
+    ``bounds`` are those in force; ``minimum`` and ``maximum`` give way to a ``desired`` that is frozen outside of them.
     ``decided_mono_s`` is when ``desired`` took its value, on the monotonic clock of the boot ``boot_id``.
     """
 
@@ -176,6 +177,12 @@ class DesiredCapacity(Body):
     burst_quota: float | None = Field(default=None, gt=0, le=1)
     decided_mono_s: float | None = None
     boot_id: str = ""
+    bounds: tuple[int, int] | None = None
+
+    @property
+    def bounds_in_force(self) -> tuple[int, int]:
+        """Return the fewest and the most domains; an older decider tells only those that give way."""
+        return self.bounds or (self.minimum, self.maximum)
 
     @property
     def topic(self) -> str:

@@ -374,7 +374,9 @@ def test_panicked_domain_that_libvirt_preserves_still_has_its_power(kind: str) -
     found = steps_for(group_of(kind), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED)))
     assert brief(found) == (["Destroy web-0000"] if kind == "template" else [])
     want, see = group_of(kind), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED))
-    left = "web-0000 has failed and is left to its owner: its kernel has panicked; power_off is never"
+    left = (
+        "web-0000 has failed and keeps its place until its owner ends it: its kernel has panicked; power_off is never"
+    )
     assert waiting(context_of(want, see, NOW_S)) == ((left,) if kind == "existing" else ())
     cut = steps_for(group_of(kind, "after-stop-timeout"), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED)))
     assert brief(cut) == ["Destroy web-0000"]

@@ -31,7 +31,7 @@ def waiting(context: Context) -> tuple[str, ...]:
     held = (f"{m.name} waits: {m.state.text}" for m in context.view.members if m.is_held and m.is_reachable)
     deaf = (_ignores(m) for m in context.view.members if is_deaf(context, m))
     broken = (
-        f"{m.name} has failed and is left to its owner: {m.state.text}; power_off is never"
+        f"{m.name} has failed and keeps its place until its owner ends it: {m.state.text}; power_off is never"
         for m in context.view.members
         if m.is_broken and m.is_reachable and not may_cut_power(context, m)
     )
