@@ -8,14 +8,15 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from common.messages import Unready
-from services.actuator.prober import Target, probe
+from services.actuator.prober import Prober, Target, probe
+from tests.waiting import wait_until
 
 OK = b"HTTP/1.0 200 OK\r\nX-Served-By: web-0000\r\n\r\n"
 
 
 @contextmanager
-def guest(answer: bytes | None) -> Iterator[int]:
-    """Serve this answer to whoever connects, or nothing at all, at the port."""
+def guest(answer: bytes | None, asked: list[int] | None = None) -> Iterator[int]:
+    """Serve this answer to whoever connects, or nothing at all, at the port; ``asked`` gets an entry for each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         kept: list[socket.socket] = []
 
@@ -24,6 +25,8 @@ def guest(answer: bytes | None) -> Iterator[int]:
                 while True:
                     connection = server.accept()[0]
                     kept.append(connection)
+                    if asked is not None:
+                        asked.append(1)
                     connection.recv(4096)
                     if answer is not None:
                         connection.sendall(answer)
@@ -64,6 +67,19 @@ def test_a_right_answer_needs_no_reason() -> None:
     with guest(OK) as port:
         found = probe(target(port))
     assert found.is_right and found.why is None
+
+
+def test_one_that_serves_and_fails_its_checks_is_asked_seldom_for_it_may_be_overloaded() -> None:
+    serving: list[int] = []
+    booting: list[int] = []
+    prober = Prober(lambda: None)
+    try:
+        with guest(b"HTTP/1.0 503 Busy\r\n\r\n", serving) as one, guest(b"HTTP/1.0 503 Busy\r\n\r\n", booting) as two:
+            prober.aim({("a", "a"): target(one, is_serving=True), ("b", "b"): target(two)})
+            wait_until(lambda: len(booting) >= 40 and serving, "one that boots to be asked forty times", 60)
+            assert len(serving) <= len(booting) / 4
+    finally:
+        prober.stop()
 
 
 def test_a_closed_port_refuses_also_where_an_open_one_is_all_that_is_wanted() -> None:
