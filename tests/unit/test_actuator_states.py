@@ -439,6 +439,22 @@ def test_who_ignores_the_power_button_is_asked_by_its_agent_too() -> None:
         assert isinstance(asked, Shutdown) and asked.is_by_agent_too is is_by_agent_too
 
 
+@pytest.mark.parametrize("kind", ["template", "existing"])
+@pytest.mark.parametrize(("age_s", "goes"), [(9.0, []), (11.0, [TWO])])
+def test_one_that_takes_long_to_shut_down_keeps_nobody_else_from_leaving(
+    kind: str, age_s: float, goes: list[str]
+) -> None:
+    group = wanted(
+        0,
+        kind=kind,
+        stop_timeout_s=120.0,
+        power_off="never",
+        **({"address_source": "arp"} if kind == "existing" else {}),
+    )
+    found = plan(group, beside(leaves("never", 1, age_s)), NOW_S).steps
+    assert [step.domain for step in found if isinstance(step, SetPhase)] == goes
+
+
 def test_a_cut_is_a_warning_that_names_the_domain_and_the_key_to_raise() -> None:
     (cut,) = steps_for(group_of("template"), beside(leaves("10", 2, 11.0)))
     event = event_of(cut, "", NOW_S)
