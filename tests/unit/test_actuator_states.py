@@ -444,14 +444,7 @@ def test_who_ignores_the_power_button_is_asked_by_its_agent_too() -> None:
 def test_one_that_takes_long_to_shut_down_keeps_nobody_else_from_leaving(
     kind: str, age_s: float, goes: list[str]
 ) -> None:
-    group = wanted(
-        0,
-        kind=kind,
-        stop_timeout_s=120.0,
-        power_off="never",
-        **({"address_source": "arp"} if kind == "existing" else {}),
-    )
-    found = plan(group, beside(leaves("never", 1, age_s)), NOW_S).steps
+    found = plan(group_of(kind, "never", 0), beside(leaves("never", 3, age_s)), NOW_S).steps
     assert [step.domain for step in found if isinstance(step, SetPhase)] == goes
 
 
