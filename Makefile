@@ -20,9 +20,9 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up:  ## install what is missing, start everything, end when the endpoint answers; RUNTIME=compose: in containers
+up:  ## install what is missing, start everything, end when the endpoint answers; RUNTIME=compose: in containers; FORCE=1: see docs/operating.md
 	@RUNTIME=$(RUNTIME) scripts/bootstrap.sh run
-	@scripts/with-root.sh $(BIN)/autoscaler up --runtime $(RUNTIME)
+	@scripts/with-root.sh $(BIN)/autoscaler up --runtime $(RUNTIME) $(if $(FORCE),--force)
 
 down:  ## stop the services and the domains they created; DISCARD_SAVED=1: those too whose memory somebody has saved
 	@scripts/with-root.sh $(BIN)/autoscaler down $(if $(DISCARD_SAVED),--discard-saved)

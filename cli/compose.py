@@ -14,6 +14,7 @@ from cli import shared_dirs, stack
 from cli.compose_limits import check_configuration
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.kept_in_service import refuse_silencing
 from cli.left_over import refuse_renamed
 from cli.libvirt_daemon import stop_libvirt
 from cli.refusals import write_text
@@ -30,8 +31,10 @@ WANTS_DOCKER = "install Docker's compose (Debian: apt-get install docker.io dock
 EXPLANATION_LINES = 15
 
 
-def up(config_path: Path, clock: Clock) -> None:
+def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
     """Start everything in containers; return when every group that is to have a domain now answers.
+
+    Unless ``is_forced``, a changed file is refused with which those that serve now would not.
 
     Raises:
         AutoscalerError: a step failed; the message says which, and what to do.
@@ -42,14 +45,15 @@ def up(config_path: Path, clock: Clock) -> None:
         stack.require_root()
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with turn(config.system, "up"):
-        _bring_up(config, config_path, digest, clock, steps)
+        _bring_up(config, config_path, digest, clock, steps, is_forced=is_forced)
     with steps.step("first domains"):
         wait_for_endpoints(config, clock, steps, lambda: shared_dirs.are_shared(config.system))
     stack.print_what_next(config, stop="make down RUNTIME=compose")
 
 
-def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps) -> None:
+def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps, *, is_forced: bool) -> None:
     shared_dirs.refuse_units(config.system)
+    is_running = shared_dirs.are_shared(config.system)
     if is_supervised(config.system):
         raise AutoscalerError("it runs without containers; first: make down")
     check_configuration(config, config_path, stack.ROOT, os.environ)
@@ -66,6 +70,8 @@ def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, step
     with steps.step("container image"):
         steps.say(compose.build())
     with steps.step("containers"):
+        if is_running:
+            refuse_silencing(config, clock, is_forced=is_forced)
         steps.say(_start(config, compose, digest))
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from cli.clock_changes import uneven_windows
 from common.clock import SystemClock
 from common.config import Config
+from common.config_defaults import DEFAULTS, SYSTEMD_STOP_S, Booted, differing
 from common.config_environment import unread
-from common.config_file import Loaded, read
+from common.config_file import DEFAULT, Loaded, read
 from common.config_schema import Path_, concealed, is_secret
 from common.errors import ConfigError
 from services.actuator.image_check import written_faults
@@ -20,11 +21,12 @@ from services.notifier.senders import file_trouble
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key: its value in force, and where that comes from."""
+    """One key: its value in force, and where that comes from; ``default_for``: whose default it is, where not all's."""
 
     path: Path_
     value: Any
     origin: str
+    default_for: str = ""
 
     @property
     def key(self) -> str:
@@ -33,7 +35,12 @@ class Setting:
 
     def values(self) -> dict[str, Any]:
         """Return what ``config show --json`` prints of it."""
-        return {"key": self.key, "value": self.value, "from": self.origin}
+        return {"key": self.key, "value": self.value, "from": self.origin, "default_for": self.default_for}
+
+    @property
+    def comment(self) -> str:
+        """Return where it comes from, in words."""
+        return f"default for {self.default_for}" if self.default_for else self.origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +89,8 @@ def check(path: Path, environ: Mapping[str, str] = os.environ, now_s: float | No
     if faults := written_faults(config):
         raise ConfigError("\n".join(f"{path}: {fault}" for fault in faults))
     notes = (
-        *unready_receivers(config), *same_addresses(config), *keeps_power(config), *changed_endpoints(config),
-        *uneven_windows(config, now_s), *left_to_libvirt(config),
+        *unready_receivers(config), *same_addresses(config), *changed_defaults(loaded), *changed_retries(config),
+        *short_stops(config), *uneven_windows(config, now_s), *left_to_libvirt(config),
     )  # fmt: skip
     return Checked(path, tuple(loaded.config.groups), loaded.digest, variables, unread(environ), notes)
 
@@ -105,29 +112,45 @@ def left_to_libvirt(config: Config) -> list[str]:
     return found
 
 
-def keeps_power(config: Config) -> list[str]:
-    """Return the existing groups whose domains are never powered off because nothing else is said; 0.1.0 did it."""
-    silent = [name for name, group in config.groups.items() if group.kind == "existing" and group.power_off is None]
+def changed_defaults(loaded: Loaded) -> list[str]:
+    """Return, by group, which defaults in force are others than in release 0.1.0, and what that means for power."""
+    notes = []
+    for name, group in loaded.config.groups.items():
+        open_keys = [found for found in differing(group.booted) if _is_open(loaded, name, found[0])]
+        if open_keys:
+            told = ", ".join(f"{key} = {_toml(now)} (was {_toml(before)})" for key, now, before in open_keys)
+            notes.append(f"groups.{name}: other defaults for {group.booted} than in 0.1.0: {told}{_meaning(open_keys)}")
+    return notes
+
+
+def short_stops(config: Config) -> list[str]:
+    """Return the groups of whole operating systems whose power is cut while they may still be shutting down."""
+    cutting = {name: group for name, group in config.groups.items() if group.may_cut_power}
     return [
-        f'groups.{name}: power_off is "never" by default: a domain that does not shut down is asked again and again'
-        for name in silent
+        f"groups.{name}.stop_timeout_s = {_toml(group.stop_timeout_s)}: an operating system may need longer "
+        f"(systemd gives each of its services {SYSTEMD_STOP_S:g} s), and its power is cut then"
+        for name, group in cutting.items()
+        if group.booted is not Booted.KERNEL and group.stop_timeout_s < SYSTEMD_STOP_S
     ]
 
 
-def changed_endpoints(config: Config) -> list[str]:
-    """Return the groups whose endpoint works otherwise than with 0.1.0, because the file does not say how."""
-    slots = [
-        f"groups.{name}: max_in_flight is {group.most_in_flight} by default for guests of a kernel; it was 64"
-        for name, group in config.groups.items()
-        if group.is_of_kernel and group.max_in_flight is None
-    ]
-    retries = [
+def changed_retries(config: Config) -> list[str]:
+    """Return the groups whose late requests go elsewhere no more, as they did with 0.1.0, for the file says nothing."""
+    return [
         f"groups.{name}: a request whose answer is late is no longer sent to another domain; "
         'retry = "response-timeout" sends it to up to three others, as before'
         for name, group in config.groups.items()
         if group.protocol == "http" and group.retry is None
     ]
-    return [*slots, *retries]
+
+
+def _is_open(loaded: Loaded, name: str, key: str) -> bool:
+    return loaded.origin(("groups", name, *key.split(".")), "") == DEFAULT
+
+
+def _meaning(open_keys: list[tuple[str, Any, Any]]) -> str:
+    is_kept = any(key == "power_off" for key, _, _ in open_keys)
+    return "; a domain that does not shut down is asked again and again" if is_kept else ""
 
 
 def same_addresses(config: Config) -> list[str]:
@@ -150,12 +173,12 @@ def settings(path: Path, prefix: str = "", *, is_default_shown: bool = True) -> 
     found = [s for s in _settings(read(path), path.name) if f"{s.key}.".startswith(f"{prefix}." if prefix else "")]
     if not found:
         raise ConfigError(f"no key begins with {prefix!r}; see them all: autoscaler config show")
-    return [setting for setting in found if is_default_shown or setting.origin != "default"]
+    return [setting for setting in found if is_default_shown or setting.origin != DEFAULT]
 
 
 def text(found: list[Setting]) -> str:
     """Return the settings as lines of TOML, each with its origin as a comment."""
-    lines = [(f"{setting.key} = {_toml(setting.value)}", setting.origin) for setting in found]
+    lines = [(f"{setting.key} = {_toml(setting.value)}", setting.comment) for setting in found]
     width = min(60, max((len(line) for line, _ in lines), default=0))
     return "\n".join(f"{line:{width}}  # {origin}" for line, origin in lines)
 
@@ -163,8 +186,15 @@ def text(found: list[Setting]) -> str:
 def _settings(loaded: Loaded, name: str) -> Iterator[Setting]:
     values = loaded.config.model_dump(mode="json", by_alias=True, exclude_none=True)
     for path, value in _leaves(values, ()):
-        is_hidden = bool(value) and is_secret(path)
-        yield Setting(path, concealed(value) if is_hidden else value, loaded.origin(path, name))
+        origin = loaded.origin(path, name)
+        shown = concealed(value) if value and is_secret(path) else value
+        yield Setting(path, shown, origin, _default_for(loaded.config, path) if origin == DEFAULT else "")
+
+
+def _default_for(config: Config, path: Path_) -> str:
+    """Return for whom the default at ``path`` is one, empty where it is the same for all."""
+    is_group, key = path[:1] == ("groups",), ".".join(str(part) for part in path[2:])
+    return config.groups[str(path[1])].booted.value if is_group and key in DEFAULTS else ""
 
 
 def _leaves(values: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:

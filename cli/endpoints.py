@@ -19,6 +19,7 @@ from common.http_answer import ask_http
 from common.messages import DesiredCapacity, Drain, Member, Membership
 from common.phases import Phase
 from common.rotation import why_not_serving
+from common.unready import of_member
 
 UP_TIMEOUT_S = 240.0  # without anything coming nearer
 NOBODY_SERVES = 503
@@ -124,5 +125,5 @@ def _lack(membership: Membership | None, snapshot: Snapshot) -> str:
 
 
 def _way_of(member: Member, drain: Drain | None) -> str:
-    trouble = why_not_serving(member, drain) or member.note
+    trouble = of_member(member).removeprefix(f"{member.name} ") or why_not_serving(member, drain) or member.note
     return f"{member.name} {member.phase.value} for {member.age_s:.0f} s{f' ({trouble})' if trouble else ''}"

@@ -20,6 +20,7 @@ from common.config import Config
 from common.errors import AutoscalerError, BusError, ConfigError, RecordingError
 from common.messages import DecisionRecord, Membership, Request
 from common.recording import Recorded, Recording, recording_dir
+from common.unready import sentences
 from services.decider.core import outlook, policies
 from services.decider.core.ballot import counted
 from services.decider.core.basis import EVERY_TICKS, LEARNED_EVERY_TICKS
@@ -130,11 +131,11 @@ def _at(
 
 
 def notes_of(recording: Recording, group: str, until_s: float) -> tuple[str, ...]:
-    """Return what the actuator noted last about the group: what was chosen, what fell back to another tier and why."""
+    """Return what the actuator noted last about the group: what was chosen, what fell back, who is not ready."""
     try:
         for _, _, body in recording.messages(until_s - NOTED_S, until_s, ["membership"], newest_first=True):
             if isinstance(body, Membership) and body.group == group:
-                return body.notes
+                return (*body.notes, *sentences(body))
     except RecordingError:
         return ()  # the decider's answer needs no recording
     return ()

@@ -464,6 +464,9 @@ def up(
         Literal["native", "compose"],
         typer.Option(help="native: under supervisord; compose: in containers (docker-compose.yml)."),
     ] = "native",
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if those that serve now would fail the changed file's checks.")
+    ] = False,
 ) -> None:
     """Start everything; end when the endpoint answers (what `make up` does after installing packages)."""
     from common.clock import SystemClock
@@ -473,7 +476,7 @@ def up(
     else:
         from cli.stack import up as bring_up
     os.umask(0o022)  # what others are to reach is not for the caller's umask to hide
-    bring_up(_config_path(), SystemClock())
+    bring_up(_config_path(), SystemClock(), is_forced=force)
 
 
 @app.command(epilog=_examples("down", "down --everything"))

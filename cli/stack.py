@@ -14,12 +14,13 @@ from pathlib import Path
 from cli import shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.kept_in_service import refuse_silencing
 from cli.kvm_device import CONSEQUENCE, why_closed
 from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, stop_libvirt
 from cli.program import ISOLATED, module
 from cli.status import endpoint_url
-from cli.supervision import is_supervised, start_services, stop_services
+from cli.supervision import is_changed, is_supervised, start_services, stop_services
 from cli.turn import turn
 from common import files
 from common.clock import Clock
@@ -32,8 +33,10 @@ from common.state_dir import LOG_DIR, MODE
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def up(config_path: Path, clock: Clock) -> None:
+def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
     """Start everything; return when every group that is to have a domain now answers at its endpoint.
+
+    Unless ``is_forced``, a changed file is refused with which those that serve now would not.
 
     Raises:
         AutoscalerError: a step failed; the message says which, and what to do.
@@ -44,13 +47,13 @@ def up(config_path: Path, clock: Clock) -> None:
         require_root()
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
     with turn(config.system, "up"):
-        _start(config, config_path, digest, clock, steps)
+        _start(config, config_path, digest, clock, steps, is_forced=is_forced)
     with steps.step("first domains"):
         wait_for_endpoints(config, clock, steps, lambda: is_supervised(config.system))
     print_what_next(config)
 
 
-def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps) -> None:
+def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps, *, is_forced: bool) -> None:
     shared_dirs.refuse_units(config.system)
     if shared_dirs.are_shared(config.system):
         raise AutoscalerError("it runs in containers; first: make down")
@@ -64,6 +67,8 @@ def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: 
     with steps.step("acceleration"):
         steps.say(prove_acceleration(config, clock, steps))
     with steps.step("HAProxy"):
+        if is_changed(config.system, digest):
+            refuse_silencing(config, clock, is_forced=is_forced)
         steps.say(prepare_haproxy(config, config_path))
     with steps.step("services"):
         steps.say(start_services(config, config_path, digest, clock))

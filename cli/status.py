@@ -13,6 +13,7 @@ from common.endpoint import join_endpoint, within_reach
 from common.messages import DecisionRecord, Member, Membership
 from common.phases import Phase
 from common.rotation import serving, why_not_serving
+from common.unready import of_member, sentences
 
 _PHASE_STYLES = {
     Phase.READY: "green",
@@ -29,7 +30,8 @@ def status_values(config: Config, snapshot: Snapshot, digest: str = "") -> dict[
     """Return the status in the form that ``status --json`` prints; ``digest`` is that of the file as it is now.
 
     ``ready`` counts the domains that are in rotation and healthy, ``serving`` says it of each, and ``trouble`` why one
-    whose phase is ready does not serve. Unknown is null: ``ready`` too while actuator or balancer say nothing, and
+    whose phase is ready does not serve; ``unready`` is what a domain answered that readiness does not want, with a
+    sentence in ``text``. Unknown is null: ``ready`` too while actuator or balancer say nothing, and
     ``domains`` is empty. ``min`` and ``max`` are the bounds in force, those of the file while the decider says nothing.
     """
     return {
@@ -65,14 +67,15 @@ def _group_values(name: str, group: Group, snapshot: Snapshot) -> dict[str, Any]
     traffic = snapshot.traffics.get(name)
     members = membership.members if membership else ()
     served = serving(membership, drain)
+    least, most = wanted.bounds_in_force if wanted else (group.minimum, group.maximum)
     desired = decision.desired_after if decision else (membership.desired_seen if membership else None)
     return {
         "name": name,
         "desired": desired,
         "ready": None if served is None else len(served),
         "endpoint": endpoint_url(group),
-        "min": wanted.minimum if wanted else group.minimum,
-        "max": wanted.maximum if wanted else group.maximum,
+        "min": least,
+        "max": most,
         "mode": decision.mode if decision else None,
         "cpu_ratio": decision.evidence.cpu_ratio if decision else None,
         "request_rate": traffic.request_rate if traffic else None,
@@ -110,6 +113,7 @@ def _domain_values(member: Member, snapshot: Snapshot, group: str, served: froze
         "protected": member.is_protected,
         "uuid": member.uuid,
         "note": member.note,
+        "unready": None if member.unready is None else member.unready.model_dump() | {"text": of_member(member)},
         "tier": member.tier,
         "serving": None if served is None else member.uuid in served,
         "trouble": why_not_serving(member, snapshot.drains.get(group)),
@@ -167,6 +171,7 @@ def _group_view(group: dict[str, Any], membership: Membership | None) -> list[Ta
     if group["blocked"]:
         what, style = ("waiting", "dim") if group["is_waiting"] else ("blocked", "yellow")
         rows.append(Text(f"{what}: {group['blocked']}", style=style))
+    rows += [Text(f"not ready: {text}", style="yellow") for text in (sentences(membership) if membership else ())]
     if group["lead_times"]:
         rows.append(Text(f"decision to rotation: {_leads(group['lead_times'])}", style="dim"))
     rows += [Text(f"note: {note}", style="dim") for note in group["notes"]]

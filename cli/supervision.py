@@ -38,7 +38,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
         stop_services(system, clock)
     if is_supervised(system):
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if before == text and marker.is_file() and marker.read_text(encoding="ascii") == digest:
+        if before == text and not is_changed(system, digest):
             return start_stopped(system)
         if keeps_haproxy(before, text):
             write_text(path, text)
@@ -158,6 +158,13 @@ def _plainly(error: Exception) -> str:
         return "somebody stops it just now; try again"
     word, colon, rest = error.faultString.partition(":")
     return f"{word.replace('_', ' ').lower()}{colon}{rest}"
+
+
+def is_changed(system: System, digest: str) -> bool:
+    """Return whether our supervisord runs, with another configuration than the one of this digest."""
+    marker = system.run_path / MARKER
+    is_same = marker.is_file() and marker.read_text(encoding="ascii") == digest
+    return is_supervised(system) and not is_same
 
 
 def _supervisor(system: System) -> Any:

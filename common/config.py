@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from common import names
 from common.config_capacity import Burst as Burst
 from common.config_capacity import Warm as Warm
+from common.config_defaults import Booted, booted, with_defaults
 from common.config_image import Image as Image
 from common.config_outputs import Metrics as Metrics
 from common.config_outputs import Notification as Notification
@@ -35,11 +36,6 @@ from common.services import SERVICES as SERVICES
 
 MAX_IPC_PATH_BYTES = 107  # sun_path of a Unix socket, less its final NUL
 FIRST_SLOT = 10
-WARM_UP_S = 60.0  # of a whole operating system, whose applications and caches start after it answers
-DEMO_IN_FLIGHT = 16  # a guest of a kernel has one small program
-IN_FLIGHT = (
-    64  # less than what common servers take at once (PostgreSQL 100, MySQL 151, Tomcat 200): HAProxy queues, not they
-)
 EVENT_STREAM_IDLE_S = 300.0
 TUNNEL_S = 3600.0
 HTTP_ONLY = ("retry", "response_timeout_s", "stream_idle_timeout_s")
@@ -218,11 +214,12 @@ class Haproxy(Table):
 class Group(Table):
     """A group of identical domains behind one endpoint.
 
-    ``power_off`` says what becomes of a domain that ignores its power button; None: ``never`` where it is the user's.
-    ``retry`` is the furthest that a request without an answer goes to another member; each value includes those before
-    it. ``response_timeout_s`` bounds the time to the first byte of an answer, ``stream_idle_timeout_s`` the pauses of a
-    stream of events, ``tunnel_timeout_s`` those of a WebSocket and of a TCP connection. ``slow_start_s``: so long a new
-    member's share grows. ``max_session_s``: after so long a TCP connection is ended; 0: never.
+    ``power_off`` says what becomes of a domain that ignores its power button. ``retry`` is the furthest that a request
+    without an answer goes to another member; each value includes those before it. ``response_timeout_s`` bounds the
+    time to the first byte of an answer, ``stream_idle_timeout_s`` the pauses of a stream of events,
+    ``tunnel_timeout_s`` those of a WebSocket and of a TCP connection. ``slow_start_s``: so long a new member's share
+    grows. ``max_session_s``: after so long a TCP connection is ended; 0: never. Some defaults follow from what is
+    booted (``common.config_defaults``); those that stand here are a guest's of our own kernel.
     """
 
     kind: Literal["template", "existing"] = "template"
@@ -235,7 +232,7 @@ class Group(Table):
     protocol: Literal["http", "tcp"] = "http"
     mode: Literal["on", "off", "observe", "out-only"] = "on"
     port: int = Field(default=8080, ge=1, le=65535)
-    max_in_flight: int | None = Field(default=None, ge=1, le=100000)
+    max_in_flight: int = Field(default=16, ge=1, le=100000)
     retry: Literal["conn-failure", "empty-response", "response-timeout"] | None = None
     response_timeout_s: float | None = Field(default=None, ge=1, le=86400)
     stream_idle_timeout_s: float | None = Field(default=None, ge=1, le=86400)
@@ -253,10 +250,10 @@ class Group(Table):
     boot_timeout_s: Positive = 90.0
     drain_timeout_s: Seconds = 30.0
     stop_timeout_s: Positive = 10.0
-    power_off: Literal["never", "after-stop-timeout"] | None = None
+    power_off: Literal["never", "after-stop-timeout"] = "after-stop-timeout"
     unhealthy_grace_s: Positive = 10.0
     keep_failed: bool = False
-    warm_up_s: Seconds | None = None
+    warm_up_s: Seconds = 0.0
     cpu_without_requests: Literal["ignore", "count"] = "ignore"
     patience_s: Seconds = 3600.0
     patience_memory_s: Seconds = 3600.0
@@ -272,6 +269,11 @@ class Group(Table):
         if isinstance(values, dict) and values.get("protocol") == "tcp" and "readiness" not in values:
             return values | {"readiness": {"protocol": "tcp"}}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_follow_from_what_is_booted(cls, values: Any) -> Any:
+        return with_defaults(values) if isinstance(values, dict) else values
 
     @field_validator("prefix")
     @classmethod
@@ -376,18 +378,6 @@ class Group(Table):
             raise ValueError(f"max_session_s must be 0 (no limit) or at least 1; got {self.max_session_s}")
         return self
 
-    @property
-    def is_of_kernel(self) -> bool:
-        """Return whether its domains boot a kernel of ours, such as the demo guest's, not an operating system."""
-        return self.kind == "template" and not self.image.disk
-
-    @property
-    def most_in_flight(self) -> int:
-        """Return how many requests or connections one domain gets at once: by what is booted, unless the file says."""
-        if self.max_in_flight is not None:
-            return self.max_in_flight
-        return DEMO_IN_FLIGHT if self.is_of_kernel else IN_FLIGHT
-
     def answers_within_s(self, haproxy: Haproxy) -> float:
         """Return within how long an answer must begin."""
         return haproxy.request_timeout_s if self.response_timeout_s is None else self.response_timeout_s
@@ -400,21 +390,19 @@ class Group(Table):
     @property
     def may_cut_power(self) -> bool:
         """Return whether a domain that does not shut down may be powered off; by default only one of our own making."""
-        return self.kind == "template" if self.power_off is None else self.power_off == "after-stop-timeout"
+        return self.power_off == "after-stop-timeout"
+
+    @property
+    def booted(self) -> Booted:
+        """Return what its domains boot: some defaults follow from that."""
+        return booted(self.kind, self.image.disk)
 
     @property
     def is_identity_checked(self) -> bool:
         """Return whether a domain must name itself to be ready; by default those of our own kernel images must."""
         if self.readiness.protocol == "tcp":
             return False
-        return self.is_of_kernel if self.readiness.identity is None else self.readiness.identity
-
-    @property
-    def warming_up_s(self) -> float:
-        """Return how long the CPU use of a new member is its own start's: by what is booted, unless the file says."""
-        if self.warm_up_s is not None:
-            return self.warm_up_s
-        return 0.0 if self.is_of_kernel else WARM_UP_S
+        return self.booted is Booted.KERNEL if self.readiness.identity is None else self.readiness.identity
 
     @property
     def ceiling(self) -> int:

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -21,6 +21,9 @@ from common.config import Config
 from common.config_environment import Override, override, overriding
 from common.config_schema import keys_at, shown, unknown_key, without_tags
 from common.errors import ConfigError
+
+DEFAULT: Final = "default"
+"""The origin of a value that neither the file nor the environment sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Loaded:
         if variable is not None:
             return variable
         line = _line_of(path, self.text, is_value=True)
-        return "default" if line is None else f"{name}:{line}"
+        return DEFAULT if line is None else f"{name}:{line}"
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[Config, str]:

@@ -21,7 +21,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "life": (
         *("domain-created", "domain-started", "domain-answering", "domain-ready", "domain-adopted"),
         *("domain-replaced", "domain-stopped", "domain-powered-off", "domain-silent"),
-        *("domain-suspended", "domain-resumed"),
+        *("domain-suspended", "domain-resumed", "domain-unready"),
     ),
     "traffic": (
         *("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy", "backend-cut"),

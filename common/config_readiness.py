@@ -107,6 +107,11 @@ class Question:
         """Return whether an answer with this status is a right one."""
         return any(least <= status <= most for least, most in self.statuses)
 
+    @property
+    def wanted(self) -> str:
+        """Return the right statuses in words, such as ``2xx, 301``."""
+        return ", ".join(f"{least}" if least == most else f"{least // 100}xx" for least, most in self.statuses)
+
 
 def question(group: str, readiness: Readiness) -> Question:
     """Return what the domains of ``group`` are asked by HTTP; see Note [Whose Host].

@@ -317,6 +317,20 @@ class Connection:
         with self._own(name, uuid, "shut down") as domain:
             _unless_so_already(domain.shutdown, lambda: not domain.isActive())
 
+    def shutdown_by_agent(self, name: str, uuid: str) -> bool:
+        """Ask the guest to shut down through its agent; return whether it has one that listens.
+
+        Returns when it is off, or after up to a minute.
+
+        Raises:
+            HypervisorError: it was not off by then; it may be shutting down all the same.
+        """
+        with self._own(name, uuid, "shut down") as domain:
+            if not has_agent(domain.XMLDesc(0)):
+                return False
+            domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+            return True
+
     def destroy(self, name: str, uuid: str) -> None:
         """End the domain at once; a stopped one is no error. A frozen QEMU takes 12 s to end."""
         with self._own(name, uuid, "destroy") as domain:

@@ -206,6 +206,7 @@ class DesiredCapacity(Body):
     In the modes ``off`` and ``observe`` it changes nothing at all: both permissions are false then too.
 
     ``burst_quota`` is the share of one CPU for each vCPU of every member in rotation, None for the configured one.
+    ``bounds`` are those in force; ``minimum`` and ``maximum`` give way to a ``desired`` that is frozen outside of them.
     ``decided_mono_s`` is when ``desired`` took its value, on the monotonic clock of the boot ``boot_id``.
     """
 
@@ -223,6 +224,12 @@ class DesiredCapacity(Body):
     burst_quota: float | None = Field(default=None, gt=0, le=1)
     decided_mono_s: MonoS | None = None
     boot_id: Name = ""
+    bounds: tuple[Count, Count] | None = None
+
+    @property
+    def bounds_in_force(self) -> tuple[int, int]:
+        """Return the fewest and the most domains; an older decider tells only those that give way."""
+        return self.bounds or (self.minimum, self.maximum)
 
     @property
     def topic(self) -> str:
@@ -345,12 +352,29 @@ class DecisionRecord(Body):
 # --- actuator --------------------------------------------------------------------------------------------------
 
 
+class Unready(Frozen):
+    """What came back when a domain was last asked whether it serves, where that is not what readiness wants.
+
+    ``kind``: ``status`` or ``identity`` (an HTTP answer with another status, or as another domain), ``refused``,
+    ``timeout``, ``unreachable``, ``broken`` (no HTTP), ``no-address``, ``agent`` (its guest agent does not answer) or
+    ``agent-identity``. ``came``: what came back; ``wanted``: what readiness wants; ``common.unready`` has the words.
+    """
+
+    kind: Name
+    address: Name | None = None
+    port: Port | None = None
+    path: Name = ""
+    came: Line = ""
+    wanted: Line = "200"
+
+
 class Member(Frozen):
     """One owned domain. ``address`` is None until it is known; ``cause`` leads back to the decision.
 
     ``tier`` is how it came to service, or in phase standby how it waits for it: ``clone``, ``paused``, ``saved``,
     ``running`` (in rotation beyond what is desired), or empty: it booted. One on its way to phase standby is there
     already for everybody else. ``is_probed``: it answered as itself a moment ago, and may serve without another check.
+    ``unready``: why it does not serve, where it was asked and did not answer rightly.
     """
 
     name: Name
@@ -366,6 +390,7 @@ class Member(Frozen):
     note: Line = ""
     tier: Name = ""
     is_probed: bool = False
+    unready: Unready | None = None
 
 
 class LeadTime(Frozen):

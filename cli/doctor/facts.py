@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from common.acceleration import Accel
-from common.messages import ServiceStatus
+from common.messages import ServiceStatus, Unready
 
 UNIT_ACCOUNT: Final = "libvirt-autoscaler-actuator"  # packaging/systemd/sysusers.conf
 
@@ -184,6 +184,7 @@ class MemberFacts:
     """One domain of a group, as libvirt and the guest itself show it.
 
     ``identities`` are the machine-ids that could be read, by where they were read from: its disk, its DHCP lease.
+    ``why``: what it answered instead of what readiness wants.
     """
 
     name: str
@@ -197,6 +198,7 @@ class MemberFacts:
     clock_off_s: float | None = None
     identities: dict[str, str] = field(default_factory=dict)
     stop_calls: int = 0
+    why: Unready | None = None
 
 
 @dataclass(frozen=True, slots=True)

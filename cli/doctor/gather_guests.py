@@ -17,10 +17,10 @@ from common.config import Config, Group
 from common.domain import DomainState
 from common.errors import RecordingError
 from common.http_answer import ask_http
-from common.messages import Event, Membership
+from common.messages import Event, Membership, Unready
 from common.recording import Recording, recording_dir
 from services.actuator.core.events import NOT_IN_TIME
-from services.actuator.prober import Target, judge, target_of
+from services.actuator.prober import Target, judge, no_answer, target_of
 
 THREADS: Final = 16
 PATIENCE_S: Final = 2.0
@@ -31,11 +31,15 @@ _DUID_OF_MACHINE_ID: Final = ("00:02:00:00:ab:11:", "00:04:")  # RFC 8415; the f
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back from a domain's readiness address, and how far its clock is from ours."""
+    """What came back from a domain's readiness address, and how far its clock is from ours.
+
+    ``why``: what came instead of what readiness wants.
+    """
 
     is_right: bool
     detail: str
     clock_off_s: float | None
+    why: Unready | None = None
 
 
 def members(
@@ -115,7 +119,8 @@ def _asked(name: str, group: Group, member: MemberFacts, clock: Clock) -> Member
     if not member.is_running or member.address is None or group.readiness.protocol == "agent":
         return member
     answer = ask(target_of(name, group, member.host, member.name, member.address), clock)
-    return replace(member, is_right=answer.is_right, detail=answer.detail, clock_off_s=answer.clock_off_s)
+    clock_off_s, why = answer.clock_off_s, answer.why
+    return replace(member, is_right=answer.is_right, detail=answer.detail, clock_off_s=clock_off_s, why=why)
 
 
 def ask(target: Target, clock: Clock) -> Answer:
@@ -126,14 +131,14 @@ def ask(target: Target, clock: Clock) -> Answer:
             return Answer(True, "the port is open", None)
         return _ask_http(target, clock)
     except (OSError, http.client.HTTPException) as error:
-        return Answer(False, f"no answer: {error or type(error).__name__}", None)
+        return Answer(False, f"no answer: {error or type(error).__name__}", None, no_answer(target, error))
 
 
 def _ask_http(target: Target, clock: Clock) -> Answer:
     patience_s = max(PATIENCE_S, target.timeout_s)
     found = ask_http(target.asked, target.address, target.port, connect_timeout_s=patience_s, timeout_s=patience_s)
     result = judge(target, found)
-    return Answer(result.is_right, result.detail, clock_off_s(found.date, clock.epoch_s()))
+    return Answer(result.is_right, result.detail, clock_off_s(found.date, clock.epoch_s()), result.why)
 
 
 def clock_off_s(date: str | None, now_s: float) -> float | None:
@@ -157,7 +162,7 @@ def stops(config: Config, names: Sequence[str], clock: Clock) -> dict[str, StopF
         if event.group not in left:
             continue
         left[event.group] += event.name == "domain-stopped"
-        if event.name == "domain-powered-off" and event.text == NOT_IN_TIME:
+        if event.name == "domain-powered-off" and event.text.startswith(NOT_IN_TIME):
             forced[event.group].add(event.domain)
     return {name: StopFacts(left[name], len(forced[name]), tuple(sorted(forced[name]))) for name in names}
 

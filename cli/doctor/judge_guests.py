@@ -8,9 +8,11 @@ from cli.doctor.finding import Finding, error, note, ok, skipped, warning
 from cli.left_over import listed
 from common.config import Group
 from common.phases import Phase
+from common.unready import WRONG, sentence
 
 CLOCK_TOLERANCE_S: Final = 5.0
 MUST_ANSWER: Final = (Phase.WARMING, Phase.READY, Phase.DRAINING)
+AWAITED: Final = (Phase.BOOTING, Phase.FAILED, Phase.STANDBY)
 MAX_NAMED: Final = 5
 
 
@@ -45,32 +47,46 @@ def judge_readiness(name: str, group: Group, members: Sequence[MemberFacts]) -> 
     silent = [m for m in asked if not m.is_right and m.phase in MUST_ANSWER]
     unknown = [m for m in asked if not m.is_right and not m.phase]
     coming = [m for m in asked if not m.is_right and m.phase and m.phase not in MUST_ANSWER]
+    wrong = [m for m in coming if m.why is not None and m.why.kind in WRONG and m.phase in AWAITED]
     path = (
         f"{group.readiness.path} at port {group.port}" if group.readiness.protocol == "http" else f"port {group.port}"
     )
     if silent:
-        said = "; ".join(f"{m.name} ({m.detail})" for m in silent[:MAX_NAMED])
+        said = "; ".join(map(_said, silent[:MAX_NAMED]))
         return error(
             "readiness",
             about,
-            f"{path} is not answered rightly by {said}",
+            said,
             "it gets no traffic, and is replaced after a while; if all of them fail, the endpoint answers nobody",
             f"curl -si http://{silent[0].address}:{group.port}{group.readiness.path}   # see groups.{name}.readiness",
         )
     if unknown:
-        said = "; ".join(f"{m.name} ({m.detail})" for m in unknown[:MAX_NAMED])
+        said = "; ".join(map(_said, unknown[:MAX_NAMED]))
         return warning(
             "readiness",
             about,
-            f"{path} is not answered rightly by {said}; it is not looked after yet",
+            f"{said}; it is not looked after yet",
             "the group would take it over, and it would get no traffic",
             f"curl -si http://{unknown[0].address}:{group.port}{group.readiness.path}   # see groups.{name}.readiness",
+        )
+    if wrong:
+        return warning(
+            "readiness",
+            about,
+            "; ".join(map(_said, wrong[:MAX_NAMED])),
+            "it is not taken into rotation, and is replaced if it goes on",
+            f"curl -si http://{wrong[0].address}:{group.port}{group.readiness.path}   # see groups.{name}.readiness",
         )
     if coming:
         return note("readiness", about, f"{_some([m.name for m in coming])} do not answer yet ({coming[0].phase})")
     if not asked:
         return skipped("readiness", about, "no domain runs that could be asked")
     return ok("readiness", about, f"{path} is answered by {len(asked)} of {len(asked)}")
+
+
+def _said(member: MemberFacts) -> str:
+    """Return what a domain answered, in the words of every other screen."""
+    return sentence(member.name, member.why) if member.why else f"{member.name} does not answer ({member.detail})"
 
 
 def judge_guest_clocks(name: str, members: Sequence[MemberFacts]) -> Finding:

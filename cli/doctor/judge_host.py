@@ -7,9 +7,9 @@ from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts
 from cli.doctor.finding import Finding, error, note, ok, size, skipped, warning
 from cli.kvm_device import CONSEQUENCE, MEND
 from common.config import Group
+from services.actuator.core.placement import MIB, OVERHEAD_BYTES
 from services.actuator.core.sizing import largest
 
-OVERHEAD_BYTES: Final = 100 * 1024 * 1024  # QEMU beside the guest's own memory, measured under software emulation
 RESERVE_BYTES: Final = 256 * 1024 * 1024
 EMULATED: Final = "guests run in software, much slower than with KVM; they serve all the same"
 
@@ -139,7 +139,7 @@ def _in_memory(group: Group) -> int:
 
 
 def _bytes_each(group: Group) -> int:
-    return group.image.memory_mib * 1024 * 1024 + OVERHEAD_BYTES
+    return group.image.memory_mib * MIB + OVERHEAD_BYTES
 
 
 def _ours(groups: Mapping[str, Group], host: str) -> dict[str, Group]:

@@ -22,6 +22,7 @@ from typing import Final
 from common import config_file, config_places, names
 from common.clock import Clock, SystemClock
 from common.config import Config
+from common.config_defaults import DEFAULTS
 from common.domain import DomainFacts, DomainState
 from common.domain_states import SAVED, shown
 from common.errors import AutoscalerError, DomainGoneError, HypervisorError
@@ -222,7 +223,9 @@ def is_template(record: Record) -> bool:
 
 
 def _patience_s(config: Config) -> float:
-    return max(group.stop_timeout_s for group in config.groups.values())
+    """Return how long those may take that are removed: none of the user's own."""
+    allowed = (group.stop_timeout_s for group in config.groups.values() if group.kind == "template")
+    return max(allowed, default=DEFAULTS["stop_timeout_s"].disk)
 
 
 class Removal:
@@ -242,17 +245,22 @@ class Removal:
     def run(self, domains: Sequence[DomainFacts]) -> list[str]:
         """Return the names of those that are still there at the end."""
         mine = {facts.name: facts.uuid for facts in domains}
-        for facts in domains:
-            if facts.state is DomainState.RUNNING:
-                self._try(facts.name, facts.uuid, "asked to shut down", self._connection.shutdown)
+        self._ask({facts.name: facts.uuid for facts in domains if facts.state is DomainState.RUNNING}, "asked")
         self._end({facts.name: facts.uuid for facts in domains if facts.state is DomainState.PAUSED})
-        self._wait(mine, self._patience_s)
+        self._wait(mine, self._patience_s / 2)
+        running = [name for name, state in self._states(mine).items() if state is DomainState.RUNNING]
+        self._ask({name: mine[name] for name in running}, "asked again")
+        self._wait(mine, self._patience_s / 2)
         self._end({name: mine[name] for name, state in self._states(mine).items() if state not in OFF})
         self._wait(mine, DESTROY_PATIENCE_S)
         left = sorted(self._states(mine))
         if left:
             _say(f"{self._host}: not removed: {', '.join(left)}")
         return left
+
+    def _ask(self, uuids: Mapping[str, str], how: str) -> None:
+        for name, uuid in uuids.items():
+            self._try(name, uuid, f"{how} to shut down", self._connection.shutdown)
 
     def _end(self, uuids: Mapping[str, str]) -> None:
         """Destroy them side by side: those that do not shut down, and those that cannot, for they are paused."""

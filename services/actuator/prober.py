@@ -16,7 +16,8 @@ from common.config import Group
 from common.config_readiness import Question, Readiness, question
 from common.errors import HypervisorError
 from common.http_answer import HttpAnswer, ask_http
-from common.plain import plain_name
+from common.messages import Unready
+from common.plain import plain, plain_name
 from services.actuator.core.seen import Probe
 
 PERIOD_S: Final = 0.03  # one turn
@@ -28,13 +29,19 @@ AGENT_TURNS: Final = 4  # a call to a guest's agent goes through libvirt and QEM
 CONNECT_TIMEOUT_S: Final = 0.1  # a lost first packet is sent again after 1 s: a new attempt is faster
 THREADS: Final = 8
 ANYWHERE: Final = question("localhost", Readiness())
+MOST_SHOWN: Final = 64
+AGENT: Final = "its guest agent"
+SERVING_TURNS: Final = 33  # a second: one that serves and fails its checks may be overloaded
 
 Identity = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask, and what the right answer is. ``name`` is expected only where ``is_identity_checked``."""
+    """Whom to ask, and what the right answer is. ``name`` is expected only where ``is_identity_checked``.
+
+    One that ``is_serving``, and fails its checks, is asked once a second: to tell why, and no load for it.
+    """
 
     name: str
     address: str
@@ -44,6 +51,7 @@ class Target:
     is_identity_checked: bool = True
     timeout_s: float = 1.0
     host: str = ""
+    is_serving: bool = False
 
 
 def target_of(group_name: str, group: Group, host: str, name: str, address: str) -> Target:
@@ -132,7 +140,10 @@ class Prober:
 
     def _is_due(self, key: Identity) -> bool:
         turns = self._turns[key]
-        least = AGENT_TURNS if self._targets[key].protocol == "agent" else 1
+        target = self._targets[key]
+        if target.is_serving:
+            return turns % SERVING_TURNS == 0
+        least = AGENT_TURNS if target.protocol == "agent" else 1
         return turns % min(max(turns // PATIENT_TURNS + 1, least), LONGEST_TURNS) == 0
 
     def _ask(self) -> None:
@@ -159,7 +170,7 @@ def probe(target: Target, ask_agent: AskAgent = lambda _host, _domain, _timeout_
             return Probe(True, detail="the port is open")
         return _ask_http(target)
     except (OSError, http.client.HTTPException) as error:
-        return Probe(False, detail=f"no answer: {type(error).__name__}")
+        return Probe(False, detail=f"no answer: {type(error).__name__}", why=no_answer(target, error))
 
 
 def _ask_http(target: Target) -> Probe:
@@ -173,12 +184,13 @@ def _probe_agent(target: Target, ask_agent: AskAgent) -> Probe:
     try:
         name = ask_agent(target.host, target.name, target.timeout_s)
     except HypervisorError as error:
-        return Probe(False, detail=str(error))
+        return Probe(False, detail=str(error), why=Unready(kind="agent", wanted=AGENT))
     if name is None:
-        return Probe(False, detail="no answer from the guest agent")
+        return Probe(False, detail="no answer from the guest agent", why=Unready(kind="agent", wanted=AGENT))
     name = plain_name(name)
     if target.is_identity_checked and name.partition(".")[0] != target.name.partition(".")[0]:
-        return Probe(False, name, f"the guest is named {name or 'nothing'}")
+        why = Unready(kind="agent-identity", came=plain(name, MOST_SHOWN), wanted=target.name)
+        return Probe(False, name, f"the guest is named {name or 'nothing'}", why=why)
     return Probe(True, name, "its guest agent answers")
 
 
@@ -186,7 +198,39 @@ def judge(target: Target, answer: HttpAnswer) -> Probe:
     """Return what an HTTP answer means; the name stands in ``X-Served-By``, or is the body."""
     answered = plain_name((answer.served_by or answer.body.decode("utf-8", "replace")).strip())
     if not target.asked.is_right(answer.status):
-        return Probe(False, answered, f"status {answer.status}")
+        why = _why(target, "status", came=str(answer.status), wanted=_wanted(target))
+        return Probe(False, answered, f"status {answer.status}", why=why)
     if target.is_identity_checked and answered != target.name:
-        return Probe(False, answered, f"{answered or 'somebody without a name'} answers there")
+        why = _why(target, "identity", came=plain(answered, MOST_SHOWN), wanted=target.name)
+        return Probe(False, answered, f"{answered or 'somebody without a name'} answers there", why=why)
     return Probe(True, answered, "it answers")
+
+
+def no_answer(target: Target, error: Exception) -> Unready:
+    """Return the fact that a question to the target ended in an error of the network, or of HTTP."""
+    return _why(target, _kind_of(error), came=_said(error), wanted=_wanted(target))
+
+
+def _why(target: Target, kind: str, came: str, wanted: str) -> Unready:
+    path = target.asked.path if target.protocol == "http" else ""
+    return Unready(kind=kind, address=target.address, port=target.port, path=path, came=came, wanted=wanted)
+
+
+def _wanted(target: Target) -> str:
+    return target.asked.wanted if target.protocol == "http" else "an open port"
+
+
+def _kind_of(error: Exception) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return "refused"
+        case TimeoutError():
+            return "timeout"
+        case http.client.HTTPException() | ConnectionError():
+            return "broken"
+        case _:
+            return "unreachable"
+
+
+def _said(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or type(error).__name__

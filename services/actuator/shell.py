@@ -16,13 +16,14 @@ from common.clock import boot_id
 from common.config import Config, Image
 from common.domain import DomainState
 from common.log import logger
-from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Membership, Traffic
+from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Member, Membership, Traffic
 from common.phases import Phase
 from common.process import Context as ProcessContext
+from common.unready import WRONG
 from services.actuator.access import access
 from services.actuator.alarms import Alarms
 from services.actuator.core import lead_times
-from services.actuator.core.addresses import asked_at, doubted, is_moving
+from services.actuator.core.addresses import asked_at, doubted, is_doing_badly, is_moving
 from services.actuator.core.boot_times import added
 from services.actuator.core.context import Context
 from services.actuator.core.disks import Base
@@ -441,14 +442,20 @@ def _standing(view: View, now_s: float) -> dict[Key, Event]:
 
 def still(body: Membership) -> Membership:
     """Return the message without what changes by itself, to tell news from the passing of time."""
-    members = tuple(member.model_copy(update={"age_s": 0.0}) for member in body.members)
+    members = tuple(member.model_copy(update=_passing(member)) for member in body.members)
     return body.model_copy(update={"members": members, "breaker_opens_until_s": None})
+
+
+def _passing(member: Member) -> dict[str, object]:
+    """Return what of a member is no news: its age; and how it is silent, for a guest that boots is so in many ways."""
+    is_wrong = member.unready is not None and member.unready.kind in WRONG
+    return {"age_s": 0.0} if is_wrong else {"age_s": 0.0, "unready": None}
 
 
 def targets(view: View) -> dict[Identity, Target]:
     """Return whom to probe: every member that is on its way, or back, and has an address, also while it is resumed.
 
-    And one that serves, where it is looked for at another address than its own.
+    And one that serves, where it is looked for at another address than its own; or that fails its checks, to tell why.
     """
     found: dict[Identity, Target] = {}
     for member in view.planned.view.members:
@@ -457,7 +464,9 @@ def targets(view: View) -> dict[Identity, Target]:
         is_coming = member.phase in COMING or (member.phase is Phase.STANDBY and not member.is_reserve)
         is_coming |= member.phase is Phase.FAILED and member.domain.power is DomainState.RUNNING
         is_coming |= is_moving(view.wanted, member)
-        if is_coming and member.is_reachable and not member.is_off and at is not None:
+        is_asked = is_coming or is_doing_badly(view.wanted, member)
+        if is_asked and member.is_reachable and not member.is_off and at is not None:
             key, wanted = (member.name, member.domain.uuid), view.wanted
-            found[key] = target_of(wanted.name, wanted.group, member.domain.host, member.name, at)
+            target = target_of(wanted.name, wanted.group, member.domain.host, member.name, at)
+            found[key] = replace(target, is_serving=not is_coming)
     return found

@@ -26,7 +26,7 @@ from common.errors import AutoscalerError, HypervisorError, HypervisorLostError
 from common.log import logger
 from common.virt.addresses import Rule
 from common.volume import Pool
-from services.actuator import guest_clocks
+from services.actuator import guest_agents
 from services.actuator.addresses import AddressBook, Found
 from services.actuator.core.disks import Base
 from services.actuator.core.steps import (
@@ -36,6 +36,7 @@ from services.actuator.core.steps import (
     Save,
     SetPhase,
     SetQuota,
+    Shutdown,
     Start,
     Step,
     Suspend,
@@ -152,7 +153,8 @@ class HostWorker:
         self._hurt: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._troubles: dict[str, tuple[str, tuple[DiskTrouble, ...]]] = {}
         self._hurt_asked_s: dict[str, float] = {}
-        self._clocks = guest_clocks.GuestClocks(name)
+        self._clocks = guest_agents.GuestAgents(name, "clock-unconfirmed")
+        self._stops = guest_agents.GuestAgents(name, "shutdown-unconfirmed")
         self._addresses = AddressBook(name, access.sources, clock, self.look)
         self._listing = threading.Lock()
         self._ending: set[str] = set()
@@ -165,8 +167,9 @@ class HostWorker:
         self._spawn("prepare", self._prepare)
         self._spawn("disks", self._ask_disks)
         self._spawn("addresses", self._addresses.run)
-        for number in range(guest_clocks.THREADS):
+        for number in range(guest_agents.THREADS):
             self._spawn(f"clock-{number}", self._clocks.run)
+            self._spawn(f"stop-{number}", self._stops.run)
         lanes = {"hand": (self._hands, HANDS), "quick": (self._quick, QUICK_HANDS), "slow": (self._slow, SLOW_HANDS)}
         for role, (lane, count) in (lanes | {"studio": (self._studio, 1)}).items():
             for number in range(count):
@@ -198,6 +201,7 @@ class HostWorker:
         self._stopping.set()
         self._addresses.stop()
         self._clocks.stop()
+        self._stops.stop()
         self._look.set()
         self._to_prepare.set()
         self._may_change.set()
@@ -355,13 +359,16 @@ class HostWorker:
         if isinstance(step, Define):
             self._made.add(step.domain)
         if not isinstance(step, Destroy):
-            return attempt(connection, step, xml, self._clocks.set)
+            result, error = attempt(connection, step, xml, self._clocks.set_clock)
+            if isinstance(step, Shutdown) and step.is_by_agent_too and result is Result.DONE:
+                self._stops.shut_down(connection, step.domain, step.uuid)
+            return result, error
         last = _last_look(connection, step.domain)
         with self._listing:
             self._last |= last
             self._ending.add(step.domain)
         try:
-            return attempt(connection, step, xml, self._clocks.set)
+            return attempt(connection, step, xml, self._clocks.set_clock)
         finally:
             self._ending.discard(step.domain)
 

@@ -16,6 +16,7 @@ import pytest
 from common.config import Config
 from common.errors import HypervisorError
 from common.hypervisor import Connection
+from common.messages import Event
 from common.network_xml import network_xml
 from common.phases import Phase
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
@@ -210,6 +211,65 @@ def test_users_domains_are_started_stopped_and_never_removed(users_driver: Drive
     states = {d.name: str(d.state) for d in connection.domains() if d.name.startswith("actest-")}
     assert states == {"actest-0000": "shutoff", "actest-0001": "shutoff", "actest-0002": "running"}
     connection.close()
+
+
+@pytest.fixture
+def patient(config: Config, users_config: Config) -> Iterator[Driver]:
+    """Two domains of a user's: the first takes 15 s to shut down, the second ignores its power button for ever."""
+    values = users_config.model_dump(by_alias=True, mode="json")
+    group = values["groups"]["actest"] | {"power_off": "after-stop-timeout", "readiness": {"identity": False}}
+    del group["stop_timeout_s"]
+    users = Config.model_validate(values | {"groups": {"actest": group}})
+    connection = mine()
+    connection.ensure_network(network_xml(users.network), "actest")
+    slow, deaf = (ET.fromstring(users_xml(users, index)) for index in range(2))
+    line = slow.find("os/cmdline")
+    assert line is not None
+    line.text = f"{line.text} autoscaler.linger_ms=15000"
+    for boot in deaf.findall("os"):
+        for what in [each for each in boot if each.tag in ("kernel", "initrd", "cmdline")]:
+            boot.remove(what)
+    for root in (slow, deaf):
+        connection.define(ET.tostring(root, encoding="unicode"))
+    connection.close()
+    driver = Driver(users)
+    yield driver
+    driver.close()
+    sweep()
+
+
+def powered_off(driver: Driver) -> list[Event]:
+    return [body for body in driver.bus.published if isinstance(body, Event) and body.name == "domain-powered-off"]
+
+
+def is_asked_and_stopping(driver: Driver) -> bool:
+    """Return whether the first domain is asked to shut down; a guest that was asked something a moment ago lingers."""
+    fetch("192.168.157.10")
+    return driver.phases().get("actest-0000") == "stopping"
+
+
+def test_slow_guest_is_not_cut_off_by_the_default_and_the_cut_of_a_deaf_one_names_the_key(patient: Driver) -> None:
+    driver, group = patient, patient.config.groups["actest"]
+    driver.want(1)
+    driver.run_until({"actest-0000": "ready"})
+    driver.want(2)
+    driver.run_until_true(lambda: driver.phases().get("actest-0001") == "booting", 30)
+    driver.want(0)
+    driver.run_until_true(lambda: is_asked_and_stopping(driver), 60)
+    begun_s = CLOCK.monotonic_s()
+    driver.run_until_true(lambda: "actest-0000" not in driver.phases(), 60)
+    took_s = CLOCK.monotonic_s() - begun_s
+    print("the slow one was off after", round(took_s, 2))
+    assert group.stop_timeout_s == 120.0 and took_s > 12.0 and not powered_off(driver)
+    short = group.model_copy(update={"stop_timeout_s": 3.0})
+    changed = driver.config.model_copy(update={"groups": {"actest": short}})
+    reloaded_s = CLOCK.monotonic_s()
+    driver.service.reload(changed, reloaded_s)
+    driver.run_until_true(lambda: not driver.phases(), 30)
+    print("the deaf one was cut", round(CLOCK.monotonic_s() - reloaded_s, 2), "s after the reload")
+    assert CLOCK.monotonic_s() - reloaded_s >= 3.0, "it had the whole of the new time"
+    (cut,) = powered_off(driver)
+    assert (cut.domain, cut.level) == ("actest-0001", "warning") and "groups.actest.stop_timeout_s" in cut.text
 
 
 def test_killed_actuator_is_rebuilt_from_what_libvirt_shows(driver: Driver) -> None:

@@ -78,6 +78,7 @@ class FakeHost:
         self.stored: dict[str, Volume] = {}
         self.is_lost = False
         self.calls: list[tuple[str, str]] = []
+        self.agent_calls: list[tuple[str, str]] = []
         self.fail: Callable[[str, str], HypervisorError | None] = lambda _call, _name: None
         self.never_boots = False
         self.told_addresses = ["10.0.0.9"]
@@ -155,6 +156,10 @@ class FakeHost:
         domain.become(DomainState.RUNNING, "restored" if domain.has_saved else "booted")
         domain.started_s, domain.has_saved = started_s, False
         self.world.after("start", self.name, name)
+
+    def shutdown_by_agent(self, name: str, uuid: str) -> bool:
+        self.agent_calls.append((name, uuid))
+        return False
 
     def shutdown(self, name: str, uuid: str) -> None:
         self.world.before("shutdown", self.name, name)

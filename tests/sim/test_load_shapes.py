@@ -31,7 +31,7 @@ class Door(Life):
         self.backlog += arrivals - served
         took_s = COST_S + self.backlog / most
         self.told_s += (took_s - self.told_s) * min(served / REMEMBERED, 1.0)
-        at_work = min(self.backlog, self.settings.group.most_in_flight * len(self.serving()))
+        at_work = min(self.backlog, self.settings.group.max_in_flight * len(self.serving()))
         return Traffic(
             group="web",
             interval_s=1.0,

@@ -132,9 +132,11 @@ def aimed(want: Wanted, found: SeenDomain, backend: Backend) -> list[str]:
     return [target.address for target in targets(View(want, see, plan(want, see, NOW_S))).values()]
 
 
-def test_a_serving_member_is_probed_only_where_another_address_than_its_own_is_tried() -> None:
+def test_a_serving_member_is_probed_where_another_address_than_its_own_is_tried_or_while_its_checks_fail() -> None:
     assert aimed(existing(), serving(at=A, tried=B), SICK) == [B]
-    assert aimed(existing(), serving(at=A, tried=A), SICK) == []
+    assert aimed(existing(), serving(at=A, tried=A), SICK) == [A]
+    assert aimed(existing(), serving(at=A, tried=A), Backend("ready", True)) == []
+    assert aimed(existing(), serving(at="", tried=A), SICK) == [], "where it serves is not written down"
 
 
 # --- what life makes of it ------------------------------------------------------------------------------------------

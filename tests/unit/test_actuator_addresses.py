@@ -14,7 +14,7 @@ LEASE = "its address is not known by lease; try arp, agent or static"
 
 
 def existing(**changes: object) -> Wanted:
-    return wanted(1, kind="existing", **changes)
+    return wanted(1, kind="existing", boot_timeout_s=90.0, **changes)
 
 
 def reason(want: Wanted, see: Seen) -> str:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import Group, Network
 from common.domain import DomainState
 from common.messages import DesiredCapacity, Event, Request
 from common.phases import Phase
@@ -340,7 +341,7 @@ def test_boot_time_is_measured_from_the_start_to_readiness() -> None:
 
 def context(wanted: Wanted | None = None, members: tuple[Member, ...] = ()) -> Context:
     seen = Seen(epoch_s=2e9, boot_id="b", hosts=())
-    return Context(wanted, seen, View(members), 100.0, False)  # type: ignore[arg-type] # orders do not look at it
+    return Context(wanted or Wanted("web", Group(prefix="web-"), Network(), None), seen, View(members), 100.0, False)
 
 
 def member(phase: Phase = Phase.READY, **changes: object) -> Member:

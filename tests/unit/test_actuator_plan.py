@@ -34,6 +34,7 @@ def record(name: str, phase: Phase = Phase.READY, age_s: float = 100.0, **change
         "started_mono_s": NOW_S - age_s,
         "slot": int(name[-4:]),
         "template": "d1",
+        "stop_terms": "10" if phase is Phase.STOPPING else "",
     }
     return Record(**(values | changes))  # type: ignore[arg-type] # checked by Record itself
 

@@ -16,7 +16,7 @@ from services.actuator.core.plan import plan
 from services.actuator.core.seen import Probe, Seen, SeenDomain, Snapshot, Standby, Wanted
 from services.actuator.core.sizing import HISTORY_S, choose, largest_rise, with_demand
 from services.actuator.core.steps import Save, SetPhase, Start, Step, Suspend, Wake
-from services.actuator.guest_clocks import GuestClocks
+from services.actuator.guest_agents import GuestAgents
 from services.actuator.hosts import Hosts
 from services.actuator.perform import NOTE_LENGTH, Outcome, Result, attempt
 from services.actuator.remarks import TOLD_S, Remarks
@@ -223,20 +223,34 @@ class Agents:
             raise HypervisorError("the agent is not available")
         return name != "none"
 
+    def shutdown_by_agent(self, name: str, uuid: str) -> bool:
+        return self.set_time(f"{name} {uuid}", 60.0)
+
 
 def test_no_agent_that_fails_or_hangs_keeps_a_domain_from_being_woken() -> None:
-    clocks, agents = GuestClocks("local"), Agents()
+    clocks, agents = GuestAgents("local", "clock-unconfirmed"), Agents()
     threads = [threading.Thread(target=clocks.run, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for name in ("hung", "broken", "none", "good"):
-        clocks.set(agents, name, "u")
+        clocks.set_clock(agents, name, "u")
     assert agents.told == ["hung", "broken", "none", "good"]
     agents.goes_on.set()
     clocks.stop()
     for thread in threads:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_whoever_asks_an_agent_to_shut_its_guest_down_does_not_wait_for_it() -> None:
+    stops, agents = GuestAgents("local", "shutdown-unconfirmed"), Agents()
+    stops.shut_down(agents, "web-0000", "u-0")
+    assert agents.told == []
+    thread = threading.Thread(target=stops.run, daemon=True)
+    thread.start()
+    stops.stop()
+    thread.join(20)
+    assert agents.told == ["web-0000 u-0"]
 
 
 def test_what_cannot_be_woken_is_written_down_as_failed_in_one_plain_line() -> None:

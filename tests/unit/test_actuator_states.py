@@ -29,6 +29,7 @@ from services.actuator.core.steps import (
     Destroy,
     Resume,
     SetPhase,
+    Shutdown,
     Step,
     Undefine,
 )
@@ -65,7 +66,7 @@ def beside(*domains: SeenDomain, **changes: object) -> Seen:
 def group_of(kind: str, power_off: str | None = None, count: int | None = 1) -> Wanted:
     address = {} if kind == "template" else {"address_source": "arp"}
     power = {} if power_off is None else {"power_off": power_off}
-    return wanted(count, kind=kind, **address, **power)
+    return wanted(count, kind=kind, stop_timeout_s=10.0, **address, **power)
 
 
 def steps_for(want: Wanted, see: Seen, name: str = ONE) -> tuple[Step, ...]:
@@ -373,7 +374,9 @@ def test_panicked_domain_that_libvirt_preserves_still_has_its_power(kind: str) -
     found = steps_for(group_of(kind), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED)))
     assert brief(found) == (["Destroy web-0000"] if kind == "template" else [])
     want, see = group_of(kind), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED))
-    left = "web-0000 has failed and is left to its owner: its kernel has panicked; power_off is never"
+    left = (
+        "web-0000 has failed and keeps its place until its owner ends it: its kernel has panicked; power_off is never"
+    )
     assert waiting(context_of(want, see, NOW_S)) == ((left,) if kind == "existing" else ())
     cut = steps_for(group_of(kind, "after-stop-timeout"), beside(shows((CRASHED, "panicked"), Phase.FAILED, **SERVED)))
     assert brief(cut) == ["Destroy web-0000"]
@@ -405,6 +408,56 @@ def test_deaf_domain_is_asked_half_way_at_the_deadline_and_then_each_stop_timeou
 ) -> None:
     member = shows((RUNNING, "booted"), Phase.STOPPING, age_s, stop_calls=calls, **SERVED)
     assert bool(steps_for(group_of("existing"), beside(member))) is is_asked
+
+
+def leaves(stop_terms: str, calls: int = 3, age_s: float = 9999.0) -> SeenDomain:
+    asked = {"stop_calls": calls, "stop_terms": stop_terms}
+    return shows((RUNNING, "booted"), Phase.STOPPING, age_s, **asked, **SERVED)
+
+
+@pytest.mark.parametrize("terms", ["never", "300", ""])
+@pytest.mark.parametrize("kind", ["template", "existing"])
+def test_what_was_asked_to_shut_down_under_other_terms_has_the_whole_of_the_new_time(kind: str, terms: str) -> None:
+    want = group_of(kind, "after-stop-timeout")
+    (anew,) = steps_for(want, beside(leaves(terms)))
+    assert isinstance(anew, SetPhase) and (anew.record.since_mono_s, anew.record.stop_calls) == (NOW_S, 0)
+    since = replace(leaves(terms), record=anew.record)
+    for later_s, expected in ((0.0, "Shutdown"), (9.9, "Shutdown"), (10.1, "Destroy")):
+        steps = [step for step in plan(want, beside(since), NOW_S + later_s).steps if step.domain == ONE]
+        assert [type(step).__name__ for step in steps] == [expected], later_s
+
+
+def test_one_whose_power_is_not_cut_goes_on_being_asked_and_the_next_request_notes_the_terms() -> None:
+    assert brief(steps_for(group_of("existing"), beside(leaves("10", 3, 19.0)))) == []
+    (asked,) = steps_for(group_of("existing"), beside(leaves("10", 3, 20.0)))
+    assert isinstance(asked, Shutdown) and (asked.record.stop_terms, asked.record.stop_calls) == ("never", 4)
+
+
+def test_who_ignores_the_power_button_is_asked_by_its_agent_too() -> None:
+    for calls, is_by_agent_too in ((0, False), (1, True), (2, True)):
+        (asked,) = steps_for(group_of("existing"), beside(leaves("never", calls)))
+        assert isinstance(asked, Shutdown) and asked.is_by_agent_too is is_by_agent_too
+
+
+@pytest.mark.parametrize("kind", ["template", "existing"])
+@pytest.mark.parametrize(("age_s", "goes"), [(9.0, []), (11.0, [TWO])])
+def test_one_that_takes_long_to_shut_down_keeps_nobody_else_from_leaving(
+    kind: str, age_s: float, goes: list[str]
+) -> None:
+    found = plan(group_of(kind, "never", 0), beside(leaves("never", 3, age_s)), NOW_S).steps
+    assert [step.domain for step in found if isinstance(step, SetPhase)] == goes
+
+
+def test_a_cut_is_a_warning_that_names_the_domain_and_the_key_to_raise() -> None:
+    (cut,) = steps_for(group_of("template"), beside(leaves("10", 2, 11.0)))
+    event = event_of(cut, "", NOW_S)
+    assert event is not None and (event.name, event.domain, event.level) == ("domain-powered-off", ONE, "warning")
+    assert event.text == (
+        "it did not shut down in time: asked 2 times in 10 s, then its power was cut; "
+        "if it only needs longer, raise groups.web.stop_timeout_s"
+    )
+    (other,) = steps_for(wanted(1), beside(sick(1.0)))
+    assert (told := event_of(other, "", NOW_S)) is not None and told.level == "info"
 
 
 def test_template_domain_that_never_served_goes_whatever_power_off_says() -> None:

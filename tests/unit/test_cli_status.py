@@ -117,6 +117,9 @@ def test_the_bounds_are_those_in_force() -> None:
     assert [(g["min"], g["max"]) for g in status_values(CONFIG, snapshot(told))["groups"]] == [(2, 9)]
     assert [(g["min"], g["max"]) for g in status_values(CONFIG, Snapshot())["groups"]] == [(1, 4)]
     assert "bounds 2..9" in text_of(snapshot(told))
+    frozen = told.model_copy(update={"desired": 1, "minimum": 1, "bounds": (3, 9)})  # mode observe: one is there
+    assert "desired 1" in text_of(snapshot(membership(desired_seen=1), frozen))
+    assert [(g["min"], g["max"]) for g in status_values(CONFIG, snapshot(frozen))["groups"]] == [(3, 9)]
 
 
 def test_what_is_not_said_again_becomes_unknown_and_the_rest_stays() -> None:

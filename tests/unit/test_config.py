@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from common import config_file
-from common.config import SERVICES, Config, Group, Network
+from common.config import SERVICES, Config, Group, Image, Network
+from common.config_defaults import DEFAULTS
 from common.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -35,18 +36,63 @@ def test_a_file_with_one_group_is_enough() -> None:
     assert parse(GROUP) == Config(groups={"web": Group(prefix="web-")})
 
 
+DISK = '[groups.web.image]\ndisk = "/srv/debian.qcow2"\n'
+EXISTING = "kind = 'existing'\n"
+
+
 @pytest.mark.parametrize(
     ("table", "warm_up_s"),
     [
         ("", 0.0),
-        ('[groups.web.image]\ndisk = "/srv/debian.qcow2"\n', 60.0),
-        ("kind = 'existing'\n", 60.0),
-        ("kind = 'existing'\nwarm_up_s = 0.0\n", 0.0),
+        (DISK, 60.0),
+        (EXISTING, 60.0),
+        (EXISTING + "warm_up_s = 0.0\n", 0.0),
         ("warm_up_s = 5.0\n", 5.0),
     ],
 )
 def test_how_long_a_new_member_warms_up_follows_from_what_is_booted(table: str, warm_up_s: float) -> None:
-    assert parse(GROUP + table).groups["web"].warming_up_s == warm_up_s
+    assert parse(GROUP + table).groups["web"].warm_up_s == warm_up_s
+
+
+@pytest.mark.parametrize(
+    ("table", "stop_timeout_s", "is_cut", "memory_mib"),
+    [
+        ("", 10.0, True, 128),
+        (DISK, 120.0, True, 1024),
+        ("stop_timeout_s = 20.0\n" + DISK + "memory_mib = 512\n", 20.0, True, 512),
+        ("power_off = 'never'\n" + DISK, 120.0, False, 1024),
+        (EXISTING, 120.0, False, 128),
+        (EXISTING + "power_off = 'after-stop-timeout'\n", 120.0, True, 128),
+    ],
+)
+def test_how_long_a_guest_may_take_to_power_off_follows_from_what_is_booted(
+    table: str, stop_timeout_s: float, is_cut: bool, memory_mib: int
+) -> None:
+    web = parse(GROUP + table).groups["web"]
+    assert (web.stop_timeout_s, web.may_cut_power, web.image.memory_mib) == (stop_timeout_s, is_cut, memory_mib)
+
+
+def test_defaults_of_a_guest_of_a_kernel_are_those_of_the_classes() -> None:
+    classes = {"": Group.model_fields, "image": Image.model_fields}
+    for key, default in DEFAULTS.items():
+        table, _, leaf = key.rpartition(".")
+        assert classes[table][leaf].default == default.kernel, key
+
+
+def test_an_image_that_code_has_made_keeps_what_was_said_of_it() -> None:
+    made = Group(prefix="web-", image=Image(disk="/srv/debian.qcow2", vcpus=2))
+    assert (made.image.vcpus, made.image.memory_mib, made.stop_timeout_s) == (2, 1024, 120.0)
+    assert Group(prefix="web-", image=Image(disk="/srv/debian.qcow2", memory_mib=128)).image.memory_mib == 128
+
+
+def test_a_group_of_an_older_recording_has_the_defaults_that_it_left_open() -> None:
+    older = Group(prefix="web-", kind="existing").model_dump(mode="json", by_alias=True)
+    assert Group.model_validate(older | {"power_off": None, "warm_up_s": None}).warm_up_s == 60.0
+
+
+@pytest.mark.parametrize("image", ["4", '"x"', "[1]"])
+def test_an_image_that_is_no_table_is_refused_as_ever(image: str) -> None:
+    assert refusal(f"{GROUP}image = {image}\n").startswith("f.toml:3: groups.web.image: input should be a valid ")
 
 
 def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:

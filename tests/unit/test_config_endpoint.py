@@ -76,7 +76,7 @@ def test_a_host_is_a_name_or_an_address_with_or_without_a_port(host: str) -> Non
     ],
 )
 def test_slots_of_a_domain_go_by_what_is_booted_unless_the_file_says(keys: str, slots: int) -> None:
-    assert group(keys).most_in_flight == slots
+    assert group(keys).max_in_flight == slots
 
 
 def test_an_answer_must_begin_within_the_timeout_of_the_file_of_yesterday() -> None:
@@ -91,7 +91,7 @@ def test_config_check_says_where_a_file_of_yesterday_works_otherwise(tmp_path: P
     path = tmp_path / "autoscaler.toml"
     path.write_text(HEAD)
     notes = " ".join(check(path, {}).notes)
-    assert "groups.web: max_in_flight is 16 by default" in notes
+    assert "max_in_flight = 16 (was 64)" in notes
     assert "groups.web: a request whose answer is late is no longer sent to another domain" in notes
     path.write_text(HEAD + 'max_in_flight = 20\nretry = "response-timeout"\n')
     assert check(path, {}).notes == ()

@@ -196,11 +196,39 @@ def test_check_warns_of_template_domains_on_hosts_with_the_same_addresses(tmp_pa
 
 
 def test_check_says_of_existing_groups_that_they_keep_their_power(path: Path) -> None:
-    said = (
-        'groups.batch-jobs: power_off is "never" by default: a domain that does not shut down is asked again and again'
-    )
-    power, *others = check(path).notes
-    assert power == said
-    assert [note.partition(" ")[0] for note in others] == ["groups.web:", "groups.web:", "groups.batch-jobs:"]
+    (said,) = check(path).notes
+    assert said.startswith("groups.batch-jobs: other defaults for existing groups than in 0.1.0: start_timeout_s")
+    assert 'power_off = "never" (was "after-stop-timeout")' in said and said.endswith("is asked again and again")
     path.write_text(path.read_text().replace('kind = "existing"', 'kind = "existing"\npower_off = "never"', 1))
-    assert list(check(path).notes) == others
+    (said,) = check(path).notes
+    assert "power_off" not in said and "stop_timeout_s = 120.0 (was 10.0)" in said
+
+
+def test_check_says_which_defaults_of_a_disk_image_are_new_and_nothing_of_a_guest_of_a_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text('[groups.web]\nprefix = "web-"\n')
+    assert check(path).notes == ()
+    path.write_text('[groups.web]\nprefix = "web-"\nstop_timeout_s = 90.0\n[groups.web.image]\ndisk = "/d"\n')
+    (said,) = check(path).notes
+    assert "stop_timeout_s" not in said and "image.memory_mib = 1024 (was 128)" in said and "power_off" not in said
+
+
+def test_check_warns_of_a_timeout_that_cuts_an_operating_system_while_it_shuts_down(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text('[groups.web]\nprefix = "web-"\nstop_timeout_s = 10.0\n[groups.web.image]\ndisk = "/d"\n')
+    assert "groups.web.stop_timeout_s = 10.0: an operating system may need longer" in check(path).notes[-1]
+    path.write_text(path.read_text().replace("10.0", '10.0\npower_off = "never"'))
+    assert not any("may need longer" in note for note in check(path).notes)
+
+
+def test_what_is_in_force_by_default_says_for_whom_it_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text('[groups.web]\nprefix = "web-"\nwarm_up_s = 5.0\n[groups.web.image]\ndisk = "/d"\n')
+    found = {setting.key: setting for setting in settings(path, "groups.web")}
+    stop, start = found["groups.web.stop_timeout_s"], found["groups.web.surge"]
+    assert stop.values() == {
+        "key": "groups.web.stop_timeout_s", "value": 120.0, "from": "default", "default_for": "disk images"
+    }  # fmt: skip
+    assert (start.comment, found["groups.web.warm_up_s"].comment) == ("default", "f.toml:3")
+    assert "groups.web.image.memory_mib = 1024" in text(list(found.values()))
+    assert not [s for s in settings(path, is_default_shown=False) if s.origin == "default"]

@@ -24,7 +24,7 @@ def texts(old: str, new: str) -> list[str]:
 def test_only_what_differs_in_meaning_is_a_change() -> None:
     assert texts(FILE, FILE.replace("[[", "min = 1\nmax = 4 # as before\n[[")) == []
     assert texts(FILE, FILE.replace("[[", "max = 6\nmin = 2\n[[")) == ["groups.web.min 1 → 2", "groups.web.max 4 → 6"]
-    assert texts(FILE, FILE.replace("[[", "warm_up_s = 30.0\n[[")) == ["groups.web.warm_up_s default → 30.0"]
+    assert texts(FILE, FILE.replace("[[", "warm_up_s = 30.0\n[[")) == ["groups.web.warm_up_s 0.0 → 30.0"]
     assert texts(FILE, FILE + "high_ratio = 0.9\n") == ["groups.web.policies changed"]
     assert texts(FILE, FILE + '[system]\nlog_level = "debug"\n') == ["system.log_level info → debug"]
 

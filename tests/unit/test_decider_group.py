@@ -442,6 +442,8 @@ def test_observe_decides_and_changes_nothing() -> None:
     assert "would scale out to 2" in last(found).limiter_text
     body = told(found)[-1]
     assert (body.mode, body.is_scale_in_allowed, body.is_replacement_allowed) == ("observe", False, False)
+    group = found.state.settings.group
+    assert body.bounds_in_force == (group.minimum, group.maximum)
     assert found.started == 1
 
 

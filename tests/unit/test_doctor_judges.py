@@ -27,7 +27,7 @@ from cli.doctor.finding import Finding, Level, error, exit_code, note, ok, skipp
 from cli.doctor.page import page, summary, values
 from common.acceleration import Accel
 from common.config import Group
-from common.messages import ServiceStatus
+from common.messages import ServiceStatus, Unready
 
 GIB = 1024**3
 GROUP = Group(prefix="web-")
@@ -172,7 +172,7 @@ def test_what_our_domains_use_already_counts_as_available() -> None:
 
 @pytest.mark.parametrize(("warm", "domains"), [({"paused": 2}, 6), ({"saved": 2}, 4), ({"sizing": "auto"}, 7)])
 def test_domains_that_stand_by_in_memory_count_and_those_on_disk_do_not(warm: dict[str, Any], domains: int) -> None:
-    image = {"memory_mib": 1024 - 100}
+    image = {"memory_mib": 1024 - 128}  # and what QEMU takes beside it: the same as where a domain is placed
     keys = {"prefix": "w-", "max": 4, "surge": 0, "image": image, "warm": {"memory_mib": 9999, **warm}}
     found = judge_host.judge_memory({"w": Group.model_validate(keys)}, LIMITS, "local")
     assert f"{domains}.0 GiB for all domains" in found.what
@@ -409,9 +409,13 @@ def test_different_machine_ids_are_well_and_unknown_ones_are_not_judged() -> Non
 
 
 def test_a_domain_that_serves_must_answer_and_one_that_boots_may_wait() -> None:
-    silent = member("w-0001", is_right=False, detail="status 404")
+    why = Unready(kind="status", address="10.0.0.5", port=8080, path="/healthz", came="404")
+    silent = member("w-0001", is_right=False, detail="status 404", why=why)
     found = judge_guests.judge_readiness("w", GROUP, [member("w-0000"), silent])
-    must_mend(found, Level.ERROR, "w-0001 (status 404)", "curl -si http://10.0.0.5:8080/healthz")
+    said = "w-0001 10.0.0.5:8080/healthz answers 404; readiness wants 200"
+    must_mend(found, Level.ERROR, said, "curl -si http://10.0.0.5:8080/healthz")
+    wrong = judge_guests.judge_readiness("w", GROUP, [replace(silent, phase="booting")])
+    must_mend(wrong, Level.WARNING, said, "curl -si http://10.0.0.5:8080/healthz")
     booting = member("w-0001", is_right=False, phase="booting")
     assert judge_guests.judge_readiness("w", GROUP, [booting]).level is Level.NOTE
     unknown = replace(silent, phase="")

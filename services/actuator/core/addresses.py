@@ -116,6 +116,13 @@ def is_moving(wanted: Wanted, member: Member) -> bool:
     return is_known and served_at(wanted, member) != asked_at(wanted, member)
 
 
+def is_doing_badly(wanted: Wanted, member: Member) -> bool:
+    """Return whether a member in rotation fails HAProxy's checks, and can be asked why where it serves."""
+    is_failing = member.phase in SERVING and member.backend is not None and member.backend.is_healthy is False
+    is_fixed = wanted.group.kind == "template" or member.name in wanted.group.addresses
+    return is_failing and (is_fixed or bool(member.record.address)) and member.domain.power is DomainState.RUNNING
+
+
 def _answered(member: Member) -> str:
     return member.probe.address if member.probe is not None and member.probe.is_right else ""
 

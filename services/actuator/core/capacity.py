@@ -21,6 +21,7 @@ from services.actuator.core.uuids import domain_uuid
 HOST_GRACE_S: Final = 30.0
 LEAVING_RATIO: Final = 0.10
 JUST_LOST_S: Final = 30.0
+AWAITED_S: Final = 10.0  # how long one that shuts down counts as one that leaves: this paces a group that shrinks far
 LEAVING: Final = frozenset({Phase.DRAINING, Phase.STOPPING})
 
 
@@ -279,7 +280,7 @@ def _shrink(context: Context, members: tuple[Member, ...], surplus: int, goal: i
     forbidden = _why_no_scale_in(context)
     if forbidden:
         return Balance(blocked=(f"{surplus} more than desired, but {forbidden}",))
-    leaving = sum(1 for m in members if m.phase in LEAVING and not m.record.order)
+    leaving = sum(1 for m in members if _is_leaving(m, context.now_s) and not m.record.order)
     capacity = sum(1 for m in members if m.is_capacity)
     allowed = max(context.wanted.group.max_step_in, math.ceil(LEAVING_RATIO * capacity)) - leaving
     spare = sum(1 for m in members if m.is_in_rotation) - goal
@@ -288,6 +289,11 @@ def _shrink(context: Context, members: tuple[Member, ...], surplus: int, goal: i
     if allowed > 0 and not steps and all(m.record.protected for m in members if m.is_capacity and not m.is_busy):
         return Balance(blocked=(f"{surplus} more than desired, but all are protected",))
     return Balance(steps)
+
+
+def _is_leaving(member: Member, now_s: float) -> bool:
+    """Return whether others wait for it to leave: a guest that shuts down carries nothing, and may take for ever."""
+    return member.phase in LEAVING and not (member.phase is Phase.STOPPING and member.age_s(now_s) >= AWAITED_S)
 
 
 def _let_go(context: Context, members: tuple[Member, ...], member: Member, turn: int) -> SetPhase:

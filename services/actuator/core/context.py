@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from common.config import Group
 from common.phases import Phase
 from services.actuator.core.doubt import NO_DOUBT, Doubt
 from services.actuator.core.members import SERVING, Member, View
@@ -46,6 +47,7 @@ def enter(context: Context, member: Member, phase: Phase, reason: str, **changes
     cause = context.seen.failure_causes.get(member.domain.uuid, "") if is_lost else ""
     record = replace(record, cause=cause or record.cause, note=reason if is_failed else record.note)
     record = replace(record, failures=record.failures + (is_failed and member.phase is not phase))
+    record = replace(record, stop_terms=stop_terms(context.wanted.group) if phase is Phase.STOPPING else "")
     step = _set(member, replace(record, **changes), reason)  # type: ignore[arg-type] # checked by Record itself
     return _as_end(context, member, step) if is_failed and member.phase in SERVING else step
 
@@ -91,6 +93,15 @@ def leave(context: Context, member: Member, reason: str, cause: str = "", order:
     if member.phase in SERVING:
         return enter(context, member, Phase.DRAINING, reason, **changes)
     return enter(context, member, Phase.STOPPING, reason, note=NEVER_SERVED, **changes)
+
+
+def stop_terms(group: Group) -> str:
+    """Return in one word what the group's file says of a domain that is asked to shut down.
+
+    >>> stop_terms(Group(prefix="web-")), stop_terms(Group(prefix="web-", power_off="never"))
+    ('10', 'never')
+    """
+    return f"{group.stop_timeout_s:g}" if group.may_cut_power else group.power_off
 
 
 def rejoin(member: Member) -> Phase:

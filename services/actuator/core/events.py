@@ -17,7 +17,16 @@ from services.actuator.core.steps import (
 )
 
 NOT_IN_TIME = "it did not shut down in time"
-"""What the step says that cuts the power of a guest which did not obey its power button."""
+"""How the reason of a step begins that cuts the power of a guest which did not obey its power button."""
+
+
+def more_time(group: str) -> str:
+    """Return which key gives a guest of the group more time to shut down.
+
+    >>> more_time("web")
+    'if it only needs longer, raise groups.web.stop_timeout_s'
+    """
+    return f"if it only needs longer, raise groups.{group}.stop_timeout_s"
 
 
 def event_of(step: Step, error: str, now_s: float) -> Event | None:
@@ -44,7 +53,8 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
     if isinstance(step, Save) or (isinstance(step, Suspend) and step.is_standby):
         return _say(step, "domain-standby", f"it stands by, {step.tier}")
     if isinstance(step, Destroy):
-        return _say(step, "domain-powered-off", step.reason)
+        level = "warning" if step.reason.startswith(NOT_IN_TIME) else "info"
+        return _say(step, "domain-powered-off", step.reason, level)
     if isinstance(step, Undefine):
         return _say(step, "domain-stopped", step.reason)
     return None

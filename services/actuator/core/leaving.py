@@ -2,6 +2,11 @@
 
 Nothing is ended here that may come back: ``life.advance`` lets that wait. A domain that has served is not ended before
 as many serve without it as are desired, or, where there is no room for another beside it, before it has had its time.
+
+# Note [Terms of a shutdown]
+A domain's record says under which ``power_off`` and ``stop_timeout_s`` it was asked to shut down. Where its power may
+be cut and the file says otherwise by now, by a reload or a restart, it is asked anew and has the whole of the new
+``stop_timeout_s`` from that moment on: nobody is cut off by a deadline that began under another rule.
 """
 
 from dataclasses import replace
@@ -12,8 +17,8 @@ from common.domain_states import CHECKS_FAIL, MAY_COME_BACK
 from common.phases import Phase
 from services.actuator.core.addresses import answered_at
 from services.actuator.core.capacity import target
-from services.actuator.core.context import NEVER_SERVED, Context, about, enter
-from services.actuator.core.events import NOT_IN_TIME
+from services.actuator.core.context import NEVER_SERVED, Context, about, enter, stop_terms
+from services.actuator.core.events import NOT_IN_TIME, more_time
 from services.actuator.core.members import WAKE_TIMEOUT_S, Member, is_overdue
 from services.actuator.core.placement import has_space
 from services.actuator.core.seen import Backend
@@ -22,6 +27,8 @@ from services.actuator.core.steps import Destroy, SetPhase, Shutdown, Step, Susp
 
 PATIENT_CALLS: Final = 3
 """A domain that was asked so often is deaf: twice within ``stop_timeout_s``, and once more at its end."""
+OTHER_TERMS: Final = "it was asked to shut down under another power_off or stop_timeout_s"
+"""See Note [Terms of a shutdown]."""
 
 
 def draining(context: Context, member: Member) -> Step | None:
@@ -66,8 +73,10 @@ def stopping(context: Context, member: Member) -> Step | None:
         return _destroy(member, reason)
     if member.is_broken:
         return _destroy(member, member.state.text) if may_cut_power(context, member) else None
+    if context.wanted.group.may_cut_power and member.record.stop_terms != stop_terms(context.wanted.group):
+        return enter(context, member, Phase.STOPPING, OTHER_TERMS)
     if is_overdue(context.wanted, member, context.now_s) and may_cut_power(context, member):
-        return _destroy(member, NOT_IN_TIME)
+        return _cut(context, member)
     return _ask_to_shut_down(context, member)
 
 
@@ -159,6 +168,13 @@ def _destroy(member: Member, reason: str) -> Step:
     return Destroy(**about(member), reason=reason, cause=member.record.cause, is_own_doing=member.is_own_doing)
 
 
+def _cut(context: Context, member: Member) -> Step:
+    """Cut its power, and say which key gives the next one more time."""
+    group, calls = context.wanted.group, member.record.stop_calls
+    asked = f"asked {calls} {'times' if calls > 1 else 'time'} in {group.stop_timeout_s:g} s"
+    return _destroy(member, f"{NOT_IN_TIME}: {asked}, then its power was cut; {more_time(context.wanted.name)}")
+
+
 def _answers_again(context: Context, member: Member) -> bool:
     """Return whether it may go back to service. Once only: probes and HAProxy's checks may disagree for ever.
 
@@ -181,14 +197,21 @@ def _keep(member: Member) -> Step | None:
 
 
 def _ask_to_shut_down(context: Context, member: Member) -> Step | None:
-    """Ask at once, half-way to the deadline (a guest that was booting misses the first request), at it, and on."""
+    """Ask at once, half-way to the deadline (a guest that was booting misses the first request), at it, and on.
+
+    Whom the power button did not move is also asked through the guest's agent.
+    """
     calls, each_s = member.record.stop_calls, context.wanted.group.stop_timeout_s
     due_s = each_s / 2 * calls if calls < PATIENT_CALLS else each_s * (calls - 1)
     if member.domain.power is not DomainState.RUNNING or member.age_s(context.now_s) < due_s:
         return None
-    record = replace(member.record, stop_calls=calls + 1)
+    record = replace(member.record, stop_calls=calls + 1, stop_terms=stop_terms(context.wanted.group))
     return Shutdown(
-        **about(member), reason=f"shutdown request {record.stop_calls}", cause=member.record.cause, record=record
+        **about(member),
+        reason=f"shutdown request {record.stop_calls}",
+        cause=member.record.cause,
+        record=record,
+        is_by_agent_too=calls > 0,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from common.domain import DomainState
 from common.phases import Phase
+from common.unready import sentence
 from services.actuator.core import breaker as breakers
 from services.actuator.core import trials
 from services.actuator.core.addresses import answered_at, news, unwritten
@@ -88,7 +89,7 @@ def _booting(context: Context, member: Member) -> Step | None:
             return enter(context, member, Phase.FAILED, f"woken from {member.record.tier}, it does not answer")
         if not context.is_template and member.record.started_mono_s is None:
             return enter(context, member, Phase.STANDBY, _with_detail(SILENT, why_no_address(context.wanted, member)))
-        detail = why_no_address(context.wanted, member) or (member.probe.detail if member.probe is not None else "")
+        detail = why_no_address(context.wanted, member) or _what_came(member)
         limit_s = boot_limit_s(context.wanted, member)
         return enter(context, member, Phase.FAILED, _with_detail(f"no right answer within {limit_s:g} s", detail))
     if not member.domain.has_link:
@@ -102,6 +103,12 @@ def _follow(context: Context, member: Member) -> Step:
     address = news(context.wanted, member)
     reason = f"it answers at {address}, no longer at {member.record.address}"
     return enter(context, member, Phase.WARMING, reason, address=address, probed_mono_s=context.now_s)
+
+
+def _what_came(member: Member) -> str:
+    if member.probe is None:
+        return ""
+    return member.probe.detail if member.probe.why is None else sentence("", member.probe.why).strip()
 
 
 def _with_detail(text: str, detail: str) -> str:

@@ -18,6 +18,7 @@ from services.actuator.core.plan import Plan
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Seen, Wanted
 from services.actuator.core.trials import last_hope
+from services.actuator.core.unready import unready
 
 PROBED_S: Final = 1.0
 
@@ -121,6 +122,7 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
         note=note,
         is_probed=answering or _is_probed(record, now_s),
         tier="running" if member.domain.uuid in extra else record.way,
+        unready=None if answering else unready(wanted, member),
     )
 
 

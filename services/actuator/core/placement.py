@@ -12,8 +12,8 @@ from services.actuator.core.members import View
 from services.actuator.core.seen import Seen, SeenHost, Wanted
 from services.actuator.core.steps import Define, Step, TakeSnapshot
 
-OVERHEAD_BYTES = 128 * 1024 * 1024
 MIB = 1024 * 1024
+OVERHEAD_BYTES = 128 * MIB  # QEMU beside the memory of its guest: 100 MiB in software emulation, and some to spare
 COMING = frozenset({Phase.CREATING, Phase.BOOTING})
 New = Define | TakeSnapshot
 """What takes a slot and memory before libvirt shows it."""

@@ -37,7 +37,8 @@ class Record:
     the configured one: a burst. ``decided_mono_s`` is when it was decided that it is wanted, ``probed_mono_s`` when it
     last answered as itself, ``served_mono_s`` when it first came into rotation, None where it never has since it was
     started. ``failures`` counts how often it failed since it was last in rotation. ``address``: where a user's domain
-    last answered as itself. ``is_kept``: it has failed, and we pause it for a look.
+    last answered as itself. ``is_kept``: it has failed, and we pause it for a look. ``stop_terms``: what its group's
+    file said about its shutdown when this phase began (``leaving.terms``).
     """
 
     group: str
@@ -68,6 +69,7 @@ class Record:
     failures: int = 0
     is_kept: bool = False
     address: str = ""
+    stop_terms: str = ""
 
     @property
     def has_served(self) -> bool:
@@ -112,6 +114,7 @@ class Record:
             "failures": str(self.failures),
             "kept": "1" if self.is_kept else "0",
             "address": self.address,
+            "stop_terms": self.stop_terms,
         }
 
     def enter(self, phase: Phase, now_s: float, epoch_s: float, boot_id: str) -> "Record":
@@ -189,6 +192,7 @@ def _record(texts: Mapping[str, str]) -> Record:
         failures=_whole(texts, "failures", figures.MAX_COUNT) or 0,
         is_kept=texts.get("kept") == "1",
         address=_address(texts.get("address", "")),
+        stop_terms=texts.get("stop_terms", ""),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from common.config import Group, Network
 from common.domain import DomainState
-from common.messages import DesiredCapacity
+from common.messages import DesiredCapacity, Unready
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.disks import Base, Disk
 from services.actuator.core.doubt import NO_DOUBT, Doubt
@@ -69,12 +69,16 @@ class SeenHost:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The newest probe of a domain's ``address``: did the right one answer? ``answered`` names who did."""
+    """The newest probe of a domain's ``address``: did the right one answer? ``answered`` names who did.
+
+    ``why``: what came instead of the right answer.
+    """
 
     is_right: bool
     answered: str = ""
     detail: str = ""
     address: str = ""
+    why: Unready | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ def _is_busy(wanted: Wanted, load: Load | None, members: tuple[Member, ...]) -> 
     if load is None:
         return None
     in_flight = [m.backend.in_flight for m in members if _passes(m) and m.backend is not None]
-    is_full = bool(in_flight) and sum(in_flight) >= FULL_RATIO * len(in_flight) * wanted.group.most_in_flight
+    is_full = bool(in_flight) and sum(in_flight) >= FULL_RATIO * len(in_flight) * wanted.group.max_in_flight
     return load.queue > 0 or is_full
 
 

@@ -1,4 +1,4 @@
-"""What stands: domains that others keep from running, hosts with a fault, domains that ignore their power button.
+"""What stands: domains that others keep from running or that do not get ready, hosts with a fault, deaf domains.
 
 Told in ``status`` for as long as it is so, and once as an event: ``standing`` returns all of it at this moment, each
 under a key that stays the same, so that whoever tells it needs to remember nothing but the keys.
@@ -9,11 +9,13 @@ from typing import Final
 from common import names
 from common.messages import Event
 from common.phases import Phase
+from common.unready import WRONG, sentence
 from services.actuator.core.context import Context
 from services.actuator.core.host_faults import HostFault, fault_of
 from services.actuator.core.leaving import is_deaf, may_cut_power
-from services.actuator.core.members import Member
+from services.actuator.core.members import Member, boot_limit_s
 from services.actuator.core.seen import SeenDomain
+from services.actuator.core.unready import unready
 
 KNOWN_AFTER_S: Final = 3.0
 """How long libvirt may take to tell which disk it is, before the alarm is given without that."""
@@ -21,6 +23,7 @@ FAULT: Final = "host-fault"
 STILL_SUSPENDED: Final = "still-suspended"
 IGNORED: Final = "shutdown-ignored"
 UNREADABLE: Final = "record-unreadable"
+UNREADY: Final = "domain-unready"
 Key = tuple[str, str, str]
 """What it is, on which host, and there about what."""
 
@@ -31,7 +34,7 @@ def waiting(context: Context) -> tuple[str, ...]:
     held = (f"{m.name} waits: {m.state.text}" for m in context.view.members if m.is_held and m.is_reachable)
     deaf = (_ignores(m) for m in context.view.members if is_deaf(context, m))
     broken = (
-        f"{m.name} has failed and is left to its owner: {m.state.text}; power_off is never"
+        f"{m.name} has failed and keeps its place until its owner ends it: {m.state.text}; power_off is never"
         for m in context.view.members
         if m.is_broken and m.is_reachable and not may_cut_power(context, m)
     )
@@ -43,8 +46,9 @@ def standing(context: Context) -> dict[Key, Event]:
     faults = {_key(f): _of_host(f, context) for f in _faults(context) if _is_told(f, context.now_s)}
     late = [_late(m) for m in context.view.members if _is_late(m, context)]
     deaf = [_about(m, IGNORED, _ignores(m)) for m in context.view.members if is_deaf(context, m)]
+    idle = [_about(m, UNREADY, text) for m in context.view.members if (text := _unready(context, m))]
     unread = [_unread(domain, context) for domain in unreadable(context)]
-    return faults | {(event.name, event.host, event.domain): event for event in (*late, *deaf, *unread)}
+    return faults | {(event.name, event.host, event.domain): event for event in (*late, *deaf, *idle, *unread)}
 
 
 def unreadable(context: Context) -> list[SeenDomain]:
@@ -106,6 +110,15 @@ def _is_late(member: Member, context: Context) -> bool:
 def _late(member: Member) -> Event:
     limit_s = member.state.limit_s or 0.0
     return _about(member, STILL_SUSPENDED, f"{member.state.text}, for more than {limit_s:g} s; it is left as it is")
+
+
+def _unready(context: Context, member: Member) -> str:
+    """Return what is told of a member that does not serve: wrong answers at once, silence half-way through a boot."""
+    why = unready(context.wanted, member)
+    if why is None:
+        return ""
+    is_late = member.age_s(context.now_s) >= boot_limit_s(context.wanted, member) / 2
+    return sentence(member.name, why) if why.kind in WRONG or is_late else ""
 
 
 def _ignores(member: Member) -> str:

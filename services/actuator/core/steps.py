@@ -90,9 +90,13 @@ class PlugIn(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shutdown(Step):
-    """Ask the guest to power off, then write the record that counts the request."""
+    """Ask the guest to power off, then write the record that counts the request.
+
+    By its power button; ``is_by_agent_too``: and through its agent, if one listens.
+    """
 
     record: Record
+    is_by_agent_too: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

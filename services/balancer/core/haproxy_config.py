@@ -169,7 +169,7 @@ def _backend(name: str, group: Group, haproxy: Haproxy) -> list[str]:
     return [
         *lines,
         f"    server-template vm 1-{haproxy.slots} slot.invalid:{EMPTY_PORT} check disabled"
-        f" maxconn {group.most_in_flight}{slow_start} init-addr last,{EMPTY_ADDRESS}",
+        f" maxconn {group.max_in_flight}{slow_start} init-addr last,{EMPTY_ADDRESS}",
     ]
 
 

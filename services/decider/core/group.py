@@ -76,7 +76,7 @@ def metrics_of(state: GroupState, now_s: float, epoch_s: float = 0.0) -> GroupMe
         base=settings.base,
         before=state.lack,
         boot_timeout_s=settings.group.boot_timeout_s,
-        warm_up_s=settings.group.warming_up_s,
+        warm_up_s=settings.group.warm_up_s,
     )
     return doubted(metrics, state)
 

@@ -60,7 +60,7 @@ def waiting() -> Decision:
 
 def desired_capacity(state: GroupState, metrics: GroupMetrics, reason: str) -> DesiredCapacity:
     """Return what the actuator is to be told now; where the capacity is frozen outside the bounds, they give way."""
-    generation, desired, minimum, maximum, may_remove, may_replace, mode, burst_quota = _terms(state, metrics)
+    generation, desired, minimum, maximum, may_remove, may_replace, mode, burst_quota, bounds = _terms(state, metrics)
     return DesiredCapacity(
         group=state.settings.name,
         generation=generation,
@@ -74,6 +74,7 @@ def desired_capacity(state: GroupState, metrics: GroupMetrics, reason: str) -> D
         decision_id=decision_id(state),
         burst_quota=burst_quota,
         decided_mono_s=state.decided_at_s,
+        bounds=bounds,
     )
 
 
@@ -88,11 +89,14 @@ def is_same(last: DesiredCapacity, state: GroupState, metrics: GroupMetrics) -> 
         last.is_replacement_allowed,
         last.mode,
         last.burst_quota,
+        last.bounds,
     )
     return told == _terms(state, metrics)
 
 
-def _terms(state: GroupState, metrics: GroupMetrics) -> tuple[int, int, int, int, bool, bool, str, float | None]:
+def _terms(
+    state: GroupState, metrics: GroupMetrics
+) -> tuple[int, int, int, int, bool, bool, str, float | None, tuple[int, int]]:
     desired, mode = state.standing.desired or 0, state.mode
     is_acting = mode in ("on", "out-only")
     return (
@@ -104,4 +108,5 @@ def _terms(state: GroupState, metrics: GroupMetrics) -> tuple[int, int, int, int
         is_acting and not metrics.is_blind,
         mode,
         state.burst.quota,
+        (state.minimum, state.maximum),
     )

@@ -38,7 +38,7 @@ class Settings:
     @cached_property
     def policies(self) -> tuple[Any, ...]:
         """Return the configured policies and, last, the one that every group has: no queue that stays."""
-        return (*self.group.policies, Queue(self._least_out_window_s, self.group.most_in_flight))
+        return (*self.group.policies, Queue(self._least_out_window_s, self.group.max_in_flight))
 
     @cached_property
     def counting(self) -> tuple[Any, ...]:

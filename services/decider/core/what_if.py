@@ -291,9 +291,9 @@ def modelled(past: Past, settings: Settings, lead_s: float) -> tuple[Step, ...]:
         settings: The other group's; ``interval_s`` is that of the recording.
         lead_s: From a decision to a domain that serves.
     """
-    world = _World(past, lead_s, settings.group.hosts[0], settings.name, settings.group.most_in_flight)
+    world = _World(past, lead_s, settings.group.hosts[0], settings.name, settings.group.max_in_flight)
     first = past.instants[0]
-    old_s = first.now_s - settings.group.warming_up_s  # who serves when it begins has served for a while
+    old_s = first.now_s - settings.group.warm_up_s  # who serves when it begins has served for a while
     for number in range(past.steps[0].desired):
         world.add(old_s if number < past.steps[0].ready else first.now_s + lead_s)
     state, steps, last_s = begin(settings), [], first.now_s - settings.interval_s

@@ -82,7 +82,7 @@ def _may_doubt(metrics: GroupMetrics, state: GroupState) -> bool:
     group = state.settings.group
     if group.cpu_without_requests == "count" or group.protocol == "tcp" or not metrics.is_traffic_known:
         return False
-    is_full = metrics.in_flight is not None and metrics.in_flight >= metrics.ready * group.most_in_flight
+    is_full = metrics.in_flight is not None and metrics.in_flight >= metrics.ready * group.max_in_flight
     if metrics.queue or is_full:
         return False
     return metrics.requested_s_ago is not None and metrics.requested_s_ago <= CARRYING_S

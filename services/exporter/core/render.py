@@ -89,8 +89,9 @@ def _group_samples(state: State, group: str, now_s: float) -> Iterator[Sample]:
 def _desired_samples(desired: DesiredCapacity) -> Iterator[Sample]:
     group = (desired.group,)
     yield Sample("autoscaler_group_desired_domains", group, float(desired.desired))
-    yield Sample("autoscaler_group_min_domains", group, float(desired.minimum))
-    yield Sample("autoscaler_group_max_domains", group, float(desired.maximum))
+    least, most = desired.bounds_in_force
+    yield Sample("autoscaler_group_min_domains", group, float(least))
+    yield Sample("autoscaler_group_max_domains", group, float(most))
     yield Sample("autoscaler_group_scale_in_allowed", group, float(desired.is_scale_in_allowed))
     yield Sample("autoscaler_group_replacement_allowed", group, float(desired.is_replacement_allowed))
     yield from _one_of("autoscaler_group_mode", desired.group, MODES, desired.mode)
