@@ -224,7 +224,7 @@ class Agents:
         return name != "none"
 
     def shutdown_by_agent(self, name: str, uuid: str) -> bool:
-        return self.set_time(f"{name} {uuid}", 60.0)
+        return self.set_time(f"{name} {uuid}", uuid, 60.0)
 
 
 def test_no_agent_that_fails_or_hangs_keeps_a_domain_from_being_woken() -> None:

@@ -7,6 +7,7 @@ import pytest
 from cli.kept_in_service import TRIES, silenced
 from cli.observe import Snapshot
 from common.config import Config, Group
+from common.http_answer import HttpAnswer
 from common.messages import BackendState, Drain, Member, Membership, Unready
 from common.phases import Phase
 from services.actuator.core.seen import Probe
@@ -44,7 +45,7 @@ def answering(answers: dict[str, Probe], asked: list[Target] | None = None) -> C
     def ask(target: Target) -> Probe:
         if asked is not None:
             asked.append(target)
-        return answers.get(target.name) or judge(target, 404, None, b"")
+        return answers.get(target.name) or judge(target, HttpAnswer(404, None, None, b""))
 
     return ask
 

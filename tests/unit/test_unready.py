@@ -9,6 +9,8 @@ from cli.endpoints import what_is_missing
 from cli.observe import Snapshot
 from cli.status import status_values, status_view
 from common.config import Config, Group
+from common.config_readiness import Readiness, question
+from common.http_answer import HttpAnswer
 from common.messages import Membership, Unready
 from common.phases import Phase
 from common.unready import sentence, sentences
@@ -23,10 +25,10 @@ from services.actuator.shell import still, targets
 from tests.unit.test_actuator_plan import NOW_S, ONE, domain, seen, wanted
 
 KEY = (ONE, f"u-{ONE}")
-TARGET = Target(ONE, "192.168.150.10", 8080, path="/health")
-NOT_FOUND = judge(TARGET, 404, ONE, b"")
-ELSE = judge(TARGET, 200, "web-0003", b"")
-NAMELESS = judge(TARGET, 200, None, b"")
+TARGET = Target(ONE, "192.168.150.10", 8080, asked=question("web", Readiness(path="/health")))
+NOT_FOUND = judge(TARGET, HttpAnswer(404, ONE, None, b""))
+ELSE = judge(TARGET, HttpAnswer(200, "web-0003", None, b""))
+NAMELESS = judge(TARGET, HttpAnswer(200, None, None, b""))
 SILENT = Probe(False, why=Unready(kind="refused", address="192.168.150.10", port=8080, path="/health"))
 SAID = f"{ONE} 192.168.150.10:8080/health answers 404; readiness wants 200"
 
@@ -57,8 +59,8 @@ def test_what_came_and_what_was_wanted_are_said_in_one_sentence(why: Unready, sa
 
 
 def test_a_right_answer_says_nothing_and_what_a_guest_says_is_one_plain_line() -> None:
-    assert judge(TARGET, 200, ONE, b"").why is None
-    rude = judge(TARGET, 200, "x\n\x1b[2J" + "y" * 500, b"").why
+    assert judge(TARGET, HttpAnswer(200, ONE, None, b"")).why is None
+    rude = judge(TARGET, HttpAnswer(200, "x\n\x1b[2J" + "y" * 500, None, b"")).why
     assert rude is not None and rude.came.isprintable() and len(rude.came) == 64
 
 
