@@ -90,7 +90,7 @@ class Header(Frozen):
     """
 
     source: Name
-    run_id: Number
+    run_id: int = Field(ge=0, le=2**63 - 1)
     seq: int = Field(ge=1, le=figures.MAX_NUMBER)
     sent_at_s: EpochS
     mono_s: MonoS

@@ -53,6 +53,7 @@ from services.decider.store import Store
 from services.exporter.core import state as exporting
 from services.exporter.core.render import render
 from services.exporter.page import registry_of
+from services.monitor.core import host as monitoring
 from services.notifier.core import deliver
 from services.notifier.core.notice import notice_of
 from services.notifier.senders import environment
@@ -524,6 +525,48 @@ class HAProxyDoor(Door):
         return "\n".join(lines)
 
 
+class ReadingsDoor(Door):
+    """What libvirt tells the monitor of domains and hosts: counters, states, events, names."""
+
+    name = "libvirt-readings"
+
+    def feed(self, random: Random) -> bool:
+        if self.fed % RESET_EVERY == 0:
+            self.state, self.now_s = monitoring.HostState("local", 1.0), NOW_S
+        self.fed += 1
+        self.now_s += random.choice((0.0, 1e-9, 1.0, 1.0, 1.0, 1e6))
+        seen_now: monitoring.Seen
+        match random.randrange(4):
+            case 0:
+                kind = random.choice(("paused", "stopped", "crashed", "resumed", random.choice(mutate.TEXTS)))
+                seen_now = domain.LifecycleEvent(self._text(random), "u0", kind, self._text(random))
+            case 1:
+                seen_now = monitoring.Silent(self._text(random), is_certain=random.random() < 0.5)
+            case _:
+                cpu = domain.HostCpu(random.choice((1, 4, 4096)), self._figure(random), self.now_s)
+                seen_now = monitoring.Listed(tuple(self._reading(random, uuid) for uuid in ("u0", "u1")), cpu)
+        self.state, told = monitoring.handle(self.state, seen_now)
+        for body in told:
+            decode(encode(HEADER, body))
+        return True
+
+    def _reading(self, random: Random, uuid: str) -> domain.CpuReading:
+        state = random.choice(list(domain.DomainState))
+        allotted = random.choice((None, 1.0, 0.5, 1e-3, 4096.0))
+        return domain.CpuReading(
+            "web-0000", uuid, state, self._figure(random), allotted, self.now_s, state_reason="user"
+        )
+
+    @staticmethod
+    def _figure(random: Random) -> float:
+        """Return seconds of a counter of nanoseconds, which libvirt keeps in 64 bits."""
+        return random.choice((0.0, 1.0, 1.5, 60.0, 2.0**53, 1.8446744073709552e10))
+
+    @staticmethod
+    def _text(random: Random) -> str:
+        return mutate.text_of(random, "web-0000")
+
+
 class LibvirtDoor(Door):
     """Definitions and capabilities: libvirt's own well-formed text, with names and values that others chose."""
 
@@ -882,7 +925,8 @@ DOORS: Final[dict[str, type[Door]]] = {
     door.name: door
     for door in (
         DeciderBus, ActuatorBus, BalancerBus, PlotterBus, RecorderBus, NotifierBus, ExporterBus, ControlDoor,
-        MetadataDoor, GuestDoor, AddressDoor, HAProxyDoor, LibvirtDoor, ActuatorStore, DeciderStore, LibraryStore,
-        NotifierStore, AccelerationStore, ConfigDoor, RecordingDoor, TraceDoor, CronDoor,
+        MetadataDoor, GuestDoor, AddressDoor, HAProxyDoor, ReadingsDoor, LibvirtDoor, ActuatorStore,
+        DeciderStore, LibraryStore, NotifierStore, AccelerationStore, ConfigDoor, RecordingDoor, TraceDoor,
+        CronDoor,
     )
 }  # fmt: skip

@@ -155,7 +155,7 @@ def _hostile(random: Random, value: Any) -> Any:
 
 def _nested(random: Random) -> Any:
     value: Any = "x"
-    for _ in range(random.choice((2, 40, 400))):
+    for _ in range(random.choice((2, 40, 100))):
         value = [value] if random.random() < 0.5 else {"x": value}
     return value
 

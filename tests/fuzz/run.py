@@ -11,6 +11,7 @@ import structlog
 
 MOST_GROWTH_BYTES: Final = 32 * 1024 * 1024
 LEAST_SHARE: Final = 1 / 3  # of the inputs that must come in: what is refused at once tests one check and nothing else
+MOST_TOLD: Final = 3000
 WARM: Final = 300  # inputs after which memory is measured: caches are full then
 
 
@@ -55,7 +56,7 @@ def run(name: str, count: int, seed: int, scratch: Path) -> Run:
             try:
                 passed += door.feed(Random(f"{seed}/{name}/{number}"))
             except Exception:  # noqa: BLE001 - whatever is raised is the finding
-                fault = f"seed {seed}, input {number}:\n{traceback.format_exc()}"
+                fault = f"seed {seed}, input {number}:\n{traceback.format_exc()[-MOST_TOLD:]}"
                 return Run(name, number + 1, seed, passed, time.perf_counter() - begun_s, 0, fault)
         took_s = time.perf_counter() - begun_s
         return Run(name, count, seed, passed, took_s, rss_bytes() - before)

@@ -3,6 +3,7 @@
 import inspect
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -11,6 +12,9 @@ from common.domain import DomainState, LifecycleEvent
 from common.errors import DomainGoneError, HypervisorError, HypervisorLostError
 from common.hypervisor import Connection
 from common.network_xml import network_xml
+from common.phases import Phase
+from services.actuator.core.record import Record, parse
+from services.actuator.prober import Target, probe
 from tests.integration.monitor_stand import CLOCK, PrivateLibvirtd, is_ours, test_domain, wait_for
 from tests.named import Named
 
@@ -36,6 +40,39 @@ def remove(connection: Connection, *names: str) -> None:
 
 def state(host: Connection, name: str = NAME) -> DomainState:
     return next(facts.state for facts in host.domains() if facts.name == name)
+
+
+class Binary(BaseHTTPRequestHandler):
+    """A guest whose health page is no text."""
+
+    def do_GET(self) -> None:
+        body = b"\x01hello\x1b[2J\x9b\xff"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_libvirt_takes_a_record_with_whatever_a_guest_has_answered(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    server = HTTPServer(("127.0.0.1", 0), Binary)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    try:
+        answer = probe(Target(NAME, "127.0.0.1", server.server_port))
+    finally:
+        thread.join(10)
+        server.server_close()
+    assert not answer.is_right and "hello" in answer.answered
+    record = Record(
+        group="web", uuid="u", host="local", phase=Phase.BOOTING, since_mono_s=1.0, since_s=1.0, boot_id="b",
+        note=answer.detail,
+    )  # fmt: skip
+    host.set_metadata(NAME, record.to_metadata())
+    assert parse(host.domains()[0].metadata) == record
 
 
 def test_a_defined_domain_is_listed_with_its_uuid_and_no_metadata(host: Connection) -> None:

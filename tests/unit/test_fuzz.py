@@ -1,4 +1,4 @@
-"""Every door, fed with damaged input: nobody ends, nobody grows, enough of it comes in (``make fuzz`` does more)."""
+"""Damaged input at every door: nobody ends, nobody grows, and enough of it comes in; `make fuzz` does more."""
 
 from pathlib import Path
 
