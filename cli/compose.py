@@ -15,7 +15,7 @@ from cli.compose_limits import check_configuration
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
 from cli.left_over import refuse_renamed
-from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
+from cli.libvirt_daemon import ensure_libvirt, start_again, stop_libvirt
 from cli.refusals import write_text
 from cli.supervision import is_supervised
 from cli.turn import turn
@@ -81,6 +81,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
         (config.system.run_path / MARKER).unlink(missing_ok=True)
         steps.say("stopped and removed")
     with steps.step("domains"):
+        start_again(config.hosts.values(), config.system, clock)
         steps.say(stack.remove_domains(config_path, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))
