@@ -24,10 +24,14 @@ def ensure_state_dir(path: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    for directory in (*reversed(path.parents), path):
-        if not directory.is_dir():
-            directory.mkdir(exist_ok=True)
-            directory.chmod(MODE if directory == path else PARENT_MODE)  # whatever the umask
+    if path.is_dir():
+        return
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            parent.mkdir(exist_ok=True)
+            parent.chmod(PARENT_MODE)  # whatever the umask
+    path.mkdir(exist_ok=True)
+    path.chmod(MODE)
 
 
 class StateDir:
