@@ -16,7 +16,7 @@ from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
 from cli.kept_in_service import refuse_silencing
 from cli.left_over import refuse_renamed
-from cli.libvirt_daemon import stop_libvirt
+from cli.libvirt_daemon import start_again, stop_libvirt
 from cli.refusals import write_text
 from cli.supervision import is_supervised
 from cli.turn import turn
@@ -87,6 +87,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
         (config.system.run_path / MARKER).unlink(missing_ok=True)
         steps.say("stopped and removed")
     with steps.step("domains"):
+        start_again(config.hosts.values(), config.system, clock)
         steps.say(stack.remove_domains(config_path, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))

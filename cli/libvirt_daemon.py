@@ -7,6 +7,8 @@ started here, remembered in the run directory, and ended by ``down`` once no dom
 import os
 import signal
 import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -46,6 +48,17 @@ def ensure_libvirt(host: Host, system: System, clock: Clock) -> str:
             if clock.monotonic_s() > deadline_s:
                 raise AutoscalerError(f"libvirtd was started but does not answer at {host.uri}: {error}") from error
             Event().wait(0.2)
+
+
+def start_again(hosts: Iterable[Host], system: System, clock: Clock) -> None:
+    """Have this machine's libvirt answer where it can be started: a former ``down`` may have ended it.
+
+    Who asks it next says what is wrong where it does not answer.
+    """
+    for host in hosts:
+        if host.uri == LOCAL_URI:
+            with suppress(AutoscalerError):
+                ensure_libvirt(host, system, clock)
 
 
 def stop_libvirt(system: System) -> str:

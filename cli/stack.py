@@ -17,7 +17,7 @@ from cli.endpoints import wait_for_endpoints
 from cli.kept_in_service import refuse_silencing
 from cli.kvm_device import CONSEQUENCE, why_closed
 from cli.left_over import left_over_lines, refuse_renamed
-from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, stop_libvirt
+from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, start_again, stop_libvirt
 from cli.program import ISOLATED, module
 from cli.status import endpoint_url
 from cli.supervision import is_changed, is_supervised, start_services, stop_services
@@ -83,6 +83,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
     with steps.step("services and HAProxy"):
         steps.say(stop_services(config.system, clock))
     with steps.step("domains"):
+        start_again(config.hosts.values(), config.system, clock)
         steps.say(remove_domains(config_path, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))

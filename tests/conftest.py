@@ -4,9 +4,11 @@ Unit, contract and simulation tests need nothing, and start nothing. The others 
 built (``LIBVIRT_AUTOSCALER_TEST_IMAGE``); without root they skip themselves and say why.
 """
 
+import fcntl
 import os
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -17,7 +19,7 @@ from common.clock import SystemClock
 from common.config import Host, System
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = {"unit", "contract", "sim"}
+FAST = {"unit", "contract", "sim", "common", "services", "cli", "bench"}
 IMAGES = Path(tempfile.gettempdir()) / f"autoscaler-test-images-{os.getuid()}"
 NOTES = Path(tempfile.gettempdir()) / f"autoscaler-test-run-{os.getuid()}"
 
@@ -33,6 +35,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     system = _system()
     system.run_path.mkdir(mode=0o700, exist_ok=True)
+    fcntl.flock(_users(), fcntl.LOCK_SH)
     print(f"libvirt: {ensure_libvirt(Host(), system, SystemClock())}", flush=True)
     IMAGES.mkdir(mode=0o711, exist_ok=True)
     subprocess.run(["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(IMAGES)], check=True)
@@ -41,8 +44,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End what was started here, and nothing else."""
-    if NOTES.is_dir() and not is_fast_only(session.config.args):
-        stop_libvirt(_system())
+    if os.geteuid() != 0 or not NOTES.is_dir() or is_fast_only(session.config.args):
+        return
+    try:
+        fcntl.flock(_users(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # another session needs libvirt still, and ends it
+    stop_libvirt(_system())
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +63,12 @@ def images() -> Path:
 
 def _system() -> System:
     return System(run_dir=str(NOTES))
+
+
+@cache
+def _users() -> int:
+    """Return the file that every session holds which needs libvirt; it is held until the process ends."""
+    return os.open(NOTES / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def is_fast_only(args: list[str]) -> bool:
