@@ -5,7 +5,6 @@ import pytest
 from common.domain import DomainState
 from tests.sim.actuator_model import FakeDomain, World, group
 
-
 AS_FAST_AS_THE_DEMO = {"boot_timeout_s": 90.0, "stop_timeout_s": 10.0, "unhealthy_grace_s": 10.0}
 
 
