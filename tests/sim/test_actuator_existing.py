@@ -5,9 +5,11 @@ import pytest
 from common.domain import DomainState
 from tests.sim.actuator_model import FakeDomain, World, group
 
+AS_FAST_AS_THE_DEMO = {"boot_timeout_s": 90.0, "stop_timeout_s": 10.0, "unhealthy_grace_s": 10.0}
+
 
 def users_world(count: int = 4, running: tuple[int, ...] = (), **changes: object) -> World:
-    world = World(group(kind="existing", address_source="arp", **changes))
+    world = World(group(kind="existing", address_source="arp", **(AS_FAST_AS_THE_DEMO | changes)))
     host = world.hosts["local"]
     for index in range(count):
         name = f"web-{index:04d}"

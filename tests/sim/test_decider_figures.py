@@ -43,7 +43,7 @@ class WarmingWorld(World):
 
 
 def warming(load: float, ready: int = 2, **changes: Any) -> WarmingWorld:
-    table = {"kind": "existing", "max": 8, "policies": TRACKING} | changes
+    table = {"kind": "existing", "max": 8, "cooldown_in_s": 30.0, "policies": TRACKING} | changes
     shape = load if callable(load) else lambda t: load
     return WarmingWorld(shape, settings=settings(**table), ready=ready, traffic=lambda t: calm(shape(t), in_flight=20))
 
