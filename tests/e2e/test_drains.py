@@ -53,6 +53,7 @@ def in_flight(world: World) -> dict[str, Any]:
     return {domain["name"]: domain["in_flight"] for domain in world.group()["domains"]}
 
 
+@pytest.mark.slow
 def test_no_post_is_lost_while_a_domain_drains_and_all_around_it_starts_anew(world: World) -> None:
     answers: Counter[str] = Counter()
     threads = [threading.Thread(target=post, args=(world, answers), daemon=True) for _ in range(POSTS)]

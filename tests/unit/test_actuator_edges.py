@@ -230,6 +230,10 @@ def test_balancers_word_that_is_too_old_is_no_word() -> None:
     ledger.hear_drain(Drain(group="web", endpoint="e", is_proxy_alive=True, backends=(backend,)), 10.0)
     assert ledger.backends(13.0, 3.5) == {("web-0000", "u"): Backend("ready", True, 3)}
     assert ledger.backends(14.0, 3.5) is None and Ledger().backends(0.0, 3.5) is None
+    vague = backend.model_copy(update={"state": "draining", "in_flight": 0, "is_in_flight_known": False})
+    ledger.hear_drain(Drain(group="web", endpoint="e", is_proxy_alive=True, backends=(vague,)), 14.0)
+    (heard,) = (ledger.backends(14.0, 3.5) or {}).values()
+    assert not heard.is_done
 
 
 def test_load_that_is_old_or_not_known_is_unknown_and_never_nothing() -> None:

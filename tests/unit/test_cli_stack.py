@@ -92,6 +92,7 @@ def test_haproxy_runs_on_where_only_services_are_others(after: dict[str, Any], i
     before = supervisor_config(SYSTEM, **values)
     assert keeps_haproxy(before, supervisor_config(SYSTEM, **{**values, **after})) is is_kept
     assert not keeps_haproxy("", before)
+    assert not keeps_haproxy(before.replace("haproxy-master.sock", "other.sock"), before)
 
 
 def test_other_variables_make_another_text_and_no_value_stands_in_it() -> None:
