@@ -98,7 +98,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 rm -rf --one-file-system "$root" # of a run that was killed
 [ $# -gt 0 ] || set -- make test-fast
-unshare --mount --pid --fork --kill-child --mount-proc "$0" --inside "$@" {lock}>&- &
+setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc "$0" --inside "$@" {lock}>&- &
 child=$!
 wait "$child" && status=0 || status=$?
 child=
