@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow chaos fuzz check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow test-debian13 chaos fuzz check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,10 @@ test-slow:  ## the tests that load real guests for a minute and more each (half 
 test-fast:  ## the tests that need no hypervisor; two minutes
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto -m "not long" $(FAST_TESTS)
+
+test-debian13:  ## the fast tests on Debian 13, in a directory made for it and removed again; five minutes
+	@scripts/bootstrap.sh dev
+	@scripts/with-root.sh scripts/test-debian13.sh
 
 chaos:  ## faults in an order that SEED=1 decides, on real guests under load, for MINUTES=20
 	@scripts/bootstrap.sh dev

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Bring a Debian 12 or Ubuntu 24.04 machine to the point where the project's own command can take over:
+# Bring a Debian 12, Debian 13 or Ubuntu 24.04 machine to the point where the project's own command can take over:
 # system packages (only those that are missing) and a virtual environment with hash-pinned packages. The environment is
 # made aside and renamed, so there is a whole one or none; it belongs to this place and this Python, by its stamp.
 # Usage: scripts/bootstrap.sh run|load|dev
@@ -20,7 +20,7 @@ case $profile in run | load | dev) ;; *) fail "unknown profile '$profile'; allow
 packages=(libvirt-daemon-system libvirt-clients libvirt-dev qemu-system-x86 qemu-utils haproxy mmdebstrap dnsmasq-base
 	iproute2 nftables pkg-config gcc libc6-dev make xz-utils zstd lz4 util-linux
 	python3 python3-dev python3-venv python3-tk)
-[ "$profile" = dev ] && packages+=(xvfb xdotool imagemagick curl cpio openssl systemd dbus polkitd groff-base)
+[ "$profile" = dev ] && packages+=(xvfb xdotool imagemagick curl cpio openssl systemd dbus polkitd groff-base debian-archive-keyring)
 
 # Containers: what is there is taken, Debian's own packages otherwise. The tests need an engine to start themselves.
 has_compose() { command -v docker-compose || docker compose version; }
