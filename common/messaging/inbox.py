@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from common.errors import ProtocolError
 from common.log import Quiet, logger
-from common.messages import BODIES, Body, Header, Reply, Request, message_id
+from common.messages import BODIES, QUESTIONS, Body, Header, Reply, Request, message_id
 from common.messaging.requests import decode_request, encode_reply
+from common.messaging.rights import Peer
 from common.messaging.sequence import Receipt, Tracker, Verdict
 from common.wire import decode
 
@@ -120,8 +121,13 @@ class Desk:
         self._counters = counters
         self._faults = Quiet(FAULT_PERIOD_S)
 
-    def accept(self, frames: list[bytes], send: Callable[[bytes], None], now_s: float) -> PendingRequest | None:
-        """Return the request in what follows the sender's address; one that is malformed is answered and counted."""
+    def accept(
+        self, frames: list[bytes], send: Callable[[bytes], None], now_s: float, peer: Peer
+    ) -> PendingRequest | None:
+        """Return the request in what follows the sender's address, with who asks in ``by``.
+
+        One that is malformed, or an order of whom may not order, is answered and counted.
+        """
         try:
             if len(frames) != 2 or frames[0]:
                 raise ProtocolError(f"a request is an empty frame and one more; got {len(frames)} frames")
@@ -132,8 +138,14 @@ class Desk:
                 logger().warning("request-dropped", reason=str(error))
             send(encode_reply(Reply(status="error", reason=str(error))))
             return None
+        if peer.lacks and request.verb not in QUESTIONS:
+            self._counters["refused_orders"] += 1
+            if self._faults.may_say(("order", peer.who), now_s):
+                logger().warning("order-refused", verb=request.verb[:80], by=peer.by(request.by), reason=peer.lacks)
+            send(encode_reply(Reply(status="refused", reason=peer.lacks)))
+            return None
         self._counters["requests"] += 1
-        return PendingRequest(request, send)
+        return PendingRequest(request.model_copy(update={"by": peer.by(request.by)}), send)
 
 
 def newest(messages: list[Received]) -> tuple[Received, ...]:

@@ -214,7 +214,7 @@ def one_group(endpoint: str) -> Config:
 
 def test_what_was_made_or_checked_can_be_read_by_a_program(config: Path, tmp_path: Path) -> None:
     made = json.loads(autoscaler(config, "keys", str(tmp_path / "keys"), "--json").stdout)
-    assert f"{tmp_path}/keys/service.key" in made["files"]
+    assert f"{tmp_path}/keys/services/decider.key" in made["files"]
     checked = json.loads(autoscaler(config, "config", "check", "--json").stdout)
     assert (checked["path"], checked["groups"]) == (str(config), ["web"])
 
