@@ -8,6 +8,7 @@ change the answer changes: the machine's boot, its kernel, libvirt, QEMU, the CP
 import json
 import platform
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -27,6 +28,7 @@ KVM_DEADLINE_S: Final = 10.0
 TCG_DEADLINE_S: Final = 45.0
 MEMORY_MIB: Final = 128
 STORE: Final = "acceleration.json"
+MAX_BYTES: Final = 1024 * 1024
 KERNEL, INITRAMFS, MANIFEST = "vmlinuz", "initramfs.img", "manifest.json"
 
 
@@ -199,7 +201,7 @@ def _image_digest(image_dir: Path) -> str:
 
 def _kernel_arguments(image_dir: Path) -> str:
     """Return what the image wants its kernel told, as its manifest says."""
-    return str(_read(image_dir / MANIFEST).get("kernel_arguments", "console=ttyS0 quiet"))
+    return str(_read(image_dir / MANIFEST, Path.read_bytes).get("kernel_arguments", "console=ttyS0 quiet"))
 
 
 def _recall(state_dir: Path, name: str, circumstances: dict[str, str]) -> Accel | None:
@@ -222,10 +224,14 @@ def _remember(state_dir: Path, name: str, circumstances: dict[str, str], accel: 
         logger().warning("acceleration-not-stored", path=str(path), reason=error.strerror)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _stored(path: Path) -> bytes:
+    return files.read_file(path, MAX_BYTES)
+
+
+def _read(path: Path, read: Callable[[Path], bytes] = _stored) -> dict[str, Any]:
     """Return a file's JSON object; a missing or unreadable one is empty: the proof is made again."""
     try:
-        store = json.loads(path.read_text(encoding="utf-8"))
+        store = json.loads(read(path))
     except (OSError, ValueError):
         return {}
     return store if isinstance(store, dict) else {}

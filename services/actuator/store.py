@@ -7,13 +7,15 @@ file means: nothing known.
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from common import files
 from common.log import logger
 from common.state_dir import ensure_state_dir
 from services.actuator.core.breaker import Breaker, restored
 from services.actuator.core.sizing import Demand
+
+MAX_BYTES: Final = 16 * 1024 * 1024
 
 log = logger()
 
@@ -35,7 +37,7 @@ class Stored:
 def read(path: Path, now_s: float, boot_id: str) -> Stored:
     """Return what the file says, on this boot's clock; nothing where there is no good file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(files.read_file(path, MAX_BYTES))
         is_same_boot = values["boot_id"] == boot_id
         return Stored(
             {key: restored(_breaker(value), now_s, is_same_boot) for key, value in values["breakers"].items()},
