@@ -474,7 +474,7 @@ def image() -> None:
     )
 )
 def keys(
-    directory: Annotated[Path, typer.Argument(help="Where the keys are, or will be; must be empty at first.")],
+    directory: Annotated[Path, typer.Argument(help="Where the keys are, or will be.")],
     client: Annotated[str | None, typer.Option(help="Add one more pair, whose key may listen.")] = None,
     order: Annotated[str | None, typer.Option(help="Add one more pair, whose key may listen and order.")] = None,
     is_split: Annotated[
