@@ -517,18 +517,34 @@ def image() -> None:
 
 
 @app.command(
-    epilog=_examples("keys /etc/libvirt-autoscaler/keys", "keys /etc/libvirt-autoscaler/keys --client desktop")
+    epilog=_examples(
+        "keys /etc/libvirt-autoscaler/keys",
+        "keys /etc/libvirt-autoscaler/keys --client desktop",
+        "keys /etc/libvirt-autoscaler/keys --order laptop",
+    )
 )
 def keys(
-    directory: Annotated[Path, typer.Argument(help="Where the keys are, or will be; must be empty at first.")],
-    client: Annotated[str | None, typer.Option(help="Add and authorize one more client's pair.")] = None,
+    directory: Annotated[Path, typer.Argument(help="Where the keys are, or will be.")],
+    client: Annotated[str | None, typer.Option(help="Add one more pair, whose key may listen.")] = None,
+    order: Annotated[str | None, typer.Option(help="Add one more pair, whose key may listen and order.")] = None,
+    is_split: Annotated[
+        bool, typer.Option("--split", help="Give each service a pair of its own, where all share one.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make the CURVE keys for a bus that spans machines, readable by their owner alone."""
-    from common.keys import add_client, make_keys
+    """Make the CURVE keys for a bus that spans machines, or give a directory of an older release roles."""
+    from common.keys import add_client, make_keys, split
 
-    made = add_client(directory, client) if client else make_keys(directory)
+    if (client is not None) + (order is not None) + is_split > 1:
+        raise typer.BadParameter("give one of --client, --order and --split")
+    name = client or order
+    if name:
+        made = add_client(directory, name, may_order=order is not None)
+    else:
+        made = split(directory) if is_split else make_keys(directory)
     _print_files(made.files, as_json)
+    if made.note and not as_json:
+        print(made.note)
 
 
 @config_app.command("check", epilog=_examples("config check", "config check autoscaler.toml", "config check --json"))

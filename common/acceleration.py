@@ -287,7 +287,7 @@ def _image_digest(image_dir: Path) -> str:
 
 def _kernel_arguments(image_dir: Path) -> str:
     """Return what the image wants its kernel told, as its manifest says."""
-    return str(_read(image_dir / MANIFEST).get("kernel_arguments", "console=ttyS0 quiet"))
+    return str(_read(image_dir / MANIFEST, Path.read_bytes).get("kernel_arguments", "console=ttyS0 quiet"))
 
 
 def _recall(state_dir: Path, name: str, circumstances: dict[str, str]) -> Accel | None:
@@ -315,11 +315,14 @@ def _store(path: Path, name: str, entry: dict[str, Any]) -> None:
         logger().warning("acceleration-not-stored", path=str(path), reason=error.strerror)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _stored(path: Path) -> bytes:
+    return files.read_file(path, MAX_BYTES)
+
+
+def _read(path: Path, read: Callable[[Path], bytes] = _stored) -> dict[str, Any]:
     """Return a file's JSON object; a missing or unreadable one is empty: the proof is made again."""
     try:
-        with path.open("rb") as file:
-            store = json.loads(file.read(MAX_BYTES))
+        store = json.loads(read(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return store if isinstance(store, dict) else {}

@@ -20,13 +20,20 @@ While a listener's queue is full, libzmq reads nothing from its connection, no a
 takes the other side for dead, connects anew, and libzmq (4.3.5) ends the whole process at the next read ("Assertion
 failed: _input_stopped"). So a listener is patient: only one that does not read for ``LISTENING_TIMEOUT_MS`` while
 more than ``HIGH_WATER`` messages wait ends like that, and is started anew.
+
+# Note [Who is at the door]
+On Unix sockets the library asks the kernel for the peer's user when he connects, and puts it into the property
+``Peer-Address`` of each message; with CURVE our answer to the handshake names the key, which it puts into ``User-Id``.
+What a peer says of himself in the handshake comes after both and replaces neither. The library cannot end one
+connection of many, so a key that goes has its connections shut down at their descriptor, and the next handshake fails.
 """
 
 import math
+import os
+import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -42,13 +49,15 @@ from common.messages import Body, Reply, Request
 from common.messaging import zap
 from common.messaging.addresses import check_encrypted, control_address, no_answer, publish_address
 from common.messaging.budget import Resends
-from common.messaging.curve import Keys, authorized_keys, keys_of
+from common.messaging.curve import Keys, has_roles, holders, keys_of, own_secret
 from common.messaging.doorkeeper import REFUSAL_PERIOD_S, Doorkeeper, peer_of
 from common.messaging.inbox import Desk, Inbox, Intake, PendingRequest, Received, newest
 from common.messaging.link import LinkHealth
 from common.messaging.outbox import Outbox
 from common.messaging.requests import decode_reply, encode_request
+from common.messaging.rights import Peer, of_key, of_loopback, of_unix
 from common.messaging.sequence import Receipt
+from common.messaging.sessions import Sessions
 from common.messaging.waker import Waker
 from common.run_dir import Lock, check_reachable, ensure_run_dir, new_run_id, remove_stale_socket, running_pid
 from common.wire import MAX_MESSAGE_BYTES
@@ -62,16 +71,16 @@ HANDSHAKE_MS: Final = 3000
 RECONNECT_MS: Final = 100
 RECONNECT_MAX_MS: Final = 1000
 HIGH_WATER: Final = 1000
+LOOK_AT_KEYS_S: Final = 2.0
 MAX_REQUEST_BYTES: Final = 256 * 1024
 MAX_SUBSCRIPTION_BYTES: Final = 1024
 MAX_DRAINED: Final = 1000  # messages taken from one socket in one go; the rest waits for the next
-LOCAL_PARTS: Final = 4
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 ZAP_DOMAIN: Final = b"autoscaler"
 _REFUSALS: Final[dict[int, str]] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the key is not authorized",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the two sides do not share encryption: no key, or the wrong service.key",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the other side hung up during the handshake: service.key may not be its key",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the two sides do not share encryption: no key, or another key of the service",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the other side hung up during the handshake: it may have another key now",
 }
 _EVENTS: Final = (
     zmq.EVENT_ACCEPTED
@@ -103,6 +112,7 @@ class Bus:
         self._publisher: _Socket | None = None
         self._control: _Socket | None = None
         self._keeps_every_message = False
+        self._is_unix = True
         self._desk = Desk(self.counters)
         self._outbox = Outbox(name, run_id, clock)
         self._resends = Resends()
@@ -147,9 +157,9 @@ class Bus:
         """Listen to the messages of ``kinds`` that ``service`` publishes, to all of them without ``kinds``."""
         link = self._links.get(service)
         if link is None:
-            is_service = self._lock is not None
-            link = self._links[service] = _Link(self._context, self._config, service, self.counters, is_service)
-            link.open(self._poller, keys_of(self._config.bus, is_service=is_service))
+            me = None if self._lock is None else self._name
+            link = self._links[service] = _Link(self._context, self._config, service, self.counters, me)
+            link.open(self._poller)
         link.add({f"{kind}.".encode() for kind in kinds} or {b""})
 
     def keep_every_message(self) -> None:
@@ -190,8 +200,9 @@ class Bus:
     def _bind(self) -> None:
         """Bind the two doors of a service, guarded where they are open to other machines."""
         config, name = self._config, self._name
+        self._is_unix = control_address(config, name).startswith("ipc:")
         if config.bus.transport == "tcp":
-            self._guard = _Guard(self._context, self._poller, config, self.counters)
+            self._guard = _Guard(self._context, self._poller, config, name, self.counters)
         self._publisher = _new_socket(self._context, zmq.XPUB, MAX_SUBSCRIPTION_BYTES)
         self._publisher.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._control = _new_socket(self._context, zmq.ROUTER, MAX_REQUEST_BYTES)
@@ -210,6 +221,8 @@ class Bus:
         wake_at_s = min(deadline_s, self._resends.at_s(now_s))
         for link in self._links.values():
             wake_at_s = min(wake_at_s, link.repair(self._poller, now_s))
+        if self._guard is not None:
+            wake_at_s = min(wake_at_s, self._guard.next_look_s())
         wait_ms = math.ceil(max(0.0, wake_at_s - now_s) * 1000)
         return {source for source, _ in self._poller.poll(wait_ms)}
 
@@ -227,10 +240,17 @@ class Bus:
     def _asked(self, ready: set[Any], now_s: float) -> Iterator[PendingRequest]:
         if self._control is None or self._control not in ready:
             return
-        for address, peer, frames in _requests(self._control):
-            pending = self._desk.accept(frames, partial(self._answer, address), now_s, peer)
+        for address, *frames in _drain_frames(self._control):
+            peer = self._peer(address)
+            answer = partial(self._answer, address.bytes)
+            pending = self._desk.accept([frame.bytes for frame in frames], answer, now_s, peer)
             if pending is not None:
                 yield pending
+
+    def _peer(self, frame: zmq.Frame) -> Peer:
+        if self._guard is not None and (self._guard.has_keys or not self._is_unix):
+            return self._guard.met(frame)
+        return of_unix(_property(frame, "Peer-Address"), os.geteuid())
 
     def _answer(self, address: bytes, frame: bytes) -> None:
         if self._control is not None:
@@ -240,8 +260,11 @@ class Bus:
         """Send each new subscriber the last values that it asks for; see Note [Last value]."""
         if self._publisher is None:
             return
-        if self._publisher in ready:
-            self._resends.want({frames[0][1:] for frames in _drain(self._publisher) if frames[0][:1] == b"\x01"})
+        for told, *_ in _drain_frames(self._publisher) if self._publisher in ready else ():
+            if self._guard is not None:
+                self._guard.saw(told)
+            if told.bytes[:1] == b"\x01":
+                self._resends.want({told.bytes[1:]})
         for frames in self._outbox.last_values(self._resends.due(now_s)):
             self._publisher.send_multipart(frames)
 
@@ -256,7 +279,7 @@ class _Link:
     """The connection to one service: a SUB socket, made anew when it is dead; see Note [Dead sockets]."""
 
     def __init__(
-        self, context: zmq.Context[_Socket], config: Config, service: str, counters: Counter[str], is_service: bool
+        self, context: zmq.Context[_Socket], config: Config, service: str, counters: Counter[str], me: str | None
     ) -> None:
         is_clock_shared = publish_address(config, service).startswith("ipc:")
         self.intake = Intake(service, counters, config.system.silent_after_s, is_clock_shared=is_clock_shared)
@@ -266,11 +289,14 @@ class _Link:
         self._config = config
         self._service = service
         self._counters = counters
-        self._is_service = is_service
+        self._me = me
         self._filters: set[bytes] = set()
         self._quiet = Quiet(REFUSAL_PERIOD_S)
 
-    def open(self, poller: zmq.Poller, keys: Keys | None) -> None:
+    def open(self, poller: zmq.Poller) -> None:
+        self._begin(poller, keys_of(self._config.bus, self._me, self._service))
+
+    def _begin(self, poller: zmq.Poller, keys: Keys | None) -> None:
         self._health = LinkHealth(has_keys=keys is not None)
         self.socket = _new_socket(self._context, zmq.SUB, MAX_MESSAGE_BYTES)
         self.monitor = self.socket.get_monitor_socket(_EVENTS)
@@ -306,7 +332,7 @@ class _Link:
         if self._health.why and self._quiet.may_say(self._health.why, now_s):
             logger().warning("connection-cut", sender=self._service, reason=self._health.why)
         try:
-            keys = keys_of(self._config.bus, is_service=self._is_service)
+            keys = keys_of(self._config.bus, self._me, self._service)
         except ConfigError as error:
             self._health.refused(str(error), now_s)
             return self._health.repair_at_s
@@ -314,7 +340,7 @@ class _Link:
         poller.unregister(self.monitor)
         self.close()
         self._counters["reconnects"] += 1
-        self.open(poller, keys)
+        self._begin(poller, keys)
         return math.inf
 
     def close(self) -> None:
@@ -326,10 +352,15 @@ class _Guard:
     """Answers handshakes from other machines and reports those that fail."""
 
     def __init__(
-        self, context: zmq.Context[_Socket], poller: zmq.Poller, config: Config, counters: Counter[str]
+        self, context: zmq.Context[_Socket], poller: zmq.Poller, config: Config, name: str, counters: Counter[str]
     ) -> None:
-        self._keys = keys_of(config.bus, is_service=True)
         self._keys_dir = Path(config.bus.keys_dir)
+        self._secret = own_secret(self._keys_dir, name) if config.bus.keys_dir else None
+        self._sessions = Sessions()
+        self._look_at_s = -math.inf
+        if self._secret is not None and not has_roles(self._keys_dir):
+            how = f"run: autoscaler keys {self._keys_dir}"
+            logger().warning("keys-without-roles", reason=f"every authorized key may order; {how}")
         self._counters = counters
         self._poller = poller
         self._authenticator = Doorkeeper(counters)
@@ -346,10 +377,10 @@ class _Guard:
         self._doors.append(door)
         self._keepers[monitor] = Doorkeeper(self._counters)
         self._poller.register(monitor, zmq.POLLIN)
-        if self._keys is None:
+        if self._secret is None:
             return
         door.curve_server = 1
-        door.curve_secretkey = self._keys.secret
+        door.curve_secretkey = self._secret
         door.zap_domain = ZAP_DOMAIN
         door.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
@@ -364,9 +395,33 @@ class _Guard:
             if monitor in ready:
                 for frames in _drain(monitor):
                     self._take_event(keeper, *_event(frames), now_s)
+        if self._secret is not None and now_s >= self._look_at_s:
+            self._look_at_s = now_s + LOOK_AT_KEYS_S
+            for fd in self._sessions.to_cut(holders(self._keys_dir)):
+                _cut(fd)
+
+    def next_look_s(self) -> float:
+        """Return when to attend to the keys again, also if nothing comes."""
+        return self._look_at_s if self._secret is not None else math.inf
+
+    @property
+    def has_keys(self) -> bool:
+        return self._secret is not None
+
+    def saw(self, frame: zmq.Frame) -> bytes:
+        """Return the key of whoever has sent this, and remember his connection: it is cut when his key goes."""
+        key = _key_behind(frame)
+        self._sessions.saw(_descriptor(frame), key)
+        return key
+
+    def met(self, frame: zmq.Frame) -> Peer:
+        """Return who has sent this, by the key files of now."""
+        if self._secret is None:
+            return of_loopback(_property(frame, "Peer-Address"))
+        return of_key(holders(self._keys_dir).get(self.saw(frame)))
 
     def _is_authorized(self, key: bytes) -> bool:
-        return z85.encode(key) in authorized_keys(self._keys_dir)
+        return z85.encode(key) in holders(self._keys_dir)
 
     def _take_event(self, keeper: Doorkeeper, event: int, value: int, now_s: float) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -374,6 +429,7 @@ class _Guard:
         elif event in _REFUSALS and event != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # that is our own answer, told already
             keeper.failed(_REFUSALS[event])
         elif event == zmq.EVENT_DISCONNECTED:
+            self._sessions.ended(value)
             keeper.hung_up(value, now_s)
 
     def close(self) -> None:
@@ -394,7 +450,7 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
     try:
         door = _new_socket(context, zmq.REQ, MAX_MESSAGE_BYTES)
         monitor = door.get_monitor_socket(_EVENTS)
-        keys = keys_of(config.bus, is_service=False)
+        keys = keys_of(config.bus, None, service)
         _identify(door, keys)
         _connect(door, control_address(config, service))
         door.send(encode_request(request), zmq.DONTWAIT)
@@ -467,26 +523,45 @@ def _drain(door: _Socket) -> Iterator[list[bytes]]:
         yield frames
 
 
-def _requests(door: _Socket) -> Iterator[tuple[bytes, bytes, list[bytes]]]:
-    """Yield what waits in a ROUTER: the connection's address, the peer, and the frames after the address."""
+def _drain_frames(door: _Socket) -> Iterator[list[zmq.Frame]]:
+    """Yield as ``_drain`` does, with what the library knows of each sender."""
     for _ in range(MAX_DRAINED):
         try:
-            first, *rest = door.recv_multipart(zmq.DONTWAIT, copy=False)
+            frames = door.recv_multipart(zmq.DONTWAIT, copy=False)
         except zmq.Again:
             return
-        yield first.bytes, _peer(first), [frame.bytes for frame in rest]
+        yield frames
 
 
-def _peer(frame: zmq.Frame) -> bytes:
-    """Return who sent the frame, for his budget: machine and key on TCP, the user or a process of root's on IPC."""
-    said = {}
-    for name in ("Peer-Address", "User-Id"):
-        with suppress(zmq.ZMQError):  # the connection has none
-            said[name] = str(frame.get(name))
-    local = said.get("Peer-Address", "").split(":")  # localhost:uid:gid:pid
-    if len(local) == LOCAL_PARTS and local[0] == "localhost" and local[1] != "0":
-        return local[1].encode()
-    return "/".join(said.values()).encode() or frame.bytes
+def _property(frame: zmq.Frame, name: str) -> str:
+    try:
+        return str(frame.get(name))
+    except zmq.ZMQError:
+        return ""
+
+
+def _descriptor(frame: zmq.Frame) -> int:
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
+
+
+def _key_behind(frame: zmq.Frame) -> bytes:
+    """Return the public key, in Z85, that the handshake has proved; the library puts it before what a peer tells."""
+    try:
+        return bytes(z85.encode(bytes.fromhex(_property(frame, "User-Id"))))
+    except ValueError:
+        return b""
+
+
+def _cut(fd: int) -> None:
+    """End a connection of the library's; one that has ended meanwhile, or is none of ours any more, is left alone."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
 
 
 def _event(frames: list[bytes]) -> tuple[int, int]:

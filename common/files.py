@@ -134,6 +134,22 @@ def ensure_dir(path: Path, mode: int) -> None:
         return
 
 
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return what a regular file holds, at most so many bytes: a planted pipe holds nobody up, a link leads nowhere.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with opened_dir(path.parent) as directory:
+        try:
+            with os.fdopen(os.open(path.name, _OLD, dir_fd=directory), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, "it must be a regular file")
+                return file.read(max_bytes)
+        except OSError as error:
+            raise _about(error, path) from error
+
+
 def read_trusted(path: Path, max_bytes: int) -> bytes:
     """Return what a file holds that nobody but root and we may have changed, at most so many bytes of it.
 

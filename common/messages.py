@@ -562,8 +562,15 @@ class ServiceStatus(Body):
 # --- request and reply -----------------------------------------------------------------------------------------
 
 
+QUESTIONS: Final = frozenset({"explain", "history"})
+"""The verbs that change nothing: whoever may listen may ask them."""
+
+
 class Request(Frozen):
-    """What an operator asks of one service. ``verb`` and its ``args`` are checked by the service."""
+    """What an operator asks of one service. ``verb`` and its ``args`` are checked by the service.
+
+    ``by``: sent, it is what the asker calls himself; received, the door has put before it who he is.
+    """
 
     verb: Name
     args: Arguments = Field(default_factory=dict)

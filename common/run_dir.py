@@ -111,7 +111,7 @@ def running_pid(run_path: Path, service: str) -> int | None:
     The lock itself is not tried: for that instant no service could take it.
     """
     try:
-        pid = int((run_path / f"{service}.lock").read_bytes()[:MAX_STORED_BYTES])
+        pid = int(files.read_file(run_path / f"{service}.lock", MAX_STORED_BYTES))
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
@@ -169,7 +169,7 @@ def store_run_id(path: Path, run_id: int) -> None:
 def _stored(path: Path) -> int:
     """Return what stands in the file; one that cannot be a counter counts as none."""
     try:
-        run_id = int(path.read_bytes()[:MAX_STORED_BYTES])
+        run_id = int(files.read_file(path, MAX_STORED_BYTES))
     except (OSError, ValueError):
         return 0
     return run_id if 0 < run_id < MAX_RUN_ID else 0

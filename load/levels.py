@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import ConfigError
-from common.files import PRIVATE, replace_file
+from common.files import PRIVATE, read_file, replace_file
 
 PERIODS_S = {"low": 0.5, "mid": 0.1, "high": 1 / 30}
 DEFAULT_N = 5_000_000
+MAX_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def write(path: Path, level: Level) -> None:
 def read(path: Path) -> Level | None:
     """Return the level that was left, None where there is none that can be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_file(path, MAX_BYTES))
         return Level(str(values["name"]), float(values["period_s"]), int(values["n"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

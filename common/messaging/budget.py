@@ -1,8 +1,8 @@
 """What one peer may ask for, so that there is room for the others.
 
 # Note [Whom it bounds]
-On TCP a peer is an address and a key, on IPC a user: more connections are no more peers. Each process of root's is a
-peer of its own, for it could stop the service anyway.
+On TCP a peer is a key, or an address where there are none; on IPC a user: more connections are no more peers. Each
+process of root's is a peer of its own, for it could stop the service anyway.
 """
 
 from collections import Counter
@@ -52,12 +52,12 @@ class Budget:
     burst: float = 50.0
     rate: float = 20.0
     patience_s: float = 30.0
-    _buckets: dict[bytes, Bucket] = field(default_factory=dict)
-    _waiting: dict[int, tuple[bytes, float]] = field(default_factory=dict)
-    _by_peer: Counter[bytes] = field(default_factory=Counter)
+    _buckets: dict[str, Bucket] = field(default_factory=dict)
+    _waiting: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _by_peer: Counter[str] = field(default_factory=Counter)
     _number: int = 0
 
-    def refusal(self, peer: bytes, now_s: float) -> str:
+    def refusal(self, peer: str, now_s: float) -> str:
         """Return why the peer's next request is not taken, empty if it is; a refused one counts against its rate."""
         if peer not in self._buckets and len(self._buckets) >= MAX_PEERS:
             self._buckets = {who: bucket for who, bucket in self._buckets.items() if not bucket.is_full(now_s)}
@@ -72,7 +72,7 @@ class Budget:
             return f"{self.most_in_all} requests wait for an answer already"
         return ""
 
-    def begin(self, peer: bytes, now_s: float) -> int:
+    def begin(self, peer: str, now_s: float) -> int:
         """Return the number under which the request waits from now on."""
         self._number += 1
         self._waiting[self._number] = peer, now_s
@@ -81,7 +81,7 @@ class Budget:
 
     def end(self, number: int) -> None:
         """Note that the request waits no more; twice is no error."""
-        peer, _ = self._waiting.pop(number, (b"", 0.0))
+        peer, _ = self._waiting.pop(number, ("", 0.0))
         if self._by_peer[peer] > 1:
             self._by_peer[peer] -= 1
         else:

@@ -1,55 +1,95 @@
-"""The key files of the bus: who a process is, whose services it trusts, and whom the services let in.
+"""The key files of the bus: who a process is, whose services it trusts, whom the services let in, and what each may do.
 
-A keys directory, mode 0700, holds ``service.key`` and ``service.key_secret`` (all services of an installation are one
-party), ``client.key`` and ``client.key_secret`` (commands and graphs on other machines), and ``authorized/``: the
-public keys that may connect, read again at every handshake. A file holds one key in Z85 and nothing else. A machine
-that only looks on needs ``client.key_secret`` and ``service.key``.
+A keys directory, mode 0700, holds in ``services/`` a pair for each service, and ``operator.key_secret`` and
+``client.key_secret`` for commands and graphs. Public keys in ``authorized/`` may listen; those in ``orders/`` may order
+as well. Both are read again at every handshake and at every order. A file holds one key in Z85 and nothing else; its
+name is that of the key's holder. A machine that only looks on needs ``client.key_secret`` and ``services/*.key``.
+
+# Note [Directories of before]
+Once all services shared one pair, ``service.key`` and ``service.key_secret``, and whatever was authorized could order.
+Such a directory serves as it did. ``autoscaler keys DIR`` gives it ``orders/``: what it had authorized then listens,
+and no other machine need be touched. While ``service.key`` is there the shared pair is shown and asked for, by services
+and others alike; ``--split`` gives each service its own, and every other machine then needs ``services/*.key``.
 """
 
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from common.config import Bus
 from common.errors import ConfigError
 
 Z85_KEY = re.compile(rb"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+AUTHORIZED: Final = "authorized"
+ORDERS: Final = "orders"
+SERVICES_DIR: Final = "services"
+SHARED: Final = "service"
+OPERATOR: Final = "operator"
+CLIENT: Final = "client"
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Our own secret key and the public key of the services, in Z85."""
+    """Our own secret key and the public key of the service at the other end, in Z85."""
 
     secret: bytes
     service_public: bytes
 
 
-def keys_of(bus: Bus, *, is_service: bool) -> Keys | None:
-    """Return the keys of this process, None where the bus has none.
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose a key is, by the name of its file, and whether it may order."""
+
+    name: str
+    may_order: bool
+
+
+def keys_of(bus: Bus, me: str | None, to: str) -> Keys | None:
+    """Return the keys with which we reach the service ``to``, None where the bus has none.
 
     Raises:
         ConfigError: as ``load_keys``.
     """
     if bus.transport != "tcp" or not bus.keys_dir:
         return None
-    return load_keys(Path(bus.keys_dir), is_service=is_service)
+    return load_keys(Path(bus.keys_dir), me, to)
 
 
-def load_keys(keys_dir: Path, *, is_service: bool) -> Keys:
-    """Return the keys of this process.
+def load_keys(keys_dir: Path, me: str | None, to: str) -> Keys:
+    """Return the keys with which we reach a service.
 
     Args:
         keys_dir: made by ``autoscaler keys``.
-        is_service: services are ``service``; everyone else is ``client``, or ``service`` where there is no such key.
+        me: which service we are, None for a command or a graph.
+        to: which service we reach.
 
     Raises:
         ConfigError: a file is missing, damaged, or a secret that others can read.
     """
-    own = keys_dir / "client.key_secret"
-    if is_service or not own.exists():
-        own = keys_dir / "service.key_secret"
-    return Keys(_read_secret(own), read_key(keys_dir / "service.key"))
+    is_shared = (keys_dir / f"{SHARED}.key").exists()
+    public = keys_dir / f"{SHARED}.key" if is_shared else keys_dir / SERVICES_DIR / f"{to}.key"
+    return Keys(own_secret(keys_dir, me), read_key(public))
+
+
+def own_secret(keys_dir: Path, me: str | None) -> bytes:
+    """Return the secret of a service, or of a command: the operator's, where it is there, before the client's.
+
+    Raises:
+        ConfigError: it is missing, damaged, or others can read it.
+    """
+    shared = keys_dir / f"{SHARED}.key_secret"
+    if me is not None:
+        return _read_secret(shared if shared.exists() else keys_dir / SERVICES_DIR / f"{me}.key_secret")
+    own = (keys_dir / f"{name}.key_secret" for name in (OPERATOR, CLIENT))
+    return _read_secret(next((path for path in own if path.exists()), shared))
+
+
+def has_roles(keys_dir: Path) -> bool:
+    """Return whether the directory tells who may order; see Note [Directories of before]."""
+    return any((keys_dir / name).exists() for name in (ORDERS, SERVICES_DIR, f"{OPERATOR}.key"))
 
 
 def read_key(path: Path) -> bytes:
@@ -69,15 +109,21 @@ def read_key(path: Path) -> bytes:
     return key
 
 
-def authorized_keys(keys_dir: Path) -> frozenset[bytes]:
-    """Return the public keys that may connect; a file without a key is skipped, no directory lets nobody in."""
-    found = set()
-    for path in (keys_dir / "authorized").glob("*.key"):
+def holders(keys_dir: Path) -> Mapping[bytes, Holder]:
+    """Return who may connect, by public key; a file without a key is skipped, no directory lets nobody in."""
+    is_open = not has_roles(keys_dir)
+    found = {key: Holder(name, may_order=is_open) for name, key in _keys_in(keys_dir / AUTHORIZED)}
+    return found | {key: Holder(name, may_order=True) for name, key in _keys_in(keys_dir / ORDERS)}
+
+
+def _keys_in(directory: Path) -> list[tuple[str, bytes]]:
+    found = []
+    for path in sorted(directory.glob("*.key")):
         try:
-            found.add(read_key(path))
+            found.append((path.stem, read_key(path)))
         except ConfigError:
             continue
-    return frozenset(found)
+    return found
 
 
 def _read_secret(path: Path) -> bytes:

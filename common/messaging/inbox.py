@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from common.errors import ProtocolError
 from common.log import Quiet, logger
-from common.messages import BODIES, Body, Header, Reply, Request, message_id
+from common.messages import BODIES, QUESTIONS, Body, Header, Reply, Request, message_id
 from common.messaging.budget import Budget
 from common.messaging.requests import decode_request, encode_reply
+from common.messaging.rights import Peer
 from common.messaging.sequence import Receipt, Tracker, Verdict
 from common.wire import decode
 
@@ -123,13 +124,14 @@ class Desk:
         self._budget = Budget()
 
     def accept(
-        self, frames: list[bytes], send: Callable[[bytes], None], now_s: float, peer: bytes = b""
+        self, frames: list[bytes], send: Callable[[bytes], None], now_s: float, peer: Peer
     ) -> PendingRequest | None:
-        """Return the request in what follows the sender's address; one that is malformed is answered and counted.
+        """Return the request in what follows the sender's address, with who asks in ``by``.
 
-        So is one of a ``peer`` that asks for more than its share.
+        One that is malformed, an order of whom may not order, or of whom asks for more than a share, is answered and
+        counted.
         """
-        refusal = self._budget.refusal(peer, now_s)
+        refusal = self._budget.refusal(peer.share, now_s)
         if refusal:
             self._counters["refused_requests"] += 1
             if self._faults.may_say("budget", now_s):
@@ -146,14 +148,20 @@ class Desk:
                 logger().warning("request-dropped", reason=str(error))
             send(encode_reply(Reply(status="error", reason=str(error))))
             return None
+        if peer.lacks and request.verb not in QUESTIONS:
+            self._counters["refused_orders"] += 1
+            if self._faults.may_say(("order", peer.who), now_s):
+                logger().warning("order-refused", verb=request.verb[:80], by=peer.by(request.by), reason=peer.lacks)
+            send(encode_reply(Reply(status="refused", reason=peer.lacks)))
+            return None
         self._counters["requests"] += 1
-        number = self._budget.begin(peer, now_s)
+        number = self._budget.begin(peer.share, now_s)
 
         def answer(frame: bytes) -> None:
             self._budget.end(number)
             send(frame)
 
-        return PendingRequest(request, answer)
+        return PendingRequest(request.model_copy(update={"by": peer.by(request.by)}), answer)
 
 
 def newest(messages: list[Received]) -> tuple[Received, ...]:

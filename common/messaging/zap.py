@@ -1,5 +1,7 @@
 """The answer to a handshake: the ZeroMQ Authentication Protocol (RFC 27), as a pure function.
 
+Whoever is let in is known by his public key from then on: every message carries it as its user, in hex.
+
 Only CURVE is let in, and only keys that are authorized. Everything else is refused, with a reason for the log; the
 peer learns no more than the code.
 """
@@ -31,7 +33,8 @@ def answer(frames: list[bytes], is_authorized: Callable[[bytes], bool]) -> ZapAn
     address = frames[3].decode(errors="replace") if len(frames) > 3 else "unknown"
     refusal = _refusal(frames, is_authorized)
     code, text = (b"400", b"refused") if refusal else (b"200", b"OK")
-    return ZapAnswer((_VERSION, request_id, code, text, b"", b""), address, refusal)
+    user = b"" if refusal else frames[6].hex().encode()
+    return ZapAnswer((_VERSION, request_id, code, text, user, b""), address, refusal)
 
 
 def _refusal(frames: list[bytes], is_authorized: Callable[[bytes], bool]) -> str:

@@ -39,8 +39,7 @@ class Stored:
 def read(path: Path, now_s: float, boot_id: str) -> Stored:
     """Return what the file says, on this boot's clock; nothing where there is no good file."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = files.read_file(path, MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
         return _stored(json.loads(raw), now_s, boot_id)

@@ -67,8 +67,7 @@ class Library:
 
 
 def _bytes_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
+    data = files.read_file(path, MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES} bytes")
     return data

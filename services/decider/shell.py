@@ -19,7 +19,7 @@ from common.bus import Inbox, PendingRequest, Received
 from common.clock import boot_id
 from common.config import Config
 from common.log import logger
-from common.messages import Claim, Drain, Failure, HostSample, Membership, Reply, Traffic
+from common.messages import QUESTIONS, Claim, Drain, Failure, HostSample, Membership, Reply, Traffic
 from common.process import Context
 from services.decider.core.events import (
     Action,
@@ -41,7 +41,7 @@ from services.decider.core.events import (
     Wait,
 )
 from services.decider.core.group import claims_of, handle
-from services.decider.core.orders import QUESTIONS, ordered_bounds
+from services.decider.core.orders import ordered_bounds
 from services.decider.core.seen import read_sample
 from services.decider.core.state import GroupState, Settings, begin, learned_of
 from services.decider.core.stored import Instant

@@ -44,8 +44,7 @@ class Store:
     def read(self) -> Past:
         """Return what an earlier process left."""
         try:
-            with self._path.open("rb") as file:
-                raw = file.read(MAX_BYTES + 1)
+            raw = files.read_file(self._path, MAX_BYTES + 1)
             if len(raw) > MAX_BYTES:
                 raise ValueError(f"larger than {MAX_BYTES} bytes")
             return _past(json.loads(raw))

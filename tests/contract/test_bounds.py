@@ -34,7 +34,8 @@ def leaves(annotation: Any, marks: tuple[Any, ...], where: Where) -> Iterator[tu
         for part in get_args(annotation):
             yield from leaves(part, marks, where)
     elif origin in (tuple, dict):
-        yield where, origin, marks
+        is_fixed = origin is tuple and Ellipsis not in get_args(annotation)
+        yield where, origin, (*marks, at.MaxLen(len(get_args(annotation)))) if is_fixed else marks
         is_bounded_whole = any(isinstance(m, AfterValidator) and m.func is not None for m in marks)
         for part in get_args(annotation):
             if part not in (Ellipsis, Any) and not is_bounded_whole:

@@ -22,6 +22,7 @@ from common.errors import AutoscalerError, ConfigError, ProtocolError, Recording
 from common.messages import Body, Header, Reply, Request
 from common.messaging.inbox import Desk, Inbox, Received
 from common.messaging.requests import encode_request
+from common.messaging.rights import Peer
 from common.phases import Phase
 from common.virt.addresses import Nic, Rule, Source, leased, nics_in, ranked, remark, told_by_agent
 from common.wire import decode, encode
@@ -363,7 +364,7 @@ class ControlDoor(Door):
                 frame = msgpack.packb(changed, unicode_errors="surrogatepass")
         sent: list[bytes] = []
         now_s = NOW_S + self.fed
-        pending = self.desk.accept([b"", frame], sent.append, now_s)
+        pending = self.desk.accept([b"", frame], sent.append, now_s, Peer("root"))
         if pending is None:
             return False
         order_of(pending.request)

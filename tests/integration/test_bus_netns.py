@@ -14,8 +14,9 @@ from common.clock import SystemClock
 from common.config import SERVICES, Config
 from common.config_file import load
 from common.keys import add_client, make_keys
-from common.messages import DesiredCapacity
+from common.messages import DesiredCapacity, Reply
 from tests.integration.plugged import cabled
+from tests.integration.test_bus_roles import old_directory
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
@@ -81,9 +82,58 @@ def listen_from(machine: str, config_path: Path, wait_s: float, pub: Bus) -> lis
     return [line for line in process.stdout.read().splitlines() if "connection-cut" not in line][-1].split()
 
 
+ORDER = """
+import sys
+from pathlib import Path
+from common.bus import ask
+from common.config_file import load
+from common.messages import Request
+
+reply = ask(load(Path(sys.argv[1]))[0], "decider", Request(verb="scale", args={"to": 9}, by="root"), float(sys.argv[2]))
+print(f"{reply.status}: {reply.reason}")
+"""
+
+
+def order_from(machine: str, config_path: Path, wait_s: float, bus: Bus) -> str:
+    """Return the answer that a process on the other machine gets to an order."""
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", machine, sys.executable, "-c", ORDER, str(config_path), str(wait_s)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None:
+        for pending in bus.receive(0.02).requests:
+            pending.reply(Reply(status="applied", reason=f"by {pending.request.by}"))
+    assert process.stdout is not None
+    return process.stdout.read().strip()
+
+
+def test_from_another_machine_a_listening_key_listens_and_an_ordering_key_orders(machine: str, tmp_path: Path) -> None:
+    """With a directory of before, given roles in place while the service runs; the other machine is left as it was."""
+    keys = old_directory(tmp_path)
+    bus = Bus.open(load(write_config(tmp_path / "near", keys))[0], "decider", CLOCK)
+    try:
+        bus.publish(DesiredCapacity(group="web", generation=1, desired=3, minimum=1, maximum=4))
+        desktop = write_config(tmp_path / "desktop", machine_keys(tmp_path / "desktop-keys", keys, "client"))
+        assert order_from(machine, desktop, 10.0, bus) == "applied: by key client (root)"
+        make_keys(keys)
+        add_client(keys, "laptop", may_order=True)
+        assert listen_from(machine, desktop, 10.0, bus)[0] == "3"
+        lacks = "key client may listen, but not order; one that orders: autoscaler keys DIR --order NAME"
+        assert order_from(machine, desktop, 10.0, bus) == f"refused: {lacks}"
+        laptop = write_config(tmp_path / "laptop", machine_keys(tmp_path / "laptop-keys", keys, "laptop"))
+        assert order_from(machine, laptop, 10.0, bus) == "applied: by key laptop (root)"
+    finally:
+        bus.close()
+
+
 def machine_keys(directory: Path, keys: Path, client: str) -> Path:
     directory.mkdir(mode=0o700)
-    (directory / "service.key").write_bytes((keys / "service.key").read_bytes())
+    for name in ("service.key", "services/decider.key"):
+        if (keys / name).exists():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_bytes((keys / name).read_bytes())
     secret = directory / "client.key_secret"
     secret.write_bytes((keys / f"{client}.key_secret").read_bytes())
     secret.chmod(0o600)

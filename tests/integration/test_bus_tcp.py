@@ -12,7 +12,7 @@ import zmq
 from common import bus as bus_module
 from common.bus import Bus, Received, ask
 from common.clock import SystemClock
-from common.config import SERVICES, Config, Group, System
+from common.config import ALL_SERVICES, SERVICES, Config, Group, System
 from common.config import Bus as BusTable
 from common.errors import BusError, ConfigError
 from common.keys import add_client, make_keys
@@ -40,8 +40,15 @@ def client_keys(tmp_path: Path, service_keys: Path, client: str) -> Path:
     directory.mkdir(mode=0o700)
     (directory / "client.key_secret").write_bytes((service_keys / f"{client}.key_secret").read_bytes())
     (directory / "client.key_secret").chmod(0o600)
-    (directory / "service.key").write_bytes((service_keys / "service.key").read_bytes())
+    copy_public(service_keys, directory)
     return directory
+
+
+def copy_public(service_keys: Path, directory: Path) -> None:
+    """Give another machine the public keys of the services."""
+    (directory / "services").mkdir(exist_ok=True)
+    for path in (service_keys / "services").glob("*.key"):
+        (directory / "services" / path.name).write_bytes(path.read_bytes())
 
 
 @pytest.fixture
@@ -192,7 +199,7 @@ def test_requests_need_the_key_too(tmp_path: Path, keys: Path, opened: list[Bus]
     thread = threading.Thread(target=loop)
     thread.start()
     try:
-        right = config_with(tmp_path, client_keys(tmp_path, keys, "client"), port)
+        right = config_with(tmp_path, client_keys(tmp_path, keys, "operator"), port)
         assert ask(right, "decider", Request(verb="pause"), PATIENCE_S).status == "applied"
         add_client(keys, "stranger")
         (keys / "authorized" / "stranger.key").unlink()
@@ -220,7 +227,7 @@ def test_rotated_keys_are_picked_up_without_a_restart_of_the_listener(
     again = open_publisher(config_with(tmp_path, fresh, port), opened)
     until(lambda: sub.counters["reconnects"] >= 1, again, sub)
     (machine / "client.key_secret").write_bytes((fresh / "client.key_secret").read_bytes())
-    (machine / "service.key").write_bytes((fresh / "service.key").read_bytes())
+    copy_public(fresh, machine)
     assert len(hear(sub, again)) == 1
 
 
@@ -231,10 +238,10 @@ def test_keys_that_vanish_for_a_moment_do_not_end_the_listener(tmp_path: Path, k
     machine = client_keys(tmp_path, keys, "client")
     sub = open_subscriber(config_with(tmp_path, machine, port), opened)
     until(lambda: pub.counters["refused"] >= 1, pub, sub)
-    (machine / "service.key").rename(machine / "aside")
+    (machine / "services" / "decider.key").rename(machine / "aside")
     (tmp_path / "aside.key").rename(keys / "authorized" / "client.key")
     assert hear(sub, pub, within_s=2.5) == []
-    (machine / "aside").rename(machine / "service.key")
+    (machine / "aside").rename(machine / "services" / "decider.key")
     assert len(hear(sub, pub)) == 1
 
 
@@ -264,7 +271,7 @@ def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_missing_damaged_and_open_keys_are_refused_at_start(tmp_path: Path, keys: Path) -> None:
     config = config_with(tmp_path, keys, free_port(2))
-    secret = keys / "service.key_secret"
+    secret = keys / "services" / "decider.key_secret"
     secret.chmod(0o640)
     with pytest.raises(ConfigError, match=r"must be readable by its owner alone.*0640"):
         Bus.open(config, "decider", CLOCK)
@@ -280,7 +287,7 @@ def test_missing_damaged_and_open_keys_are_refused_at_start(tmp_path: Path, keys
 def test_made_keys_have_the_right_modes_whatever_the_umask(tmp_path: Path) -> None:
     made = make_keys(tmp_path / "deep" / "keys")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in made.files if path.name.endswith("secret")}
-    assert modes == {"service.key_secret": 0o600, "client.key_secret": 0o600}
+    assert modes == {f"{name}.key_secret": 0o600 for name in (*ALL_SERVICES, "operator", "client")}
     assert stat.S_IMODE(made.directory.stat().st_mode) == 0o700
     assert all(path.exists() for path in made.files)
 

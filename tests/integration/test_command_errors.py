@@ -13,6 +13,7 @@ import pytest
 from cli.stack import check_addresses_are_free
 from common.config import Config, Group, Metrics
 from common.errors import AutoscalerError
+from tests.integration.test_bus_roles import old_directory
 
 GOOD = '[system]\nrun_dir = "{run}"\nstate_dir = "{state}"\n[groups.web]\nprefix = "web-"\n'
 
@@ -276,9 +277,22 @@ def one_group(endpoint: str) -> Config:
 
 def test_what_was_made_or_checked_can_be_read_by_a_program(config: Path, tmp_path: Path) -> None:
     made = json.loads(autoscaler(config, "keys", str(tmp_path / "keys"), "--json").stdout)
-    assert f"{tmp_path}/keys/service.key" in made["files"]
+    assert f"{tmp_path}/keys/services/decider.key" in made["files"]
     checked = json.loads(autoscaler(config, "config", "check", "--json").stdout)
     assert (checked["path"], checked["groups"]) == (str(config), ["web"])
+
+
+def test_keys_of_before_are_given_roles_in_place_and_one_says_what_that_means(config: Path, tmp_path: Path) -> None:
+    keys = old_directory(tmp_path)
+    told = autoscaler(config, "keys", str(keys)).stdout
+    assert "keys that were authorized before listen from now on" in told
+    assert f"autoscaler keys {keys} --order NAME" in told
+    assert autoscaler(config, "keys", str(keys), "--order", "laptop").returncode == 0
+    assert (keys / "orders" / "laptop.key").exists()
+    again = autoscaler(config, "keys", str(keys))
+    assert again.returncode == 2
+    assert "keys are never overwritten" in again.stderr
+    assert autoscaler(config, "keys", str(keys), "--order", "a", "--client", "b").returncode == 2
 
 
 @pytest.mark.parametrize("args", [["bounds", "--reset", "--min", "1"], ["bounds"]])

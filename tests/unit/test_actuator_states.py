@@ -591,16 +591,16 @@ class Host:
         if self.is_gone:
             raise DomainGoneError("gone")
 
-    def destroy(self, _name: str) -> None:
+    def destroy(self, _name: str, _uuid: str) -> None:
         self._call("destroy")
 
-    def undefine(self, _name: str) -> None:
+    def undefine(self, _name: str, _uuid: str) -> None:
         self._call("undefine")
 
-    def resume(self, _name: str) -> None:
+    def resume(self, _name: str, _uuid: str) -> None:
         self._call("resume")
 
-    def set_metadata(self, _name: str, _metadata: dict[str, str]) -> None:
+    def set_metadata(self, _name: str, _uuid: str, _metadata: dict[str, str]) -> None:
         self._call("set_metadata")
 
     def volumes(self) -> list[SeenVolume]:

@@ -16,13 +16,15 @@ from common.log import MAX_QUIET_KEYS, Quiet
 from common.messages import DesiredCapacity, Event, Reply, Request
 from common.messaging import zap
 from common.messaging.addresses import check_encrypted, control_address, publish_address
-from common.messaging.curve import authorized_keys
+from common.messaging.curve import Holder, holders
 from common.messaging.doorkeeper import Doorkeeper
 from common.messaging.inbox import Desk, Intake, newest
 from common.messaging.link import PATIENCE_S, REPAIR_AFTER_S, LinkHealth
 from common.messaging.outbox import Outbox
 from common.messaging.requests import decode_reply, decode_request, encode_reply, encode_request
+from common.messaging.rights import Peer, of_unix
 from common.messaging.sequence import Receipt
+from common.messaging.sessions import Sessions
 from common.run_dir import new_run_id
 from tests.clocks import FakeClock
 
@@ -39,7 +41,7 @@ def desired(count: int = 1, group: str = "web") -> DesiredCapacity:
 
 def test_an_authorized_key_is_let_in() -> None:
     said = zap.answer(CURVE, lambda key: key == KEY)
-    assert said == zap.ZapAnswer((b"1.0", b"7", b"200", b"OK", b"", b""), "10.0.0.9", "")
+    assert said == zap.ZapAnswer((b"1.0", b"7", b"200", b"OK", KEY.hex().encode(), b""), "10.0.0.9", "")
 
 
 @pytest.mark.parametrize(
@@ -60,12 +62,83 @@ def test_everything_else_is_refused(frames: list[bytes], refusal: str) -> None:
 
 
 def test_files_without_a_key_let_nobody_in(tmp_path: Path) -> None:
-    assert authorized_keys(tmp_path) == frozenset()
+    assert holders(tmp_path) == {}
     (tmp_path / "authorized").mkdir()
     (tmp_path / "authorized" / "bad.key").write_bytes(b"no key")
     (tmp_path / "authorized" / "good.key").write_bytes(b"a" * 40 + b"\n")
     (tmp_path / "authorized" / "good.key.bak").write_bytes(b"b" * 40)
-    assert authorized_keys(tmp_path) == {b"a" * 40}
+    assert set(holders(tmp_path)) == {b"a" * 40}
+
+
+@pytest.mark.parametrize(("sign", "may_order"), [("", True), ("orders", False), ("services", False)])
+def test_without_roles_whoever_is_let_in_may_order(tmp_path: Path, sign: str, may_order: bool) -> None:
+    (tmp_path / "authorized").mkdir()
+    (tmp_path / "authorized" / "desktop.key").write_bytes(b"a" * 40)
+    if sign:
+        (tmp_path / sign).mkdir()
+    assert holders(tmp_path) == {b"a" * 40: Holder("desktop", may_order)}
+
+
+def test_a_key_among_those_that_order_may_listen_too(tmp_path: Path) -> None:
+    for directory in ("authorized", "orders"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "laptop.key").write_bytes(b"a" * 40)
+    assert holders(tmp_path) == {b"a" * 40: Holder("laptop", may_order=True)}
+
+
+# --- who asks, and whether they may ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "owner_uid", "who", "may_order"),
+    [
+        ("localhost:0:0:1", 10001, "root", True),
+        ("localhost:10001:10001:1", 10001, "user 10001", True),
+        ("localhost:10002:10001:1", 10001, "user 10002", False),
+        ("localhost:10001:0:1", 0, "user 10001", False),
+        ("some-host:0:0:1", 0, "root", True),
+        ("10.0.0.9", 0, "an unknown user", False),
+        ("", 0, "an unknown user", False),
+        ("localhost:0:0:1 and more", 0, "an unknown user", False),
+    ],
+)
+def test_on_unix_sockets_root_and_the_owner_order(address: str, owner_uid: int, who: str, may_order: bool) -> None:
+    peer = of_unix(address, owner_uid)
+    assert (peer.who, not peer.lacks) == (who, may_order)
+
+
+def test_who_asks_is_what_the_door_knows_and_what_he_says_stands_beside_it() -> None:
+    assert Peer("key desktop").by("root") == "key desktop (root)"
+    assert Peer("root").by("al\x1b[31mice\n") == "root (al[31mice)"
+    assert Peer("root").by("x" * 999) == f"root ({'x' * 64})"
+
+
+@pytest.mark.parametrize(("verb", "is_asked"), [("scale", False), ("explain", True), ("history", True)])
+def test_whoever_only_listens_may_ask_and_not_order(verb: str, is_asked: bool) -> None:
+    counters: Counter[str] = Counter()
+    answers: list[bytes] = []
+    peer = Peer("user 7", "user 7 may listen, but not order")
+    request = [b"", encode_request(Request(verb=verb, by="root"))]
+    pending = Desk(counters).accept(request, answers.append, 0.0, peer)
+    if is_asked:
+        assert pending is not None and pending.request.by == "user 7 (root)"
+    else:
+        assert pending is None
+        reply = decode_reply(answers[0])
+        assert (reply.status, reply.reason) == ("refused", "user 7 may listen, but not order")
+        assert counters == {"refused_orders": 1}
+
+
+def test_a_connection_is_cut_once_its_key_is_gone_and_its_descriptor_may_be_anothers_later() -> None:
+    sessions = Sessions()
+    sessions.saw(7, b"one")
+    sessions.saw(8, b"two")
+    sessions.saw(9, b"two")
+    sessions.ended(9)
+    assert sessions.to_cut({b"one"}) == [8]
+    assert sessions.to_cut({b"one"}) == []
+    sessions.saw(8, b"one")
+    assert sessions.to_cut({b"one"}) == []
 
 
 def test_a_refusal_is_told_with_the_peer_and_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +240,7 @@ def test_a_malformed_request_is_answered_and_never_handed_on() -> None:
     answers: list[bytes] = []
     desk = Desk(counters)
     for frames in ([], [b"x"], [b"", b"\xc1"], [b"", encode_reply(Reply(status="applied"))]):
-        assert desk.accept(frames, answers.append, 0.0) is None
+        assert desk.accept(frames, answers.append, 0.0, Peer("root")) is None
     assert [decode_reply(answer).status for answer in answers] == ["error"] * 4
     assert counters == {"dropped": 4}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common import files
+from common.run_dir import new_run_id
 
 STRANGER = 10001
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="plants what another user owns")
@@ -285,3 +286,14 @@ def test_what_belongs_to_another_user_is_not_trusted(tmp_path: Path, whose: str)
     assert re.search(rf"user {STRANGER}\b", files.why_open(seen))
     with pytest.raises(PermissionError):
         files.read_trusted(seen, 100)
+
+
+@pytest.mark.parametrize("what", ["pipe", "link", "directory"])
+def test_what_was_planted_in_place_of_a_file_holds_no_reader_up_and_leads_nowhere(tmp_path: Path, what: str) -> None:
+    (tmp_path / "real").write_bytes(b"7")
+    assert files.read_file(tmp_path / "real", 64) == b"7"
+    path = tmp_path / "actuator.run"
+    {"pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to("real"), "directory": path.mkdir}[what]()
+    with pytest.raises(OSError, match=r"actuator\.run"):
+        files.read_file(path, 64)
+    assert new_run_id((path,), 100.0) == new_run_id((tmp_path / "none.run",), 100.0)

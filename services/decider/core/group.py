@@ -224,6 +224,7 @@ def _asked(state: GroupState, event: Asked, now_s: float) -> tuple[GroupState, t
     state = _dated(state, before, now_s)
     metrics = metrics_of(state, now_s)
     state, publish = _publish(state, metrics, outcome.reply.reason, now_s)
-    text = f"{event.request.verb}: {outcome.reply.reason}"
+    by = f" by {event.request.by}" if event.request.by else ""
+    text = f"{event.request.verb}{by}: {outcome.reply.reason}"
     emit = Emit(Event(name="operator", group=state.settings.name, text=text), metrics.cause)
     return state, (Save(state.settings.name, state.standing), *publish, emit, answer)

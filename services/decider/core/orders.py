@@ -216,7 +216,6 @@ def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-QUESTIONS: Final = frozenset({"explain", "history"})
 """The verbs that change nothing."""
 
 VERBS: Final[dict[str, Callable[[Order], Outcome]]] = {
