@@ -69,11 +69,12 @@ dashboard-picture:  ## docs/dashboard.png: the Grafana dashboard of the running 
 test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto $(FAST_TESTS)
-	@scripts/with-root.sh $(BIN)/pytest -rs -m "not slow" --durations=12 tests/integration tests/e2e
+	@scripts/with-root.sh $(BIN)/pytest -n auto -rs --complete -m "beside and not slow" tests/integration
+	@scripts/with-root.sh $(BIN)/pytest -rs --complete -m "not beside and not slow" --durations=12 tests/integration tests/e2e
 
 test-slow:  ## the tests that load real guests for a minute and more each (half an hour)
 	@scripts/bootstrap.sh dev
-	@scripts/with-root.sh $(BIN)/pytest -rs -m slow --durations=12 tests/e2e
+	@scripts/with-root.sh $(BIN)/pytest -rs --complete -m slow --durations=12 tests/e2e
 
 test-fast:  ## the tests that need no hypervisor; two minutes
 	@scripts/bootstrap.sh dev

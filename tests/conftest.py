@@ -1,7 +1,7 @@
 """What the tests with real parts need, brought up before they are collected and taken down after the last one.
 
 Unit, contract and simulation tests need nothing, and start nothing. The others find libvirt running and the demo guest
-built (``LIBVIRT_AUTOSCALER_TEST_IMAGE``); without root they skip themselves and say why.
+built (``LIBVIRT_AUTOSCALER_TEST_IMAGE``); without root they skip themselves and say why, or fail: see ``complete``.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -17,10 +18,12 @@ import pytest
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from common.clock import SystemClock
 from common.config import Host, System
+from tests.complete import pytest_addoption, pytest_runtest_makereport  # noqa: F401 - pytest finds them here
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = {"unit", "contract", "sim", "common", "services", "cli", "bench"}
-IMAGES = Path(tempfile.gettempdir()) / f"autoscaler-test-images-{os.getuid()}"
+# One for each checkout: it is built anew where the sources differ, and guests of another run may stand on it.
+IMAGES = Path(tempfile.gettempdir()) / f"autoscaler-test-images-{os.getuid()}-{crc32(bytes(ROOT)):08x}"
 NOTES = Path(tempfile.gettempdir()) / f"autoscaler-test-run-{os.getuid()}"
 
 # The same examples in every CI run: what is found at a desk, with new ones each time, gets a test of its own.
@@ -33,18 +36,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Start libvirt where it does not run, and build the guest's image."""
     if os.geteuid() != 0 or is_fast_only(session.config.args) or session.config.option.collectonly:
         return
+    os.environ["LIBVIRT_AUTOSCALER_TEST_IMAGE"] = str(IMAGES)
+    if _is_worker(session):
+        return
     system = _system()
     system.run_path.mkdir(mode=0o700, exist_ok=True)
     fcntl.flock(_users(), fcntl.LOCK_SH)
     print(f"libvirt: {ensure_libvirt(Host(), system, SystemClock())}", flush=True)
     IMAGES.mkdir(mode=0o711, exist_ok=True)
     subprocess.run(["/usr/bin/python3", str(ROOT / "guest_image" / "build.py"), "--output", str(IMAGES)], check=True)
-    os.environ["LIBVIRT_AUTOSCALER_TEST_IMAGE"] = str(IMAGES)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End what was started here, and nothing else."""
-    if os.geteuid() != 0 or not NOTES.is_dir() or is_fast_only(session.config.args):
+    if os.geteuid() != 0 or not NOTES.is_dir() or is_fast_only(session.config.args) or _is_worker(session):
         return
     try:
         fcntl.flock(_users(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,6 +68,11 @@ def images() -> Path:
 
 def _system() -> System:
     return System(run_dir=str(NOTES))
+
+
+def _is_worker(session: pytest.Session) -> bool:
+    """Return whether this is one of several processes of a run: the one that started them has brought all up."""
+    return hasattr(session.config, "workerinput")
 
 
 @cache

@@ -92,9 +92,12 @@ class Engine:
 
 
 def traces() -> set[str]:
-    """Return what shows an engine at work in the network: interfaces, rules, a closed FORWARD chain."""
-    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout.splitlines()
-    telling = {line.strip() for line in rules if "docker" in line.lower() or "hook forward" in line}
+    """Return what shows an engine at work in the network: interfaces, rules, a closed FORWARD chain.
+
+    Rules come without what they have counted: those of an engine that ran before do not change with each packet.
+    """
+    said = subprocess.run(["nft", "--stateless", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+    telling = {line.strip() for line in said.splitlines() if "docker" in line.lower() or "hook forward" in line}
     return telling | {
         path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith(("docker", "veth"))
     }

@@ -35,9 +35,11 @@ from common.messages import (
 )
 from common.phases import Phase
 from services.balancer.core.haproxy_config import state_file, stats_socket
+from services.balancer.errors import ProxyError, ProxyLostError
 from services.balancer.files import write_config
 from services.balancer.haproxy import RuntimeApi
 from tests.ports import free_port
+from tests.waiting import Stopwatch
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 20.0
@@ -264,12 +266,20 @@ class Stand:
                 self.events.append(body)
 
     def until(self, condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> float:
-        """Wait for a condition with a deadline; return how long it took."""
+        """Wait for a condition with a deadline; return how long it took, without what a busy machine adds."""
         start_s = self.clock.monotonic_s()
+        watch = Stopwatch(*self.pids())
         while not condition():
             assert self.clock.monotonic_s() - start_s < timeout_s, f"not within {timeout_s} s: {what}; {self.story()}"
             self.pump()
-        return self.clock.monotonic_s() - start_s
+        return watch.s()
+
+    def pids(self) -> list[int]:
+        """Return the processes between a word to the balancer and what HAProxy does."""
+        masters = [self.proxy.process.pid]
+        if hasattr(self, "balancer"):
+            masters.append(self.balancer.pid)
+        return masters + [child for master in masters for child in _children(master)]
 
     def run_for(self, duration_s: float) -> None:
         end_s = self.clock.monotonic_s() + duration_s
@@ -283,6 +293,13 @@ class Stand:
 
     def worker(self) -> int:
         return self.api.look(["web"]).pid
+
+    def worker_now(self) -> int:
+        """Return HAProxy's worker, 0 while there is none that answers."""
+        try:
+            return self.worker()
+        except (ProxyError, ProxyLostError):
+            return 0
 
     def story(self) -> str:
         log = self.directory / "balancer.log"
@@ -327,6 +344,13 @@ class Stand:
         shutil.rmtree(self.directory)
 
 
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def _listens(address: str, port: int) -> bool:
     try:
         socket.create_connection((address, port), timeout=1).close()
@@ -346,6 +370,7 @@ class Load:
     limit_s: float = 60.0
     is_kept: bool = False
     failures: list[str] = field(default_factory=list)
+    failed_at_s: list[float] = field(default_factory=list)
     slowest_s: float = 0.0
     count: int = 0
 
@@ -362,6 +387,10 @@ class Load:
         for worker in self._workers:
             worker.join(60)
 
+    def lost_s(self) -> float:
+        """Return how long requests failed, from the first failure to the last."""
+        return max(self.failed_at_s) - min(self.failed_at_s) if self.failed_at_s else 0.0
+
     def _run(self) -> None:
         end_s = time.monotonic() + self.limit_s  # noqa: TID251
         connection = self._connect()
@@ -374,6 +403,7 @@ class Load:
                 self.slowest_s = max(self.slowest_s, took_s)
                 if fault:
                     self.failures.append(f"{fault} after {took_s:.3f} s")
+                    self.failed_at_s.append(start_s + took_s)
             if not self.is_kept or fault:
                 connection.close()
                 connection = self._connect()

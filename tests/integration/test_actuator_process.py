@@ -14,6 +14,7 @@ from common.bus import Bus, ask
 from common.clock import SystemClock
 from common.config import Config
 from common.messages import DesiredCapacity, Membership, Reply, Request
+from tests.waiting import undisturbed_s
 
 CLOCK = SystemClock()
 PATIENCE_S = 30.0
@@ -107,6 +108,24 @@ def test_process_tells_its_members_and_why_it_cannot_add(
     assert body.generation_seen == 1
 
 
+def test_an_older_desired_capacity_is_not_followed(process: subprocess.Popen[str], decider: Bus) -> None:
+    """The newer ones before and after it are: what it says has had its turn when the last one is followed."""
+    decider.subscribe("actuator", "membership")
+    followed: set[tuple[int, int | None]] = set()
+    membership(decider)
+    for generation, desired in ((5, 1), (4, 0), (1, 3), (6, 2)):
+        decider.publish(DesiredCapacity(group="actest", generation=generation, desired=desired, minimum=0, maximum=4))
+        for _ in range(3):  # in each of its turns it tells what it follows
+            body = membership(decider)
+            followed.add((body.generation_seen, body.desired_seen))
+    until_s = CLOCK.monotonic_s() + PATIENCE_S
+    while (6, 2) not in followed:
+        assert CLOCK.monotonic_s() < until_s, followed
+        body = membership(decider)
+        followed.add((body.generation_seen, body.desired_seen))
+    assert {capacity for capacity in followed if capacity[1] is not None} == {(5, 1), (6, 2)}
+
+
 def test_unknown_domain_and_unknown_verb_are_answered(process: subprocess.Popen[str], decider: Bus, path: Path) -> None:
     decider.subscribe("actuator", "membership")
     membership(decider)
@@ -121,8 +140,10 @@ def test_second_copy_and_cleanup_are_refused_while_one_runs(
     decider.subscribe("actuator", "membership")
     membership(decider)
     for flags in ((), ("--remove-domains",)):
+        begun_s = CLOCK.monotonic_s()
         second = start(path, *flags)
-        assert second.wait(PATIENCE_S) == 75
+        assert undisturbed_s(second, begun_s) < 1.0
+        assert second.wait() == 75
         assert second.stderr is not None and "already runs" in second.stderr.read()
         second.stderr.close()
     assert process.poll() is None

@@ -15,6 +15,7 @@ import libvirt
 import pytest
 
 from common.config import Config
+from common.domain_states import RESUMED_AFTER_S
 from common.messages import Event
 from services.actuator.access import disk_pool
 from tests.integration.actuator_stand import CLOCK, Driver
@@ -23,6 +24,8 @@ from tests.named import Named
 
 PREFIX = "acsus-"
 ONE, TWO, THREE = (f"{PREFIX}{index:04d}" for index in range(3))
+ONE_TRY_S = RESUMED_AFTER_S[0] + 3.0  # one that has no space is resumed once by then, and paused again
+GRACE_S = 3.0
 BOTH = {ONE: "ready", TWO: "ready"}
 XML = """
 <domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>
@@ -76,17 +79,20 @@ def domains(disks: SmallFileSystem) -> Iterator[dict[str, libvirt.virDomain]]:
     """Three domains as a user may have made them, two of them running; they do not listen to their power button."""
     connection = libvirt.open("qemu:///system")
     made = {}
-    for name in (ONE, TWO, THREE):
-        disk = write_disk(disks.directory / f"{name}.raw")
-        made[name] = connection.defineXML(XML.format(name=name, disk=disk))
-    made[ONE].create()
-    made[TWO].create()
-    yield made
-    for domain in made.values():
-        if domain.isActive():
-            domain.destroy()
-        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
-    connection.close()
+    try:
+        for name in (ONE, TWO, THREE):
+            disk = write_disk(disks.directory / f"{name}.raw")
+            made[name] = connection.defineXML(XML.format(name=name, disk=disk))
+        made[ONE].create()
+        made[TWO].create()
+        yield made
+    finally:
+        with_all = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        for domain in made.values():
+            if domain.isActive():
+                domain.destroy()
+            domain.undefineFlags(with_all)
+        connection.close()
 
 
 @pytest.fixture
@@ -126,6 +132,7 @@ def template_driver(place: Path, health: int) -> Iterator[tuple[Driver, SmallFil
         "endpoint": "127.0.0.1:18998",
         "port": health,
         "image": {"disk": str(base), "memory_mib": 32},
+        "unhealthy_grace_s": GRACE_S,
         "readiness": {"path": "/", "identity": False},
     }
     system = {"run_dir": str(place / "run"), "state_dir": str(place / "state"), "interval_s": 1.0}
@@ -268,7 +275,7 @@ def test_full_disk_destroys_nobody_is_told_by_its_files_and_ends_with_room(
     (fault,) = [body for body in driver.bus.published if isinstance(body, Event) and body.name == "host-fault"]
     assert fault.level == "error" and fault.text.startswith("no space on a disk of host local (vda of acsus-000")
     assert f"{disks.directory}/acsus-000" in fault.text
-    run_for(driver, 20)
+    run_for(driver, ONE_TRY_S)
     assert driver.phases() == {ONE: "suspended", TWO: "suspended"}, "resumed, paused again, and never in rotation"
     message = driver.membership()
     assert message is not None and "no space on a disk of host local" in message.blocked
@@ -285,7 +292,7 @@ def test_full_disk_of_a_pool_destroys_no_domain_of_a_template_group(
     driver, disks = template_driver
     disks.fill(left_bytes=256 * 1024)
     driver.run_until({ONE: "suspended", TWO: "suspended"}, 60)
-    run_for(driver, 30)
+    run_for(driver, max(ONE_TRY_S, 4 * GRACE_S))
     assert driver.phases() == {ONE: "suspended", TWO: "suspended"} and ended(driver) == []
     message = driver.membership()
     assert message is not None and f"of {ONE}: {disks.directory}/{ONE}." in message.blocked

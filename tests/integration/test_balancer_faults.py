@@ -16,7 +16,9 @@ import pytest
 from common.messages import FROZEN
 from common.phases import Phase
 from services.balancer.core.haproxy_config import state_file, stats_socket
+from services.balancer.haproxy import DEADLINE_S
 from tests.integration.balancer_stand import Domain, Load, Stand, end
+from tests.waiting import Stopwatch, undisturbed_s
 
 
 @pytest.fixture
@@ -24,6 +26,9 @@ def stand() -> Iterator[Stand]:
     stand = Stand()
     yield stand
     stand.close()
+
+
+REFUSED_S = 0.2  # from HAProxy's end until the next one serves
 
 
 def three(stand: Stand) -> list[Domain]:
@@ -150,7 +155,7 @@ def test_failure_reaches_haproxy_within_100_ms(quick: Stand) -> None:
         stand.until(lambda: stand.state(victim) == "left", "left")
         stand.set_phase(victim, Phase.WARMING, wait_for="ready")
     print(f"failure to slot down: median {statistics.median(took_s) * 1000:.1f} ms, max {max(took_s) * 1000:.1f} ms")
-    assert statistics.median(took_s) < 0.1
+    assert max(took_s) < 0.1, took_s
 
 
 def test_address_of_another_domain_is_emptied_before_it_is_taken_again(stand: Stand) -> None:
@@ -264,12 +269,14 @@ def test_frozen_balancer_leaves_a_joining_member_out_and_goes_on_later(stand: St
     stand.until(lambda: stand.state(sick) == "ready", "ready")
 
 
-def test_second_copy_exits_75(stand: Stand) -> None:
+def test_second_copy_exits_75_within_1_s(stand: Stand) -> None:
     stand.tell()
     stand.until(lambda: "web" in stand.drains, "the first runs")
     first = stand.balancer
+    begun_s = stand.clock.monotonic_s()
     second = stand.start_balancer()
-    assert second.wait(30) == 75
+    assert undisturbed_s(second, begun_s) < 1.0
+    assert second.wait() == 75
     stand.balancer = first
     assert first.poll() is None
 
@@ -292,9 +299,19 @@ def test_killed_worker_comes_back_with_its_slots(stand: Stand) -> None:
     domains = three(stand)
     stand.until(lambda: all(d.address in state_file(stand.config.system).read_text() for d in domains), "saved")
     before, pid = stand.servers(), stand.worker()
-    os.kill(pid, signal.SIGKILL)
-    stand.until(lambda: _can_get(stand), "serving again", 3)
-    assert stand.worker() != pid
+    with Load(stand.port, "/work?ms=1", pause_s=0.0) as load:
+        stand.run_for(0.3)
+        assert load.failures == []
+        watch = Stopwatch(*stand.pids())
+        os.kill(pid, signal.SIGKILL)
+        stand.until(lambda: stand.worker_now() not in (0, pid) and _can_get(stand), "serving again", 3)
+        took_s, delayed_s = watch.s(*stand.pids()), watch.queued_s(*stand.pids())
+        failed = len(load.failures)
+        stand.run_for(0.3)
+    print(f"serving again after {took_s:.2f} s; {failed} of {load.count} GETs failed within {load.lost_s():.2f} s")
+    assert took_s < REFUSED_S
+    assert load.lost_s() < REFUSED_S + delayed_s
+    assert len(load.failures) <= failed + load.threads, "each thread may have had one under way"
     assert {a for a, _, _ in stand.servers().values()} == {a for a, _, _ in before.values()}
     stand.until(lambda: any(e.name in {"proxy-restarted", "proxy-back"} for e in stand.events), "told")
 
@@ -379,6 +396,7 @@ def test_hanging_socket_never_blocks_the_loop_and_traffic_goes_on(stand: Stand) 
         stand.until(lambda: {b.is_healthy for b in stand.drains["web"].backends} == {None}, "nobody's health is known")
         assert stand.drains["web"].is_proxy_alive
         assert _can_get(stand)
+        assert _longest_silence_s(stand, 5) < stand.config.system.interval_s + DEADLINE_S + 0.5
     path.unlink()
     stand.run_for(0.5)
     aside.rename(path)
@@ -393,12 +411,14 @@ def test_more_members_than_slots_leaves_the_rest_unplaced_until_one_goes() -> No
     stand = Stand(slots=4)
     try:
         domains = [stand.domain(number) for number in range(5)]
+        worker = stand.worker()
         stand.join(*domains[:4])
         stand.until(lambda: stand.state(domains[4]) == "unplaced", "unplaced")
         unplaced = ("backend-unplaced", domains[4].name)
         stand.until(lambda: unplaced in {(event.name, event.domain) for event in stand.events}, "it is told")
         stand.set_phase(domains[0], Phase.STOPPING, wait_for="left")
         stand.until(lambda: stand.state(domains[4]) == "ready", "placed")
+        assert stand.worker() == worker, "HAProxy was reloaded"
     finally:
         stand.close()
 
@@ -411,6 +431,15 @@ def test_state_file_on_a_full_disk_stops_nothing(stand: Stand) -> None:
     assert _can_get(stand)
     blocker.rmdir()
     stand.until(lambda: domain.address in state_file(stand.config.system).read_text(), "saved later")
+
+
+def _longest_silence_s(stand: Stand, count: int) -> float:
+    """Return the longest pause in what the balancer says of the traffic, until it has said it so often."""
+    silences_s: list[float] = []
+    for _ in range(count):
+        told = stand.traffics["web"]
+        silences_s.append(stand.until(lambda told=told: stand.traffics["web"] is not told, "the next word"))
+    return max(silences_s)
 
 
 def _lives(stand: Stand) -> bool:

@@ -21,10 +21,11 @@ from common.messaging.addresses import control_address, publish_address
 from common.messaging.budget import Resends
 from common.messaging.requests import encode_request
 from common.wire import MAX_MESSAGE_BYTES, encode
-from tests.waiting import wait_until
+from tests.waiting import Stopwatch, wait_until
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
+TICK_S = 1.0  # an interval of the services, as they are shipped
 Open = Callable[..., Bus]
 
 
@@ -102,7 +103,7 @@ def test_a_late_subscriber_gets_the_last_value_of_each_standing_topic(open_bus: 
     pub.publish(desired(7, "db"))
     sub = open_bus("operator", publishes=False)
     sub.subscribe("decider", "capacity.desired")
-    assert sorted(counts(hear(sub, pub, lambda heard: len(heard) >= 2))) == [3, 7]
+    assert sorted(counts(hear(sub, pub, lambda heard: len(heard) >= 2, within_s=TICK_S))) == [3, 7]
 
 
 def test_a_second_subscriber_gets_it_too_and_the_first_hears_no_copy(open_bus: Open) -> None:
@@ -112,7 +113,7 @@ def test_a_second_subscriber_gets_it_too_and_the_first_hears_no_copy(open_bus: O
     first.subscribe("decider", "capacity.desired")
     hear(first, pub, lambda heard: counts(heard) == [3])
     second.subscribe("decider", "capacity.desired")
-    hear(second, pub, lambda heard: counts(heard) == [3])
+    hear(second, pub, lambda heard: counts(heard) == [3], within_s=TICK_S)
     again: list[Received] = []
 
     def has_dropped_one(_: list[Received]) -> bool:
@@ -281,6 +282,26 @@ def test_a_subscriber_that_does_not_read_costs_the_publisher_a_bounded_amount(op
         pass
     pub.publish(Event(name="last"))
     hear(sub, pub, lambda heard: bool(heard) and heard[-1].topic == "event.last")
+
+
+def test_a_subscriber_that_stood_still_ends_with_the_newest_state_although_it_missed_much(open_bus: Open) -> None:
+    pub, sub = open_bus(), open_bus("operator", publishes=False)
+    sub.subscribe("decider")
+    pub.publish(desired(1))
+    hear(sub, pub, bool)  # from here on it is subscribed
+    last = 4_000
+    for count in range(2, last + 1):
+        pub.publish(desired(count))
+        pub.publish(Event(name="e", text="x" * 10_000))
+        pump(pub, 0.0)
+
+    def is_newest(heard: list[Received]) -> bool:
+        pub.publish(desired(last))  # as a service repeats its state
+        return counts(heard)[-1:] == [last]
+
+    heard = counts(hear(sub, pub, is_newest))
+    assert sub.counters["gaps"] > 0, "the queue held everything: nothing is shown"
+    assert heard == sorted(heard)
 
 
 def test_a_second_copy_is_refused_and_the_first_goes_on(open_bus: Open) -> None:
@@ -488,8 +509,8 @@ def test_wake_ends_the_wait_and_does_no_harm_after_close(open_bus: Open) -> None
     bus = open_bus()
     threading.Timer(0.1, bus.wake).start()
     start_s = CLOCK.monotonic_s()
-    assert bus.receive(5.0) == Inbox()
-    assert CLOCK.monotonic_s() - start_s < 2.0
+    assert bus.receive(60.0) == Inbox()
+    assert CLOCK.monotonic_s() - start_s < 30.0
     bus.close()
     bus.wake()
     bus.close()
@@ -527,12 +548,13 @@ def test_a_failure_is_heard_within_milliseconds(open_bus: Open) -> None:
     sub.subscribe("monitor", "failure", "service")
     pub.publish(ServiceStatus(name="monitor", pid=1, started_at_s=0, release="1"))
     hear(sub, pub, bool)  # from here on it is subscribed
-    delays = []
+    took_s = []
     for _ in range(20):
+        watch = Stopwatch()
         pub.publish(Failure(host="local", domain="web-0000", uuid="u", reason="crashed"))
-        (received,) = sub.receive(5.0).messages
-        delays.append(received.age_s)
-    assert sorted(delays)[10] < 0.02
+        assert len(sub.receive(5.0).messages) == 1
+        took_s.append(watch.s())
+    assert max(took_s) < 0.02, took_s
 
 
 def test_the_largest_message_arrives(open_bus: Open) -> None:

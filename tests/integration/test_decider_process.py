@@ -1,4 +1,4 @@
-"""The decider as a process, on the real bus: it decides, answers, and is killed at any instant."""
+"""The decider as a process, on the real bus: it decides, answers, is killed and goes on."""
 
 import json
 import os
@@ -19,16 +19,17 @@ from common.config import Config
 from common.errors import BusError
 from common.messages import DecisionRecord, DesiredCapacity, HostSample, Member, Membership, Reply, Request, Traffic
 from common.phases import Phase
-from tests.waiting import wait_until
+from tests.waiting import undisturbed_s, wait_until
 
 CLOCK = SystemClock()
 PATIENCE_S = 30.0
 ROOT = Path(__file__).parents[2]
+INTERVAL_S, OUT_WINDOW_S = 0.1, 1.0
 TOML = """
 [system]
 run_dir = "{dir}/run"
 state_dir = "{dir}/state"
-interval_s = 0.1
+interval_s = {interval_s}
 republish_s = 0.2
 stale_after_s = 1.0
 [groups.web]
@@ -38,7 +39,7 @@ max = 4
 cooldown_in_s = 1.0
 [[groups.web.policies]]
 type = "threshold"
-out_window_s = 0.5
+out_window_s = {out_window_s}
 in_window_s = 1.0
 """
 
@@ -112,7 +113,7 @@ def start(path: Path) -> subprocess.Popen[bytes]:
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
     path = tmp_path / "autoscaler.toml"
-    path.write_text(TOML.format(dir=tmp_path), encoding="utf-8")
+    path.write_text(TOML.format(dir=tmp_path, interval_s=INTERVAL_S, out_window_s=OUT_WINDOW_S), encoding="utf-8")
     return path
 
 
@@ -138,6 +139,10 @@ def decider(toml: Path, around: Surroundings) -> Iterator[list[subprocess.Popen[
         process.wait(5)
 
 
+def pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
 def order(config: Config, verb: str, **args: str | int | float | bool | None) -> Reply:
     return ask(config, "decider", Request(verb=verb, args={"group": "web", **args}), timeout_s=PATIENCE_S)
 
@@ -160,7 +165,7 @@ def test_it_scales_out_explains_and_scales_in(
     assert order(config, "scale", desired=9).status == "refused"
 
 
-def test_killed_at_any_instant_it_goes_on_from_what_it_had_decided(
+def test_killed_again_and_again_it_goes_on_from_what_it_had_decided(
     toml: Path, config: Config, around: Surroundings, decider: list[subprocess.Popen[bytes]]
 ) -> None:
     wait_until(lambda: around.desired, "a first desired capacity")
@@ -168,13 +173,15 @@ def test_killed_at_any_instant_it_goes_on_from_what_it_had_decided(
     assert order(config, "pause").status == "applied"
     wait_until(lambda: around.desired[-1].desired == 3, "the operator's capacity")
     generation = around.desired[-1].generation
-    for _ in range(3):
+    since = len(around.desired)
+    for instant_s in (0.0, 0.03, 0.06):  # it decides every 0.1 s and repeats itself every 0.2 s
+        pause(instant_s)
         decider[-1].send_signal(signal.SIGKILL)
         decider[-1].wait(5)
         heard = len(around.desired)
         decider.append(start(toml))
         wait_until(lambda heard=heard: len(around.desired) > heard + 2, "the restarted decider")
-    assert {body.desired for body in around.desired[-3:]} == {3}
+    assert {body.desired for body in around.desired[since:]} == {3}
     assert around.desired[-1].generation == generation
     assert around.record is not None
     assert around.record.limiter == "paused"
@@ -186,10 +193,14 @@ def test_a_clean_stop_ends_with_0(around: Surroundings, decider: list[subprocess
     assert decider[-1].wait(PATIENCE_S) == 0
 
 
-def test_a_second_copy_ends_with_75(toml: Path, around: Surroundings, decider: list[subprocess.Popen[bytes]]) -> None:
+def test_a_second_copy_ends_with_75_within_1_s(
+    toml: Path, around: Surroundings, decider: list[subprocess.Popen[bytes]]
+) -> None:
     wait_until(lambda: around.desired, "a first desired capacity")
+    begun_s = CLOCK.monotonic_s()
     second = start(toml)
-    assert second.wait(PATIENCE_S) == 75
+    assert undisturbed_s(second, begun_s) < 1.0
+    assert second.wait() == 75
     assert decider[-1].poll() is None
 
 
@@ -199,12 +210,12 @@ def test_stopped_for_a_while_it_watches_again_before_it_acts(
     wait_until(lambda: around.record is not None, "a first record")
     decider[-1].send_signal(signal.SIGSTOP)
     around.load = 1.5
-    threading.Event().wait(1.5)  # the fault itself: it lasts so long
+    pause(1.5)  # the fault is its length: longer than stale_after_s
     assert around.desired[-1].desired == 1
     begin_s = CLOCK.monotonic_s()
     decider[-1].send_signal(signal.SIGCONT)
     wait_until(lambda: around.desired[-1].desired == 2, "a scale-out after a new window")
-    assert CLOCK.monotonic_s() - begin_s >= 0.3
+    assert CLOCK.monotonic_s() - begin_s >= OUT_WINDOW_S - INTERVAL_S  # a sample tells of the interval before it
 
 
 def test_a_decider_that_is_stopped_is_named_with_its_process_and_not_a_word_about_keys(toml: Path) -> None:

@@ -268,6 +268,7 @@ class World:
         self.network = Network(slots=20)
         self.now_s = 1000.0
         self.tick_s = 0.5
+        self.jump_at_s, self.jump_s = 0.0, 0.0  # from when on the wall clock is wrong, and by how much
         self.boot_s = 3.0
         self.hosts = {host: FakeHost(self, host) for host in hosts}
         self.desired: DesiredCapacity | None = None
@@ -328,7 +329,7 @@ class World:
 
     def seen(self) -> Seen:
         return Seen(
-            epoch_s=self.now_s + 1e9,
+            epoch_s=self.epoch_s(),
             boot_id=BOOT_ID,
             hosts=tuple(replace(host, accel="qemu") for host in self.memory.seen(self.now_s)),
             probes=self._probes(),
@@ -338,6 +339,9 @@ class World:
             load=self.load,
             doubt=self.doubt,
         )
+
+    def epoch_s(self) -> float:
+        return self.now_s + 1e9 + (self.jump_s if self.now_s >= self.jump_at_s else 0.0)
 
     def _probes(self) -> dict[tuple[str, str], Probe]:
         return {

@@ -18,6 +18,7 @@ class BurstWorld(World):
     other_cpus: float = 0.0
     rivals: tuple[Claim, ...] = ()
     is_blind: bool = False  # the sample does not tell what the host has idle
+    slowdown: float = 1.0  # a member's share of what it would use: less than 1 where the host is overcommitted
 
     def tick(self) -> Tick:
         return Tick(EPOCH_S + self.t, self.rivals)
@@ -32,7 +33,7 @@ class BurstWorld(World):
         serving = self.serving()
         if domain not in serving:
             return 1.0  # a boot, without quota
-        return min(self.load(self.t) * QUOTA / len(serving), self.quota())
+        return min(self.load(self.t) * QUOTA / len(serving), self.quota()) * self.slowdown
 
     def sample(self) -> SampleSeen:
         running = [d for d in self.domains if not d.is_dead]

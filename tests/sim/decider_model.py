@@ -78,6 +78,7 @@ class World:
     settings: Settings = field(default_factory=settings)
     ready: int = 1
     loss: float = 0.0
+    lost_in_a_row: float = math.inf  # messages of one kind, at most
     chaos: bool = False  # duplicates and reorders messages
     seed: int = 1
     missing: Callable[[float, str], bool] = lambda t, name: False
@@ -98,6 +99,7 @@ class World:
         self.wanted: int | None = None
         self.generation = 0
         self.held_back: list[CoreEvent] = []
+        self.runs_lost: dict[type[CoreEvent], int] = {}
         for _ in range(self.ready):
             self.add(self.now_s - BOOT_S)
 
@@ -170,13 +172,19 @@ class World:
     def heard(self) -> list[CoreEvent]:
         events = [self.membership(), self.sample(), self.drain(), *self.carried()]
         if self.loss:
-            events = [event for event in events if self.random.random() >= self.loss]
+            events = [event for event in events if not self.is_lost(event)]
         if not self.chaos:
             return events
         late, self.held_back = self.held_back, [e for e in events if self.random.random() < 0.3]
         events = events + late + [event for event in events if self.random.random() < 0.3]
         self.random.shuffle(events)
         return events
+
+    def is_lost(self, event: CoreEvent) -> bool:
+        run = self.runs_lost.get(type(event), 0)
+        is_lost = self.random.random() < self.loss and run < self.lost_in_a_row
+        self.runs_lost[type(event)] = run + 1 if is_lost else 0
+        return is_lost
 
     def sample(self) -> SampleSeen:
         running = [d for d in self.domains if not d.is_dead]

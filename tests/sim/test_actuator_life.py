@@ -307,14 +307,38 @@ def test_host_that_was_never_seen_holds_back_new_domains_for_a_while_only() -> N
     world.run_until(world.is_settled)
 
 
-def test_far_lower_maximum_shrinks_at_the_cap() -> None:
+def test_far_lower_maximum_shrinks_at_the_cap_and_reaches_it() -> None:
     world = settled(4)
     for domain in world.everything():
         domain.in_flight = 1
     world.group = group(max=1)
     world.want(1, generation=2)
     world.run(10)
-    assert sum(1 for phase in world.phases().values() if phase == "draining") == 1
+    assert leaving(world) == 1
+    for domain in world.everything():
+        domain.in_flight = 0
+    most = 0
+    while not world.is_settled():
+        assert world.now_s < 1300, world.summary()
+        world.tick()
+        most = max(most, leaving(world))
+    assert most == 1
+    assert list(world.summary()) == ["web-0000"]
+
+
+def leaving(world: World) -> int:
+    return sum(1 for phase in world.phases().values() if phase in ("draining", "stopping"))
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_jump_of_the_wall_clock_changes_no_step(jump_s: float) -> None:
+    steady, jumping = World(group()), World(group())
+    scenario(steady)
+    jumping.jump_at_s, jumping.jump_s = jumping.now_s + 5, jump_s  # while the first domains boot
+    scenario(jumping)
+    assert jumping.log == steady.log
+    assert phase_steps(jumping) == phase_steps(steady)
+    assert all(abs(float(domain.metadata["since_s"]) - jump_s - 1e9) < 3600 for domain in jumping.everything())
 
 
 @pytest.mark.parametrize("order", ["drain", "replace"])
@@ -376,6 +400,23 @@ def test_killed_at_any_side_effect_the_end_is_the_same(when: str, index: int) ->
     assert world.most_owned <= world.group.ceiling
     defined = sum(1 for _, call, _ in world.log if call == "define")
     assert defined <= 5
+
+
+@pytest.mark.parametrize("index", range(1, CHANGES + 1))
+def test_domain_that_is_removed_by_hand_right_before_any_call_leads_to_the_same_end(index: int) -> None:
+    world = World(group())
+    host = world.hosts["local"]
+
+    def gone(_call: str, name: str) -> HypervisorError | None:
+        if world.changes == index:
+            host.by_name.pop(name, None)
+        return None
+
+    host.fail = gone
+    scenario(world)
+    assert world.is_settled(), world.summary()
+    assert [state for state, _ in world.final().values()] == ["running"]
+    assert world.most_owned <= world.group.ceiling
 
 
 @pytest.mark.parametrize("index", range(1, CHANGES + 1))

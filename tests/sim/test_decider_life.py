@@ -124,18 +124,31 @@ def test_duplicated_and_reordered_messages_change_no_decision(load: Load, seed: 
     assert World(load, ready=2, chaos=True, seed=seed).run(500).desired == clean.desired
 
 
+@pytest.mark.parametrize("load", LIVES, ids=range(len(LIVES)))
+@pytest.mark.parametrize("seed", range(6))
+def test_loss_of_30_percent_delays_no_decision_by_more_than_what_was_lost(load: Load, seed: int) -> None:
+    """No message of a kind is lost twice in a row: a sample may be, and then the membership of the next tick."""
+    clean = World(load, ready=2).run(500)
+    lossy = World(load, ready=2, loss=0.3, lost_in_a_row=1, seed=seed).run(500)
+    assert lossy.path() == clean.path()
+    late_s = [lossy_at_s - at_s for (at_s, _), (lossy_at_s, _) in zip(clean.desired, lossy.desired, strict=True)]
+    assert late_s[0] <= 1
+    assert min(late_s) >= -1
+    assert all(after - max(before, 0) <= 2 for before, after in pairwise(late_s)), late_s
+
+
 @pytest.mark.parametrize("load", LIVES[:2], ids=range(2))
 @pytest.mark.parametrize("seed", range(6))
-def test_loss_of_30_percent_leads_to_the_same_capacity(load: Load, seed: int) -> None:
+def test_a_gap_that_ends_a_window_delays_a_decision_by_one_window_more(load: Load, seed: int) -> None:
     """A gap longer than ``stale_after_s`` begins a window anew; nothing is early."""
     clean, lossy = World(load, ready=2).run(500), World(load, ready=2, loss=0.3, seed=seed).run(500)
     assert lossy.path() == clean.path()
-    before = 0
+    before, late_before_s = 0, 0.0
     for (at_s, to), (lossy_at_s, _) in zip(clean.desired, lossy.desired, strict=True):
+        window_s = clean.settings.out_window_s if to > before else clean.settings.in_window_s
         late_s = lossy_at_s - at_s
-        most_s = 1 + lossy_run(lossy) + (clean.settings.out_window_s if to > before else 60.0)
-        assert -1 <= late_s <= most_s, (clean.desired, lossy.desired)
-        before = to
+        assert -1 <= late_s <= max(late_before_s, 0) + lossy_run(lossy) + window_s, (clean.desired, lossy.desired)
+        before, late_before_s = to, late_s
 
 
 @pytest.mark.parametrize("seed", range(6))

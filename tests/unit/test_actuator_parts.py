@@ -251,11 +251,6 @@ def test_record_without_its_essentials_is_no_record(missing: str) -> None:
     assert parse(metadata) is None
 
 
-@given(st.dictionaries(st.sampled_from(sorted(RECORD.to_metadata())), st.text(max_size=8)))
-def test_no_metadata_makes_the_parser_fail(metadata: dict[str, str]) -> None:
-    parse(RECORD.to_metadata() | metadata)
-
-
 # --- desired capacity ----------------------------------------------------------------------------------------------
 
 

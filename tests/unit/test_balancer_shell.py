@@ -174,6 +174,24 @@ def test_failure_is_acted_upon_before_haproxy_is_looked_at(bench: Bench) -> None
     assert [event.domain for event in bench.bus.of(Event) if event.name == "backend-cut"] == ["web-0001"]
 
 
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_jump_of_the_wall_clock_changes_no_order_and_no_word(tmp_path: Path, jump_s: float) -> None:
+    found = []
+    for moved_s in (0.0, jump_s):
+        bench = Bench(tmp_path)
+        bench.step(membership())
+        bench.clock.boot_epoch_s += moved_s
+        for _ in range(5):
+            bench.step(membership(), after_s=1)
+        bench.step(FAILURE, age_s=0.1, after_s=1)
+        bench.step(membership(Phase.DRAINING), after_s=1)
+        said = [body for body in bench.bus.published if not isinstance(body, Event)]
+        events = [(event.name, event.domain, event.text) for event in bench.bus.of(Event)]
+        found.append((bench.api.orders, said, events))
+    assert found[0] == found[1]
+    assert found[0][0][:2] == CUT
+
+
 def test_failure_heard_together_with_the_first_membership_still_cuts(bench: Bench) -> None:
     bench.step(FAILURE, membership())
     assert bench.api.orders == CUT

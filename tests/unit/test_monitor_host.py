@@ -154,6 +154,17 @@ def test_a_domain_that_is_up_again_can_fail_again(up: LifecycleEvent) -> None:
     assert len(failures(event("failed"), up, event("failed"))) == 2
 
 
+@pytest.mark.parametrize("lost", range(3))
+def test_an_event_that_is_lost_costs_one_listing_and_no_other_event_makes_up_for_it(lost: int) -> None:
+    """Three domains end between two listings, and one of the three events gets lost."""
+    up = listed(*(reading(number) for number in range(3)))
+    down = listed(*(reading(number, 1, SHUTOFF) for number in range(3)))
+    ends = [event("stopped", "destroyed", number) for number in range(3) if number != lost]
+    told = feed(up, *ends, down, down)
+    heard = [[body.domain for body in bodies if isinstance(body, Failure)] for bodies in told]
+    assert heard == [[], *[[end.name] for end in ends], [f"web-{lost:04d}"], []]
+
+
 def test_a_domain_that_vanished_between_listings_failed() -> None:
     assert failures(listed(reading(0), reading(1)), listed(reading(1, 1))) == [("web-0000", "stopped")]
 
