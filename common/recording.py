@@ -31,6 +31,7 @@ DIRECTORY: Final = "recording"
 FORMAT_VERSION: Final = 1
 MAGIC: Final = b"ASRECORD"
 MARKER: Final = b"\xf5rec"
+MAX_UNPACKED_BYTES: Final = 256 * 1024 * 1024  # of one segment; those we write are smaller by far
 MAX_CONTENT_BYTES: Final = MAX_MESSAGE_BYTES + 4096
 _HEADER: Final = struct.Struct("<8sHH")  # magic, version, length of the map that follows
 _FRAME: Final = struct.Struct("<4sII")  # marker, length of the content, its CRC-32
@@ -348,11 +349,14 @@ def _end_of_frame(data: bytes, at: int) -> int | None:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """Return the bytes of a compressed segment, as far as they can be unpacked."""
-    unpacker, parts = lzma.LZMADecompressor(), []
+    """Return the bytes of a compressed segment, as far as they can be unpacked, ``MAX_UNPACKED_BYTES`` at most."""
+    unpacker, parts, left = lzma.LZMADecompressor(), list[bytes](), MAX_UNPACKED_BYTES
     for at in range(0, len(data), 4096):
+        if left <= 0:
+            break
         try:
-            parts.append(unpacker.decompress(data[at : at + 4096]))
+            parts.append(unpacker.decompress(data[at : at + 4096], left))
+            left -= len(parts[-1])
         except (lzma.LZMAError, EOFError):
             parts.append(b"?")  # so that the end counts as cut off
             break

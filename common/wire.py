@@ -13,9 +13,12 @@ from pydantic import ValidationError
 
 from common.errors import ProtocolError
 from common.messages import BODIES, PROTOCOL_VERSION, Body, Header
+from common.plain import plain
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_MAPS: Final = 20_000  # an empty map is 1 byte on the wire and 64 in memory
+MAX_TOPIC: Final = 1000  # a kind and two names
+MAX_SHOWN: Final = 200  # of anything in an error
 _BY_KIND: Final = {body.kind: body for body in BODIES}
 
 
@@ -28,7 +31,7 @@ def body_class(topic: str) -> type[Body]:
     for kind, body in _BY_KIND.items():
         if topic.startswith(f"{kind}."):
             return body
-    raise ProtocolError(f"unknown topic {topic[:80]!r}; known kinds: {', '.join(_BY_KIND)}")
+    raise ProtocolError(f"unknown topic {plain(topic, 80)!r}; known kinds: {', '.join(_BY_KIND)}")
 
 
 def encode(header: Header, body: Body) -> list[bytes]:
@@ -89,21 +92,23 @@ def decode(frames: list[bytes]) -> tuple[str, Header, Body]:
         topic = frames[0].decode()
     except UnicodeDecodeError as error:
         raise ProtocolError("the topic is not UTF-8") from error
+    if len(topic) > MAX_TOPIC:
+        raise ProtocolError(f"a topic has at most {MAX_TOPIC} characters; got {len(topic)}")
     body_type = body_class(topic)
-    values = unpack(frames[1])
+    shown, values = plain(topic, MAX_SHOWN), unpack(frames[1])
     if not isinstance(values, dict) or not {"header", "body"} <= values.keys():
-        raise ProtocolError(f"{topic}: a message is a map with header and body")
+        raise ProtocolError(f"{shown}: a message is a map with header and body")
     try:
         header = Header.model_validate(values["header"])
         if header.version != PROTOCOL_VERSION:
             raise ProtocolError(
-                f"{topic} from {header.source}: version {header.version}; only {PROTOCOL_VERSION} is spoken here"
+                f"{shown} from {header.source}: version {header.version}; only {PROTOCOL_VERSION} is spoken here"
             )
         body = body_type.model_validate(values["body"])
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ProtocolError(f"{topic}: {where}: {first['msg']}") from error
+        where = plain(".".join(str(part) for part in first["loc"]), MAX_SHOWN)
+        raise ProtocolError(f"{shown}: {where}: {plain(first['msg'], MAX_SHOWN)}") from error
     if body.topic != topic:
-        raise ProtocolError(f"{topic}: the body is about {body.topic!r}")
+        raise ProtocolError(f"{shown}: the body is about {plain(body.topic, MAX_SHOWN)!r}")
     return topic, header, body

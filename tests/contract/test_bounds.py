@@ -19,6 +19,7 @@ from common.wire import decode
 from tests.contract.test_messages import EXAMPLES, frames, frames_with_header
 
 HOSTILE = "\x01\x1b[2J\x9b31m\u202egnp\ud800\r\n" + "x" * 10_000
+PACKABLE = HOSTILE.replace("\ud800", "")  # MessagePack holds UTF-8
 ABSURD = (math.nan, math.inf, -math.inf, 1e21, 1e300, -1e300, 10**30, -(10**30))
 Where = tuple[str, ...]
 
@@ -133,3 +134,16 @@ def test_what_is_plain_stays_as_it_is_and_plain_is_idempotent() -> None:
     for _ in range(50):
         nested = [nested]
     assert plain_values(nested) is not None
+
+
+def test_an_error_about_a_hostile_message_is_short_and_plain() -> None:
+    event = EXAMPLES[messages.Event]
+    long = "event." + "x" * 50_000
+    for hostile in (
+        [long.encode(), frames(event)[1]],
+        [b"event.\x1b[2J", frames(event)[1]],
+        frames(event, name=PACKABLE),
+    ):
+        with pytest.raises(ProtocolError) as raised:
+            decode(hostile)
+        assert len(str(raised.value)) < 1000 and str(raised.value).isprintable()

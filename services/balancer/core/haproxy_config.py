@@ -68,8 +68,10 @@ def hard_stop_s(config: Config) -> float:
 
     It is never before a request could have ended by itself, or by the deadline of a drain that began with it.
     """
-    longest_s = max(group.drain_timeout_s for group in config.groups.values())
-    return max(HARD_STOP_S, config.haproxy.request_timeout_s + longest_s)
+    groups = config.groups.values()
+    drain_s = max(group.drain_timeout_s for group in groups)
+    answer_s = max(group.answers_within_s(config.haproxy) for group in groups)
+    return max(HARD_STOP_S, answer_s + drain_s)
 
 
 def state_file(system: System) -> Path:
