@@ -77,6 +77,7 @@ fi
 
 # unshare ends only when all of its namespace is gone: nothing writes into the directory after that.
 clean_up() {
+	trap '' INT TERM HUP # make and a terminal send them twice
 	local first=
 	if [ -n "$child" ]; then
 		read -r first _ <"/proc/$child/task/$child/children" || true
