@@ -34,6 +34,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -557,11 +558,15 @@ def _key_behind(frame: zmq.Frame) -> bytes:
 
 def _cut(fd: int) -> None:
     """End a connection of the library's; one that has ended meanwhile, or is none of ours any more, is left alone."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as connection:
+    with suppress(OSError):
+        own = os.dup(fd)
+        try:
+            connection = socket.socket(fileno=own)
+        except OSError:  # no socket
+            os.close(own)
+            raise
+        with connection:
             connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return
 
 
 def _event(frames: list[bytes]) -> tuple[int, int]:
