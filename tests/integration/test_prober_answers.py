@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from common.config_readiness import Readiness, question
 from common.messages import Unready
 from services.actuator.prober import Prober, Target, probe
 from tests.waiting import wait_until
@@ -15,8 +16,12 @@ OK = b"HTTP/1.0 200 OK\r\nX-Served-By: web-0000\r\n\r\n"
 
 
 @contextmanager
-def guest(answer: bytes | None, asked: list[int] | None = None) -> Iterator[int]:
-    """Serve this answer to whoever connects, or nothing at all, at the port; ``asked`` gets an entry for each."""
+def guest(answer: bytes | None, asked: list[int] | None = None, pause_s: float = 0.0) -> Iterator[int]:
+    """Serve this answer to whoever connects, or nothing at all, at the port; ``asked`` gets an entry for each.
+
+    With ``pause_s`` it comes byte by byte, with so much time between them.
+    """
+    paused = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         kept: list[socket.socket] = []
 
@@ -29,7 +34,9 @@ def guest(answer: bytes | None, asked: list[int] | None = None) -> Iterator[int]
                         asked.append(1)
                     connection.recv(4096)
                     if answer is not None:
-                        connection.sendall(answer)
+                        for part in [answer[i : i + 1] for i in range(len(answer))] if pause_s else [answer]:
+                            connection.sendall(part)
+                            paused.wait(pause_s)
                         connection.close()
 
         threading.Thread(target=serve, daemon=True).start()
@@ -40,7 +47,7 @@ def guest(answer: bytes | None, asked: list[int] | None = None) -> Iterator[int]
 
 
 def target(port: int, **changes: object) -> Target:
-    keys: dict[str, object] = {"path": "/health", "timeout_s": 0.3}
+    keys: dict[str, object] = {"asked": question("web", Readiness(path="/health")), "timeout_s": 0.3}
     return Target("web-0000", "127.0.0.1", port, **(keys | changes))  # type: ignore[arg-type] # a test's values
 
 
@@ -96,3 +103,11 @@ def test_a_silent_agent_is_what_readiness_wants() -> None:
     assert why == Unready(kind="agent", wanted="its guest agent")
     named = probe(target(1, protocol="agent"), lambda _host, _domain, _timeout_s: "other").why
     assert named == Unready(kind="agent-identity", came="other", wanted="web-0000")
+
+
+def test_an_answer_that_comes_byte_by_byte_is_given_up_at_its_deadline() -> None:
+    """Each of its pauses is shorter than the time that the whole answer has."""
+    with guest(OK, pause_s=0.05) as port:
+        found = probe(target(port, timeout_s=0.4))
+    assert found.why is not None
+    assert (found.is_right, found.why.kind) == (False, "timeout")
