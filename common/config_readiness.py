@@ -9,11 +9,11 @@ from all, or it is ready for the one and sick for the other, and replaced for ev
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config_table import Table
+from common.config_table import SECRET, Table
 
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,998}[\x21-\x7e])?")
@@ -38,7 +38,7 @@ class Readiness(Table):
     path: str = Field(default="/healthz", pattern=r"^/[A-Za-z0-9._~/%?=&-]*$", max_length=200)
     expect: tuple[int | str, ...] = Field(default=(200,), strict=False, min_length=1, max_length=20)
     host: str = ""
-    headers: dict[str, str] = Field(default_factory=dict, max_length=MAX_HEADERS)
+    headers: Annotated[dict[str, str], SECRET] = Field(default_factory=dict, max_length=MAX_HEADERS)
     identity: bool | None = None
     timeout_s: float = Field(default=1.0, gt=0, le=60)
 
@@ -72,9 +72,7 @@ class Readiness(Table):
             if name.lower() in OURS:
                 raise ValueError(f"{name} is the connection's own header, and cannot be set")
             if not VALUE.fullmatch(value):
-                raise ValueError(
-                    f"{name} must be 1 to 1000 printable ASCII characters, with no space at either end; got {value!r}"
-                )
+                raise ValueError(f"{name} must be 1 to 1000 printable ASCII characters, with no space at either end")
         if len({name.lower() for name in headers}) != len(headers):
             raise ValueError(f"every header must be given once, in whatever case; got {[*headers]}")
         return headers

@@ -112,8 +112,10 @@ def is_secret(path: Sequence[int | str]) -> bool:
     (True, True, False)
     """
     table: type[Table] = Config
+    is_name = False  # of one of many tables, such as a group's
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int) or is_name:
+            is_name = False
             continue
         field = fields(table).get(part)
         if field is None:
@@ -123,7 +125,7 @@ def is_secret(path: Sequence[int | str]) -> bool:
         found = table_in(field.annotation)
         if found is None:
             return False
-        table = found
+        table, is_name = found, inside(field.annotation)[0] == "names"
     return _holds_secret(table)
 
 

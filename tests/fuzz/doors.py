@@ -19,6 +19,7 @@ from cli import traces
 from common import acceleration, config_file, cron, domain, messages, recording
 from common.config import Config, Group
 from common.errors import AutoscalerError, ConfigError, ProtocolError, RecordingError
+from common.http_answer import HttpAnswer
 from common.messages import Body, Header, Reply, Request
 from common.messaging.inbox import Desk, Inbox, Received
 from common.messaging.requests import encode_request
@@ -433,7 +434,7 @@ class GuestDoor(Door):
         if random.random() < 0.3:
             answer = probed(replace(target, protocol="agent"), lambda *_: header)
         else:
-            answer = judge(target, random.choice((200, 200, 200, 503, 0, 999)), header, body)
+            answer = judge(target, HttpAnswer(random.choice((200, 200, 200, 503, 0, 999)), header, None, body))
         assert (answer.detail + answer.answered).isprintable() and len(answer.detail) < 400
         if self.fed % 4:  # what is written depends on these few texts alone
             return answer.is_right
@@ -801,7 +802,7 @@ class ConfigDoor(Door):
         else:
             raw = mutate.bytes_of(random, text.encode())
         environ = {}
-        if random.random() < 0.5:
+        if random.random() < 0.3:
             key = random.choice(
                 ("GROUPS__WEB__MAX", "SYSTEM__INTERVAL_S", "GROUPS__WEB__POLICIES__0__TYPE", "NOTIFICATIONS__0__URL")
             )

@@ -11,7 +11,7 @@ from cli import configuration
 from common import config_file
 from common.config import Config
 from common.config_outputs import ALL_EVENTS, EVENT_CLASSES
-from common.config_schema import table_in
+from common.config_schema import is_secret, table_in
 from common.config_table import SECRET, Table
 from common.errors import ConfigError
 
@@ -160,4 +160,6 @@ def test_the_keys_that_may_hold_a_secret_are_marked() -> None:
         for name, field in table.model_fields.items()
         if SECRET in field.metadata
     }
-    assert marked == {"Notification.url", "Notification.command"}
+    assert marked == {"Notification.url", "Notification.command", "Readiness.headers"}
+    assert is_secret(("groups", "web", "readiness", "headers", "Authorization"))
+    assert not is_secret(("groups", "web", "max")) and is_secret(("groups", "web", "readiness", "heades"))
