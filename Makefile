@@ -86,7 +86,7 @@ test-debian13:  ## the fast tests on Debian 13, in a directory made for it and r
 
 chaos:  ## faults in an order that SEED=1 decides, on real guests under load, for MINUTES=20
 	@scripts/bootstrap.sh dev
-	@scripts/with-root.sh $(BIN)/pytest -q -s tests/chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),20)
+	@scripts/with-root.sh $(BIN)/pytest -q -s --complete tests/chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),20)
 
 fuzz:  ## damaged input at every door: DOOR=haproxy (one of them), COUNT=1000000 (for each), SEED=1 (again as then)
 	@scripts/bootstrap.sh dev

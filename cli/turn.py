@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+from common import files
 from common.config import System
 from common.errors import AutoscalerError
 
@@ -40,8 +41,8 @@ def turn(system: System, command: str) -> Iterator[None]:
 def taken(path: Path) -> int | None:
     """Return the held lock, None where another process holds it, or has just ended with the file."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        files.ensure_dir(path.parent, 0o700)
+        fd = files.open_lock(path)
     except OSError as error:
         raise AutoscalerError(f"{path} cannot be made: {error.strerror}") from error
     try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from common import files
 from common.errors import ConfigError
 
 NAME: Final = "in-force.json"
@@ -58,15 +59,7 @@ def keep(run_path: Path, found: InForce) -> None:
         OSError: it cannot be written; what stood there still does.
     """
     values = {"path": str(found.path), "text": found.raw.decode("utf-8"), "variables": dict(found.variables)}
-    fresh = place(run_path).with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(json.dumps(values).encode())
-        file.flush()
-        os.fchmod(file.fileno(), MODE)
-        os.fsync(file.fileno())
-    fresh.replace(place(run_path))
+    files.replace_file(place(run_path), json.dumps(values).encode(), mode=MODE, is_durable=True)
 
 
 def read(path: Path) -> InForce:

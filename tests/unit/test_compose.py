@@ -104,7 +104,7 @@ def test_images_are_looked_at_before_any_container_starts(file: Path, monkeypatc
     for name in ("require_root", "prepare_directories", "build_image"):
         monkeypatch.setattr(stack, name, lambda *_: "")
     monkeypatch.setattr(stack, "check_images", refuse)
-    monkeypatch.setattr(compose, "ensure_libvirt", lambda *_: "")
+    monkeypatch.setattr(compose.stack, "prepare_libvirt", lambda *_: "")
     monkeypatch.setattr(compose.Compose, "found", lambda *_: compose.Compose([], {}))
     file.write_text(f'[system]\nrun_dir = "{file.parent}/run"\n[groups.web]\nprefix = "web-"\n', encoding="utf-8")
     with pytest.raises(AutoscalerError, match=f"looked at {file}"):

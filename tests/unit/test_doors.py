@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common import figures
 from common.domain import DomainState, metadata_element, parse_metadata
+from common.http_answer import HttpAnswer
 from common.messages import Membership
 from common.phases import Phase
 from services.actuator.core.members import view
@@ -40,16 +41,16 @@ FIGURES = (
 @pytest.mark.parametrize("header", [None, "\x01\x9bhello"])
 def test_what_a_guest_answers_can_be_written_into_its_metadata(body: bytes, header: str | None) -> None:
     for target in (TARGET, replace(TARGET, is_identity_checked=False)):
-        answer = judge(target, 200, header, body)
+        answer = judge(target, HttpAnswer(200, header, None, body))
         assert answer.answered.isprintable() and answer.detail.isprintable()
         noted = replace(record("web-0000"), note=answer.detail)
         assert parse(parse_metadata(metadata_element(noted.to_metadata()))) == noted
 
 
 def test_a_name_is_not_right_because_it_was_made_plain() -> None:
-    assert judge(TARGET, 200, None, b"web-0000\n").is_right
-    assert not judge(TARGET, 200, None, b"\x01web-0000").is_right
-    assert not judge(TARGET, 200, "web-\x000000", b"").is_right
+    assert judge(TARGET, HttpAnswer(200, None, None, b"web-0000\n")).is_right
+    assert not judge(TARGET, HttpAnswer(200, None, None, b"\x01web-0000")).is_right
+    assert not judge(TARGET, HttpAnswer(200, "web-\x000000", None, b"")).is_right
 
 
 def test_what_an_agent_answers_is_plain() -> None:
