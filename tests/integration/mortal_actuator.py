@@ -70,12 +70,18 @@ class Fate:
         return self._count == self._index
 
     def _on_file(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "os.rename" and "snapshots" in str(args[1]) and self._count > 0:
+        if event == "os.rename" and self._count > 0 and "snapshots" in _target(args):
             if self._is_last("publish"):
                 die()
         elif event == "open" and str(args[0]).endswith(".pipe") and self._is_starving:
             threading.Event().wait(UNFED_S)
             die()
+
+
+def _target(args: tuple[Any, ...]) -> str:
+    """Return where a file is renamed to, also where that is told by a directory's descriptor."""
+    _source, name, _source_fd, fd = args
+    return str(name) if fd == -1 else f"{os.readlink(f'/proc/self/fd/{fd}')}/{name}"
 
 
 def die() -> None:
