@@ -1,6 +1,5 @@
 """The configuration in force: kept, believed, and used by commands while the file is wrong."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -152,11 +151,3 @@ def test_a_service_that_its_supervisor_starts_again_goes_on_with_what_is_in_forc
             configured(path, other)
     with pytest.raises(ConfigError, match="cannot be read"):
         configured(path.with_name("other"), environ)
-
-
-def test_a_full_directory_leaves_what_was_kept(path: Path) -> None:
-    before = kept(path).read_text()
-    kept(path).with_suffix(".new").mkdir()
-    with pytest.raises(OSError):
-        in_force.keep(path.parent / "run", in_force.InForce(path, b"x = 1", {}))
-    assert json.loads(kept(path).read_text()) == json.loads(before)
