@@ -81,7 +81,7 @@ class Fate:
 def _target(args: tuple[Any, ...]) -> str:
     """Return where a file is renamed to, also where that is told by a directory's descriptor."""
     _source, name, _source_fd, fd = args
-    return str(name) if fd == -1 else f"{os.readlink(f'/proc/self/fd/{fd}')}/{name}"
+    return str(name) if fd == -1 else f"{Path(f'/proc/self/fd/{fd}').readlink()}/{name}"
 
 
 def die() -> None:
