@@ -6,6 +6,7 @@ The headers are exactly the question's and ``Connection: close``, which HAProxy'
 import http.client
 import io
 import socket
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,33 +49,39 @@ def ask_http(asked: Question, address: str, port: int, *, connect_timeout_s: flo
         for name, value in (*asked.headers, ("Connection", "close")):
             connection.putheader(name, value)
         connection.endheaders()
-        response = connection.getresponse()
-        body = response.read(MAX_BODY_BYTES)
-        return HttpAnswer(response.status, response.getheader("X-Served-By"), response.getheader("Date"), body)
+        with closing(connection.getresponse()) as response:
+            body = response.read(MAX_BODY_BYTES)
+            return HttpAnswer(response.status, response.getheader("X-Served-By"), response.getheader("Date"), body)
     finally:
         connection.close()
 
 
 class _Hurried:
-    """A connected socket as ``http.client`` uses it, whose answer is read until a deadline, not until it pauses."""
+    """A connected socket as ``http.client`` uses it, whose answer is read until a deadline, not until it pauses.
+
+    As with a socket, whoever reads it has it after ``close``.
+    """
 
     def __init__(self, connected: socket.socket, clock: Clock, timeout_s: float) -> None:
         self._connected = connected
         self._clock = clock
         self._until_s = clock.monotonic_s() + timeout_s
+        self._reading: _Reading | None = None
 
     def sendall(self, data: bytes) -> None:
         self._connected.sendall(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reading(self))
+        self._reading = _Reading(self)
+        return io.BufferedReader(self._reading)
 
     def receive(self, buffer: Any) -> int:
         self._connected.settimeout(max(self._until_s - self._clock.monotonic_s(), 0.001))
         return self._connected.recv_into(buffer)
 
     def close(self) -> None:
-        self._connected.close()
+        if self._reading is None or self._reading.closed:
+            self._connected.close()
 
 
 class _Reading(io.RawIOBase):
@@ -87,3 +94,7 @@ class _Reading(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         return self._hurried.receive(buffer)
+
+    def close(self) -> None:
+        super().close()
+        self._hurried.close()

@@ -147,6 +147,9 @@ def _parse(name: str, argv: Sequence[str] | None) -> Path:
 
 
 def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop) -> int:
+    signal.signal(signal.SIGTERM, stop.on_signal)
+    signal.signal(signal.SIGINT, stop.on_signal)
+    signal.signal(signal.SIGHUP, stop.on_hangup)
     loaded, fault = configured(path, os.environ)
     config, digest = loaded.config, loaded.digest
     log.configure(name, config.system.log_level)
@@ -156,9 +159,6 @@ def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop
     bus = Bus.open(config, name, clock)
     _keep_in_force(name, config, loaded.source)
     stop.wake = bus.wake
-    signal.signal(signal.SIGTERM, stop.on_signal)
-    signal.signal(signal.SIGINT, stop.on_signal)
-    signal.signal(signal.SIGHUP, stop.on_hangup)
     threading.excepthook = stop.on_thread_error
     logger().info("service-started", pid=os.getpid(), run=f"{bus.run_id:x}", config=digest)
     if fault:

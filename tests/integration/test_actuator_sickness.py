@@ -97,7 +97,7 @@ def test_a_domain_that_dies_again_soon_after_it_was_ready_is_told_and_kept_in_mi
     stand.start()
     tell(stand, queue=0)
     stand.run_until(lambda: bool(stand.memberships()))
-    stand.host.destroy(SICK)
+    stand.host.destroy(SICK, f"u-{SICK}")
     told = lambda: [b for b in stand.bus.published if isinstance(b, Event) and b.name == "replacing-in-vain"]  # noqa: E731
     stand.run_until(lambda: tell(stand, queue=0) or bool(told()))
     assert (told()[0].domain, told()[0].level) == (SICK, "warning")

@@ -44,9 +44,10 @@ endpoint = "127.0.0.1:{port}"
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "autoscaler.toml"
-    path.write_text(TEXT.format(place=tmp_path, port=free_port()))
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("s")  # a socket's path must be short
+    path = place / "autoscaler.toml"
+    path.write_text(TEXT.format(place=place, port=free_port()))
     return path
 
 
