@@ -18,11 +18,10 @@ from common.messages import FROZEN, SUSPENDED, BackendState, Drain, Event, Failu
 from common.messaging.inbox import Inbox, Received
 from common.process import Context
 from services.balancer.core.addresses import with_last_addresses, with_sound_addresses
-from services.balancer.core.answers import Server, Snapshot, durable
+from services.balancer.core.answers import Admin, Server, Snapshot, durable
 from services.balancer.core.backends import (
     Assign,
     Avoid,
-    Cut,
     Owner,
     SetMaint,
     SetReady,
@@ -36,7 +35,13 @@ from services.balancer.core.backends import (
     with_owners,
 )
 from services.balancer.core.commands import commands
-from services.balancer.core.haproxy_config import hard_stop_s, master_socket, state_file, stats_socket
+from services.balancer.core.haproxy_config import (
+    CONNECT_TIMEOUT_MS,
+    hard_stop_s,
+    master_socket,
+    state_file,
+    stats_socket,
+)
 from services.balancer.core.holds import HOLD_S, Hold, Word, held, suspended
 from services.balancer.core.older import (
     Elder,
@@ -74,6 +79,7 @@ NOTICE_S: Final = 0.25  # between two glances at the socket
 RETRY_S: Final = 0.1
 EARLY_RATIO: Final = 0.9  # a look that is due now may come a little early
 RETRY_HANGING_S: Final = 0.5
+SETTLED_S: Final = CONNECT_TIMEOUT_MS / 1000 + 0.1  # no connection is being made for longer than that
 UNASKED_FOR_S: Final = 5.0  # a reload takes the master away for a moment
 
 
@@ -91,6 +97,7 @@ class _Group:
     cut_sessions: int = 0
     skew: Skew = field(default_factory=Skew)
     answered: dict[str, Answered] = field(default_factory=dict)
+    open_at_s: dict[str, float] = field(default_factory=dict)
     older_owners: Remembered = field(default_factory=Remembered)
     older: Mapping[tuple[str, str], Held] = field(default_factory=dict)
     is_known: bool = False
@@ -199,16 +206,15 @@ class BalancerService:
         is_suspended = failure.reason == SUSPENDED
         if is_suspended and not _has_in_service(group.membership, failure.uuid):
             return
-        step = StopChecks(slot) if is_suspended else Avoid(slot) if failure.reason == FROZEN else Cut(slot)
+        step = StopChecks(slot) if is_suspended else Avoid(slot)
         try:
             self._order(group, [step])
         except (ProxyError, ProxyLostError) as error:
             self._lose(error, self._clock.monotonic_s())
             return
-        what = "is down" if isinstance(step, Cut) else "takes nothing new"
         why = failure.detail or failure.reason if is_suspended else failure.reason
         name = "backend-held" if is_suspended else "backend-cut"
-        self._event(name, group.name, failure.domain, f"slot {slot} {what}: {why}", cause=cause)
+        self._event(name, group.name, failure.domain, f"slot {slot} takes nothing new: {why}", cause=cause)
 
     def _hear(self, sample: HostSample, said_s: float, now_s: float) -> None:
         """Take in who is suspended on a host; whoever runs again is looked at now."""
@@ -324,7 +330,8 @@ class BalancerService:
             return False
         group.answered = progress(group.answered, servers, self._looked_at_s)
         limit_s = group.config.answers_within_s(self._context.config.haproxy)
-        slots = with_owners(servers, group.owners, stalled(group.answered, self._looked_at_s, limit_s))
+        stuck = stalled(group.answered, self._looked_at_s, limit_s)
+        slots = with_owners(servers, group.owners, stuck, self._unsettled(group, servers))
         paused = suspended(self._suspended.values(), self._looked_at_s, self._context.config.system.stale_after_s)
         wanted = wanted_from(group.membership, (hold.uuid for hold in self._holds), paused)
         old = elders(group.name, self._older, group.older_owners)
@@ -341,6 +348,11 @@ class BalancerService:
         states = backend_states(group.membership, wanted, slots, group.older, is_whole=self._older.is_whole)
         self._note_backends(group, states)
         return (bool(steps) and is_done) or any(cut.values())
+
+    def _unsettled(self, group: _Group, servers: Sequence[Server]) -> set[str]:
+        """Return the slots that have been open for new requests a moment ago."""
+        group.open_at_s |= {s.name: self._looked_at_s for s in servers if s.admin is Admin.READY}
+        return {name for name, at_s in group.open_at_s.items() if self._looked_at_s - at_s < SETTLED_S}
 
     def _order(self, group: _Group, steps: Sequence[Step]) -> bool:
         """Give the orders; return whether HAProxy refused none."""

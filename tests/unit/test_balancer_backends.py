@@ -113,7 +113,7 @@ def test_unhealthy_member_in_rotation_is_left_to_haproxy_and_the_actuator() -> N
         (Goal.OUT, server(1, Admin.MAINT, queue=1), ()),
         (Goal.OUT, server(1, Admin.MAINT, connections=1), ()),
         (Goal.OUT, server(1, Admin.MAINT), (Clear("vm1"),)),
-        (Goal.CUT, server(1, Admin.READY), (Cut("vm1"),)),
+        (Goal.CUT, server(1, Admin.READY), (SetDrain("vm1"),)),
         (Goal.CUT, server(1, Admin.DRAIN), (Cut("vm1"),)),
         (Goal.CUT, server(1, Admin.MAINT), (Clear("vm1"),)),
         (Goal.CUT, server(1, Admin.MAINT, in_flight=1), ()),

@@ -20,6 +20,12 @@ A slot that serves well, or finishes what it has, is left alone while membership
 host cannot be reached). So is one of which nobody knows the owner while a member in service has no address: it may be
 that one's.
 
+# Note [Connections that are being made]
+Where a server is marked down, HAProxy ends its sessions, and sends a GET without an answer elsewhere. But a request
+whose connection is still being made is closed without a word, whatever its method (seen with 2.6). So whoever is to be
+cut gets nothing new at first; what is not connected within ``timeout connect`` goes to another, and then the rest is
+ended. Where HAProxy's own checks mark a server down, such requests are lost: those of the last ``timeout connect``.
+
 # Note [Held]
 A domain that its owner, libvirt or a fault of its host has paused may go on at any moment, with all that it was working
 on. It gets nothing new, and its checks are stopped: three that fail would cut what is in flight. HAProxy keeps both
@@ -98,12 +104,14 @@ class Owner:
 class Slot:
     """A server of the backend and its owner, None where nobody knows.
 
-    ``is_stalled``: somebody waits for it, and it has answered nobody for too long to be only slow.
+    ``is_stalled``: somebody waits for it, and it has answered nobody for too long to be only slow. ``is_settled``:
+    nothing new has come for so long that no connection to it is being made any more.
     """
 
     server: Server
     owner: Owner | None = None
     is_stalled: bool = False
+    is_settled: bool = True
 
     @property
     def is_free(self) -> bool:
@@ -270,7 +278,10 @@ def is_unexplained(slot: Slot, wanted: Wanted) -> bool:
 
 
 def with_owners(
-    servers: Iterable[Server], owners: Mapping[str, Owner], stalled: Collection[str] = ()
+    servers: Iterable[Server],
+    owners: Mapping[str, Owner],
+    stalled: Collection[str] = (),
+    unsettled: Collection[str] = (),
 ) -> tuple[Slot, ...]:
     """Return the slots; an owner counts only while HAProxy shows the address that was given to it.
 
@@ -278,8 +289,12 @@ def with_owners(
         servers: of one backend, as just seen.
         owners: by slot, as they were.
         stalled: names of servers that answer nobody.
+        unsettled: names of those to which connections may still be being made.
     """
-    return tuple(Slot(s, _valid(owners.get(s.name), s), is_stalled=s.name in stalled) for s in servers)
+    return tuple(
+        Slot(s, _valid(owners.get(s.name), s), is_stalled=s.name in stalled, is_settled=s.name not in unsettled)
+        for s in servers
+    )
 
 
 def next_owners(wanted: Wanted, slots: Sequence[Slot], steps: Iterable[Step]) -> dict[str, Owner]:
@@ -339,7 +354,7 @@ def _steps(slot: Slot, placement: Placement | None, wanted: Wanted, is_outage: b
         case Goal.HOLD if slot.server.admin is not Admin.MAINT:
             return [StopChecks(slot.server.name)] if slot.server.has_checks else _drain(slot.server)
         case Goal.CUT if slot.server.admin is not Admin.MAINT:
-            return [Cut(slot.server.name)]
+            return _cut(slot)
         case Goal.OUT if placement.is_coming and slot.owner is not None and _serves(slot.server):
             return []  # it was taken in before its record said so, and the actuator was started anew
         case _:
@@ -352,6 +367,11 @@ def _is_overloaded(slot: Slot) -> bool:
 
 def _drain(server: Server) -> list[Step]:
     return [SetDrain(server.name)] if server.admin is Admin.READY else []
+
+
+def _cut(slot: Slot) -> list[Step]:
+    """Give it nothing new, then end what it has; see Note [Connections that are being made]."""
+    return _drain(slot.server) or ([Cut(slot.server.name)] if slot.is_settled else [])
 
 
 def _checked(server: Server) -> list[Step]:
