@@ -9,6 +9,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from common.phases import Phase
 from services.balancer.core.haproxy_config import state_file, stats_socket
 from services.balancer.haproxy import DEADLINE_S
 from tests.integration.balancer_stand import Domain, Load, Stand, end
-from tests.waiting import Stopwatch, undisturbed_s
+from tests.waiting import Stopwatch, undisturbed_s, wait_until
 
 
 @pytest.fixture
@@ -53,6 +55,36 @@ def test_killed_domain_with_push_fails_no_get(stand: Stand) -> None:
         stand.until(lambda: slots_of(stand, "ready") == ["127.0.0.20", "127.0.0.21"], "the slot is out")
         stand.run_for(1)
     assert load.failures == []
+
+
+@contextmanager
+def a_door_that_nobody_opens(address: str, port: int) -> Iterator[None]:
+    """Have connections to the address wait for ever: they are neither made nor refused."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(0)
+        for _ in range(4):
+            guest = waiting.enter_context(socket.socket())
+            guest.setblocking(False)
+            guest.connect_ex((address, port))
+        yield
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_whose_connection_is_being_made_to_a_domain_that_fails_is_answered_by_another(
+    stand: Stand, method: str
+) -> None:
+    _, _, victim = three(stand)
+    in_flight = lambda: sum(s.in_flight for s in stand.api.look(["web"]).servers["web"] if s.address == victim.address)  # noqa: E731
+    end(victim.process)
+    with a_door_that_nobody_opens(victim.address, victim.port), ThreadPoolExecutor(9) as pool:
+        url = f"http://127.0.0.1:{stand.port}/work?ms=300"
+        asked = [pool.submit(urllib.request.urlopen, urllib.request.Request(url, method=method)) for _ in range(9)]
+        wait_until(in_flight, "some of them are on their way to the dead one", every_s=0.005)
+        stand.fail(victim)
+        stand.until(lambda: all(each.done() for each in asked), "all are answered")
+    assert [each.result().status for each in asked] == [200] * 9
 
 
 def test_frozen_domain_with_push_fails_no_get(stand: Stand) -> None:
