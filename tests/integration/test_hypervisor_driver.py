@@ -385,6 +385,7 @@ def test_a_host_tells_how_long_its_cpus_were_idle(host: Connection) -> None:
 EFFECTS = {
     "start": (),
     "shutdown": (),
+    "shutdown_by_agent": (),
     "destroy": (),
     "undefine": (),
     "suspend": (),

@@ -75,7 +75,7 @@ port = int(sys.argv[1])
 target = Target("web-0000", "127.0.0.1", port)
 assert probe(target).is_right
 assert ask(target, SystemClock()).is_right
-assert answers(Group(prefix="web-", endpoint=f"127.0.0.1:{port}"))
+assert answers("web", Group(prefix="web-", endpoint=f"127.0.0.1:{port}"))
 assert page_trouble(f"127.0.0.1:{port}") == ""
 """
 
