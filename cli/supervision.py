@@ -21,6 +21,7 @@ from common.errors import AutoscalerError
 from common.state_dir import LOG_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 20.0
 DOWN_TIMEOUT_S = 60.0
 STOPPED = {"STOPPED", "EXITED", "FATAL"}
 WAITING = "BACKOFF"
@@ -50,8 +51,18 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     command = [*module("supervisor.supervisord"), "-c", str(path)]
     if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
         raise AutoscalerError(f"supervisord does not start with {path}; see the lines above")
+    _await_supervisord(system, path, clock)
     write_text(marker, digest)
     return "started under supervisord"
+
+
+def _await_supervisord(system: System, path: Path, clock: Clock) -> None:
+    """Return when the process that was left in the background can be found: it writes its number a moment later."""
+    deadline_s = clock.monotonic_s() + START_TIMEOUT_S
+    while not is_supervised(system):
+        if clock.monotonic_s() > deadline_s:
+            raise AutoscalerError(f"supervisord ended soon after its start with {path}; see its log")
+        Event().wait(0.05)
 
 
 def start_stopped(system: System) -> str:

@@ -32,8 +32,8 @@ from services.actuator.core.events import boot_time_s, event_of
 from services.actuator.core.life import is_lent
 from services.actuator.core.membership import address, membership
 from services.actuator.core.placement import COMING
-from services.actuator.core.plan import context_of, given_back, is_observing, plan
-from services.actuator.core.seen import Seen, Template, Wanted
+from services.actuator.core.plan import context_of, given_back, plan
+from services.actuator.core.seen import Seen, Template, Wanted, is_observing
 from services.actuator.core.sizing import choose, with_demand
 from services.actuator.core.standing import Key, standing
 from services.actuator.core.steps import Clone, Define, PlugIn, Save, SetPhase, SetQuota, Step, TakeSnapshot, Wake

@@ -17,7 +17,7 @@ from services.actuator.core.context import Context
 from services.actuator.core.desired import refuse
 from services.actuator.core.events import boot_time_s, event_of
 from services.actuator.core.members import Member, View
-from services.actuator.core.orders import Already, Order, Refusal, fulfil, order_of
+from services.actuator.core.orders import VERBS, Already, Order, Refusal, fulfil, order_of
 from services.actuator.core.record import Record, parse
 from services.actuator.core.seen import Seen, SeenDomain, Wanted
 from services.actuator.core.steps import Define, SetPhase, Start, Step, Undefine
@@ -357,6 +357,13 @@ def test_protection_changes_nothing_but_itself() -> None:
     assert isinstance(step, SetPhase) and step.record == replace(RECORD, protected=True)
     assert isinstance(fulfil(Order("protect", "web-0000"), context(), member(protected=True)), Already)
     assert isinstance(fulfil(Order("unprotect", "web-0000"), context(), member()), Already)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_group_that_is_only_observed_follows_no_order(verb: str) -> None:
+    observed = context(Wanted("web", Group(prefix="web-", mode="observe"), Network(), None))
+    found = fulfil(Order(verb, "web-0000", is_forced=True), observed, member())
+    assert isinstance(found, Refusal) and "autoscaler mode on" in found.reason
 
 
 @pytest.mark.parametrize("verb", ["drain", "replace"])

@@ -8,6 +8,7 @@ from common.phases import Phase
 from services.actuator.core.context import Context, enter, leave, rejoin
 from services.actuator.core.members import SERVING, Member, is_fit
 from services.actuator.core.placement import COMING
+from services.actuator.core.seen import is_observing
 from services.actuator.core.steps import SetPhase
 
 LOST: Final = frozenset({Phase.STOPPING, Phase.FAILED, Phase.GONE})
@@ -52,6 +53,8 @@ def order_of(request: Request) -> Order | str:
 def fulfil(order: Order, context: Context, member: Member) -> SetPhase | Refusal | Already:
     """Return the step that fulfils the order for a member that is free of other steps."""
     by = f" by {order.by}" if order.by else ""
+    if is_observing(context.wanted.group, context.wanted.desired):
+        return Refusal("the mode is observe: nothing is changed, nor written down; first: autoscaler mode on")
     match order.verb:
         case "protect" | "unprotect":
             return _protect(order, context, member, by)
@@ -96,7 +99,7 @@ def _undrain(context: Context, member: Member, by: str) -> SetPhase | Refusal:
 
 def _take_away(order: Order, context: Context, member: Member, by: str) -> SetPhase | Refusal | Already:
     if member.record.protected and not order.is_forced:
-        return Refusal(f"{member.name} is protected; ask with force to {order.verb} it all the same")
+        return Refusal(f"{member.name} is protected; to {order.verb} it all the same: --force")
     if member.phase is Phase.STANDBY and not member.is_reserve:
         return Refusal(
             f"{member.name} does not answer, so it serves nobody; it was running before us, and is left alone"
@@ -108,7 +111,7 @@ def _take_away(order: Order, context: Context, member: Member, by: str) -> SetPh
     if order.verb == "drain" and not order.is_forced and _is_last(context, member):
         return Refusal(
             f"{member.name} is the only domain in rotation: until another is there, nobody would serve; "
-            f"ask for replace, or with force to drain it all the same"
+            f"ask for replace, or to drain it all the same: --force"
         )
     if order.verb == "replace" and member.phase in SERVING:
         step = enter(context, member, member.phase, f"to be replaced{by}")

@@ -7,9 +7,7 @@ anywhere goes on from where things stand.
 from dataclasses import dataclass, replace
 from typing import Final
 
-from common.config import Group
 from common.domain import DomainState
-from common.messages import DesiredCapacity
 from common.phases import Phase
 from services.actuator.core import sickness, trials
 from services.actuator.core.capacity import rebalance
@@ -19,12 +17,11 @@ from services.actuator.core.doubt import NO_DOUBT, Doubt
 from services.actuator.core.life import advance, give_back, is_lent
 from services.actuator.core.members import View, after, view, why_no_address
 from services.actuator.core.reserve import tend
-from services.actuator.core.seen import Seen, Wanted
+from services.actuator.core.seen import Seen, Wanted, is_observing
 from services.actuator.core.standing import unreadable, waiting
 from services.actuator.core.steps import SetPhase, SetQuota, Step
 
 OFF: Final = "off"
-OBSERVE: Final = "observe"
 NOTED: Final = frozenset({Phase.BOOTING, Phase.WARMING, Phase.READY, Phase.SUSPENDED})
 
 
@@ -88,11 +85,6 @@ def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
 def given_back(context: Context) -> tuple[Step, ...]:
     """Return the steps that end every burst, where nobody will: the group only observes from now on, or we stop."""
     return tuple(give_back(context, member) for member in context.view.members if is_lent(member) and member.is_free)
-
-
-def is_observing(group: Group, desired: DesiredCapacity | None) -> bool:
-    """Return whether no call may be made that changes anything; the file decides until the decider has spoken."""
-    return (desired.mode if desired is not None else group.mode) == OBSERVE
 
 
 def _is_passive(wanted: Wanted) -> bool:

@@ -225,3 +225,8 @@ class Wanted:
     def ceiling(self) -> int:
         """Return the most domains to own, in whatever phase: ``room``, those that are to stand by, and a template."""
         return self.room + self.standby.total + self.group.warm.templates
+
+
+def is_observing(group: Group, desired: DesiredCapacity | None) -> bool:
+    """Return whether no call may be made that changes anything; the file decides until the decider has spoken."""
+    return (desired.mode if desired is not None else group.mode) == "observe"
