@@ -8,7 +8,7 @@ is copied, nothing is written, and whoever is killed in between leaves an empty 
 # Note [A disk frozen with the memory]
 The memory of a guest with a disk knows what stands on it. So the template's overlay stays as it was when the memory was
 saved, and each clone has an overlay of its own on top. It is kept for as long as the snapshot, or a clone, needs it.
-Nobody else may read it: libvirt gives all that a disk stands on to QEMU's user when a domain starts.
+Only its owner and QEMU's group may read it (the group that it has while the template runs).
 """
 
 import fcntl
@@ -48,6 +48,7 @@ DISK_CANARY_S: Final = 60.0
 LOOK_S: Final = 0.02
 PIPE_BYTES: Final = 1 << 20
 NOTE_LENGTH: Final = 200
+READABLE: Final = 0o640
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +117,12 @@ def take(host: Host, step: TakeSnapshot, order: SnapshotOrder) -> None:
     is_taken = False
     try:
         _boot(host, step, order)
+        readers = None if frozen is None else frozen.stat().st_gid
         host.save_to(step.domain, step.uuid, str(part))
         host.undefine(step.domain, step.uuid)
         files.set_mode(part, files.PRIVATE)
+        if frozen is not None and readers is not None:
+            files.give(frozen, -1, readers, READABLE)
         _prove(host, step, order, part)
         _publish(part, order.snapshot, frozen)
         is_taken = True

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -339,13 +340,12 @@ def _matching(path: Path) -> Manifest | None:
     if manifest is None or why_open:
         return None
     try:
+        if manifest.disk is not None and Path(manifest.disk.path).stat().st_mode & stat.S_IROTH:
+            return None  # of an older release, which left the disk open to all
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-    if manifest.disk is not None:
-        with suppress(OSError):
-            files.set_mode(Path(manifest.disk.path), files.PRIVATE)  # an older release left it open to all
     return manifest if manifest.sha256 == found else None
 
 
