@@ -63,7 +63,7 @@ def test_each_group_is_a_frontend_and_a_backend() -> None:
 
 def test_http_backend_repeats_gets_and_nothing_else() -> None:
     lines = section(haproxy_config(config(), 20000, None), "backend web")
-    assert "retry-on conn-failure empty-response" in lines
+    assert "retry-on conn-failure empty-response" in lines and "http-reuse always" in lines
     assert "http-request disable-l7-retry if !METH_GET" in lines
     asked = "http-check send meth GET uri /ready?deep=1 ver HTTP/1.1 hdr Host 'web' hdr User-Agent 'autoscaler-check'"
     assert asked in lines

@@ -18,6 +18,12 @@ passes its checks is a 504, and was asked for once; ``retry = "response-timeout"
 request is sent once: only a connection that never came about is tried elsewhere. Where an answer must begin sooner than
 checks find out (see below), a GET on a frozen guest is a 504 as well: nobody can know yet that it is not only slow.
 
+# Note [Whose connection]
+A request takes a connection that has been made before, if one is idle, also as its client's first: HAProxy does so by
+itself with all three kinds of retry, and is told to with two. For what waits for an answer when its server is marked
+down is tried elsewhere, and what waits for its connection is closed without an answer (see ``backends``, Note
+[Connections that are being made]). A GET that meets a connection which the server has just closed is sent again.
+
 # Note [One timer for two times]
 HAProxy 2.6 has one timer for an answer, ``timeout server``: it bounds the time to the first byte and each pause after
 it, and only a rule for requests can set it, none for answers. So what asks for ``text/event-stream``, as every
@@ -187,6 +193,7 @@ def _requests(group: Group, haproxy: Haproxy) -> list[str]:
         f"    http-request set-timeout server {_ms(group.event_stream_idle_s(haproxy))}ms"
         " if { req.hdr(accept) -m sub -i text/event-stream }",
         f"    retry-on {' '.join(retries)}",
+        f"    http-reuse {'safe' if len(retries) == 1 else 'always'}",
         "    http-request disable-l7-retry if !METH_GET",
         f'    http-error status 503 content-type text/plain string "{NOTHING_UP}" hdr Retry-After 1',
     ]
