@@ -74,7 +74,7 @@ test:  ## everything the tests need, then all tests (real guests too; minutes)
 
 test-slow:  ## the tests that load real guests for a minute and more each (half an hour)
 	@scripts/bootstrap.sh dev
-	@scripts/with-root.sh $(BIN)/pytest -rs --complete -m slow --durations=12 tests/e2e
+	@scripts/with-root.sh $(BIN)/pytest -rs --complete -m slow --durations=12 tests/integration tests/e2e
 
 test-fast:  ## the tests that need no hypervisor; two minutes
 	@scripts/bootstrap.sh dev

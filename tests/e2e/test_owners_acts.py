@@ -60,6 +60,9 @@ ACTS: dict[str, Act] = {
 }
 
 
+QUICK = ("suspended for 3 s", "memory snapshot", "saved and started")
+
+
 class Acted:
     """One act on one domain of a group: who served before it, and what must hold after it."""
 
@@ -150,7 +153,7 @@ def ours(make_world: MakeWorld) -> Iterator[Service]:
         yield service
 
 
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("act", [act if act in QUICK else pytest.param(act, marks=pytest.mark.slow) for act in ACTS])
 def test_an_existing_domain_serves_again_and_no_get_fails(existing: Service, act: str, place: Path) -> None:
     acted = Acted(existing)
     ACTS[act](acted.domain, place)

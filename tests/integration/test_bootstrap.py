@@ -17,6 +17,8 @@ COMMAND = (
     'import common\n\n\ndef main() -> None:\n    print(common.__file__)\n\n\nif __name__ == "__main__":\n    main()\n'
 )
 
+pytestmark = pytest.mark.slow  # a virtual environment for each
+
 
 def tree(path: Path) -> Path:
     """Make a tree whose program says where its code is, and that needs no package."""

@@ -161,6 +161,7 @@ def test_killed_at_every_step_of_taking_a_snapshot_nothing_leaks_and_one_is_take
         check(config, process)
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_of_cloning_the_domain_serves_all_the_same(config: Config) -> None:
     tier, note = ANY
     for count, (when, index, after) in enumerate(POINTS, start=1):
