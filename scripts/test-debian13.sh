@@ -60,7 +60,7 @@ inside() {
 	mount --rbind /dev "$root/dev"
 	mount -t tmpfs tmpfs "$root/run"
 	local keep=() name
-	for name in $(compgen -e | grep -E '^(PIP_|SSL_CERT_|REQUESTS_CA_BUNDLE$)|_(proxy|PROXY)$'); do
+	for name in $(compgen -e | grep -E '^(PIP_|SSL_CERT_|REQUESTS_CA_BUNDLE$|CI$)|_(proxy|PROXY)$'); do
 		keep+=("$name=${!name}")
 	done
 	say "in Debian 13: $*"
