@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.libvirt_daemon import running_domains
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -16,6 +17,8 @@ def daemon(tmp_path: Path) -> Iterator[int]:
     program = tmp_path / "libvirtd"
     program.symlink_to("/bin/sleep")
     process = subprocess.Popen([str(program), "60"])
+    named = Path(f"/proc/{process.pid}/comm")  # the name comes a moment after the start is over for us
+    wait_until(lambda: named.read_text().strip() == "libvirtd", "its name", every_s=0.005)
     yield process.pid
     process.kill()
     process.wait()
