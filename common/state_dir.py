@@ -13,7 +13,6 @@ from common import files
 from common.run_dir import store_run_id
 
 MODE: Final = 0o711  # QEMU's own user reaches the images through it
-PARENT_MODE: Final = 0o755
 LOG_DIR: Final = "log"  # supervisord's: without it, it starts no service again
 
 _Identity = tuple[int, int] | None

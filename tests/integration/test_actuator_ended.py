@@ -8,9 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from common.domain import DomainState
 from common.messages import BackendState, DesiredCapacity, Drain, Member, Membership, Traffic
 from common.phases import Phase
 from services.actuator.core.record import parse
+from tests.answering import answering
 from tests.integration.monitor_stand import PrivateLibvirtd, test_domain
 from tests.waiting import Stopwatch
 
@@ -64,21 +63,8 @@ def daemon() -> Iterator[PrivateLibvirtd]:
 @pytest.fixture
 def port() -> Iterator[int]:
     """What answers for every domain, at every address of this machine."""
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_words: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("0.0.0.0", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with answering() as found:
+        yield found
 
 
 class Around:

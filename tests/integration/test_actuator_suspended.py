@@ -7,7 +7,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +17,7 @@ from common.config import Config
 from common.domain_states import RESUMED_AFTER_S
 from common.messages import Event
 from services.actuator.access import disk_pool
+from tests.answering import answering
 from tests.integration.actuator_stand import CLOCK, Driver
 from tests.integration.busy_disk import SmallFileSystem, small_file_system, write_disk
 from tests.named import Named
@@ -57,21 +57,8 @@ def disks(place: Path) -> Iterator[SmallFileSystem]:
 @pytest.fixture
 def health() -> Iterator[int]:
     """The port of what answers for every domain, at every address of this machine."""
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_words: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("0.0.0.0", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with answering() as found:
+        yield found
 
 
 @pytest.fixture
