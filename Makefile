@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow test-debian13 chaos fuzz check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow test-debian13 faults chaos fuzz check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ test-fast:  ## the tests that need no hypervisor; two minutes
 test-debian13:  ## the fast tests on Debian 13, in a directory made for it and removed again; five minutes
 	@scripts/bootstrap.sh dev
 	@scripts/with-root.sh scripts/test-debian13.sh
+
+faults:  ## the fault matrix with real parts, written to docs/faults.md (under 45 minutes): ROW=12 (one row), LONG=1 (full lengths)
+	@scripts/bootstrap.sh dev
+	@scripts/with-root.sh $(BIN)/pytest -q -s --complete --faults $(if $(LONG),--long) $(if $(ROW),--row $(ROW),--page docs/faults.md) tests
 
 chaos:  ## faults in an order that SEED=1 decides, on real guests under load, for MINUTES=20
 	@scripts/bootstrap.sh dev

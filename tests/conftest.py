@@ -18,7 +18,8 @@ import pytest
 from cli.libvirt_daemon import ensure_libvirt, stop_libvirt
 from common.clock import SystemClock
 from common.config import Host, System
-from tests.complete import pytest_addoption, pytest_runtest_makereport  # noqa: F401 - pytest finds them here
+
+pytest_plugins = ["tests.complete", "tests.faults.plugin"]
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = {"unit", "contract", "sim", "common", "services", "cli", "bench"}

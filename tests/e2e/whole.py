@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ def look(world: World) -> dict[str, Any]:
     """Return what ``status --json`` prints."""
     config = load(world.config)[0]
     return status_values(config, observe_once(config, CLOCK))
+
+
+def _connected() -> libvirt.virConnect | None:
+    try:
+        return libvirt.open("qemu:///system")
+    except libvirt.libvirtError:
+        return None
 
 
 class Whole:
@@ -90,11 +97,12 @@ class Whole:
 
     def owned(self) -> dict[str, str]:
         """Return name and UUID of every domain that libvirt shows under the prefix, without the strangers'."""
-        shown = {d.name(): d.UUIDString() for d in self._libvirt.listAllDomains()}
+        shown = {d.name(): d.UUIDString() for d in self._listed()}
         return {n: u for n, u in shown.items() if n.startswith(f"{self.world.name}-") and n not in self.strangers}
 
     def domain(self, name: str) -> libvirt.virDomain:
         """Return a domain as another program of its host would reach it."""
+        self._listed()
         return self._libvirt.lookupByName(name)
 
     def processes(self) -> Counter[str]:
@@ -252,6 +260,19 @@ class Whole:
             for name, xml in self.strangers.items()
             if self.domain(name).XMLDesc() != xml or self.domain(name).isActive()
         ]
+
+    def _listed(self) -> list[libvirt.virDomain]:
+        """Return every domain, over a new connection if libvirtd has restarted."""
+        while True:
+            try:
+                return self._libvirt.listAllDomains()
+            except libvirt.libvirtError:
+                if self._libvirt.isAlive():
+                    raise
+            connect = wait_until(_connected, CONVERGE_S, "libvirtd to be reached")
+            with suppress(libvirt.libvirtError):
+                self._libvirt.close()
+            self._libvirt = connect
 
     def _count_owned(self) -> None:
         """Note the most domains that were owned at once."""

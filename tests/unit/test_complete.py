@@ -58,5 +58,5 @@ def test_what_could_not_be_downloaded_is_passed_over(tmp_path: Path, words: tupl
 
 def test_make_runs_the_tests_with_real_parts_completely() -> None:
     lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if "with-root.sh $(BIN)/pytest" in line]
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert all(" --complete " in line for line in lines), lines
