@@ -178,6 +178,21 @@ class Failure(Body):
         return f"{self.kind}.{self.host}.{self.domain}"
 
 
+class Recovery(Body):
+    """A domain that was told as suspended runs again, told the moment it is known. Its checks say if it serves."""
+
+    kind: ClassVar[str] = "recovery"
+    standing: ClassVar[bool] = False
+    host: Name
+    domain: Name
+    uuid: Name
+
+    @property
+    def topic(self) -> str:
+        """Return ``recovery.<host>.<domain>``."""
+        return f"{self.kind}.{self.host}.{self.domain}"
+
+
 # --- decider ---------------------------------------------------------------------------------------------------
 
 
@@ -588,6 +603,7 @@ class Reply(Frozen):
 BODIES: Final[tuple[type[Body], ...]] = (
     HostSample,
     Failure,
+    Recovery,
     DesiredCapacity,
     DecisionRecord,
     Membership,

@@ -9,12 +9,23 @@ Nor is anything said of a group before its membership was heard and HAProxy look
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from common.config import Config, Group
 from common.log import Quiet, logger
-from common.messages import FROZEN, SUSPENDED, BackendState, Drain, Event, Failure, HostSample, Membership, Reply
+from common.messages import (
+    FROZEN,
+    SUSPENDED,
+    BackendState,
+    Drain,
+    Event,
+    Failure,
+    HostSample,
+    Membership,
+    Recovery,
+    Reply,
+)
 from common.messaging.inbox import Inbox, Received
 from common.process import Context
 from services.balancer.core.addresses import with_last_addresses, with_sound_addresses
@@ -140,13 +151,15 @@ class BalancerService:
         self._quiet = Quiet(period_s=60.0)
         self._sessions = LongSessions()
         self._bus.subscribe("actuator", Membership.kind)
-        self._bus.subscribe("monitor", Failure.kind, HostSample.kind)
+        self._bus.subscribe("monitor", Failure.kind, Recovery.kind, HostSample.kind)
 
     def step(self, inbox: Inbox, now_s: float) -> float:
         """Act on failures, then on membership, then look if a look is due; return when to be called again."""
         for received in inbox.messages:
             if isinstance(received.body, Failure):
                 self._fail(received, received.body, now_s)
+            elif isinstance(received.body, Recovery):
+                self._resume(received.body, now_s)
             elif isinstance(received.body, HostSample):
                 self._hear(received.body, now_s - received.age_s, now_s)
         for received in inbox.messages:
@@ -216,11 +229,20 @@ class BalancerService:
         name = "backend-held" if is_suspended else "backend-cut"
         self._event(name, group.name, failure.domain, f"slot {slot} takes nothing new: {why}", cause=cause)
 
+    def _resume(self, recovery: Recovery, now_s: float) -> None:
+        """Have whoever runs again checked now, not at the next sample."""
+        word = self._suspended.get(recovery.host, Word())
+        if recovery.uuid in word.uuids:
+            self._note_suspended(recovery.host, replace(word, uuids=word.uuids - {recovery.uuid}), now_s)
+
     def _hear(self, sample: HostSample, said_s: float, now_s: float) -> None:
         """Take in who is suspended on a host; whoever runs again is looked at now."""
-        before = self._suspended.get(sample.host, Word())
-        self._suspended[sample.host] = Word(frozenset(sample.suspended_uuids), said_s)
-        if before.uuids != self._suspended[sample.host].uuids and self._is_alive:
+        self._note_suspended(sample.host, Word(frozenset(sample.suspended_uuids), said_s), now_s)
+
+    def _note_suspended(self, host: str, word: Word, now_s: float) -> None:
+        before = self._suspended.get(host, Word())
+        self._suspended[host] = word
+        if before.uuids != word.uuids and self._is_alive:
             self._look_at_s = self._moving_since_s = now_s
 
     def _learn(self, received: Received, membership: Membership, now_s: float) -> None:

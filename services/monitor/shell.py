@@ -16,7 +16,7 @@ from common.bus import Inbox
 from common.config import Config, Host
 from common.hypervisor import Connection
 from common.log import logger
-from common.messages import Body, Event, Failure, Reply
+from common.messages import Body, Event, Failure, Recovery, Reply
 from common.process import Context
 from services.monitor.core.host import HostState, Listed, Seen, Silent, coalesce, handle
 from services.monitor.processes import ProcessWatch, pid_directory
@@ -141,5 +141,7 @@ def _log(body: Body) -> None:
     if isinstance(body, Failure):
         fields = {"host": body.host, "domain": body.domain, "reason": body.reason, "detail": body.detail}
         (logger().info if body.reason == "stopped" else logger().warning)("domain-down", **fields)
+    elif isinstance(body, Recovery):
+        logger().info("domain-resumed", host=body.host, domain=body.domain)
     elif isinstance(body, Event):
         (logger().info if body.level == "info" else logger().warning)(body.name, host=body.host, text=body.text)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import libvirt
 
@@ -18,6 +19,8 @@ from tests.e2e.small_disk import fill
 from tests.e2e.whole import BOOT_S, Whole
 from tests.e2e.world import now_s, restart_libvirtd, wait_until
 
+LEAST_READY = 2  # nobody can save what nobody is there to serve
+BOOTS_S = 3 * BOOT_S
 NOTICE_S = 2.0  # until HAProxy sends nothing new to a domain that no longer answers
 
 
@@ -128,14 +131,19 @@ class Acts:
         return name
 
     def _victim(self, fault: Fault) -> str:
-        ready = wait_until(self._whole.ready, BOOT_S, "a domain in rotation")
-        return fault.one_of(sorted(member["name"] for member in ready))
+        return str(self._victims_state(fault)["name"])
+
+    def _victims_state(self, fault: Fault) -> dict[str, Any]:
+        """Choose a domain in rotation; at least one other is left."""
+        enough = lambda: ready if len(ready := self._whole.ready()) >= LEAST_READY else None  # noqa: E731
+        ready = wait_until(enough, BOOTS_S, f"{LEAST_READY} domains in rotation")
+        return fault.one_of(sorted(ready, key=lambda member: member["name"]))
 
     @contextmanager
     def _hurting(self, fault: Fault) -> Iterator[str]:
         """Choose a domain, and note what it worked on while the body hurts it."""
-        name = self._victim(fault)
-        address = next(member["address"] for member in self._whole.ready() if member["name"] == name)
+        victim = self._victims_state(fault)
+        name, address = str(victim["name"]), victim["address"]
         in_flight = sum(server.in_flight for server in self._whole.servers() if server.address == address)
         begin_s = now_s()
         try:

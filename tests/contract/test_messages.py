@@ -30,6 +30,7 @@ EXAMPLES: dict[type[Body], Body] = {
             cpu_ratios=(0.5, None), allotted_cpus=(1.0, 0.5),
         ),
         messages.Failure(host="local", domain="web-0000", uuid="u0", reason="crashed", detail="signal 9"),
+        messages.Recovery(host="local", domain="web-0000", uuid="u0"),
         messages.DesiredCapacity(group="web", generation=3, desired=2, minimum=1, maximum=4, reason="above-target"),
         messages.DecisionRecord(
             group="web", tick=9, decision_id="web-9", action="out", desired_before=1, desired_after=2, recommended=2,

@@ -129,6 +129,7 @@ VALID: Final[tuple[Body, ...]] = (
         group="web", generation=9, desired=2, minimum=0, maximum=4, burst_quota=0.5, decided_mono_s=100.0, boot_id="b"
     ),
     messages.Failure(host="local", domain="web-0000", uuid="u-web-0000", reason="suspended", detail="io-error"),
+    messages.Recovery(host="local", domain="web-0000", uuid="u-web-0000"),
 )  # fmt: skip
 
 
@@ -246,7 +247,7 @@ def check_plan(want: Wanted, see: Seen, now_s: float) -> tuple[Step, ...]:
 
 class BalancerBus(BusDoor):
     name = "bus-balancer"
-    kinds = ("membership", "failure", "sample")
+    kinds = ("membership", "failure", "recovery", "sample")
 
     def begin(self) -> None:
         self.bench = Bench(self.scratch)

@@ -80,8 +80,8 @@ class ModelProxy:
                     is_weight_right=True,
                     has_checks=True,
                 )
-            case SetReady():
-                status = "UP" if server.is_up else server.status
+            case SetReady(is_trusted=is_trusted):
+                status = "UP" if server.is_up or is_trusted else server.status
                 server = replace(server, admin=Admin.READY, status=status, is_weight_right=True)
             case SetDrain():
                 server = replace(server, admin=Admin.DRAIN, status=server.status.replace("UP", "DRAIN"))
@@ -158,7 +158,12 @@ def check_steps(wanted: Wanted, slots: tuple, steps: tuple[Step, ...]) -> None:
             assert (step.owner.name, step.owner.uuid) in serving, "no pick of a draining member"
         if isinstance(step, SetReady):
             assert matched[step.slot].goal is Goal.SERVE
-            assert servers[step.slot].is_proven or servers[step.slot].admin is Admin.READY
+            server, is_outage = (
+                servers[step.slot],
+                not any(s.admin is Admin.READY and s.is_up for s in servers.values()),
+            )
+            assert not step.is_trusted or (is_outage and server.status == "NOLB"), "trusted only if nobody serves"
+            assert step.is_trusted or server.is_proven or server.admin is Admin.READY
         if isinstance(step, SetMaint | Cut) and step.slot in matched:
             assert matched[step.slot].goal in (Goal.OUT, Goal.CUT), "nothing of the others is cut"
 

@@ -192,6 +192,10 @@ STOPPING, CHECKED = "set server web/vm3 health stopping", "enable health web/vm3
         (ASSIGN, [ADDRESS, WEIGHT, CHECKED, "set server web/vm3 state drain"]),
         (Assign("vm3", ASSIGN.owner, is_trusted=True), [ADDRESS, WEIGHT, CHECKED, "set server web/vm3 state ready"]),
         (SetReady("vm3"), [WEIGHT, "set server web/vm3 state ready"]),
+        (
+            SetReady("vm3", is_trusted=True),
+            [WEIGHT, "set server web/vm3 health up", "set server web/vm3 state ready"],
+        ),
         (SetDrain("vm3"), ["set server web/vm3 state drain"]),
         (SetMaint("vm3"), ["set server web/vm3 state maint"]),
         (Avoid("vm3"), [STOPPING]),

@@ -9,6 +9,7 @@ from common.phases import Phase
 from services.balancer.core.answers import Admin, Server
 from services.balancer.core.backends import (
     Assign,
+    Avoid,
     Clear,
     Cut,
     Goal,
@@ -131,7 +132,8 @@ def test_unhealthy_member_in_rotation_is_left_to_haproxy_and_the_actuator() -> N
             server(1, Admin.READY, status="no check", has_checks=False),
             (StartChecks("vm1", is_fresh=False),),
         ),
-        (Goal.SERVE, server(1, Admin.DRAIN, status="NOLB"), ()),
+        (Goal.SERVE, server(1, Admin.DRAIN, status="NOLB"), (SetReady("vm1", is_trusted=True),)),
+        (Goal.SERVE, server(1, Admin.READY, status="NOLB"), ()),
         (Goal.DRAIN, server(1, Admin.DRAIN, status="NOLB", has_checks=False), (StartChecks("vm1", is_fresh=True),)),
         (Goal.CUT, server(1, Admin.DRAIN, status="NOLB", has_checks=False, in_flight=3), (Cut("vm1"),)),
         (Goal.OUT, server(1, Admin.DRAIN, status="NOLB", has_checks=False), (SetMaint("vm1"),)),
@@ -295,6 +297,39 @@ def test_a_held_member_gets_no_slot_of_its_own() -> None:
 
 def test_member_without_address_has_no_place() -> None:
     assert wanted_from(membership(shown(Phase.WARMING, None)), ()).placements == ()
+
+
+# --- held, and out of reach ----------------------------------------------------------------------------------------
+
+
+def test_who_runs_again_waits_for_its_check_while_another_serves() -> None:
+    held = Slot(server(1, Admin.DRAIN, status="NOLB"), owner(1))
+    assert steps(member(1), member(2), slots=[held, Slot(server(2, Admin.READY), owner(2))]) == ()
+
+
+def falling(check: str = "L4TOUT", status: str = "UP 2/3") -> Slot:
+    return Slot(server(1, Admin.READY, status=status, check=check), owner(1))
+
+
+def test_who_cannot_be_reached_gets_nothing_new_while_another_serves() -> None:
+    sound = Slot(server(2, Admin.READY), owner(2))
+    assert steps(member(1), member(2), slots=[falling(), sound]) == (Avoid("vm1"),)
+
+
+@pytest.mark.parametrize(
+    ("slot", "other"),
+    [
+        (falling(check="L7TOUT"), server(2, Admin.READY)),  # it is slow
+        (falling(check="L4CON"), server(2, Admin.READY)),  # who is refused goes elsewhere at once
+        (falling(status="UP"), server(2, Admin.READY)),
+        (falling(), server(2, Admin.READY, status="UP 2/3", check="L4TOUT")),
+        (falling(), server(2, Admin.READY, check="L4TOUT")),
+        (falling(), server(2, Admin.DRAIN)),
+        (falling(), server(2, Admin.READY, status="DOWN", check="L4TOUT")),
+    ],
+)
+def test_who_can_be_reached_or_is_the_last_one_is_not_avoided(slot: Slot, other: Server) -> None:
+    assert Avoid("vm1") not in steps(member(1), member(2), slots=[slot, Slot(other, owner(2))])
 
 
 # --- discovery forgot an address -----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from common.messages import (
     HostSample,
     Member,
     Membership,
+    Recovery,
     Reply,
     Request,
     Traffic,
@@ -144,7 +145,7 @@ def test_nothing_is_ordered_before_membership_is_known(bench: Bench) -> None:
     bench.step()
     bench.step(after_s=5)
     assert (bench.api.looks, bench.api.orders) == (2, [])
-    assert bench.bus.heard == [("actuator", "membership"), ("monitor", "failure", "sample")]
+    assert bench.bus.heard == [("actuator", "membership"), ("monitor", "failure", "recovery", "sample")]
 
 
 def test_nothing_is_said_of_members_before_membership_is_known_and_haproxy_was_looked_at(bench: Bench) -> None:
@@ -265,16 +266,22 @@ def test_a_suspended_member_is_held_for_as_long_as_the_samples_say_so(bench: Ben
     assert [backend.state for backend in bench.bus.of(Drain)[-1].backends] == ["held"]
 
 
-def test_a_member_that_runs_again_is_checked_anew_before_it_serves(bench: Bench) -> None:
+def test_a_member_is_checked_as_soon_as_it_is_told_to_run_again(bench: Bench) -> None:
+    hold(bench)
+    bench.step(Recovery(host="local", domain="web-0001", uuid="another"), after_s=0.1)
+    assert bench.api.orders == []
+    bench.step(Recovery(host="local", domain="web-0001", uuid="u1"), after_s=0.1)
+    assert bench.api.orders == FRESH_CHECKS
+
+
+def test_a_member_that_runs_again_is_checked_anew_and_if_nobody_serves_it_does_at_once(bench: Bench) -> None:
     hold(bench)
     bench.step(sample(), after_s=0.1)
     assert bench.api.orders == FRESH_CHECKS
     bench.api.slot = replace(bench.api.slot, has_checks=True)
     bench.step(after_s=0.1)
-    assert bench.api.orders == FRESH_CHECKS
-    bench.api.slot = replace(bench.api.slot, status="DRAIN")
-    bench.step(after_s=0.1)
-    assert bench.api.orders[2:] == ["set server web/vm1 weight 100%", "set server web/vm1 state ready"]
+    server = "set server web/vm1"
+    assert bench.api.orders[2:] == [f"{server} weight 100%", f"{server} health up", f"{server} state ready"]
 
 
 def test_the_word_of_a_monitor_that_fell_silent_ends_and_membership_decides(bench: Bench) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
 from common.domain_states import MAY_COME_BACK, MEANINGS, PAUSING_EVENTS, Meaning
-from common.messages import FROZEN, SUSPENDED, Body, Event, Failure, HostSample
+from common.messages import FROZEN, SUSPENDED, Body, Event, Failure, HostSample, Recovery
 from services.monitor.core.host import Exited, Froze, HostState, Listed, Seen, Silent, coalesce, handle
 
 RUNNING, PAUSED, SHUTOFF, CRASHED = (
@@ -262,6 +262,14 @@ def test_a_suspension_stands_in_every_sample_until_the_domain_runs() -> None:
     assert sample(*seen, Silent("no answer")).suspended_uuids == ("u0",)
     assert sample(*seen, listed(reading(0, 2))).suspended_uuids == ()
     assert sample(*seen, event("resumed"), listed(reading(0, 2))).suspended_uuids == ()
+
+
+def test_a_resume_is_told_at_once_if_the_pause_was() -> None:
+    back = (Recovery(host="local", domain="web-0000", uuid="u0"),)
+    assert feed(UP, PAUSE, event("resumed"))[-1] == back
+    assert feed(UP, paused(1), paused(1), event("resumed"))[-1] == back
+    assert feed(UP, event("resumed"))[-1] == ()
+    assert feed(UP, PAUSE, event("resumed"), event("resumed"))[-1] == ()
 
 
 def test_a_reading_from_before_the_pause_does_not_end_it() -> None:

@@ -88,6 +88,16 @@ class Server:
         return self.status.startswith("UP ")
 
     @property
+    def is_held(self) -> bool:
+        """Return whether it was told to take nothing new until a check succeeds."""
+        return self.status.startswith("NOLB")
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Return whether its last check was not even connected in time."""
+        return self.has_checks and self.check.startswith("L4TOUT")
+
+    @property
     def times_out(self) -> bool:
         """Return whether its last check had no answer in time, which is not to say that it was refused one."""
         return self.has_checks and self.check.startswith(_TIMED_OUT)

@@ -24,12 +24,14 @@ that one's.
 Where a server is marked down, HAProxy ends its sessions, and sends a GET without an answer elsewhere. But a request
 whose connection is still being made is closed without a word, whatever its method (seen with 2.6). So whoever is to be
 cut gets nothing new at first; what is not connected within ``timeout connect`` goes to another, and then the rest is
-ended. Where HAProxy's own checks mark a server down, such requests are lost: those of the last ``timeout connect``.
+ended. HAProxy's own checks mark a server down no sooner than 1.2 s after the first one that could not connect. By then
+it has got nothing new for long enough, if another one is up: whoever cannot be reached is avoided at once.
 
 # Note [Held]
 A domain that its owner, libvirt or a fault of its host has paused may go on at any moment, with all that it was working
 on. It gets nothing new, and its checks are stopped: three that fail would cut what is in flight. HAProxy keeps both
-over a reload, and shows both: who runs again is checked anew, and is ready after that.
+over a reload, and shows both: who runs again is checked anew, and is ready after that; at once if nobody else serves,
+because nothing can get worse.
 
 # Note [The last one standing]
 An overloaded member answers its checks too late. If nobody else is up, to take it out would help nobody: what is in
@@ -137,7 +139,9 @@ class Assign(Step):
 
 @dataclass(frozen=True, slots=True)
 class SetReady(Step):
-    """Take the slot into rotation, with full weight."""
+    """Take the slot into rotation, with full weight; ``is_trusted``: without waiting for a check."""
+
+    is_trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,17 +251,19 @@ def plan(
     matched = match(wanted, slots)
     is_outage = not any(_serves(slot.server) for slot in slots)
     steps = [step for slot in slots for step in _steps(slot, matched.get(slot.server.name), wanted, is_outage)]
+    falling = [slot.server for slot in slots if slot.server.admin is Admin.READY and slot.server.is_falling]
     keepers = kept(slots, matched)
-    keeps = [KeepUp(slot.server.name) for slot in slots if slot.server.name in keepers and slot.server.is_falling]
-    return (*steps, *keeps, *_joins(wanted, slots, matched, occupied, is_outage))
+    keeps = [KeepUp(server.name) for server in falling if server.name in keepers]
+    avoided = [Avoid(server.name) for server in falling if server.is_unreachable and _has_sound(slots)]
+    return (*steps, *keeps, *avoided, *_joins(wanted, slots, matched, occupied, is_outage))
 
 
 def kept(slots: Sequence[Slot], matched: Mapping[str, Placement]) -> frozenset[str]:
     """Return the slots that keep their traffic though their checks time out (see Note [The last one standing])."""
-    up = [slot for slot in slots if _serves(slot.server)]
-    if any(slot.server.is_proven and not slot.server.times_out for slot in up):
+    if _has_sound(slots):
         return frozenset()
     serving = {name for name, placement in matched.items() if placement.goal is Goal.SERVE}
+    up = [slot for slot in slots if _serves(slot.server)]
     return frozenset(slot.server.name for slot in up if slot.server.name in serving and _is_overloaded(slot))
 
 
@@ -343,6 +349,12 @@ def _serves(server: Server) -> bool:
     return server.admin is Admin.READY and server.is_up
 
 
+def _has_sound(slots: Iterable[Slot]) -> bool:
+    """Return whether somebody serves whose checks succeed."""
+    servers = (slot.server for slot in slots if _serves(slot.server))
+    return any(server.is_proven and not server.times_out for server in servers)
+
+
 def _steps(slot: Slot, placement: Placement | None, wanted: Wanted, is_outage: bool) -> list[Step]:
     if placement is None:
         return [] if is_unexplained(slot, wanted) else _leave(slot)
@@ -385,7 +397,8 @@ def _serve(server: Server, placement: Placement, is_outage: bool) -> list[Step]:
     if not server.has_checks:
         return _checked(server)
     if server.admin is Admin.DRAIN:
-        return [SetReady(server.name)] if server.is_proven or placement.is_probed else []
+        is_trusted = is_outage and server.is_held
+        return [SetReady(server.name, is_trusted)] if is_trusted or server.is_proven or placement.is_probed else []
     return [] if server.is_weight_right else [SetReady(server.name)]
 
 

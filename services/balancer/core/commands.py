@@ -43,8 +43,9 @@ def commands(group: str, step: Step) -> list[str]:
                 f"enable health {name}",  # whoever had the slot before may have been held
                 f"{server} state {'ready' if is_trusted else 'drain'}",
             ]
-        case SetReady():
-            return [f"{server} weight 100%", f"{server} state ready"]
+        case SetReady(is_trusted=is_trusted):
+            up = [f"{server} health up"] if is_trusted else []
+            return [f"{server} weight 100%", *up, f"{server} state ready"]
         case Clear():
             return [f"{server} addr {EMPTY_ADDRESS} port {EMPTY_PORT}"]
         case Avoid():

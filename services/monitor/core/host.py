@@ -17,7 +17,7 @@ from typing import Final
 
 from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
 from common.domain_states import MAY_COME_BACK, PAUSING_EVENTS, Meaning, Row, row
-from common.messages import FROZEN, SUSPENDED, Body, Event, Failure, HostSample
+from common.messages import FROZEN, SUSPENDED, Body, Event, Failure, HostSample, Recovery
 from services.monitor.core.rates import Counter, counter, cpu_ratio, idle_cpus
 
 LOST_TICKS: Final = 3
@@ -183,7 +183,9 @@ def _on_event(state: HostState, event: LifecycleEvent) -> tuple[HostState, tuple
     if pause is not None:
         return _on_pause(state, event, *pause)
     if event.kind in _UP:
-        return _with(state, Track(event.name, event.uuid, DomainState.RUNNING, was_up=True)), ()
+        recovery = Recovery(host=state.host, domain=event.name, uuid=event.uuid)
+        told = (recovery,) if _is_suspended(state, event.uuid) else ()
+        return _with(state, Track(event.name, event.uuid, DomainState.RUNNING, was_up=True)), told
     if event.kind not in _REASONS:
         return state, ()
     return _on_down(state, event.name, event.uuid, _REASONS[event.kind], event.detail)
