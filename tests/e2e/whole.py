@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Whole:
         self.strangers: dict[str, str] = {}
         self.cut_ms: list[float] = []
         self._libvirt = libvirt.open("qemu:///system")
+        self._listing = threading.Lock()
         self._most_owned = 0
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._count_owned, daemon=True)
@@ -102,8 +103,7 @@ class Whole:
 
     def domain(self, name: str) -> libvirt.virDomain:
         """Return a domain as another program of its host would reach it."""
-        self._listed()
-        return self._libvirt.lookupByName(name)
+        return {domain.name(): domain for domain in self._listed()}[name]
 
     def processes(self) -> Counter[str]:
         """Return how many processes of each kind this installation has."""
@@ -263,16 +263,14 @@ class Whole:
 
     def _listed(self) -> list[libvirt.virDomain]:
         """Return every domain, over a new connection if libvirtd has restarted."""
-        while True:
+        with self._listing:
             try:
                 return self._libvirt.listAllDomains()
             except libvirt.libvirtError:
                 if self._libvirt.isAlive():
                     raise
-            connect = wait_until(_connected, CONVERGE_S, "libvirtd to be reached")
-            with suppress(libvirt.libvirtError):
-                self._libvirt.close()
-            self._libvirt = connect
+            self._libvirt = wait_until(_connected, CONVERGE_S, "libvirtd to be reached")
+            return self._libvirt.listAllDomains()
 
     def _count_owned(self) -> None:
         """Note the most domains that were owned at once."""

@@ -138,6 +138,17 @@ def test_domain_that_its_owner_has_saved_to_a_file_keeps_its_definition_and_is_n
     world.run_until(lambda: world.phases()[ONE] == "ready", 5)
 
 
+def test_domain_that_is_saved_while_it_boots_is_not_started_from_that_memory_by_a_step_planned_before() -> None:
+    world = World(group(boot_timeout_s=20.0))
+    world.want(1)
+    world.run_until(lambda: "start" in calls(world, ONE))
+    domain = one(world)
+    domain.become(SHUTOFF, "saved")
+    domain.has_saved = domain.is_held = True
+    world.run(2)
+    assert calls(world, ONE).count("start") == 1 and domain.has_saved
+
+
 @pytest.mark.parametrize("phase", ["draining", "stopping"])
 def test_leaving_domain_that_is_paused_waits_and_its_clock_starts_anew(phase: str) -> None:
     world = serving("template", desired=2, drain_timeout_s=10.0)
