@@ -316,6 +316,13 @@ def test_who_cannot_be_reached_gets_nothing_new_while_another_serves() -> None:
     assert steps(member(1), member(2), slots=[falling(), sound]) == (Avoid("vm1"),)
 
 
+def test_who_was_avoided_is_tried_again_if_nobody_serves() -> None:
+    avoided = falling(status="NOLB 2/3")
+    gone = Slot(server(2, Admin.DRAIN, status="NOLB", has_checks=False), owner(2))
+    assert KeepUp("vm1") in steps(member(1), member(2, Goal.HOLD), slots=[avoided, gone])
+    assert steps(member(1), member(2), slots=[avoided, Slot(server(2, Admin.READY), owner(2))]) == ()
+
+
 @pytest.mark.parametrize(
     ("slot", "other"),
     [

@@ -399,6 +399,8 @@ def _serve(server: Server, placement: Placement, is_outage: bool) -> list[Step]:
     if server.admin is Admin.DRAIN:
         is_trusted = is_outage and server.is_held
         return [SetReady(server.name, is_trusted)] if is_trusted or server.is_proven or placement.is_probed else []
+    if is_outage and server.is_held and server.is_unreachable:
+        return [KeepUp(server.name)]  # it was avoided while another one served
     return [] if server.is_weight_right else [SetReady(server.name)]
 
 
