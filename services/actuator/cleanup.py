@@ -16,6 +16,7 @@ import sys
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -231,7 +232,8 @@ def _patience_s(config: Config) -> float:
 class Removal:
     """Takes domains from running to gone: all are asked to shut down, those that do not are destroyed, side by side.
 
-    A saved memory goes with its definition.
+    Whom the power button did not move by half of the time is also asked through the guest's agent. A saved memory goes
+    with its definition.
     """
 
     def __init__(self, connection: Connection, host: str, clock: Clock, patience_s: float) -> None:
@@ -249,6 +251,7 @@ class Removal:
         self._end({facts.name: facts.uuid for facts in domains if facts.state is DomainState.PAUSED})
         self._wait(mine, self._patience_s / 2)
         running = [name for name, state in self._states(mine).items() if state is DomainState.RUNNING]
+        self._ask_agents({name: mine[name] for name in running})
         self._ask({name: mine[name] for name in running}, "asked again")
         self._wait(mine, self._patience_s / 2)
         self._end({name: mine[name] for name, state in self._states(mine).items() if state not in OFF})
@@ -262,11 +265,18 @@ class Removal:
         for name, uuid in uuids.items():
             self._try(name, uuid, f"{how} to shut down", self._connection.shutdown)
 
+    def _ask_agents(self, uuids: Mapping[str, str]) -> None:
+        """Ask side by side, without waiting: an agent's answer may take a minute, and need not come."""
+        _side_by_side(self._shut_down_by_agent, uuids)
+
+    def _shut_down_by_agent(self, name: str, uuid: str) -> None:
+        with suppress(HypervisorError):  # it has its time all the same, and what then becomes of it is said
+            if self._connection.shutdown_by_agent(name, uuid):
+                _say(f"{self._host}: {name} shut down by its guest agent")
+
     def _end(self, uuids: Mapping[str, str]) -> None:
         """Destroy them side by side: those that do not shut down, and those that cannot, for they are paused."""
-        threads = [threading.Thread(target=self._destroy, args=each, daemon=True) for each in uuids.items()]
-        for thread in threads:
-            thread.start()
+        _side_by_side(self._destroy, uuids)
 
     def _wait(self, mine: dict[str, str], patience_s: float) -> None:
         """Undefine each as soon as it is off, until none is left or the time is over."""
@@ -297,6 +307,11 @@ class Removal:
             _say(f"{self._host}: {name} is gone")
         except HypervisorError as error:
             _say(f"{self._host}: {name}: {error}")
+
+
+def _side_by_side(call: Callable[[str, str], None], uuids: Mapping[str, str]) -> None:
+    for each in uuids.items():
+        threading.Thread(target=call, args=each, daemon=True).start()
 
 
 def _say(text: str) -> None:
