@@ -11,13 +11,14 @@ from services.actuator.cleanup import Removal
 
 PATIENCE_S = 1.0
 HEARS, ASKED_TWICE, AGENT, BAD_AGENT, HUNG_AGENT, DEAF = "hears", "asked-twice", "agent", "bad-agent", "hung", "deaf"
+BOOTS = "boots"
 
 
 class Host:
     """A host of guests, each named by what moves it; it keeps which call ended whom."""
 
     def __init__(self) -> None:
-        self.running = {HEARS, ASKED_TWICE, AGENT, BAD_AGENT, HUNG_AGENT, DEAF}
+        self.running = {HEARS, ASKED_TWICE, AGENT, BAD_AGENT, HUNG_AGENT, DEAF, BOOTS}
         self.there = set(self.running)
         self.ended: dict[str, str] = {}
         self.asked: list[str] = []
@@ -63,8 +64,9 @@ class Host:
 
 def test_agent_is_asked_where_the_power_button_did_not_help_and_only_the_deaf_are_cut_off() -> None:
     host = Host()
-    assert Removal(host, "local", SystemClock(), PATIENCE_S).run(host.domains()) == []  # type: ignore[arg-type]
+    assert Removal(host, "local", SystemClock(), PATIENCE_S).run(host.domains(), {BOOTS}) == []  # type: ignore[arg-type]
     host.goes_on.set()
+    assert list(host.ended)[:2] == [HEARS, BOOTS] and BOOTS not in host.asked
     assert host.ended == {
         HEARS: "power button",
         ASKED_TWICE: "power button",
@@ -72,4 +74,5 @@ def test_agent_is_asked_where_the_power_button_did_not_help_and_only_the_deaf_ar
         BAD_AGENT: "power cut",
         HUNG_AGENT: "power cut",
         DEAF: "power cut",
+        BOOTS: "power cut",
     }
