@@ -12,6 +12,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import libvirt
 import pytest
 
 from common.clock import SystemClock
+from common.errors import HypervisorError
 from tests.disk_image import BAKED_MACHINE_ID
 from tests.e2e.power import Power
 from tests.e2e.whole import look
@@ -215,7 +217,8 @@ def test_agent_shuts_its_guest_down(cloned: dict[str, dict[str, str]], world: Wo
         os.kill(actuator, signal.SIGSTOP)  # it would ask by the power button, and start another one instead
         try:
             world.autoscaler("scale", "4")
-            assert connection.shutdown_by_agent(name, connection.uuid_of(name))
+            with suppress(HypervisorError):  # on a busy machine it may take longer than libvirt waits
+                assert connection.shutdown_by_agent(name, connection.uuid_of(name)), "no agent"
             wait_until(power.ends, OFF_S, f"{name} off")
         finally:
             os.kill(actuator, signal.SIGCONT)
