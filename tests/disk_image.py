@@ -24,6 +24,7 @@ BAKED_MACHINE_ID: Final = "0123456789abcdef0123456789abcdef"
 PACKAGES: Final = (
     "systemd-sysv",
     "udev",
+    "dbus",
     "linux-image-cloud-amd64",
     "cloud-init",
     "openssh-server",

@@ -16,6 +16,7 @@ import sys
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,8 @@ from services.actuator.snapshots import Snapshots
 
 FLAGS: Final = ("--remove-domains", "--remove-everything")
 OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
+UNSERVED: Final = frozenset({Phase.CREATING, Phase.BOOTING, Phase.STANDBY})
+"""Nothing in such a domain is worth keeping, and one that boots misses its power button."""
 LOOK_S: Final = 0.2
 DESTROY_PATIENCE_S: Final = 20.0
 
@@ -112,8 +115,10 @@ def _clean_host(config: Config, host: str, is_everything: bool, may_discard: boo
             )
             _say(f"{host}: {name} is off, its memory was saved {what}")
         kept = [] if may_discard else saved
+        going = [(facts, record) for facts, record in made if facts.name not in kept]
+        unserved = frozenset(facts.uuid for facts, record in going if record.phase in UNSERVED)
         left = kept + Removal(connection, host, SystemClock(), _patience_s(config)).run(
-            [facts for facts, _ in made if facts.name not in kept]
+            [facts for facts, _ in going], unserved
         )
         _remove_disks(connection, host, () if is_everything else Snapshots(config.system.state_path).spared())
         has_made_network = bool(strays) or any(group.kind == "template" for group in groups)
@@ -231,7 +236,8 @@ def _patience_s(config: Config) -> float:
 class Removal:
     """Takes domains from running to gone: all are asked to shut down, those that do not are destroyed, side by side.
 
-    A saved memory goes with its definition.
+    Whom the power button did not move by half of the time is also asked through the guest's agent. A saved memory goes
+    with its definition.
     """
 
     def __init__(self, connection: Connection, host: str, clock: Clock, patience_s: float) -> None:
@@ -242,14 +248,23 @@ class Removal:
         self._patience_s = patience_s
         self._pause = threading.Event()
 
-    def run(self, domains: Sequence[DomainFacts]) -> list[str]:
-        """Return the names of those that are still there at the end."""
+    def run(self, domains: Sequence[DomainFacts], unserved: Collection[str] = ()) -> list[str]:
+        """Return the names of those that are still there at the end.
+
+        Args:
+            domains: who is to go.
+            unserved: the UUIDs of those among them that are powered off at once.
+        """
         mine = {facts.name: facts.uuid for facts in domains}
-        self._ask({facts.name: facts.uuid for facts in domains if facts.state is DomainState.RUNNING}, "asked")
-        self._end({facts.name: facts.uuid for facts in domains if facts.state is DomainState.PAUSED})
+        running = {facts.name: facts.uuid for facts in domains if facts.state is DomainState.RUNNING}
+        paused = {facts.name: facts.uuid for facts in domains if facts.state is DomainState.PAUSED}
+        self._ask({name: uuid for name, uuid in running.items() if uuid not in unserved}, "asked")
+        self._end(paused | {name: uuid for name, uuid in running.items() if uuid in unserved})
         self._wait(mine, self._patience_s / 2)
-        running = [name for name, state in self._states(mine).items() if state is DomainState.RUNNING]
-        self._ask({name: mine[name] for name in running}, "asked again")
+        states = self._states(mine)
+        deaf = {name: uuid for name, uuid in mine.items() if states.get(name) is DomainState.RUNNING}
+        self._ask_agents(deaf)
+        self._ask(deaf, "asked again")
         self._wait(mine, self._patience_s / 2)
         self._end({name: mine[name] for name, state in self._states(mine).items() if state not in OFF})
         self._wait(mine, DESTROY_PATIENCE_S)
@@ -262,11 +277,18 @@ class Removal:
         for name, uuid in uuids.items():
             self._try(name, uuid, f"{how} to shut down", self._connection.shutdown)
 
+    def _ask_agents(self, uuids: Mapping[str, str]) -> None:
+        """Ask side by side, without waiting: an agent's answer may take a minute, and need not come."""
+        _side_by_side(self._shut_down_by_agent, uuids)
+
+    def _shut_down_by_agent(self, name: str, uuid: str) -> None:
+        with suppress(HypervisorError):  # it has its time all the same, and what then becomes of it is said
+            if self._connection.shutdown_by_agent(name, uuid):
+                _say(f"{self._host}: {name} shut down by its guest agent")
+
     def _end(self, uuids: Mapping[str, str]) -> None:
-        """Destroy them side by side: those that do not shut down, and those that cannot, for they are paused."""
-        threads = [threading.Thread(target=self._destroy, args=each, daemon=True) for each in uuids.items()]
-        for thread in threads:
-            thread.start()
+        """Destroy them side by side: those that do not shut down, and those that cannot or need not."""
+        _side_by_side(self._destroy, uuids)
 
     def _wait(self, mine: dict[str, str], patience_s: float) -> None:
         """Undefine each as soon as it is off, until none is left or the time is over."""
@@ -297,6 +319,11 @@ class Removal:
             _say(f"{self._host}: {name} is gone")
         except HypervisorError as error:
             _say(f"{self._host}: {name}: {error}")
+
+
+def _side_by_side(call: Callable[[str, str], None], uuids: Mapping[str, str]) -> None:
+    for each in uuids.items():
+        threading.Thread(target=call, args=each, daemon=True).start()
 
 
 def _say(text: str) -> None:

@@ -1,21 +1,28 @@
 """A group made from a whole Debian on a disk image: boot loader, systemd, cloud-init. Three domains boot at once.
 
-Then a template of it is saved, and more domains are cloned.
+Then a template of it is saved, and more domains are cloned. In the end each is shut down in one of the ways there are,
+and none has its power cut.
 The image is built once (under a minute) and kept beside the demo guest's; see ``tests/disk_image.py``.
 """
 
 import hashlib
 import http.client
+import os
+import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import libvirt
 import pytest
 
 from common.clock import SystemClock
+from common.errors import HypervisorError
 from tests.disk_image import BAKED_MACHINE_ID
+from tests.e2e.power import Power
 from tests.e2e.whole import look
 from tests.e2e.world import World, now_s, wait_until
 from tests.named import Named
@@ -23,7 +30,26 @@ from tests.named import Named
 NAME = "ase8"
 BOOT_S = 900.0  # a minute and a half where nothing else runs
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzK8yJ0bHl0aGlzaXNhdGVzdGtleW9ubHkAAAAA test@autoscaler"
-USER_DATA = "#cloud-config\nwrite_files:\n- path: /etc/greeting\n  content: hello from user-data\n"
+LINGERS_S = 25
+OFF_S = LINGERS_S + 120.0  # seconds where nothing else runs
+USER_DATA = f"""\
+#cloud-config
+write_files:
+- path: /etc/greeting
+  content: hello from user-data
+- path: /etc/systemd/system/lingers.service
+  content: |
+    [Service]
+    Type=oneshot
+    RemainAfterExit=yes
+    ExecStart=/bin/true
+    ExecStop=/bin/sleep {LINGERS_S}
+- path: /srv/www/cgi-bin/linger
+  permissions: "0755"
+  content: |
+    #!/bin/sh
+    systemctl start lingers && printf 'Content-Type: text/plain\\n\\nlingers at its end\\n'
+"""
 MORE_XML = """\
 <domain>
   <description>with more</description>
@@ -35,7 +61,7 @@ MORE_XML = """\
 @pytest.fixture(scope="module")
 def world(make_world: Callable[..., World], disk: Path) -> Iterator[World]:
     """Return an installation whose group is made from the image; it is not up yet."""
-    world = make_world(NAME, 8, group_extra="boot_timeout_s = 900.0\nstop_timeout_s = 20.0")
+    world = make_world(NAME, 8, group_extra=f"boot_timeout_s = {BOOT_S}")
     directory = world.config.parent
     (directory / "user-data").write_text(USER_DATA, encoding="utf-8")
     (directory / "more.xml").write_text(MORE_XML, encoding="utf-8")
@@ -140,6 +166,7 @@ def cloned(told: dict[str, dict[str, str]], world: World) -> dict[str, dict[str,
     begin = now_s()
     wait_until(lambda: snapshots(world), BOOT_S, "a snapshot of the booted image", every_s=1.0)
     print(f"\nsnapshot after {now_s() - begin:.0f} s: {snapshots(world)[0].stat().st_size / 2**20:.0f} MiB")
+    world.autoscaler("pause")  # from now on only orders make or remove somebody
     first = FirstAnswers([f"192.168.168.{10 + slot}" for slot in range(20)])
     begin = now_s()
     world.autoscaler("scale", "5")
@@ -180,22 +207,71 @@ def test_no_other_user_reads_memory_disks_or_seeds(cloned: dict[str, dict[str, s
     assert not [name for name, mode in modes.items() if mode & 0o027], modes
 
 
-def test_removed_domains_leave_no_disk_behind(cloned: dict[str, dict[str, str]], world: World) -> None:
-    disks = world.state_dir / "disks"
+def test_agent_shuts_its_guest_down(cloned: dict[str, dict[str, str]], world: World) -> None:
+    name, disks = max(cloned), world.state_dir / "disks"
     assert len(list(disks.iterdir())) == 11, "an overlay and a seed each, and the disk that clones stand on"
-    world.autoscaler("bounds", "--min", "1", "--max", "6")
-    world.autoscaler("scale", "4")
-    wait_until(lambda: len(world.domains()) == 4, 120, "one domain less")
-    left = wait_until(lambda: len(list(disks.iterdir())) == 9 and list(disks.iterdir()), 20, "its disks gone")
-    names = {path.name.partition(".")[0] for path in left}
+    actuator = world.pid("actuator")
+    assert actuator is not None
+    connection = Named.open("qemu:///system", is_read_only=False, may_touch=lambda each: each == name)
+    with Power(f"{NAME}-") as power:
+        os.kill(actuator, signal.SIGSTOP)  # it would ask by the power button, and start another one instead
+        try:
+            world.autoscaler("scale", "4")
+            with suppress(HypervisorError):  # on a busy machine it may take longer than libvirt waits
+                assert connection.shutdown_by_agent(name, connection.uuid_of(name)), "no agent"
+            wait_until(power.ends, OFF_S, f"{name} off")
+        finally:
+            os.kill(actuator, signal.SIGCONT)
+            connection.close()
+        wait_until(lambda: len(world.domains()) == 4, 60, "its definition gone")
+        assert power.ends() == [(name, "shutdown")]
+
+
+@dataclass(frozen=True)
+class Left:
+    """One domain that a scale-in has taken away."""
+
+    name: str
+    took_s: float
+    ends: list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def left(cloned: dict[str, dict[str, str]], world: World) -> Left:
+    """Remove one domain, while each has a service that is slow to stop, with the time that is given by default."""
+    domains = look(world)["groups"][0]["domains"]
+    for domain in domains:
+        assert asked(domain["address"], "/cgi-bin/linger") == "lingers at its end\n"
+    with Power(f"{NAME}-") as power:
+        begin = now_s()
+        world.autoscaler("scale", "3")
+        wait_until(lambda: len(world.domains()) == 3, OFF_S, "one domain less")
+        took_s = now_s() - begin
+        (gone,) = {domain["name"] for domain in domains} - set(world.domains())
+        print(f"\n{gone} left in {took_s:.0f} s, {LINGERS_S} of them for its service")
+        return Left(gone, took_s, power.ends())
+
+
+def test_a_service_that_is_slow_to_stop_is_waited_for(left: Left) -> None:
+    assert left.took_s > LINGERS_S
+    assert left.ends == [(left.name, "shutdown")]
+
+
+def test_removed_domains_leave_no_disk_behind(left: Left, world: World) -> None:
+    disks = world.state_dir / "disks"
+    kept = wait_until(lambda: len(list(disks.iterdir())) == 7 and list(disks.iterdir()), 20, "its disks gone")
+    names = {path.name.partition(".")[0] for path in kept}
     assert names == {*world.domains(), f"{NAME}-template"}
 
 
-def test_down_takes_every_disk_and_the_pool(world: World) -> None:
-    world.autoscaler("down")
+def test_down_takes_every_disk_and_the_pool_and_waits_for_slow_services_too(left: Left, world: World) -> None:
+    there = world.domains()
+    with Power(f"{NAME}-") as power:
+        world.autoscaler("down")
+        assert sorted(power.ends()) == [(name, "shutdown") for name in there]
     assert world.domains() == []
-    left = [path.name for path in (world.state_dir / "disks").iterdir()]
-    assert [name.partition(".")[0] for name in left] == [f"{NAME}-template"], "what a snapshot needs stays with it"
+    kept = [path.name for path in (world.state_dir / "disks").iterdir()]
+    assert [name.partition(".")[0] for name in kept] == [f"{NAME}-template"], "what a snapshot needs stays with it"
     world.autoscaler("down", "--everything")
     assert not (world.state_dir / "disks").exists()
 
@@ -239,15 +315,20 @@ def ready(world: World, count: int = 3) -> list[dict[str, str]]:
 
 def identity(address: str, connect_s: float = 30.0) -> dict[str, str]:
     """Return what the guest at the address tells about itself."""
+    lines = asked(address, "/cgi-bin/identity", connect_s).splitlines()
+    return {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
+
+
+def asked(address: str, path: str, connect_s: float = 30.0) -> str:
+    """Return what the guest at the address answers."""
     connection = http.client.HTTPConnection(address, 8080, timeout=connect_s)
     try:
         connection.connect()
         connection.sock.settimeout(30)
-        connection.request("GET", "/cgi-bin/identity")
-        text = connection.getresponse().read().decode()
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
     finally:
         connection.close()
-    return {line.partition(" ")[0]: line.partition(" ")[2] for line in text.splitlines()}
 
 
 def sha256(path: Path) -> str:
