@@ -21,6 +21,7 @@ from common.messages import DecisionRecord, DesiredCapacity, HostSample, Member,
 from common.phases import Phase
 from tests.faults.proof import Proof
 from tests.waiting import undisturbed_s, wait_until
+from tests.wall_clock import WallClock
 
 CLOCK = SystemClock()
 PATIENCE_S = 30.0
@@ -106,8 +107,8 @@ class Surroundings:
         buses["balancer"].publish(Traffic(group="web", interval_s=0.1, is_known=True, queue=0, request_rate=1.0))
 
 
-def start(path: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "services.decider", "--config", str(path)]
+def start(path: Path, python: str | Path = sys.executable) -> subprocess.Popen[bytes]:
+    command = [str(python), "-m", "services.decider", "--config", str(path)]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
@@ -288,10 +289,8 @@ def test_a_cool_down_goes_on_over_the_end_of_its_decider(tmp_path: Path, row: Pr
         out = wait_until(lambda: next((r for r in around.records if r.action == "out"), None), "a scale-out")
         around.load = 0.1
         killed_and_started(toml, around, decider)
-        cooling = lambda: next((r for r in around.records if r.limiter == "cooldown"), None)  # noqa: E731
-        record = wait_until(cooling, "a scale-in that waits for the cool-down")
-        left_s = float(record.limiter_text.split(" s left of the cooldown")[0])
-        passed_s = record.now_s - out.now_s
+        at_s, left_s = cooling(around)
+        passed_s = at_s - out.now_s
         assert passed_s > 1.0, "a cool-down that began anew would look the same"
         assert abs(passed_s + left_s - cooldown_s) <= 2 * INTERVAL_S + 0.5  # it is told in whole seconds
         row.held(
@@ -301,6 +300,40 @@ def test_a_cool_down_goes_on_over_the_end_of_its_decider(tmp_path: Path, row: Pr
         for process in decider:
             process.kill()
             process.wait(5)
+        around.stop()
+
+
+def cooling(around: Surroundings) -> tuple[float, float]:
+    """Return when the newest record is from, and what it says is left of the cool-down, both in seconds."""
+    record = wait_until(lambda: next((r for r in around.records if r.limiter == "cooldown"), None), "a cool-down")
+    return record.now_s, float(record.limiter_text.split(" s left of the cooldown")[0])
+
+
+@pytest.mark.fault(16)
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_jump_of_the_wall_clock_ends_no_cool_down_and_holds_up_no_decision(
+    tmp_path: Path, jump_s: float, row: Proof
+) -> None:
+    toml, clock = write(tmp_path, cooldown_in_s=60.0), WallClock(tmp_path / "clock")
+    around = Surroundings(config_file.load(toml)[0])
+    around.load = 1.5
+    process = start(toml, clock.python)
+    try:
+        wait_until(lambda: any(record.action == "out" for record in around.records), "a scale-out")
+        around.load = 0.1
+        (at_s, left_s), told_s = cooling(around), around.records[-1].at_s
+        clock.jump(jump_s)
+        wait_until(lambda: abs(around.records[-1].at_s - told_s - jump_s) < 600, "the time that it tells to jump")
+        around.records.clear()
+        after_s, still_s = cooling(around)
+        assert abs((left_s - still_s) - (after_s - at_s)) < 1.0
+        row.held(f"jump by {jump_s:+.0f} s: {left_s:g} s of a cool-down are left before, {still_s:g} s after it")
+        around.load = 3.5
+        wait_until(lambda: around.desired[-1].desired == 3, "a further scale-out")
+        row.held("the next scale-out is decided")
+    finally:
+        process.kill()
+        process.wait(5)
         around.stop()
 
 
