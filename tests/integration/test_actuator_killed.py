@@ -116,6 +116,7 @@ def serving(address: str) -> str:
         return ""  # a busy machine
 
 
+@pytest.mark.slow
 @pytest.mark.fault(3, 4)
 def test_killed_after_each_of_its_effects_there_is_one_domain_that_serves_and_in_the_end_none(
     config: Config, connection: Connection, row: Proof
