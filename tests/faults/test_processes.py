@@ -26,6 +26,7 @@ from tests.e2e.test_faults import supervisor
 from tests.e2e.whole import CLOCK, Whole
 from tests.e2e.world import World, now_s, wait_until
 from tests.faults.proof import Proof
+from tests.waiting import queued_s
 
 METRICS = "127.0.0.1:19560"
 IN_WINDOW_S = 10.0
@@ -99,11 +100,6 @@ class Heard:
 def others(whole: Whole, *names: str) -> dict[str, list[int]]:
     """Return all processes but those of ``names``."""
     return {kind: whole.pids(kind) for kind in whole.processes() if kind not in names}
-
-
-def queued_s(pid: int) -> float:
-    """Return for how long a busy machine has had no processor for a process so far, for its first thread."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
 
 
 class End:
