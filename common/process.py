@@ -9,6 +9,7 @@ all it needs by looking. SIGHUP, and the request ``reload``, have it read its co
 
 import argparse
 import ctypes
+import errno
 import math
 import os
 import signal
@@ -206,7 +207,23 @@ def _loop(context: Context, service: Service, stop: _Stop, systemd: Notifier) ->
         due_s = now_s + wait_s
         if now_s - told_s >= every_s:
             told_s = now_s
+            _end_without_descriptors()
             bus.publish(_status(context, started_at_s))
+
+
+def _end_without_descriptors() -> None:
+    """Return, unless the process cannot open one file more.
+
+    It could not let anybody in, and would take what it cannot reach for dead: half alive it is worse than started anew.
+
+    Raises:
+        OSError: "Too many open files".
+    """
+    try:
+        os.close(os.dup(2))
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise
 
 
 def _make_state_dir(path: Path) -> None:

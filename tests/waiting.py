@@ -29,8 +29,12 @@ def undisturbed_s(process: subprocess.Popen[Any], begun_s: float, timeout_s: flo
     is_over = lambda: os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)  # noqa: E731
     wait_until(is_over, f"the end of process {process.pid}", timeout_s, every_s=0.005)
     took_s = time.monotonic() - begun_s  # noqa: TID251
-    queued_ns = int(Path(f"/proc/{process.pid}/schedstat").read_text(encoding="ascii").split()[1])
-    return took_s - queued_ns / 1e9
+    return took_s - queued_s(process.pid)
+
+
+def queued_s(pid: int) -> float:
+    """Return for how long a busy machine has had no processor for a process so far, for its first thread."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
 
 
 class Stopwatch:

@@ -23,12 +23,14 @@ from tests.e2e.small_disk import fill
 from tests.e2e.steady import Steady
 from tests.e2e.whole import BOOT_S, Whole
 from tests.e2e.world import World, now_s, wait_until
+from tests.faults.proof import Proof
+from tests.waiting import queued_s
 
 NAME = "ase2"
 STATE_BYTES = 128 * 1024 * 1024
-FROZEN_S = 20.0
-FROZEN_STEP_S = 3.0
+SILENT_S = 3.0
 RESTART_S = 1.0  # HAProxy's keeper starts it again at once; two cores that are busy with guests take their time
+LOST_S = 0.2  # without the time in which those cores had none for HAProxy
 KEEPER_PAUSES_S = 3.0  # where HAProxy ended sooner after its start, its keeper waits before the next one
 STRANGER = (
     "<domain type='qemu'><name>{}</name><memory unit='MiB'>16</memory><os><type arch='x86_64'>hvm</type></os></domain>"
@@ -83,10 +85,12 @@ def supervisor(whole: Whole) -> xmlrpc.client.ServerProxy:
     return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
 
 
-def test_a_second_copy_of_a_service_ends_at_once(whole: Whole) -> None:
+@pytest.mark.fault(13)
+def test_a_second_copy_of_a_service_ends_at_once(whole: Whole, row: Proof) -> None:
     with whole.fault("a second copy of every service", boots=0), ThreadPoolExecutor(2) as pool:
         codes = list(pool.map(whole.second_copy, SERVICES))
     assert codes == [75] * len(SERVICES)
+    row.held("a second copy of each service ends with code 75; the group is whole, and no GET failed")
 
 
 @pytest.mark.parametrize("order", ["web/{} weight 0", "web/{} state maint", "web/{} state drain"])
@@ -97,20 +101,29 @@ def test_a_slot_that_was_changed_by_hand_is_restored(whole: Whole, order: str) -
     assert whole.api.ask([f"get weight web/{slot}"]) == ["1 (initial 1)"]
 
 
-def test_a_killed_haproxy_worker_is_back_with_its_slots_in_seconds(whole: Whole) -> None:
+@pytest.mark.fault(7)
+def test_a_killed_haproxy_worker_is_back_with_its_slots_in_seconds(whole: Whole, row: Proof) -> None:
     await_age(whole)
-    worker = whole.pids("haproxy")[-1]
+    worker, before = whole.pids("haproxy")[-1], len(whole.steady.failures)
     with whole.fault("SIGKILL to HAProxy's worker", boots=0, lost_for_s=RESTART_S):
         os.kill(worker, signal.SIGKILL)
         wait_until(lambda: worker not in whole.pids("haproxy"), 5, "the worker's end")
+        wait_until(lambda: len(whole.pids("haproxy")) == 2, 10, "the next one", every_s=0.02)
+        delayed_s = sum(queued_s(pid) for pid in whole.pids("haproxy"))
+    lost = [at for at, _ in whole.steady.failures[before:]]
+    lost_s = max(lost) - min(lost) if lost else 0.0
+    row.measured("from the first lost GET to the last", max(lost_s - delayed_s, 0.0), at_most=LOST_S)
+    row.held("a worker of a whole installation: its keeper starts it again, and every slot is in rotation")
 
 
-def test_a_killed_haproxy_master_leaves_one_haproxy(whole: Whole) -> None:
+@pytest.mark.fault(8)
+def test_a_killed_haproxy_master_leaves_one_haproxy(whole: Whole, row: Proof) -> None:
     await_age(whole)
     before = whole.pids("haproxy")
     with whole.fault("SIGKILL to HAProxy's master", boots=0, lost_for_s=RESTART_S):
         os.kill(before[0], signal.SIGKILL)
         wait_until(lambda: not set(before) & set(whole.pids("haproxy")), 10, "the end of the old HAProxy")
+    row.held("the worker of a killed master ends with it; one other HAProxy serves, with every slot in rotation")
 
 
 def await_age(whole: Whole) -> None:
@@ -170,49 +183,66 @@ def test_a_guest_that_does_not_answer_is_taken_out_and_replaced(whole: Whole) ->
             subprocess.run(["nft", f"delete table ip {NAME}"], check=True)
 
 
-def test_a_frozen_decider_changes_nothing_and_what_fails_is_replaced_meanwhile(whole: Whole) -> None:
+@pytest.mark.fault(9)
+def test_a_frozen_decider_changes_nothing_and_what_fails_is_replaced_meanwhile(whole: Whole, row: Proof) -> None:
     before, victim = whole.group()["desired"], whole.ready()[0]
+    frozen_s = row.lasts_s(60.0)
     with (
-        whole.fault(f"SIGSTOP to the decider for {FROZEN_S:.0f} s, a QEMU killed", boots=0),
+        whole.fault(f"SIGSTOP to the decider for {frozen_s:.0f} s, a QEMU killed", boots=0),
         whole.stopped(whole.pid("decider")),
     ):
-        until = now_s() + FROZEN_S
+        until = now_s() + frozen_s
         whole.kill_qemu(victim["name"])
 
         def is_replaced() -> bool:
             serving = [server for server in whole.servers() if whole.takes_traffic(server.address)]
             return victim["uuid"] not in whole.owned().values() and len(serving) == before
 
-        wait_until(lambda: is_replaced() and now_s() >= until, FROZEN_S + BOOT_S, "its replacement in rotation")
+        wait_until(lambda: is_replaced() and now_s() >= until, frozen_s + BOOT_S, "its replacement in rotation")
         assert len(whole.owned()) == before
+    assert whole.group()["desired"] == before
+    row.held(f"stopped for {frozen_s:.0f} s: what dies meanwhile is replaced, and the decider decides nothing of it")
 
 
-def test_a_domain_takes_no_traffic_while_the_balancer_is_frozen_and_joins_after(whole: Whole) -> None:
+@pytest.mark.fault(10)
+def test_a_domain_takes_no_traffic_while_the_balancer_is_frozen_and_joins_after(whole: Whole, row: Proof) -> None:
     before = {domain["uuid"] for domain in whole.ready()}
-    with whole.fault("SIGSTOP to the balancer while a domain joins"):
+    frozen_s = row.lasts_s(60.0)
+    with whole.fault(f"SIGSTOP to the balancer for {frozen_s:.0f} s while a domain joins"):
         with whole.stopped(whole.pid("balancer")):
+            until = now_s() + frozen_s
             whole.world.autoscaler("replace", whole.ready()[0]["name"])
             joining = lambda: [d for d in whole.group()["domains"] if d["phase"] == "warming"]  # noqa: E731
             new = wait_until(joining, BOOT_S, "a domain that answers and waits for the balancer")[0]
             waited_s = lambda: next(d["age_s"] for d in whole.group()["domains"] if d["uuid"] == new["uuid"])  # noqa: E731
-            wait_until(lambda: waited_s() >= FROZEN_STEP_S, BOOT_S, "three seconds in which the actuator saw it wait")
+            wait_until(lambda: waited_s() >= SILENT_S, BOOT_S, "three seconds in which the actuator saw it wait")
+            wait_until(lambda: now_s() >= until, frozen_s, "the end of the fault")
             assert [d["phase"] for d in whole.group()["domains"] if d["uuid"] == new["uuid"]] == ["warming"]
             assert before <= {d["uuid"] for d in whole.ready()}
             assert not whole.takes_traffic(new["address"])
+            assert whole.world.get("/healthz")[0] == 200
+        row.held(f"for {frozen_s:.0f} s the domain that has joined answers and waits, and gets no traffic")
         wait_until(lambda: new["uuid"] in {d["uuid"] for d in whole.ready()}, 30, "the new domain in rotation")
+        row.held("it is in rotation once the balancer goes on")
         wait_until(lambda: not before <= set(whole.owned().values()), 60, "the old domain's end")
 
 
-def test_a_full_disk_stops_no_service_and_no_replacement(whole: Whole) -> None:
+@pytest.mark.fault(6)
+def test_a_full_disk_stops_no_service_and_no_replacement(whole: Whole, row: Proof) -> None:
+    plotted = whole.world.state_dir / "log" / "plotter.log"
     filler = whole.world.state_dir / "filler"
     with whole.fault("no space left in state_dir; decider, actuator, balancer and a QEMU killed"):
         try:
             fill(filler)
-            for service in ("decider", "actuator", "balancer", "recorder"):
+            for service in ("decider", "actuator", "balancer", "recorder", "plotter"):
                 os.kill(whole.pid(service), signal.SIGKILL)
             whole.converge("every service back, on a full disk", boots=0)
             whole.kill_qemu(whole.ready()[0]["name"])
             whole.converge("a replacement, on a full disk")
+            wait_until(
+                lambda: "graph-not-written" in plotted.read_text(encoding="utf-8"), 30, "a picture without space"
+            )
+            row.held("without space for its picture the plotter says so and lives; a dead domain is replaced meanwhile")
         finally:
             filler.unlink()
     log = whole.world.state_dir / "log" / "recorder.log"
@@ -221,17 +251,25 @@ def test_a_full_disk_stops_no_service_and_no_replacement(whole: Whole) -> None:
         json.loads(store.read_text(encoding="utf-8"))
 
 
-def test_traffic_goes_on_while_every_service_is_dead_and_a_dead_guest_is_taken_out(whole: Whole) -> None:
-    with whole.fault("all services killed for 200 GETs, a QEMU killed"), whole.stopped(whole.pid("supervisord")):
+@pytest.mark.fault(11)
+def test_traffic_goes_on_while_every_service_is_dead_and_a_dead_guest_is_taken_out(whole: Whole, row: Proof) -> None:
+    dead_s = row.lasts_s(600.0)
+    with (
+        whole.fault(f"all services killed for {dead_s:.0f} s, a QEMU killed"),
+        whole.stopped(whole.pid("supervisord")),
+    ):
         victim = whole.ready()[0]
         for service in SERVICES:
             os.kill(whole.pid(service), signal.SIGKILL)
         wait_until(lambda: not whole.processes().keys() & set(SERVICES), 30, "the end of all")
+        until, sent = now_s() + dead_s, whole.steady.sent
         whole.world.kill_qemu(victim["name"])
         wait_until(lambda: not whole.takes_traffic(victim["address"]), 5, "the dead guest out of rotation")
-        sent = whole.steady.sent
-        wait_until(lambda: whole.steady.sent >= sent + 200, 60, "two hundred GETs without any service")
+        row.held("HAProxy takes a dead domain out by itself")
+        wait_until(lambda: now_s() >= until, dead_s, "the end of the fault")
         assert not whole.processes().keys() & set(SERVICES)
+        sent = whole.steady.sent - sent
+    row.held(f"{dead_s:.0f} s without any service: none of {sent} GETs failed")
 
 
 def test_up_starts_what_somebody_stopped(whole: Whole) -> None:
@@ -241,13 +279,15 @@ def test_up_starts_what_somebody_stopped(whole: Whole) -> None:
         assert "started again" in whole.world.autoscaler("up").stdout
 
 
-def test_a_killed_supervisord_leaves_no_orphan_and_up_starts_all_again(whole: Whole) -> None:
+@pytest.mark.fault(8)
+def test_a_killed_supervisord_leaves_no_orphan_and_up_starts_all_again(whole: Whole, row: Proof) -> None:
     before, processes = whole.owned(), whole.all_pids()
     with whole.fault("SIGKILL to supervisord, then up", boots=0, lost_for_s=30.0):
         os.kill(whole.pid("supervisord"), signal.SIGKILL)
         whole.world.autoscaler("up")
     assert not processes & whole.all_pids()
     assert whole.owned() == before
+    row.held("what a killed supervisord had started ends with it; after `up` one of each runs, and the same domains")
 
 
 def test_nothing_was_scaled_by_all_this(whole: Whole) -> None:

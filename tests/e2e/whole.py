@@ -207,7 +207,7 @@ class Whole:
     def second_copy(self, service: str) -> int:
         """Start a service once more; return its exit code."""
         command = [sys.executable, "-m", f"services.{service}", "--config", str(self.world.config)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=20, check=False).returncode
+        return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode
 
     def median_cut_ms(self) -> float:
         """Return the median time from a QEMU's end to its slot's, over all kills so far."""

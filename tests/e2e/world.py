@@ -88,6 +88,7 @@ class World:
     def __init__(self, directory: Path, images: Path, name: str, number: int, **changes: str) -> None:
         """Write the file of an installation called ``name``; ``changes`` are put in the place of ``DEFAULTS``."""
         self.name = name
+        self.python = Path(sys.executable)
         self.port = 18000 + number
         self.run_dir = directory / "run"
         self.state_dir = directory / "state"
@@ -109,7 +110,7 @@ class World:
     def autoscaler(self, *args: str, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """Run the operator's command with this world's configuration."""
         done = subprocess.run(
-            [sys.executable, "-m", "cli", "--config", str(self.config), *args],
+            [str(self.python), "-m", "cli", "--config", str(self.config), *args],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -78,7 +78,7 @@ SECTIONS: Final = {
         Row(
             14,
             "a service ends at each start",
-            "it is tried again, less and less often, without end; the others work; an alert can see it",
+            "it is tried again at a steady pace of some seconds, without end; the others work; an alert can see it",
         ),
         Row(
             15,

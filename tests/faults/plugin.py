@@ -4,6 +4,7 @@ A test says ``@pytest.mark.fault(12)`` and takes ``row``, to which it tells what
 tests stand beside others of their kind; those in this directory are too dear for every ``make test``.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.page import page
-from tests.faults.proof import Proof
+from tests.faults.proof import BRIEF_S, SHORT_S, Proof
 
 PROOFS = pytest.StashKey[list[Proof]]()
 PROOF = pytest.StashKey[Proof]()
@@ -36,10 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose the tests of the rows that are asked for."""
     wanted, is_asked = set(config.getoption("row")), config.getoption("faults") or config.getoption("row")
+    longest_s = math.inf if config.getoption("long") else SHORT_S if is_asked else BRIEF_S
     for item in items:
         rows = tuple(row for marker in item.iter_markers("fault") for row in marker.args)
         if rows:
-            item.stash[PROOF] = Proof(rows, is_long=config.getoption("long"))
+            item.stash[PROOF] = Proof(rows, longest_s=longest_s)
     if is_asked:
         chosen = [
             item for item in items if PROOF in item.stash and (not wanted or wanted & set(item.stash[PROOF].rows))

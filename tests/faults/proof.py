@@ -3,16 +3,20 @@
 from dataclasses import dataclass, field
 
 SHORT_S = 60.0
+BRIEF_S = 5.0
 
 
 @dataclass
 class Proof:
-    """What one test showed of its rows; ``fault`` is None once it has passed."""
+    """What one test showed of its rows; ``fault`` is None once it has passed.
+
+    ``longest_s``: how long a fault lasts at most in this run.
+    """
 
     rows: tuple[int, ...]
     seen: list[str] = field(default_factory=list)
     fault: str | None = "did not run"
-    is_long: bool = False
+    longest_s: float = BRIEF_S
 
     def measured(self, what: str, value: float, at_most: float, unit: str = "s") -> None:
         """Note a figure beside the row's own bound, and fail beyond it."""
@@ -28,4 +32,4 @@ class Proof:
 
     def lasts_s(self, whole_s: float) -> float:
         """Return for how many seconds a fault of ``whole_s`` lasts in this run."""
-        return whole_s if self.is_long else min(whole_s, SHORT_S)
+        return min(whole_s, self.longest_s)

@@ -21,11 +21,12 @@ from common.hypervisor import Connection
 from common.messages import Event
 from services.actuator.access import disk_pool, may_touch
 from services.actuator.worker import Access
-from tests.integration.actuator_stand import Driver
+from tests.integration.actuator_stand import CLOCK, Driver
 
 EFFECTS: Final = (
     "define",
     "start",
+    "shutdown",
     "destroy",
     "undefine",
     "save_to",
@@ -42,7 +43,8 @@ LIMIT_S: Final = 90.0
 class Fate:
     """Counts the effects on one domain, from its definition on, and ends the process at one of them.
 
-    ``when``: ``before`` or ``after`` the effect, ``during`` it, or while it waits for a pipe that is ``unfed``.
+    ``when``: ``before`` or ``after`` the effect, ``during`` it, or while it waits for a pipe that is ``unfed``; or,
+    where a domain that others have defined is ``resumed``, after so many effects of this process.
     """
 
     def __init__(self, domain: str, when: str, index: int) -> None:
@@ -53,7 +55,8 @@ class Fate:
 
     @contextmanager
     def around(self, effect: str, domain: str) -> Iterator[None]:
-        is_counted = domain == self._domain and (effect == "define" or self._count > 0)
+        is_begun = effect == "define" or self._count > 0 or self._when == "resumed"
+        is_counted = domain == self._domain and is_begun
         is_last = is_counted and self._is_last(effect)
         if is_last and self._when == "before":
             die()
@@ -120,17 +123,18 @@ class MortalDriver(Driver):
 
     def ask_for(self, desired: int) -> None:
         """Want so many; whoever lived before has made domains for the fewer that were wanted then."""
-        self.desired = self.generation = desired
+        self.desired, self.generation = desired, int(CLOCK.monotonic_s() * 1000)
         self.maximum = self.config.groups[self.group].maximum
 
     def is_well(self) -> bool:
-        """Return whether all that is wanted serves, nothing else is owned, and a snapshot is there."""
+        """Return whether all that is wanted serves, nothing else is owned, and a snapshot is there if one is needed."""
         message, kept = self.membership(), self.config.system.state_path / "actuator/snapshots"
+        snapshots = int(self.config.groups[self.group].warm.start == "clone")
         return (
             message is not None
             and message.owned_total == self.desired
             and [str(m.phase) for m in message.members] == ["ready"] * self.desired
-            and len(list(kept.glob("*/*.save"))) == 1
+            and len(list(kept.glob("*/*.save"))) == snapshots
         )
 
     def story(self) -> dict[str, object]:

@@ -22,6 +22,7 @@ from common.messages import Header, HostSample
 from common.recording import frame_bytes, header_bytes, raw_name, recording_dir
 from common.wire import encode
 from services.plotter import palette
+from tests.faults.proof import Proof
 
 CLOCK = SystemClock()
 DEADLINE_S = 60.0
@@ -222,11 +223,13 @@ def test_a_window_may_be_resized(
     assert window.poll() is None
 
 
-def test_without_a_display_one_sentence_says_how_to_get_a_picture(config_file: Path) -> None:
+@pytest.mark.fault(6)
+def test_without_a_display_one_sentence_says_how_to_get_a_picture(config_file: Path, row: Proof) -> None:
     command = [sys.executable, "-m", "services.plotter", "--window", "--config", str(config_file)]
     done = subprocess.run(command, env=os.environ | {"DISPLAY": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(r"plotter: there is no display .*: autoscaler plot --png FILE\n", done.stderr)
+    row.held("without a display its window ends with one sentence")
 
 
 def test_a_wrong_configuration_is_exit_code_2(tmp_path: Path, display: str) -> None:

@@ -17,6 +17,7 @@ from common.bus import Bus, ask
 from common.clock import SystemClock
 from common.config import Config
 from common.messages import Request, ServiceStatus
+from tests.faults.proof import Proof
 from tests.waiting import undisturbed_s
 
 CLOCK = SystemClock()
@@ -55,6 +56,18 @@ class Probe:
     def eat_descriptors(self):
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
         self.eaten = [os.open("/dev/null", os.O_RDONLY) for _ in range(100)]
+
+    def leak_descriptors(self):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        threading.Thread(target=self.take, daemon=True).start()
+
+    def take(self):
+        self.eaten = []
+        while True:
+            try:
+                self.eaten.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                threading.Event().wait(0.01)
 
     def close(self): print("closed", flush=True)
 
@@ -146,14 +159,15 @@ def test_its_own_loop_tells_that_it_lives(config: Config, start: Start) -> None:
     assert first.config_digest
 
 
+@pytest.mark.fault(13)
 def test_a_second_copy_exits_with_75_within_1_s_of_its_start_and_the_first_goes_on(
-    config: Config, start: Start
+    config: Config, start: Start, row: Proof
 ) -> None:
     first = start()
     do(config, "ping")
     begun_s = CLOCK.monotonic_s()
     second = start()
-    assert undisturbed_s(second, begun_s) < 1.0
+    row.measured("a second copy ends", undisturbed_s(second, begun_s), at_most=1.0)
     code, events, _ = end(second)
     assert code == 75
     assert f"process {first.pid} holds" in events[-1]["reason"]
@@ -204,10 +218,12 @@ def test_a_wrong_command_line_exits_with_2(start: Start, tmp_path: Path) -> None
         ("fail-in-thread", "thread-failed", "RuntimeError: on purpose"),
         ("eat-memory", "service-failed", "MemoryError"),
         ("eat-descriptors", "service-failed", "Too many open files"),
+        ("leak-descriptors", "service-failed", "Too many open files"),
     ],
 )
+@pytest.mark.fault(15)
 def test_what_is_unexpected_is_logged_whole_and_ends_it_with_1(
-    config: Config, start: Start, verb: str, event: str, trace: str
+    config: Config, start: Start, verb: str, event: str, trace: str, row: Proof
 ) -> None:
     process = start()
     do(config, verb)
@@ -216,6 +232,7 @@ def test_what_is_unexpected_is_logged_whole_and_ends_it_with_1(
     (told,) = [e for e in events if e["event"] == event]
     assert trace in told["exception"]
     assert out == "closed\n"
+    row.held(f"{verb}: it ends with code 1 and {trace!r}")
 
 
 def test_a_step_that_returns_no_time_ends_it(config: Config, start: Start) -> None:
@@ -266,7 +283,10 @@ def test_a_frozen_service_is_noticed_and_heard_again_when_it_thaws(config: Confi
     assert process.poll() is None
 
 
-def test_it_dies_with_its_supervisor(config: Config, start: Start, tmp_path: Path, config_path: Path) -> None:
+@pytest.mark.fault(8)
+def test_it_dies_with_its_supervisor(
+    config: Config, start: Start, tmp_path: Path, config_path: Path, row: Proof
+) -> None:
     (tmp_path / "probe.py").write_text(SERVICE)
     command = [sys.executable, str(tmp_path / "probe.py"), "--config", str(config_path)]
     parent = subprocess.Popen(
@@ -283,6 +303,7 @@ def test_it_dies_with_its_supervisor(config: Config, start: Start, tmp_path: Pat
         assert (
             parent.communicate(timeout=PATIENCE_S)[0] == "closed\n"
         )  # ends only when the child has closed its end too
+        row.held("a service ends cleanly with its supervisor")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

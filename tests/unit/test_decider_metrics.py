@@ -396,6 +396,13 @@ def test_requests_that_nobody_healthy_serves_are_seen_unless_they_are_fewer_than
     assert not metrics(evolve(ill, trend=told.trend), desired=0).is_deserted
 
 
+def test_requests_are_not_taken_for_unserved_while_the_actuator_says_nothing() -> None:
+    started = seen_of.with_traffic(seen(members=()), traffic(request_rate=20.0, in_flight=0), NOW_S)
+    assert metrics(evolve(started, membership=None), desired=1).ignorance == "no fresh membership from the actuator"
+    assert not metrics(evolve(started, membership=None), desired=1).is_deserted
+    assert metrics(started, desired=1).is_deserted
+
+
 def test_a_domain_that_serves_on_a_lost_host_is_somebody() -> None:
     found = seen(sample(0.9, is_reachable=False), members=(member(0),), with_traffic=False)
     found = seen_of.with_traffic(found, traffic(request_rate=20.0, in_flight=0), NOW_S)

@@ -1,11 +1,13 @@
 """The page of the fault matrix: a row is kept only if every test of it passed and nothing of it is open."""
 
+import math
+
 import pytest
 
 from tests.faults import page as module
 from tests.faults.matrix import OPEN, ROWS
 from tests.faults.page import page
-from tests.faults.proof import Proof
+from tests.faults.proof import SHORT_S, Proof
 
 
 def shown(*rows: int, fault: str | None = None) -> Proof:
@@ -45,10 +47,10 @@ def test_a_figure_beyond_its_bound_fails_the_test() -> None:
         Proof((1,)).measured("restart", 2.5, at_most=2.0)
 
 
-def test_a_fault_lasts_a_minute_at_most_unless_its_whole_length_is_asked_for() -> None:
-    assert Proof((1,)).lasts_s(600) == 60
-    assert Proof((1,)).lasts_s(3) == 3
-    assert Proof((1,), is_long=True).lasts_s(600) == 600
+def test_a_fault_lasts_seconds_at_most_a_minute_where_rows_are_asked_for_and_its_whole_length_if_that_is() -> None:
+    assert Proof((1,), longest_s=SHORT_S).lasts_s(600) == 60
+    assert Proof((1,)).lasts_s(600) < 10 and Proof((1,)).lasts_s(3) == 3
+    assert Proof((1,), longest_s=math.inf).lasts_s(600) == 600
 
 
 def test_every_row_is_there_once_and_only_rows_are_open() -> None:

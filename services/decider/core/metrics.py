@@ -104,9 +104,13 @@ class GroupMetrics:
 
     @property
     def is_deserted(self) -> bool:
-        """Return whether a request a second comes for one domain more, and no domain is healthy to serve."""
+        """Return whether a request a second comes for one domain more, and no domain is healthy to serve.
+
+        Without a word of the actuator the balancer, too, may know no member, and HAProxy serves all the same.
+        """
         is_served = self.healthy > 0 or self.unhealthy < self.ready
-        return not is_served and self.desired > 0 and (self.request_rate_mean or 0.0) >= self.desired + 1
+        is_empty = self.is_membership_fresh and not is_served
+        return is_empty and self.desired > 0 and (self.request_rate_mean or 0.0) >= self.desired + 1
 
     def left_s(self, window_s: float, held_s: float) -> float:
         """Return how much of a window is not yet full."""
