@@ -73,6 +73,11 @@ class Seen:
         newest = self.newest()
         return newest.desired_after if newest else 0
 
+    def limiter(self) -> str:
+        """Return what kept the newest decision from more."""
+        newest = self.newest()
+        return newest.limiter if newest else ""
+
     def count(self, counter: str) -> int:
         self.look()
         return self.status.counters.get(counter, 0) if self.status else 0
@@ -148,7 +153,7 @@ def test_without_samples_nothing_is_scaled_in_after_3_ticks(tmp_path: Path, row:
         assert it.seen.size() > 1
         row.held(f"{len(silent)} ticks without figures, time for {len(silent) // 4} scale-ins: none")
         it.relay.fate = intact
-        wait_until(lambda: it.seen.newest().limiter != "stale-data", "figures, now that samples come again")
+        wait_until(lambda: it.seen.limiter() != "stale-data", "figures, now that samples come again")
 
 
 def has_sample(record: DecisionRecord) -> bool:
@@ -215,16 +220,19 @@ class Paced(Surroundings):
         for bus in buses.values():
             bus.close()
 
-    def heard(self, record: DecisionRecord) -> list[int]:
-        """Return the beats whose samples the decider took in for this decision."""
-        return [self.beats[int(each.id.rsplit("/", 1)[1]) - 1] for each in record.taken if "/sample." in each.id]
+
+def heard_for(it: Behind, record: DecisionRecord) -> list[int]:
+    """Return the beats whose samples the decider took in for this decision."""
+    assert isinstance(it.around, Paced)
+    seqs = [int(taken.id.rsplit("/", 1)[1]) for taken in record.taken if "/sample." in taken.id]
+    return [it.around.beats[seq - 1] for seq in seqs]
 
 
 def changes(it: Behind) -> list[tuple[int, int]]:
     """Return each change of size, and the newest beat that the decider had heard of then."""
     newest, found = -1, []
     for record in it.seen.look():
-        newest = max([newest, *it.around.heard(record)])
+        newest = max([newest, *heard_for(it, record)])
         if record.action != "hold":
             found.append((record.desired_after, newest))
     return found
@@ -236,10 +244,11 @@ def test_with_30_percent_lost_the_decisions_are_the_same_and_as_late_as_their_wi
 ) -> None:
     """A window begins with the first sample after the change that is heard, and ends with one that is heard."""
     lossy = {"seed 1": Lossy(1), "seed 2": Lossy(2)}
+    fates: dict[str, Fate] = {"whole": intact, **lossy}
     with ExitStack() as stack:
         made = {
             name: stack.enter_context(behind(tmp_path / name[-1], Paced, fate, PACE_S, window_s=4.5 * PACE_S))
-            for name, fate in {"whole": intact, **lossy}.items()
+            for name, fate in fates.items()
         }
         for name, it in made.items():
             wait_until(
@@ -248,7 +257,7 @@ def test_with_30_percent_lost_the_decisions_are_the_same_and_as_late_as_their_wi
         whole = changes(made.pop("whole"))
         for name, it in made.items():
             found, counted = changes(it), lossy[name].fates
-            heard = sorted(beat for record in it.seen.look() for beat in it.around.heard(record))
+            heard = sorted(beat for record in it.seen.look() for beat in heard_for(it, record))
             print(f"  {name}: {found} instead of {whole}; {dict(counted)}")
             assert [size for size, _ in found] == [size for size, _ in whole] == [2, 3, 2, 1]
             extra = []
@@ -359,7 +368,7 @@ def test_a_decider_works_with_older_and_later_services_and_holds_where_it_unders
         assert it.seen.count("dropped") > 30
         row.held(f"an unknown version: dropped and counted; {len(records)} ticks without load, and the size stays")
         it.relay.fate = intact
-        wait_until(lambda: it.seen.newest().limiter != "stale-data", "figures, in its own version again")
+        wait_until(lambda: it.seen.limiter() != "stale-data", "figures, in its own version again")
 
 
 # --- a late start ------------------------------------------------------------------------------------------------
