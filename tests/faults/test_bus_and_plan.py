@@ -25,7 +25,8 @@ LEAVING = ("draining", "stopping")
 @pytest.fixture(scope="module")
 def service(make_world: MakeWorld) -> Iterator[Service]:
     """Return an installation of four domains in rotation, which no policy makes fewer."""
-    world = make_world("asfu", 65, minimum=str(COUNT), maximum=str(COUNT), in_window_s="3000.0")
+    sizes = {"minimum": str(COUNT), "maximum": str(COUNT), "in_window_s": "3000.0"}
+    world = make_world("asfu", 65, **sizes, group_extra="boot_timeout_s = 180.0")  # four at once, on two cores
     with in_service(world, COUNT) as service:
         yield service
 
@@ -52,8 +53,8 @@ def test_a_decider_that_says_an_older_or_an_empty_plan_removes_nobody(service: S
     power.forget()
     with whole.fault("an older and an empty plan in the decider's place", boots=0):
         with whole.stopped(whole.pid("supervisord")):
-            pid = whole.pid("decider")
-            os.kill(pid, signal.SIGKILL)
+            os.kill(whole.pid("decider"), signal.SIGKILL)
+            wait_until(lambda: "decider" not in whole.processes(), 10, "the decider's end")
             newest = heard(service, [])
             for generation, desired in ((newest - 1, 1), (1, 1), (newest, 0)):
                 heard(service, [plan(generation, desired)])
