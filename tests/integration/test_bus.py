@@ -270,7 +270,7 @@ def test_a_message_of_20_mb_is_cut_off_and_the_next_one_is_heard(config: Config,
     context.destroy(linger=0)
     assert sub.counters["reconnects"] >= 1
     row.held("five messages of 20 MB: cut off, and the next one is heard")
-    grown_mb = (rss_bytes() - before) / 1e6
+    grown_mb = max(rss_bytes() - before, 0) / 1e6
     row.measured("more memory, with the sender's copy of 20 MB", grown_mb, at_most=60.0, unit="MB")
 
 
@@ -290,7 +290,7 @@ def test_a_subscriber_that_does_not_read_costs_the_publisher_a_bounded_amount(op
     full = rss_bytes()
     for _ in range(10_000):
         pub.publish(Event(name="e", text=text))
-    grown_mb = (rss_bytes() - full) / 1e6
+    grown_mb = max(rss_bytes() - full, 0) / 1e6
     row.measured("a full queue, and 10,000 messages of 10 kB more: memory grows by", grown_mb, at_most=10.0, unit="MB")
     while sub.receive(0.2).messages:
         pass

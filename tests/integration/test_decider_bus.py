@@ -270,7 +270,7 @@ def test_with_30_percent_lost_the_decisions_are_the_same_and_as_late_as_their_wi
             told = "{lost:.0%} lost, {doubled:.0%} doubled, {late:.0%} out of order".format(**shares)
             late = max(beat - other for (_, beat), (_, other) in zip(found, whole, strict=True))
             row.held(f"{told}: the same {len(found)} decisions, at most {late} ticks late")
-            row.measured("of these not for the first or last sample of a window", max(extra), 1, "ticks")
+            row.measured("ticks beyond the arrival of a window's first and last sample", max(extra), 1, "")
             gaps = wait_until(lambda it=it: it.seen.count("gaps"), "a count of gaps")
             assert gaps >= 30
             row.held(f"the gap counter stands at {gaps}")
