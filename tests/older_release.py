@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgpack
 
 from common.messages import Body, Header
-from common.wire import decode, encode
+from common.wire import body_class, decode, encode
 
 RECORDED = Path(__file__).parent / "contract" / "older"
 HEADER = Header(source="monitor", run_id=127, seq=1, sent_at_s=2e9, mono_s=100.25)
@@ -25,12 +25,17 @@ def recorded_body(kind: str) -> dict[str, Any]:
 
 def as_sent_then(body: AnyBody) -> AnyBody:
     """Return the message as it is heard from a process of that release: without the fields that it did not know."""
-    topic, payload = encode(HEADER, body)
-    values = msgpack.unpackb(payload)
-    values["body"] = _known(values["body"], recorded_body(body.kind))
-    heard = decode([topic, msgpack.packb(values)])[2]
+    heard = decode(frames_as_sent_then(encode(HEADER, body)))[2]
     assert isinstance(heard, type(body))
     return heard
+
+
+def frames_as_sent_then(frames: list[bytes]) -> list[bytes]:
+    """Return the frames of the message as a process of that release would have sent it."""
+    topic, payload = frames
+    values = msgpack.unpackb(payload)
+    values["body"] = _known(values["body"], recorded_body(body_class(topic.decode()).kind))
+    return [topic, msgpack.packb(values)]
 
 
 def _known(value: Any, pattern: Any) -> Any:

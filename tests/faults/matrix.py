@@ -97,7 +97,7 @@ SECTIONS: Final = {
         Row(
             19,
             "30 % of all messages are lost, doubled or out of order",
-            "the decisions are those without loss, at most one tick later; the gap counter rises",
+            "the decisions are those without loss, as late as the first and the last sample of their window that arrive, and at most one tick more; the gap counter rises",
         ),
         Row(
             20,

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from common import config_file
 from common.bus import Bus, ask
 from common.clock import SystemClock
 from common.config import Config
-from common.messages import DesiredCapacity, Membership, Reply, Request
+from common.messages import PROTOCOL_VERSION, DesiredCapacity, Membership, Reply, Request
 from tests.faults.proof import Proof
+from tests.integration.relay import Fate, Relay, intact
 from tests.waiting import undisturbed_s
 
 CLOCK = SystemClock()
@@ -109,7 +111,8 @@ def test_process_tells_its_members_and_why_it_cannot_add(
     assert body.generation_seen == 1
 
 
-def test_an_older_desired_capacity_is_not_followed(process: subprocess.Popen[str], decider: Bus) -> None:
+@pytest.mark.fault(70)
+def test_an_older_desired_capacity_is_not_followed(process: subprocess.Popen[str], decider: Bus, row: Proof) -> None:
     """The newer ones before and after it are: what it says has had its turn when the last one is followed."""
     decider.subscribe("actuator", "membership")
     followed: set[tuple[int, int | None]] = set()
@@ -125,6 +128,81 @@ def test_an_older_desired_capacity_is_not_followed(process: subprocess.Popen[str
         body = membership(decider)
         followed.add((body.generation_seen, body.desired_seen))
     assert {capacity for capacity in followed if capacity[1] is not None} == {(5, 1), (6, 2)}
+    row.held("generations 4 and 1 after 5: never followed; 6 is")
+
+
+def changed(header: dict[str, int] | None = None, body: dict[str, int] | None = None) -> Fate:
+    """Send every message with these values in its header, and with this body instead of its own."""
+
+    def fate(_service: str, frames: list[bytes]) -> list[list[bytes]]:
+        values = msgpack.unpackb(frames[1])
+        values["header"] |= header or {}
+        values["body"] = values["body"] if body is None else body
+        return [[frames[0], msgpack.packb(values)]]
+
+    return fate
+
+
+NOT_FOLLOWED = {
+    "without a body": (changed(body={}), 0, 0),
+    "for no domain, where one is the fewest": (intact, 0, 1),
+    "of an unknown version": (changed({"version": PROTOCOL_VERSION + 1}), 3, 0),
+}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("without a body", marks=pytest.mark.fault(70)),
+        pytest.param("for no domain, where one is the fewest", marks=pytest.mark.fault(70)),
+        pytest.param("of an unknown version", marks=pytest.mark.fault(72)),
+    ],
+)
+def test_a_plan_that_is_empty_or_not_understood_is_not_followed(tmp_path: Path, what: str, row: Proof) -> None:
+    """The good ones before and after it are: what it says has had its turn when the last one is followed."""
+    fate, desired, minimum = NOT_FOLLOWED[what]
+    near = load(write(tmp_path, "test:///default"))
+    (tmp_path / "far").mkdir()
+    far = load(write(tmp_path / "far", "test:///default"))
+    process = start(tmp_path / "autoscaler.toml")
+    decider, listener = Bus.open(far, "decider", CLOCK), Bus.open(near, "operator", CLOCK, publishes=False)
+    followed: set[tuple[int, int | None]] = set()
+
+    def say(generation: int, wanted: int, fewest: int = 0) -> None:
+        decider.receive(0.0)
+        body = DesiredCapacity(group="actest", generation=generation, desired=wanted, minimum=fewest, maximum=4)
+        decider.publish(body)
+
+    def look(until: tuple[int, int]) -> None:
+        until_s = CLOCK.monotonic_s() + PATIENCE_S
+        while until not in followed:
+            assert CLOCK.monotonic_s() < until_s, followed
+            decider.receive(0.0)
+            body = membership(listener)
+            followed.add((body.generation_seen, body.desired_seen))
+
+    try:
+        with Relay({"decider": (far.system.run_path, near.system.run_path)}) as relay:
+            listener.subscribe("actuator", "membership")
+            membership(listener)
+            say(5, 1)
+            look((5, 1))
+            relay.fate = fate
+            for _ in range(3):  # in each of its turns it tells what it follows
+                say(6, desired, minimum)
+                body = membership(listener)
+                followed.add((body.generation_seen, body.desired_seen))
+            assert followed - {(0, None)} == {(5, 1)}
+            relay.fate = intact
+            say(7, 2)
+            look((7, 2))
+    finally:
+        decider.close()
+        listener.close()
+        process.kill()
+        process.communicate(timeout=5)
+    assert {capacity for capacity in followed if capacity[1] is not None} == {(5, 1), (7, 2)}
+    row.held(f"a plan {what}: the actuator goes on with the one before")
 
 
 def test_unknown_domain_and_unknown_verb_are_answered(process: subprocess.Popen[str], decider: Bus, path: Path) -> None:

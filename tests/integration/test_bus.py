@@ -21,6 +21,7 @@ from common.messaging.addresses import control_address, publish_address
 from common.messaging.budget import Resends
 from common.messaging.requests import encode_request
 from common.wire import MAX_MESSAGE_BYTES, encode
+from tests.faults.proof import Proof
 from tests.waiting import Stopwatch, wait_until
 
 CLOCK = SystemClock()
@@ -96,14 +97,17 @@ def counts(messages: list[Received]) -> list[int]:
     return [r.body.desired for r in messages if isinstance(r.body, DesiredCapacity)]
 
 
-def test_a_late_subscriber_gets_the_last_value_of_each_standing_topic(open_bus: Open) -> None:
+@pytest.mark.fault(27)
+def test_a_late_subscriber_gets_the_last_value_of_each_standing_topic(open_bus: Open, row: Proof) -> None:
     pub = open_bus()
     for count in (1, 2, 3):
         pub.publish(desired(count))
     pub.publish(desired(7, "db"))
     sub = open_bus("operator", publishes=False)
+    begun_s = CLOCK.monotonic_s()
     sub.subscribe("decider", "capacity.desired")
     assert sorted(counts(hear(sub, pub, lambda heard: len(heard) >= 2, within_s=TICK_S))) == [3, 7]
+    row.measured("the last value of every topic heard after", CLOCK.monotonic_s() - begun_s, at_most=TICK_S)
 
 
 def test_a_second_subscriber_gets_it_too_and_the_first_hears_no_copy(open_bus: Open) -> None:
@@ -187,7 +191,8 @@ def test_a_publisher_that_restarts_starts_a_new_run_and_is_heard_at_once(open_bu
     assert second.header.seq == 1
 
 
-def test_a_replayed_message_is_ignored_and_counted(config: Config, open_bus: Open) -> None:
+@pytest.mark.fault(22)
+def test_a_replayed_message_is_ignored_and_counted(config: Config, open_bus: Open, row: Proof) -> None:
     context, door = raw_publisher(config, "decider")
     sub = open_bus("operator", publishes=False)
     sub.subscribe("decider")
@@ -197,7 +202,9 @@ def test_a_replayed_message_is_ignored_and_counted(config: Config, open_bus: Ope
     heard = hear(sub, None, lambda heard: counts(heard)[-1:] == [6])
     context.destroy(linger=0)
     assert all(r.header.run_id == 5 for r in heard)
+    assert counts(heard)[-1] == 6 and 99 not in [r.header.seq for r in heard]
     assert sub.counters["replayed"] == 2
+    row.held("ignored and counted: an older message of this run, and one of an older run")
 
 
 def test_what_is_lost_is_counted(config: Config, open_bus: Open) -> None:
@@ -212,8 +219,9 @@ def test_what_is_lost_is_counted(config: Config, open_bus: Open) -> None:
     assert sub.counters["gaps"] == 3
 
 
+@pytest.mark.fault(21)
 def test_malformed_messages_are_dropped_counted_and_logged_once_with_their_sender(
-    config: Config, open_bus: Open, capsys: pytest.CaptureFixture[str]
+    config: Config, open_bus: Open, capsys: pytest.CaptureFixture[str], row: Proof
 ) -> None:
     context, door = raw_publisher(config, "decider")
     sub = open_bus("operator", publishes=False)
@@ -239,9 +247,11 @@ def test_malformed_messages_are_dropped_counted_and_logged_once_with_their_sende
     lines = [line for line in capsys.readouterr().out.splitlines() if "message-dropped" in line]
     assert len(lines) == 2  # one for the kind, one for what is of no kind
     assert all("decider" in line for line in lines)
+    row.held(f"{len(bad)} kinds of malformed messages: dropped and counted, the sender named once an hour and kind")
 
 
-def test_a_message_of_20_mb_is_cut_off_and_the_next_one_is_heard(config: Config, open_bus: Open) -> None:
+@pytest.mark.fault(21)
+def test_a_message_of_20_mb_is_cut_off_and_the_next_one_is_heard(config: Config, open_bus: Open, row: Proof) -> None:
     context, door = raw_publisher(config, "decider")
     sub = open_bus("operator", publishes=False)
     sub.subscribe("decider")
@@ -259,14 +269,17 @@ def test_a_message_of_20_mb_is_cut_off_and_the_next_one_is_heard(config: Config,
     hear(sub, None, repaired, within_s=8.0)
     context.destroy(linger=0)
     assert sub.counters["reconnects"] >= 1
-    assert rss_bytes() - before < 60_000_000  # the sender's copy of 20 MB lives in this process too
+    row.held("five messages of 20 MB: cut off, and the next one is heard")
+    grown_mb = max(rss_bytes() - before, 0) / 1e6
+    row.measured("more memory, with the sender's copy of 20 MB", grown_mb, at_most=60.0, unit="MB")
 
 
 def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def test_a_subscriber_that_does_not_read_costs_the_publisher_a_bounded_amount(open_bus: Open) -> None:
+@pytest.mark.fault(20)
+def test_a_subscriber_that_does_not_read_costs_the_publisher_a_bounded_amount(open_bus: Open, row: Proof) -> None:
     pub, sub = open_bus(), open_bus("operator", publishes=False)
     sub.subscribe("decider", "event", "capacity.desired")
     pub.publish(desired(1))
@@ -277,14 +290,18 @@ def test_a_subscriber_that_does_not_read_costs_the_publisher_a_bounded_amount(op
     full = rss_bytes()
     for _ in range(10_000):
         pub.publish(Event(name="e", text=text))
-    assert rss_bytes() - full < 10_000_000
+    grown_mb = max(rss_bytes() - full, 0) / 1e6
+    row.measured("a full queue, and 10,000 messages of 10 kB more: memory grows by", grown_mb, at_most=10.0, unit="MB")
     while sub.receive(0.2).messages:
         pass
     pub.publish(Event(name="last"))
     hear(sub, pub, lambda heard: bool(heard) and heard[-1].topic == "event.last")
 
 
-def test_a_subscriber_that_stood_still_ends_with_the_newest_state_although_it_missed_much(open_bus: Open) -> None:
+@pytest.mark.fault(20)
+def test_a_subscriber_that_stood_still_ends_with_the_newest_state_although_it_missed_much(
+    open_bus: Open, row: Proof
+) -> None:
     pub, sub = open_bus(), open_bus("operator", publishes=False)
     sub.subscribe("decider")
     pub.publish(desired(1))
@@ -302,6 +319,7 @@ def test_a_subscriber_that_stood_still_ends_with_the_newest_state_although_it_mi
     heard = counts(hear(sub, pub, is_newest))
     assert sub.counters["gaps"] > 0, "the queue held everything: nothing is shown"
     assert heard == sorted(heard)
+    row.held(f"{sub.counters['gaps']} of {last:,} messages missed: the newest state counts, and none goes back")
 
 
 def test_a_second_copy_is_refused_and_the_first_goes_on(open_bus: Open) -> None:
@@ -313,7 +331,8 @@ def test_a_second_copy_is_refused_and_the_first_goes_on(open_bus: Open) -> None:
     hear(sub, first, lambda heard: counts(heard) == [2])
 
 
-def test_a_stale_socket_is_removed_by_the_holder_of_the_lock(config: Config, open_bus: Open) -> None:
+@pytest.mark.fault(26)
+def test_a_stale_socket_is_removed_by_the_holder_of_the_lock(config: Config, open_bus: Open, row: Proof) -> None:
     config.system.run_path.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(config.system.run_path / "decider.sock"))
@@ -321,21 +340,30 @@ def test_a_stale_socket_is_removed_by_the_holder_of_the_lock(config: Config, ope
     sub.subscribe("decider")
     pub.publish(desired(2))
     hear(sub, pub, lambda heard: counts(heard) == [2])
+    door = config.system.run_path / "decider.sock"
+    inode = door.stat().st_ino
+    with pytest.raises(LockHeldError):
+        open_bus()
+    assert door.stat().st_ino == inode
+    row.held("left over: cleaned away by whoever holds the lock, and by nobody else")
 
 
-def test_a_file_in_the_place_of_a_socket_is_a_clear_error_and_stays(config: Config, open_bus: Open) -> None:
+@pytest.mark.fault(26)
+def test_a_file_in_the_place_of_a_socket_is_a_clear_error_and_stays(config: Config, open_bus: Open, row: Proof) -> None:
     config.system.run_path.mkdir(mode=0o700)
     path = config.system.run_path / "decider.sock"
     path.write_text("mine")
     with pytest.raises(BusError, match="must be a socket, or absent"):
         open_bus()
     assert path.read_text() == "mine"
+    row.held("a file that is no socket: an error that says so; it stays")
     path.unlink()
     open_bus()  # the failed attempt has let go of the lock
 
 
+@pytest.mark.fault(26)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_belongs_to_someone_else_is_a_clear_error(config: Config, open_bus: Open) -> None:
+def test_what_belongs_to_someone_else_is_a_clear_error(config: Config, open_bus: Open, row: Proof) -> None:
     run = config.system.run_path
     run.mkdir(mode=0o700)
     os.chown(run, 65534, 65534)
@@ -347,6 +375,8 @@ def test_what_belongs_to_someone_else_is_a_clear_error(config: Config, open_bus:
     os.chown(run / "decider.sock", 65534, 65534)
     with pytest.raises(BusError, match="belongs to user 65534; remove it"):
         open_bus()
+    assert (run / "decider.sock").stat().st_uid == 65534
+    row.held("somebody else's socket or directory: an error that names its owner; it stays")
 
 
 def test_the_run_directory_is_made_and_kept_for_its_owner_alone(config: Config, open_bus: Open) -> None:

@@ -19,6 +19,7 @@ from common.clock import SystemClock
 from common.config import Config
 from common.errors import BusError
 from common.messages import Event, Reply, Request, ServiceStatus
+from tests.faults.proof import Proof
 
 CLOCK = SystemClock()
 ROOT = Path(__file__).parents[2]
@@ -121,28 +122,44 @@ def test_a_hangup_takes_the_changed_file_over_without_a_restart(start: Any, path
     assert request(config, "ping").data == {"max": 7}
 
 
-def test_a_hangup_with_a_wrong_file_keeps_the_old_one_and_says_why(start: Any, path: Path) -> None:
+@pytest.mark.fault(69)
+@pytest.mark.parametrize(
+    ("what", "wrong", "told"),
+    [
+        ("no TOML", "max = = 3", "not valid TOML: Invalid value (at line 7, column 7)"),
+        ("min > max", "max = 3\nmin = 5", ":5: groups.web: min must be <= max (3); got 5"),
+        ("an unknown key", "maxi = 3", ":7: groups.web.maxi: unknown key; did you mean 'max'?"),
+        ("max = 0", "max = 0", ":7: groups.web.max: input should be greater than or equal to 1; got 0"),
+    ],
+)
+def test_a_hangup_with_a_wrong_file_keeps_the_old_one_and_says_why(
+    start: Any, path: Path, what: str, wrong: str, told: str, row: Proof
+) -> None:
     process = start()
     config, digest = config_file.load(path)
     bus = Bus.open(config, "operator", CLOCK, publishes=False)
     bus.subscribe("decider")
     while not bus.receive(PATIENCE_S).messages:
         pass
-    write(path, maximum=0)
+    path.write_text(path.read_text().replace("max = 4", wrong))
     process.send_signal(signal.SIGHUP)
-    told: list[Event] = []
+    events: list[Event] = []
     deadline_s = CLOCK.monotonic_s() + PATIENCE_S
-    while not told and CLOCK.monotonic_s() < deadline_s:
-        told = [received.body for received in bus.receive(0.5).messages if isinstance(received.body, Event)]
+    while not events and CLOCK.monotonic_s() < deadline_s:
+        events = [received.body for received in bus.receive(0.5).messages if isinstance(received.body, Event)]
     bus.close()
-    assert (told[0].name, told[0].level) == ("config-refused", "warning")
-    assert "groups.web.max: input should be greater than or equal to 1; got 0" in told[0].text
+    assert (events[0].name, events[0].level) == ("config-refused", "warning")
+    assert told in events[0].text
+    answer = request(config, "reload")
+    assert answer.status != "applied"
+    assert told in answer.reason
     assert status(config, digest).pid == process.pid
     assert request(config, "ping").data == {"max": 4}
+    row.held(f"{what}: refused by signal and by request, with its line; the old file is in force")
     process.terminate()
     _, err = process.communicate(timeout=PATIENCE_S)
     logged = [json.loads(line)["event"] for line in err.splitlines()]
-    assert logged == ["service-started", "config-refused", "service-stopped"]
+    assert logged == ["service-started", "config-refused", "config-refused", "service-stopped"]
 
 
 def test_a_request_is_answered_with_what_changed_and_a_trial_changes_nothing(start: Any, path: Path) -> None:
