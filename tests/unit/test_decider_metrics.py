@@ -396,6 +396,13 @@ def test_requests_that_nobody_healthy_serves_are_seen_unless_they_are_fewer_than
     assert not metrics(evolve(ill, trend=told.trend), desired=0).is_deserted
 
 
+def test_whoever_answers_most_requests_is_somebody_though_nobody_is_seen() -> None:
+    for answers, is_deserted in ((19.0, False), (1.0, True), (None, True)):
+        found = seen(members=(), with_traffic=False)
+        told = traffic(request_rate=20.0, in_flight=0, answer_rate=answers)
+        assert metrics(seen_of.with_traffic(found, told, NOW_S), desired=2).is_deserted is is_deserted
+
+
 def test_a_domain_that_serves_on_a_lost_host_is_somebody() -> None:
     found = seen(sample(0.9, is_reachable=False), members=(member(0),), with_traffic=False)
     found = seen_of.with_traffic(found, traffic(request_rate=20.0, in_flight=0), NOW_S)
