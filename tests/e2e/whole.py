@@ -60,6 +60,7 @@ class Whole:
         self.strangers: dict[str, str] = {}
         self.cut_ms: list[float] = []
         self._libvirt = libvirt.open("qemu:///system")
+        self._listing = threading.Lock()
         self._most_owned = 0
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._count_owned, daemon=True)
@@ -262,17 +263,18 @@ class Whole:
         ]
 
     def _listed(self) -> list[libvirt.virDomain]:
-        """Return every domain, over a new connection if libvirtd has restarted."""
-        while True:
-            try:
-                return self._libvirt.listAllDomains()
-            except libvirt.libvirtError:
-                if self._libvirt.isAlive():
-                    raise
-            connect = wait_until(_connected, CONVERGE_S, "libvirtd to be reached")
-            with suppress(libvirt.libvirtError):
-                self._libvirt.close()
-            self._libvirt = connect
+        """Return every domain, over a new connection if libvirtd has restarted: made by one thread, for all."""
+        with self._listing:
+            while True:
+                try:
+                    return self._libvirt.listAllDomains()
+                except libvirt.libvirtError:
+                    if self._libvirt.isAlive():
+                        raise
+                connect = wait_until(_connected, CONVERGE_S, "libvirtd to be reached")
+                with suppress(libvirt.libvirtError):
+                    self._libvirt.close()
+                self._libvirt = connect
 
     def _count_owned(self) -> None:
         """Note the most domains that were owned at once."""

@@ -15,9 +15,9 @@ from services.actuator.core.breaker import LIMIT, PAUSE_S
 from services.actuator.core.disks import owner_of
 from services.actuator.worker import HANDS
 from tests.answering import answering
+from tests.faults.deaf_line import DeafLine
 from tests.faults.proof import Proof
 from tests.integration.actuator_stand import CLOCK, Driver
-from tests.integration.deaf_line import DeafLine
 from tests.integration.overlay_group import connected, overlay_config, overlay_group
 
 PREFIX = "accre-"
