@@ -96,6 +96,12 @@ def running(host: Connection) -> Connection:
     return host
 
 
+def threads(process: int) -> set[str]:
+    """Return the states of a process's threads: each stops when it is its turn."""
+    stats = [path.read_text() for path in Path(f"/proc/{process}/task").glob("*/stat")]
+    return {stat.rpartition(") ")[2][0] for stat in stats}
+
+
 def mine(host: Connection) -> dict[str, CpuReading]:
     return {reading.name: reading for reading in host.cpu_readings() if is_ours(reading.name)}
 
@@ -135,8 +141,10 @@ def test_a_killed_qemu_is_told_as_failed(running: Connection) -> None:
 
 @pytest.mark.fault(40)
 def test_a_frozen_qemu_delays_no_reading(running: Connection, row: Proof) -> None:
-    os.kill(pid(NAMES[0]), signal.SIGSTOP)
+    process = pid(NAMES[0])
+    os.kill(process, signal.SIGSTOP)
     try:
+        wait_for(lambda: threads(process) == {"T"})
         start_s = CLOCK.monotonic_s()
         frozen = mine(running)[NAMES[0]].cpu_time_s
         row.measured("the figures of all", CLOCK.monotonic_s() - start_s, at_most=1.0)
