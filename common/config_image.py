@@ -36,8 +36,8 @@ class Image(Table):
     def _is_an_absolute_path(cls, path: str) -> str:
         if path and not path.startswith("/"):
             raise ValueError("must be an absolute path")
-        if path.endswith("/") or any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in path):
-            raise ValueError("must be the path of a file, without control characters")
+        if path.endswith("/") or not path.isprintable():
+            raise ValueError("must be the printable path of a file")
         return path
 
     @field_validator("directory")

@@ -124,10 +124,14 @@ def _own_pool(raw: Any, pool: Pool) -> Any | None:
 
 
 def _active(found: Any) -> Any:
-    """Return our pool, active: after a reboot it is not."""
+    """Return our pool, active: after a reboot it is not; that another thread makes it so meanwhile is no error."""
     if not found.isActive():
-        found.build(0)
-        found.create(0)
+        try:
+            found.build(0)
+            found.create(0)
+        except Exception:
+            if not found.isActive():
+                raise
     return found
 
 

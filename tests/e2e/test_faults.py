@@ -137,7 +137,8 @@ def await_age(whole: Whole) -> None:
     wait_until(lambda: age_s() >= KEEPER_PAUSES_S, 30, "HAProxy to have run for a while")
 
 
-def test_a_domain_that_was_removed_by_hand_is_replaced(whole: Whole) -> None:
+@pytest.mark.fault(50)
+def test_a_domain_that_was_removed_by_hand_is_replaced(whole: Whole, row: Proof) -> None:
     victim = whole.ready()[-1]["name"]
     uuid = whole.owned()[victim]
     with whole.fault(f"virsh undefine and destroy {victim}"):
@@ -145,16 +146,19 @@ def test_a_domain_that_was_removed_by_hand_is_replaced(whole: Whole) -> None:
         domain.undefine()
         domain.destroy()
         wait_until(lambda: uuid not in whole.owned().values(), 5, "its end")
+    row.held("undefined and destroyed by hand: replaced, and no GET failed")
 
 
-def test_a_frozen_qemu_is_taken_out_and_replaced(whole: Whole) -> None:
+@pytest.mark.fault(40)
+def test_a_frozen_qemu_is_taken_out_and_replaced(whole: Whole, row: Proof) -> None:
     victim = whole.ready()[0]
     with whole.fault(f"SIGSTOP to the QEMU of {victim['name']}"):
         os.kill(whole.world.qemu_pid(victim["name"]), signal.SIGSTOP)
         begin = now_s()
-        wait_until(lambda: not whole.takes_traffic(victim["address"]), 10, "the frozen guest out of rotation")
-        print(f"  out of rotation after {now_s() - begin:.1f} s")
+        wait_until(lambda: not whole.takes_traffic(victim["address"]), 10, "the frozen guest out of rotation", 0.01)
+        row.measured("out of rotation", now_s() - begin, at_most=1.5)
         wait_until(lambda: victim["uuid"] not in {d["uuid"] for d in whole.ready()}, 15, "its phase to change")
+    row.held("replaced, and no GET failed")
     assert "takes nothing new: frozen" in whole.world.autoscaler("events").stdout
 
 

@@ -17,6 +17,7 @@ import pytest
 from tests.e2e.owner import dump_memory, suspended
 from tests.e2e.service import BOOT_S, MakeWorld, Service, in_service, owners_group
 from tests.e2e.world import now_s, wait_until
+from tests.faults.proof import Proof
 
 OWN = "aseo"
 GRACE_S = 4.0
@@ -163,7 +164,8 @@ def test_an_existing_domain_serves_again_and_no_get_fails(existing: Service, act
     assert acted.failures() == []
 
 
-def test_a_suspended_domain_takes_nothing_new_and_another_is_started_beside_it(existing: Service) -> None:
+@pytest.mark.fault(43)
+def test_a_suspended_domain_takes_nothing_new_and_another_is_started_beside_it(existing: Service, row: Proof) -> None:
     acted = Acted(existing)
     with suspended(acted.domain):
         begin = now_s()
@@ -173,6 +175,7 @@ def test_a_suspended_domain_takes_nothing_new_and_another_is_started_beside_it(e
         assert acted.cut() == []
     acted.ends_as_it_began()
     assert acted.failures() == []
+    row.held("suspended by its owner: out of rotation until it ran, then in service with its power; no GET failed")
 
 
 @pytest.mark.slow

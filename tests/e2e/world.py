@@ -182,12 +182,25 @@ class World:
         return "\n".join(parts)
 
 
+def libvirtd_pid() -> int:
+    """Return the process of the machine's libvirtd, as systemd runs it or as it was started by hand."""
+    if Path("/run/systemd/system").is_dir():
+        told = subprocess.run(
+            ["systemctl", "show", "--property=MainPID", "--value", "libvirtd"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return int(told.stdout)
+    return int(Path("/run/libvirtd.pid").read_text(encoding="ascii"))
+
+
 def restart_libvirtd() -> None:
     """Restart libvirtd as the machine runs it: by systemd, or by hand."""
     if Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "restart", "libvirtd"], check=True)
         return
-    pid = int(Path("/run/libvirtd.pid").read_text(encoding="ascii"))
+    pid = libvirtd_pid()
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "libvirtd to end")
     subprocess.run(["libvirtd", "-d"], check=True)

@@ -22,6 +22,7 @@ from common.phases import Phase
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.record import Record
 from services.actuator.images import Images
+from tests.faults.proof import Proof
 from tests.integration.actuator_stand import CLOCK, Driver
 from tests.named import Named
 
@@ -183,7 +184,8 @@ def bursts_and_gives_back(driver: Driver, uuid: str) -> None:
     connection.close()
 
 
-def test_frozen_guest_is_replaced_and_its_slow_end_holds_up_nobody(driver: Driver) -> None:
+@pytest.mark.fault(40)
+def test_frozen_guest_is_replaced_and_its_slow_end_holds_up_nobody(driver: Driver, row: Proof) -> None:
     driver.want(1)
     driver.run_until({"actest-0000": "ready"})
     pid = int(Path("/run/libvirt/qemu/actest-0000.pid").read_text())
@@ -193,6 +195,7 @@ def test_frozen_guest_is_replaced_and_its_slow_end_holds_up_nobody(driver: Drive
     in_time_s = 10 + driver.config.groups["actest"].unhealthy_grace_s  # its checks fail for so long at least
     driver.run_until_true(lambda: driver.phases().get("actest-0001") in ("booting", "warming", "ready"), in_time_s)
     assert Path(f"/proc/{pid}").exists(), "the replacement runs before the frozen one has ended"
+    row.held("its end delays nobody: its replacement runs before it has ended")
     print("replacement began after", round(CLOCK.monotonic_s() - begun_s, 2))
     driver.run_until({"actest-0001": "ready"})
     print("only the new one after", round(CLOCK.monotonic_s() - begun_s, 2))

@@ -3,10 +3,9 @@
 The health check of every member is answered by the test itself: what is tried here is the power of the domains.
 """
 
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,11 +15,11 @@ import pytest
 from common.config import Config
 from common.domain_states import RESUMED_AFTER_S
 from common.messages import Event
-from services.actuator.access import disk_pool
 from tests.answering import answering
+from tests.faults.proof import Proof
 from tests.integration.actuator_stand import CLOCK, Driver
 from tests.integration.busy_disk import SmallFileSystem, small_file_system, write_disk
-from tests.named import Named
+from tests.integration.overlay_group import overlay_config, overlay_group
 
 PREFIX = "acsus-"
 ONE, TWO, THREE = (f"{PREFIX}{index:04d}" for index in range(3))
@@ -109,63 +108,14 @@ def driver(place: Path, health: int, domains: dict[str, libvirt.virDomain]) -> I
 @pytest.fixture
 def template_driver(place: Path, health: int) -> Iterator[tuple[Driver, SmallFileSystem]]:
     """Two domains made from an image, their overlays on a small file system, in rotation."""
-    base = write_disk(place / "base.raw")
-    base.chmod(0o644)
-    (place / "state").mkdir()
-    group = {
-        "prefix": PREFIX,
-        "min": 0,
-        "max": 4,
-        "endpoint": "127.0.0.1:18998",
-        "port": health,
-        "image": {"disk": str(base), "memory_mib": 32},
-        "unhealthy_grace_s": GRACE_S,
-        "readiness": {"path": "/", "identity": False},
-    }
-    system = {"run_dir": str(place / "run"), "state_dir": str(place / "state"), "interval_s": 1.0}
     network = {"name": "acsus", "bridge": "asbr8", "subnet": "192.168.159.0/24", "slots": 8}
-    config = Config.model_validate({"system": system, "network": network, "groups": {"acsus": group}})
+    config = overlay_config(place, health, PREFIX, network, unhealthy_grace_s=GRACE_S)
     with ExitStack() as stack:
         disks = stack.enter_context(small_file_system(place / "state" / "disks", place / "disks.img"))
-        for slot in range(4):
-            stack.enter_context(own_address(config.network.address(slot)))
-        driver = Driver(config)
-        stack.callback(sweep, config)
-        stack.callback(driver.close)
+        driver = stack.enter_context(overlay_group(config))
         driver.want(2)
         driver.run_until(BOTH, 90)
         yield driver, disks
-
-
-@contextmanager
-def own_address(address: str) -> Iterator[None]:
-    """Let this machine answer at the address of a guest that does not."""
-    subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True)
-
-
-def sweep(config: Config) -> None:
-    """Remove what the group has left."""
-    may_touch = lambda name: name.startswith(PREFIX)  # noqa: E731
-    connection = Named.open("qemu:///system", is_read_only=False, may_touch=may_touch, pool=disk_pool(config))
-    for facts in connection.domains():
-        if facts.name.startswith(PREFIX):
-            connection.destroy(facts.name)
-            connection.undefine(facts.name)
-    connection.remove_volumes(lambda _name: True)
-    connection.remove_network(config.network.name)
-    connection.close()
-    raw = libvirt.open("qemu:///system")
-    for pool in raw.listAllStoragePools():
-        if pool.name().startswith(disk_pool(config).name):  # that of the base image, too
-            is_persistent = pool.isPersistent()
-            pool.destroy()  # its directory is a mount point: it stays until that is gone
-            if is_persistent:
-                pool.undefine()
-    raw.close()
 
 
 def events(driver: Driver) -> list[str]:
@@ -228,9 +178,14 @@ def save_and_start(domain: libvirt.virDomain, _place: Path) -> None:
     domain.create()
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize("act", [dump, snapshot, save_and_start])
 def test_ordinary_acts_of_an_owner_cost_his_domain_nothing(
-    driver: Driver, domains: dict[str, libvirt.virDomain], place: Path, act: Callable[[libvirt.virDomain, Path], None]
+    driver: Driver,
+    domains: dict[str, libvirt.virDomain],
+    place: Path,
+    act: Callable[[libvirt.virDomain, Path], None],
+    row: Proof,
 ) -> None:
     place.chmod(0o777)
     thread = threading.Thread(target=act, args=(domains[ONE], place))
@@ -239,6 +194,7 @@ def test_ordinary_acts_of_an_owner_cost_his_domain_nothing(
     run_for(driver, 1)
     driver.run_until_true(lambda: all(driver.phases().get(name) == "ready" for name in BOTH), 30)
     assert domains[ONE].isActive() and ended(driver) == []
+    row.held(f"{act.__name__}: paused by libvirt, and in service again with its power")
 
 
 def test_saved_domain_stays_saved_until_its_owner_starts_it(
@@ -252,8 +208,9 @@ def test_saved_domain_stays_saved_until_its_owner_starts_it(
     assert ended(driver) == []
 
 
+@pytest.mark.fault(43)
 def test_full_disk_destroys_nobody_is_told_by_its_files_and_ends_with_room(
-    driver: Driver, domains: dict[str, libvirt.virDomain], disks: SmallFileSystem
+    driver: Driver, domains: dict[str, libvirt.virDomain], disks: SmallFileSystem, row: Proof
 ) -> None:
     processes = [domains[name].ID() for name in BOTH]
     disks.fill(left_bytes=256 * 1024)
@@ -271,6 +228,7 @@ def test_full_disk_destroys_nobody_is_told_by_its_files_and_ends_with_room(
     driver.run_until_true(lambda: "host-fault-over" in events(driver), 30)
     assert [domains[name].ID() for name in BOTH] == processes and not domains[THREE].isActive()
     assert ended(driver) == [] and events(driver).count("host-fault") == 1
+    row.held("paused by an error of its disk: kept with its power, out of rotation, and resumed once there was room")
 
 
 def test_full_disk_of_a_pool_destroys_no_domain_of_a_template_group(

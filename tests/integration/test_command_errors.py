@@ -13,6 +13,7 @@ import pytest
 from cli.stack import check_addresses_are_free
 from common.config import Config, Group, Metrics
 from common.errors import AutoscalerError
+from tests.faults.proof import Proof
 from tests.integration.test_bus_roles import old_directory
 
 GOOD = '[system]\nrun_dir = "{run}"\nstate_dir = "{state}"\n[groups.web]\nprefix = "web-"\n'
@@ -58,6 +59,32 @@ def test_a_wrong_configuration_is_one_sentence_and_exit_2(config: Path, line: st
     assert said in done.stderr
     assert str(config) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.fault(51)
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("groups.api.prefix", '[groups.api]\nprefix = "</name>"'),
+        ("network.name", '[network]\nname = "x\\"/><y"'),
+        ("network.bridge", '[network]\nbridge = "a<b"'),
+        ("network", '[network]\nname_servers = ["1.1.1.1<"]'),
+        ("groups.web.image.directory", '[groups.web.image]\ndirectory = "/a\\u0001b"'),
+        ("groups.web.image.disk", '[groups.web.image]\ndisk = "/a\\u0001b"'),
+        ("groups.web.image.disk", '[groups.web.image]\ndisk = "/a\\uFFFEb"'),
+        ("groups.web.image.xml", '[groups.web.image]\nxml = "/a\\uFFFFb"'),
+    ],
+)
+def test_what_cannot_stand_in_xml_is_refused_with_its_line_and_key(
+    config: Path, key: str, text: str, row: Proof
+) -> None:
+    written = config.read_text(encoding="utf-8")
+    config.write_text(f"{written}{text}\n", encoding="utf-8")
+    done = autoscaler(config, "up")
+    told = done.stderr.splitlines()[0]
+    lines = range(written.count("\n") + 1, written.count("\n") + 3)
+    assert done.returncode == 2 and any(told.startswith(f"autoscaler: {config}:{n}: {key}") for n in lines), told
+    row.held(f"refused before anything is started: {text.splitlines()[-1]}")
 
 
 def test_a_receiver_without_its_secret_is_a_note_and_no_fault_of_the_file(config: Path) -> None:

@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from common.config_file import load
 from common.errors import HypervisorError
 from common.hypervisor import Connection
 from common.phases import Phase
+from common.virt.storage import ensure_pool
 from common.volume import Filled, Overlay, Pool
 from services.actuator.core.disks import OVERLAY, SEED, Base, Disk, overlay, volume_name
 from services.actuator.core.record import Record
@@ -29,6 +32,7 @@ from services.actuator.image_check import main as check_images
 from services.actuator.images import ImageError, Images
 from services.actuator.keeper import Keeper, look
 from services.actuator.perform import Result, attempt
+from tests.faults.proof import Proof
 from tests.named import Named
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: libvirt's system socket")
@@ -160,7 +164,28 @@ def test_a_step_that_was_cut_off_is_made_again_over_what_it_left(host: Connectio
     assert Path(f"{config.system.state_dir}/disks/{seed.name}").read_bytes() == seed.content
 
 
-def test_what_nobody_owns_is_swept_after_its_grace_and_nothing_else(host: Connection, config: Config) -> None:
+def test_several_that_need_the_pool_at_once_all_have_it(host: Connection, pool: Pool) -> None:
+    lines = [libvirt.open(URI) for _ in range(4)]
+    try:
+        for _ in range(5):
+            together = threading.Barrier(len(lines))
+
+            def make(line: libvirt.virConnect, together: threading.Barrier = together) -> bool:
+                together.wait(10)
+                return bool(ensure_pool(line, pool).isActive())
+
+            with ThreadPoolExecutor(len(lines)) as pool_of_threads:
+                assert all(pool_of_threads.map(make, lines))
+            assert host.remove_pool()
+    finally:
+        for line in lines:
+            line.close()
+
+
+@pytest.mark.fault(49)
+def test_what_nobody_owns_is_swept_after_its_grace_and_nothing_else(
+    host: Connection, config: Config, row: Proof
+) -> None:
     step, made = define(host, config)
     attempt(host, step, made)
     _, other = define(host, config, 1)
@@ -175,6 +200,7 @@ def test_what_nobody_owns_is_swept_after_its_grace_and_nothing_else(host: Connec
     impatient = Keeper("local", lambda: host, clock, lambda _bases: None, grace_s=0.0)
     impatient.turn()
     assert names(host) == ["dsktest-0000." + UUIDS[0] + ".qcow2", "dsktest-0000." + UUIDS[0] + ".seed", "notes.txt"]
+    row.held("a disk that no domain has named for its grace is removed; a domain's, and a stranger's file, are not")
 
 
 def test_keeper_tells_what_an_image_is_good_for_and_when_it_changes(host: Connection, base: Path) -> None:

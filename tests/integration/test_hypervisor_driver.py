@@ -15,6 +15,7 @@ from common.network_xml import network_xml
 from common.phases import Phase
 from services.actuator.core.record import Record, parse
 from services.actuator.prober import Target, probe
+from tests.faults.proof import Proof
 from tests.integration.monitor_stand import CLOCK, PrivateLibvirtd, is_ours, test_domain, wait_for
 from tests.named import Named
 
@@ -87,14 +88,16 @@ def test_foreign_domains_are_not_listed(host: Connection) -> None:
     assert host.cpu_readings() == []
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("is_running", [False, True])
-def test_metadata_are_replaced_whole_and_hostile_values_survive(host: Connection, is_running: bool) -> None:
+def test_metadata_are_replaced_whole_and_hostile_values_survive(host: Connection, is_running: bool, row: Proof) -> None:
     host.define(test_domain(NAME))
     if is_running:
         host.start(NAME)
     host.set_metadata(NAME, {"group": "web", "phase": "ready"})
     host.set_metadata(NAME, HOSTILE)
     assert host.domains()[0].metadata == HOSTILE
+    row.held("what has a place in XML once it is escaped comes back from libvirt as it was given")
 
 
 def test_metadata_written_while_running_outlive_the_stop(host: Connection) -> None:

@@ -1,5 +1,7 @@
 """The monitor's threads and beat: with hosts that hang, fall away and come back, and a bus that only notes."""
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import libvirt
 import pytest
 
 from common.bus import Bus, Inbox, PendingRequest
@@ -15,16 +18,20 @@ from common.clock import SystemClock
 from common.config import Config
 from common.domain import CpuReading, DomainState, HostCpu, LifecycleEvent
 from common.errors import HypervisorLostError
+from common.hypervisor import Connection
 from common.messages import Body, Event, Failure, HostSample, Reply, Request
 from common.process import Context
+from services.actuator.worker import LOOK_GAP_S, Access, HostWorker, Observation, Report
 from services.monitor.shell import MonitorService
 from services.monitor.sweep import MAX_LANES, Sweep
 from services.monitor.watcher import HostConnection
-from tests.integration.monitor_stand import CLOCK, PrivateLibvirtd, test_domain, wait_for
+from tests.faults.proof import Proof
+from tests.integration.monitor_stand import CLOCK, PrivateLibvirtd, is_ours, test_domain, wait_for
 from tests.waiting import Stopwatch
 
 INTERVAL_S = 0.4  # a reading that takes longer than 0.15 of it counts as one that hangs
 CALL_TIMEOUT_S = 0.5
+ROOT = Path(__file__).parents[2]
 
 
 class FakeBus:
@@ -112,8 +119,10 @@ class WallClock(SystemClock):
 class Running:
     """A monitor whose loop runs in a thread."""
 
-    def __init__(self, open_connection: Callable[[str, Any], HostConnection], **hosts: str) -> None:
-        system = {"interval_s": INTERVAL_S, "republish_s": 0.5, "stale_after_s": 1.0}
+    def __init__(
+        self, open_connection: Callable[[str, Any], HostConnection], interval_s: float = INTERVAL_S, **hosts: str
+    ) -> None:
+        system = {"interval_s": interval_s, "republish_s": 0.5, "stale_after_s": 2.5 * interval_s}
         tables = {name: {"uri": uri, "call_timeout_s": CALL_TIMEOUT_S} for name, uri in hosts.items()}
         groups = {"web": {"prefix": "web-", "hosts": list(hosts)}, "hv": {"prefix": "hvtest-", "hosts": list(hosts)}}
         groups["hv"]["endpoint"] = "127.0.0.1:8001"
@@ -345,8 +354,9 @@ def watching(daemon: PrivateLibvirtd) -> Iterator[Running]:
     monitor.close()
 
 
+@pytest.mark.fault(38)
 def test_after_a_restart_of_libvirtd_events_come_again_and_the_vanished_are_told(
-    daemon: PrivateLibvirtd, watching: Running
+    daemon: PrivateLibvirtd, watching: Running, row: Proof
 ) -> None:
     names = ("hvtest-0000", "hvtest-0001")
     uuids = ("00000000-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000001")
@@ -362,9 +372,10 @@ def test_after_a_restart_of_libvirtd_events_come_again_and_the_vanished_are_told
     daemon.start()
     start_s = CLOCK.monotonic_s()
     wait_for(lambda: watching.samples()[-1].is_reachable)
-    assert CLOCK.monotonic_s() - start_s < 5
+    row.measured("the monitor has listed all again", CLOCK.monotonic_s() - start_s, at_most=5.0)
     vanished = {(name, "stopped") for name in names}
     wait_for(lambda: {(failure.domain, failure.reason) for failure in watching.bus.of(Failure)} == vanished)
+    row.held("who is gone since is told by the listing")
     writer = daemon.connect()
     writer.define(test_domain(names[0], uuid_text=uuids[0]))
     for told in range(3, 13):  # a listing may be quicker than the event, once; where no events come it always is
@@ -375,14 +386,178 @@ def test_after_a_restart_of_libvirtd_events_come_again_and_the_vanished_are_told
         if watching.bus.of(Failure)[-1].detail == "destroyed":
             break
     assert watching.bus.of(Failure)[-1].detail == "destroyed"
+    row.held("callbacks are registered anew: the next end is told by its event")
     writer.close()
 
 
-def test_a_frozen_libvirtd_makes_its_host_unknown_until_it_goes_on(daemon: PrivateLibvirtd, watching: Running) -> None:
+@pytest.mark.fault(39)
+def test_a_frozen_libvirtd_makes_its_host_unknown_until_it_goes_on(
+    daemon: PrivateLibvirtd, watching: Running, row: Proof
+) -> None:
     wait_for(lambda: bool(watching.samples()) and watching.samples()[-1].is_reachable)
     daemon.freeze()
+    start_s = CLOCK.monotonic_s()
     wait_for(lambda: not watching.samples()[-1].is_reachable)
+    row.measured(
+        "the monitor, with 0.4 s between samples, knows nothing", CLOCK.monotonic_s() - start_s, 2 * INTERVAL_S
+    )
     assert not any(sample.is_reachable for sample in watching.wait_samples(3))
     daemon.thaw()
     wait_for(lambda: watching.samples()[-1].is_reachable)
     assert watching.bus.of(Failure) == []
+
+
+class Losing(Connection):
+    """A connection on which the first word of a domain's end is lost."""
+
+    lost = 0
+
+    def _on_lifecycle(self, conn: Any, domain: Any, event: int, detail: int, opaque: None) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and not self.lost:
+            self.lost += 1
+        else:
+            super()._on_lifecycle(conn, domain, event, detail, opaque)
+
+
+@pytest.fixture
+def losing(daemon: PrivateLibvirtd) -> Iterator[Losing]:
+    """A connection of the monitor's or the actuator's that loses one event."""
+    connection = Losing.open(daemon.uri, is_read_only=True, may_touch=is_ours)
+    assert isinstance(connection, Losing)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def writer(daemon: PrivateLibvirtd) -> Iterator[Connection]:
+    """Somebody who changes domains; ``hvtest-0000`` runs."""
+    writer = daemon.connect()
+    writer.define(test_domain("hvtest-0000"))
+    writer.start("hvtest-0000")
+    yield writer
+    writer.close()
+
+
+@pytest.mark.fault(53)
+def test_an_end_whose_event_is_lost_is_told_by_the_next_list(
+    daemon: PrivateLibvirtd, losing: Losing, writer: Connection, row: Proof
+) -> None:
+    monitor = Running(lambda _uri, _rule: losing, local=daemon.uri)
+    try:
+        took_s = []
+        for count in (1, 2):
+            writer.start("hvtest-0000")
+            wait_for(lambda: bool(monitor.samples()) and monitor.samples()[-1].states == ("running",))
+            start_s = CLOCK.monotonic_s()
+            writer.destroy("hvtest-0000")
+            wait_for(lambda count=count: len(monitor.bus.of(Failure)) == count)
+            took_s.append(CLOCK.monotonic_s() - start_s)
+            assert losing.lost == 1
+    finally:
+        monitor.close()
+    assert [failure.domain for failure in monitor.bus.of(Failure)] == ["hvtest-0000"] * 2
+    row.measured("told by the monitor, which lists every 0.4 s", took_s[0], at_most=INTERVAL_S + 0.2)
+    print(f"  with its event: {took_s[1]:.3f} s")
+
+
+def seen_by_worker(connection: Connection, tick_s: float, reports: list[Report]) -> HostWorker:
+    """Start the actuator's threads for this host; what they report is appended."""
+    changed = lambda host, look: host.watch(lambda _event: look(), look)  # noqa: E731
+    access = Access(open=lambda: connection, watch=changed, prepare=lambda _host: "test")  # type: ignore[arg-type, return-value]
+    worker = HostWorker("local", access, CLOCK, tick_s, reports.append)
+    worker.start()
+    return worker
+
+
+def power(reports: list[Report]) -> DomainState | None:
+    """Return the state of the only domain at the last look."""
+    looks = [report for report in list(reports) if isinstance(report, Observation)]
+    return looks[-1].domains[0].state if looks else None
+
+
+@pytest.mark.fault(53)
+def test_a_change_whose_event_is_lost_is_seen_at_the_actuators_next_look(
+    losing: Losing, writer: Connection, row: Proof
+) -> None:
+    reports: list[Report] = []
+    worker = seen_by_worker(losing, INTERVAL_S, reports)
+    try:
+        wait_for(lambda: power(reports) is DomainState.RUNNING)
+        start_s = CLOCK.monotonic_s()
+        writer.destroy("hvtest-0000")
+        wait_for(lambda: power(reports) is DomainState.SHUTOFF)
+        took_s = CLOCK.monotonic_s() - start_s
+        wait_for(lambda: losing.lost == 1)
+    finally:
+        worker.stop()
+    row.measured("seen by the actuator, which looks every 0.4 s", took_s, at_most=INTERVAL_S + 0.2)
+
+
+STORM_S = 5.0
+STORM_RATE = 1000.0  # at least so many events a second
+BEAT_S = 1.0  # between two samples, as by default
+STORMING = "hvtest-0001"
+
+
+@pytest.fixture
+def storm(daemon: PrivateLibvirtd) -> Iterator[Callable[[], float]]:
+    """What blows once, from a process of its own, and returns how many events there were a second."""
+    writer = daemon.connect()
+    writer.define(test_domain(STORMING))
+    writer.start(STORMING)
+    words = (daemon.uri, STORMING, str(STORM_RATE), str(STORM_S))
+    command = [sys.executable, "-m", "tests.integration.storm", *words]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+
+    def blow() -> float:
+        told, _ = process.communicate("now\n", timeout=60)
+        return float(told)
+
+    yield blow
+    process.kill()
+    process.wait()
+    writer.close()
+
+
+def latest_s(at_s: list[float]) -> float:
+    """Return by how much the latest of these beats, which are due every ``BEAT_S``, was late."""
+    return max(0.0, max(after - before for before, after in pairwise(at_s)) - BEAT_S)
+
+
+@pytest.mark.fault(52)
+def test_a_thousand_events_a_second_leave_the_monitors_beat_alone(
+    daemon: PrivateLibvirtd, storm: Callable[[], float], row: Proof
+) -> None:
+    open_reader = lambda _uri, _rule: daemon.connect(is_read_only=True)  # noqa: E731
+    monitor = Running(open_reader, interval_s=BEAT_S, local=daemon.uri)
+    try:
+        wait_for(lambda: bool(monitor.samples()) and "running" in monitor.samples()[-1].states)
+        rate = storm()
+        monitor.wait_samples(1)
+    finally:
+        monitor.close()
+    assert rate >= STORM_RATE and len(monitor.bus.of(Failure)) > STORM_S
+    at_s = [at for at, body in monitor.bus.published if isinstance(body, HostSample)]
+    row.measured(f"{rate:.0f} events/s: the monitor's latest tick, late by", latest_s(at_s), at_most=BEAT_S)
+
+
+@pytest.mark.fault(52)
+def test_a_thousand_events_a_second_are_merged_by_the_actuator(
+    daemon: PrivateLibvirtd, storm: Callable[[], float], row: Proof
+) -> None:
+    reports: list[Report] = []
+    worker = seen_by_worker(daemon.connect(), BEAT_S, reports)
+    try:
+        wait_for(lambda: power(reports) is DomainState.RUNNING)
+        begin_s = CLOCK.monotonic_s()
+        rate = storm()
+        over_s, count = CLOCK.monotonic_s(), len(reports)
+        wait_for(lambda: len(reports) > count)
+    finally:
+        worker.stop()
+    at_s = [report.started_s for report in list(reports) if isinstance(report, Observation)]
+    looks = sum(begin_s <= at <= over_s for at in at_s) / (over_s - begin_s)
+    assert rate >= STORM_RATE
+    row.measured(f"merged: {rate:.0f} events/s, looks of the actuator a second", looks, 1 / LOOK_GAP_S, "")
+    row.measured("the actuator's latest look, late by", latest_s(at_s), at_most=BEAT_S)

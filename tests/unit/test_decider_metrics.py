@@ -403,6 +403,13 @@ def test_requests_are_not_taken_for_unserved_while_the_actuator_says_nothing() -
     assert metrics(started, desired=1).is_deserted
 
 
+def test_whoever_answers_most_requests_is_somebody_though_nobody_is_seen() -> None:
+    for answers, is_deserted in ((19.0, False), (1.0, True), (None, True)):
+        found = seen(members=(), with_traffic=False)
+        told = traffic(request_rate=20.0, in_flight=0, answer_rate=answers)
+        assert metrics(seen_of.with_traffic(found, told, NOW_S), desired=2).is_deserted is is_deserted
+
+
 def test_a_domain_that_serves_on_a_lost_host_is_somebody() -> None:
     found = seen(sample(0.9, is_reachable=False), members=(member(0),), with_traffic=False)
     found = seen_of.with_traffic(found, traffic(request_rate=20.0, in_flight=0), NOW_S)

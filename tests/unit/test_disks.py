@@ -212,7 +212,8 @@ def test_a_kernels_domain_is_as_before() -> None:
     [
         ({"disk": "/a", "directory": "/b"}, "exclude each other"),
         ({"disk": "relative.qcow2"}, "absolute path"),
-        ({"disk": "/a\n"}, "control characters"),
+        ({"disk": "/a\n"}, "printable"),
+        ({"disk": "/a\ufffe"}, "printable"),
         ({"user_data": "/a"}, "only with disk"),
         ({"ssh_keys": ["ssh-ed25519 AAAA me"]}, "only with disk"),
         ({"disk": "/a", "ssh_keys": ["two\nlines"]}, "authorized_keys"),

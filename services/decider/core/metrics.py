@@ -27,6 +27,7 @@ from services.decider.core.seen import Seen, members
 from services.decider.core.trend import FAST_S, SLOW_S, Trend
 
 WAKING: Final = ("paused", "saved")  # the fastest first
+ANSWERED: Final = 0.5  # of the requests: so many right answers show that somebody serves
 WINDOW_SLACK: Final = 0.1  # of an interval: ticks are never exactly on time
 
 
@@ -67,6 +68,7 @@ class GroupMetrics:
     response_time_s: float | None = None
     error_rate: float | None = None
     request_rate_mean: float | None = None  # over a few seconds
+    answer_rate: float | None = None  # right answers a second, whoever gave them
     in_flight_mean: float | None = None
     response_fast_s: float | None = None  # how long requests take now, by Little's law; 0 without requests
     response_slow_s: float | None = None
@@ -106,11 +108,14 @@ class GroupMetrics:
     def is_deserted(self) -> bool:
         """Return whether a request a second comes for one domain more, and no domain is healthy to serve.
 
-        Without a word of the actuator the balancer, too, may know no member, and HAProxy serves all the same.
+        Whoever answers most of them is healthy enough, also where an actuator that is new cannot see who it is. Without
+        a word of the actuator the balancer, too, may know no member, and HAProxy serves all the same.
         """
-        is_served = self.healthy > 0 or self.unhealthy < self.ready
+        rate = self.request_rate_mean or 0.0
+        is_answered = self.answer_rate is not None and self.answer_rate >= ANSWERED * rate
+        is_served = self.healthy > 0 or self.unhealthy < self.ready or is_answered
         is_empty = self.is_membership_fresh and not is_served
-        return is_empty and self.desired > 0 and (self.request_rate_mean or 0.0) >= self.desired + 1
+        return is_empty and self.desired > 0 and rate >= self.desired + 1
 
     def left_s(self, window_s: float, held_s: float) -> float:
         """Return how much of a window is not yet full."""
@@ -199,6 +204,7 @@ def aggregate(
         request_rate=traffic.request_rate if traffic else None,
         response_time_s=traffic.response_time_s if traffic else None,
         error_rate=traffic.error_rate if traffic else None,
+        answer_rate=traffic.answer_rate if traffic else None,
         **(_felt(trend, len(ready)) if trend else {}),
         requested_s_ago=None if seen.requested_at_s is None else max(now_s - seen.requested_at_s, 0.0),
         warming=warm.count,
