@@ -23,6 +23,7 @@ from common.messages import SUSPENDED, Failure, HostSample
 from common.network_xml import network_xml
 from common.virt.addresses import Rule, Source
 from services.monitor.processes import SYSTEM_PID_DIR
+from tests.faults.proof import Proof
 from tests.integration.monitor_stand import CLOCK, is_ours, wait_for
 from tests.named import Named
 from tests.waiting import Stopwatch
@@ -245,15 +246,19 @@ def monitor() -> list[int]:
     return [int(word) for word in words]
 
 
-def test_a_frozen_qemu_becomes_unknown_while_the_others_are_sampled(running: Connection, bus: Bus) -> None:
+@pytest.mark.fault(32)
+def test_a_frozen_qemu_becomes_unknown_while_the_others_are_sampled(running: Connection, bus: Bus, row: Proof) -> None:
     hear(bus, HostSample, lambda sample: None not in sample.cpu_ratios and len(sample.names) == 2)
     os.kill(pid(NAMES[0]), signal.SIGSTOP)
     try:
         _at, sample = hear(bus, HostSample, lambda sample: sample.cpu_ratios[0] is None)
         assert isinstance(sample, HostSample) and sample.is_reachable and sample.cpu_ratios[1] is not None
+        assert sample.states == ("running", "running")
+        row.held("running and unknown in a sample that has the figure of the domain beside it")
     finally:
         os.kill(pid(NAMES[0]), signal.SIGCONT)
     hear(bus, HostSample, lambda sample: sample.cpu_ratios[0] is not None)
+    row.held("known again once it moves")
 
 
 @contextmanager
