@@ -99,6 +99,17 @@ def test_a_quota_that_another_connection_set_is_seen_by_its_event(running: Conne
     reader.close()
 
 
+def test_a_domain_that_starts_anew_is_measured_against_the_quota_of_its_definition(running: Connection) -> None:
+    reader = Named.open(URI, is_read_only=True, may_touch=is_ours)
+    reader.watch(lambda _event: None, lambda: None)
+    running.set_quota(NAMES[0], 0.5)
+    wait_for(lambda: mine(reader)[NAMES[0]].allotted_cpus == 0.5)
+    running.destroy(NAMES[0])
+    running.start(NAMES[0])
+    wait_for(lambda: mine(reader)[NAMES[0]].allotted_cpus == 1.0, timeout_s=2)
+    reader.close()
+
+
 def test_metadata_written_while_running_outlive_qemu(running: Connection) -> None:
     running.set_metadata(NAMES[0], {"group": "web", "phase": "ready"})
     os.kill(pid(NAMES[0]), signal.SIGKILL)
