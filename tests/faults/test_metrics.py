@@ -282,11 +282,12 @@ def test_one_member_without_figures_is_busy_against_scale_in_and_idle_against_sc
         blind = [r for r in records if r.evidence.domains_known == MOST - 1]
         assert len(blind) > len(records) / 2
         assert all(r.evidence.cpu_ratio_high_guess == pytest.approx(guess(r, 1.0)) for r in blind)
+        assert all(r.evidence.cpu_ratio_low_guess == pytest.approx(guess(r, 0.0)) for r in blind)
         assert {r.limiter for r in blind} == {"unknown-data"}
         row.held(f"busy against scale-in: none in {TICKS} s of calm, in which one is due after {IN_WINDOW_S:.0f} s")
         load.enter_context(busy(service))
         is_busy = lambda r: known(r) == MOST - 1 and (r.evidence.cpu_ratio or 0) >= HIGH_RATIO  # noqa: E731
-        busy_s = await_record(service, CLOCK.epoch_s(), is_busy, "all others busy").at_s
+        busy_s = await_record(service, CLOCK.epoch_s(), is_busy, "all others busy", 3 * SOON_S).at_s
         wait_until(
             lambda: sum(is_busy(r) for r in decisions(service.whole.config, "web", busy_s)) >= TICKS,
             2 * SOON_S,
