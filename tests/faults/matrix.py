@@ -271,4 +271,6 @@ SECTIONS: Final = {
 ROWS: Final = {row.number: row for rows in SECTIONS.values() for row in rows}
 
 # What no test of a row shows, and why.
-OPEN: Final[dict[int, str]] = {}
+OPEN: Final[dict[int, str]] = {
+    36: "no 503 came where the machine was quiet; GETs that got 504 after `response_timeout_s` instead are not bounded by the test",
+}
