@@ -657,6 +657,8 @@ class Connection:
 
     def _on_lifecycle(self, _conn: Any, domain: Any, event: int, detail: int, _opaque: None) -> None:
         seen = LifecycleEvent(domain.name(), domain.UUIDString(), *_NAMES.event(event, detail))
+        if seen.kind == "started":
+            self._parameters.forget(seen.uuid)  # its quota is what its definition says
         for listener in tuple(self._listeners):
             listener(seen)
 

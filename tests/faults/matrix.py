@@ -129,7 +129,7 @@ SECTIONS: Final = {
         Row(
             29,
             "more than 45 % of the members are missing or unhealthy",
-            "neither scale-in nor replacement, an alert, and all keep serving",
+            "no scale-in, an alert, and whoever can serves on; where figures are missing no replacement, where checks fail [one at a time](operating.md#sick-or-only-overloaded)",
         ),
         Row(30, "the samples come back after a gap, with zeros", "no scale-in before one whole window"),
         Row(31, "a CPU counter begins anew", "the rate is unknown for that tick, never negative and never huge"),
@@ -271,4 +271,6 @@ SECTIONS: Final = {
 ROWS: Final = {row.number: row for rows in SECTIONS.values() for row in rows}
 
 # What no test of a row shows, and why.
-OPEN: Final[dict[int, str]] = {}
+OPEN: Final[dict[int, str]] = {
+    36: "no 503 came where the machine was quiet; GETs that got 504 after `response_timeout_s` instead are not bounded by the test",
+}

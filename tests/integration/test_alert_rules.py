@@ -11,6 +11,7 @@ from common.errors import AutoscalerError
 from services.exporter.core.catalogue import METRICS
 from services.exporter.core.render import Sample
 from services.exporter.page import registry_of
+from tests.faults.proof import Proof
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging" / "prometheus"
 
@@ -33,8 +34,10 @@ def test_the_rules_are_rules(promtool: Path) -> None:
     run(promtool, "check", "rules", "autoscaler.rules.yml")
 
 
-def test_every_rule_fires_when_it_is_to_and_not_before(promtool: Path) -> None:
+@pytest.mark.fault(29)
+def test_every_rule_fires_when_it_is_to_and_not_before(promtool: Path, row: Proof) -> None:
     run(promtool, "test", "rules", "autoscaler.rules.test.yml")
+    row.held("promtool: AutoscalerScaleInBlocked fires after ten minutes of that figure")
 
 
 def test_every_rule_has_a_test() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from common.messages import DesiredCapacity
 from common.phases import Phase
 from services.decider.core.events import CoreEvent, PublishDesired, PublishRecord, Tick
+from tests.faults.proof import Proof
 from tests.sim.decider_model import DRAIN_S, Load, World, calm, settings, square
 
 TRACKING = {"policies": [{"type": "target-tracking"}]}
@@ -95,13 +96,15 @@ def test_missing_samples_of_one_domain_do_not_flap() -> None:
     assert world.run(900).path() == [3]
 
 
-def test_data_that_come_back_as_zeros_begin_a_new_window() -> None:
+@pytest.mark.fault(30)
+def test_data_that_come_back_as_zeros_begin_a_new_window(row: Proof) -> None:
     world = World(lambda t: 0.0 if t > 100 else 1.2, ready=2)
     world.missing = lambda t, name: 80 < t <= 120
     world.run(130)
     assert world.path() == [2]
     assert world.run(30).path() == [2, 1]
     assert world.desired[-1][0] >= 150.0
+    row.held("in simulation, zeros to the last digit: scaled in 30 s after the first of them; the window is 30 s")
 
 
 def test_low_cpu_with_a_queue_now_and_then_is_no_reason_to_scale_in() -> None:

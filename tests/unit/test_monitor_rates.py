@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from common.domain import CpuReading, DomainState, HostCpu
 from services.monitor.core.rates import EPSILON, STUCK_TICKS, Counter, counter, cpu_ratio, idle_cpus
+from tests.faults.proof import Proof
 
 MAX_GAP_S = 2.5
 
@@ -40,8 +41,10 @@ def test_an_uneven_interval_changes_nothing() -> None:
     assert ratios(read(0.0, 0.0), read(0.6, 1.2)) == [None, pytest.approx(0.5)]
 
 
-def test_a_counter_that_went_backwards_is_unknown_and_then_known_again() -> None:
+@pytest.mark.fault(31)
+def test_a_counter_that_went_backwards_is_unknown_and_then_known_again(row: Proof) -> None:
     assert ratios(read(9.0, 0.0), read(1.0, 1.0), read(1.5, 2.0)) == [None, None, pytest.approx(0.5)]
+    row.held("in the core alone: a counter of 9 s, then 1 s, without any event between them, is unknown for that tick")
 
 
 def test_a_changed_allotment_makes_one_interval_unknown() -> None:
