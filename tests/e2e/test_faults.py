@@ -23,6 +23,7 @@ from tests.e2e.small_disk import fill
 from tests.e2e.steady import Steady
 from tests.e2e.whole import BOOT_S, Whole
 from tests.e2e.world import World, now_s, wait_until
+from tests.faults.proof import Proof
 
 NAME = "ase2"
 STATE_BYTES = 128 * 1024 * 1024
@@ -89,12 +90,14 @@ def test_a_second_copy_of_a_service_ends_at_once(whole: Whole) -> None:
     assert codes == [75] * len(SERVICES)
 
 
+@pytest.mark.fault(66)
 @pytest.mark.parametrize("order", ["web/{} weight 0", "web/{} state maint", "web/{} state drain"])
-def test_a_slot_that_was_changed_by_hand_is_restored(whole: Whole, order: str) -> None:
+def test_a_slot_that_was_changed_by_hand_is_restored(whole: Whole, order: str, row: Proof) -> None:
     slot = whole.servers()[0].name
     with whole.fault(f"set server {order.format(slot)}", boots=0):
         assert whole.api.order([f"set server {order.format(slot)}"]) == []
     assert whole.api.ask([f"get weight web/{slot}"]) == ["1 (initial 1)"]
+    row.held(f"a real installation: {order.format('vm1')} is undone, and no GET fails")
 
 
 def test_a_killed_haproxy_worker_is_back_with_its_slots_in_seconds(whole: Whole) -> None:
