@@ -26,7 +26,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "traffic": (
         *("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy", "backend-cut"),
-        *("backend-held", "backend-kept", "connections-skewed", "connections-even"),
+        *("backend-held", "backend-kept", "backend-restless", "connections-skewed", "connections-even"),
         *("slot-restored", "proxy-restarted"),
     ),
     "warm": ("domain-standby", "domain-woken", "snapshot-taken", "snapshot-dropped", "tier-failed"),

@@ -461,11 +461,12 @@ class BackendState(Frozen):
 
     ``state``: ``joining`` (address set, check pending), ``ready`` (takes traffic), ``draining`` (no new traffic),
     ``left`` (no traffic, no connection, slot free), ``unplaced`` (no slot free), ``held`` (suspended: no new traffic,
-    what is in flight waits for it, unchecked), ``unknown`` (its address is not known, and a slot serves that may be its
-    own). ``is_healthy`` is HAProxy's own check, None before its first result. ``in_flight``: requests, those too that
-    an older process of HAProxy works on after a reload; not ``is_in_flight_known``: at least so many, for such a
-    process has not said what it has, or may still ask the member. ``is_kept``: its checks time out, and it keeps its
-    traffic all the same, because somebody waits for it and nobody else is up.
+    what is in flight waits for it, unchecked), ``restless`` (went down again and again: no new traffic, and
+    unhealthy), ``unknown`` (its address is not known, and a slot serves that may be its own). ``is_healthy`` is
+    HAProxy's own check, None before its first result. ``in_flight``: requests, those too that an older process of
+    HAProxy works on after a reload; not ``is_in_flight_known``: at least so many, for such a process has not said what
+    it has, or may still ask the member. ``is_kept``: its checks time out, and it keeps its traffic all the same,
+    because somebody waits for it and nobody else is up.
     """
 
     name: Name

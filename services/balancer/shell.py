@@ -33,19 +33,24 @@ from services.balancer.core.answers import Admin, Server, Snapshot, durable
 from services.balancer.core.backends import (
     Assign,
     Avoid,
+    Goal,
     Owner,
     SetMaint,
     SetReady,
+    Slot,
     Step,
     StopChecks,
     Wanted,
     is_in_service,
+    match,
     next_owners,
     plan,
     wanted_from,
     with_owners,
 )
 from services.balancer.core.commands import commands
+from services.balancer.core.flapping import Course, restless_s
+from services.balancer.core.flapping import follow as follow_courses
 from services.balancer.core.haproxy_config import (
     CONNECT_TIMEOUT_MS,
     hard_stop_s,
@@ -108,6 +113,7 @@ class _Group:
     cut_sessions: int = 0
     skew: Skew = field(default_factory=Skew)
     answered: dict[str, Answered] = field(default_factory=dict)
+    courses: dict[str, Course] = field(default_factory=dict)
     open_at_s: dict[str, float] = field(default_factory=dict)
     older_owners: Remembered = field(default_factory=Remembered)
     older: Mapping[tuple[str, str], Held] = field(default_factory=dict)
@@ -356,6 +362,7 @@ class BalancerService:
         slots = with_owners(servers, group.owners, stuck, self._unsettled(group, servers))
         paused = suspended(self._suspended.values(), self._looked_at_s, self._context.config.system.stale_after_s)
         wanted = wanted_from(group.membership, (hold.uuid for hold in self._holds), paused)
+        slots = self._with_courses(group, wanted, slots)
         old = elders(group.name, self._older, group.older_owners)
         group.older = held_by_older(wanted, old)
         steps = plan(wanted, slots, occupied(wanted, old))
@@ -370,6 +377,14 @@ class BalancerService:
         states = backend_states(group.membership, wanted, slots, group.older, is_whole=self._older.is_whole)
         self._note_backends(group, states)
         return (bool(steps) and is_done) or any(cut.values())
+
+    def _with_courses(self, group: _Group, wanted: Wanted, slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+        """Return the slots with what is known of how the checks of their members went."""
+        serving = {name: p.uuid for name, p in match(wanted, slots).items() if p.goal is Goal.SERVE}
+        servers = {serving[slot.server.name]: slot.server for slot in slots if slot.server.name in serving}
+        group.courses = follow_courses(group.courses, servers, self._looked_at_s)
+        restless = restless_s(group.courses, serving.values(), self._looked_at_s)
+        return tuple(replace(slot, restless_s=restless.get(serving.get(slot.server.name, ""))) for slot in slots)
 
     def _unsettled(self, group: _Group, servers: Sequence[Server]) -> set[str]:
         """Return the slots that have been open for new requests a moment ago."""

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.whole import look
 from tests.e2e.world import QEMU_PIDS, World, now_s, wait_until
+from tests.faults.proof import Proof
 
 NAME = "ase3"
 GIVE_UP_S = 60.0
@@ -47,10 +48,12 @@ def test_up_ends_in_time_and_names_the_damaged_file(world: World) -> None:
     assert now_s() - begin < GIVE_UP_S
 
 
-def test_nothing_is_made_from_it_and_no_service_loops(world: World) -> None:
+@pytest.mark.fault(55)
+def test_nothing_is_made_from_it_and_no_service_loops(world: World, row: Proof) -> None:
     before = wait_until(lambda: whole_look(world), 30, "a word of every service")
     assert "does not match" in before["groups"][0]["blocked"]
     assert before["groups"][0]["domains"] == world.domains() == []
+    row.held("a real installation: nothing is made from an image that is damaged, and it is told")
     assert wait_until(lambda: whole_look(world), 30, "a word of every service")["services"] == before["services"]
 
 

@@ -93,12 +93,14 @@ def test_a_second_copy_of_a_service_ends_at_once(whole: Whole, row: Proof) -> No
     row.held("a second copy of each service ends with code 75; the group is whole, and no GET failed")
 
 
+@pytest.mark.fault(66)
 @pytest.mark.parametrize("order", ["web/{} weight 0", "web/{} state maint", "web/{} state drain"])
-def test_a_slot_that_was_changed_by_hand_is_restored(whole: Whole, order: str) -> None:
+def test_a_slot_that_was_changed_by_hand_is_restored(whole: Whole, order: str, row: Proof) -> None:
     slot = whole.servers()[0].name
     with whole.fault(f"set server {order.format(slot)}", boots=0):
         assert whole.api.order([f"set server {order.format(slot)}"]) == []
     assert whole.api.ask([f"get weight web/{slot}"]) == ["1 (initial 1)"]
+    row.held(f"a real installation: {order.format('vm1')} is undone, and no GET fails")
 
 
 @pytest.mark.fault(7)

@@ -40,10 +40,10 @@ class Nobody:
 class Stand:
     """The service, on one host in memory; the test plays decider and balancer."""
 
-    def __init__(self, state_dir: Path, groups: dict[str, object]) -> None:
+    def __init__(self, state_dir: Path, groups: dict[str, object], slots: int = 20) -> None:
         make_image(state_dir / "images")
         system = {"state_dir": str(state_dir), "run_dir": str(state_dir / "run"), "interval_s": 0.2}
-        network = {"subnet": "127.150.0.0/24", "slots": 20}  # where a connection is refused at once
+        network = {"subnet": "127.150.0.0/24", "slots": slots}  # where a connection is refused at once
         self.config = Config.model_validate({"system": system, "network": network, "groups": groups})
         self.host = FakeHost(Nobody(), "local")  # type: ignore[arg-type] # it is told what happens, no more
         self.bus = FakeBus()

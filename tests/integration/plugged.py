@@ -38,9 +38,9 @@ def plugged(bridge: str, mac: str, name: str) -> Iterator[str]:
         yield name
 
 
-def lease(namespace: str, client_id: str = "") -> dict[str, Any]:
+def lease(namespace: str, client_id: str = "", timeout_s: float = 60.0) -> dict[str, Any]:
     """Return what the network's DHCP server gives to the machine; ``client_id`` as hex tells it from others."""
     command = ["ip", "netns", "exec", namespace, sys.executable, str(CLIENT), "far", client_id]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout_s)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

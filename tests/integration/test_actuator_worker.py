@@ -17,6 +17,7 @@ from services.actuator.core.steps import Destroy, SetPhase, SetQuota, Start, Ste
 from services.actuator.perform import Outcome, Result
 from services.actuator.prober import Prober, Target
 from services.actuator.worker import LOOK_GAP_S, Access, HostWorker, Lost, Observation, Prepared, Report
+from tests.faults.proof import Proof
 
 CLOCK = SystemClock()
 METADATA = {"group": "web"}
@@ -375,7 +376,8 @@ class Guest(BaseHTTPRequestHandler):
         pass
 
 
-def test_prober_finds_who_answers_and_tells_at_once() -> None:
+@pytest.mark.fault(58, 59)
+def test_prober_finds_who_answers_and_tells_at_once(row: Proof) -> None:
     server = HTTPServer(("127.0.0.1", 0), Guest)
     server.guest_name = "web-0001"  # type: ignore[attr-defined] # for the handler
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -393,6 +395,7 @@ def test_prober_finds_who_answers_and_tells_at_once() -> None:
         results = prober.results()
         assert results[right].is_right
         assert (results[wrong].is_right, results[wrong].answered) == (False, "web-0001")
+        row.held("whoever answers at an address is asked who it is: another one's answer is none, and is named")
         prober.aim({})
         assert prober.results() == {}
     finally:

@@ -192,6 +192,25 @@ def test_killed_again_and_again_it_goes_on_from_what_it_had_decided(
     assert around.records[-1].limiter == "paused"
 
 
+@pytest.mark.fault(65)
+def test_it_asks_for_no_more_than_there_are_slots(
+    toml: Path, config: Config, around: Surroundings, decider: list[subprocess.Popen[bytes]], row: Proof
+) -> None:
+    decider[-1].kill()
+    decider[-1].wait(5)
+    toml.write_text(f"{toml.read_text()}[haproxy]\nslots = 4\n", encoding="utf-8")
+    decider.append(start(toml))
+    wait_until(lambda: around.desired, "a first desired capacity")
+    assert order(config, "scale", desired=4).status == "applied"
+    reply = order(config, "bounds", max=5)
+    assert (reply.status, reply.reason) == ("refused", "max must be <= haproxy.slots (4); got 5")
+    around.load = 64.0
+    since = len(around.desired)
+    pause(3 * OUT_WINDOW_S)
+    assert {body.desired for body in around.desired[since:] if body.desired > 3} == {4}
+    row.held("four slots and any load: the decider asks for four, and refuses an order for more")
+
+
 def test_a_clean_stop_ends_with_0(around: Surroundings, decider: list[subprocess.Popen[bytes]]) -> None:
     wait_until(lambda: around.desired, "a first desired capacity")
     decider[-1].terminate()

@@ -30,8 +30,9 @@ from services.actuator.core.steps import Define, Undefine
 from services.actuator.drafts import Draft, draft
 from services.actuator.image_check import main as check_images
 from services.actuator.images import ImageError, Images
-from services.actuator.keeper import Keeper, look
+from services.actuator.keeper import GRACE_S, SWEEP_S, Keeper, look
 from services.actuator.perform import Result, attempt
+from tests.clocks import FakeClock
 from tests.faults.proof import Proof
 from tests.named import Named
 
@@ -132,8 +133,9 @@ def names(host: Connection) -> list[str]:
     return [volume.name for volume in host.volumes()]
 
 
+@pytest.mark.fault(55)
 def test_disks_come_and_go_with_their_domain_and_the_base_stays_as_it_is(
-    host: Connection, config: Config, base: Path
+    host: Connection, config: Config, base: Path, row: Proof
 ) -> None:
     before = hashlib.sha256(base.read_bytes()).digest(), base.stat().st_mtime_ns, base.stat().st_uid
     step, made = define(host, config)
@@ -143,6 +145,7 @@ def test_disks_come_and_go_with_their_domain_and_the_base_stays_as_it_is(
     assert attempt(host, undefine(step), None) == (Result.DONE, "")
     assert names(host) == [] and host.facts(step.domain) is None
     assert (hashlib.sha256(base.read_bytes()).digest(), base.stat().st_mtime_ns, base.stat().st_uid) == before
+    row.held("a disk comes and goes, and its base is the same to the byte, and to its owner")
 
 
 def test_a_definition_that_libvirt_refuses_leaves_no_disk_behind(host: Connection, config: Config) -> None:
@@ -182,7 +185,7 @@ def test_several_that_need_the_pool_at_once_all_have_it(host: Connection, pool: 
             line.close()
 
 
-@pytest.mark.fault(49)
+@pytest.mark.fault(49, 56)
 def test_what_nobody_owns_is_swept_after_its_grace_and_nothing_else(
     host: Connection, config: Config, row: Proof
 ) -> None:
@@ -193,17 +196,22 @@ def test_what_nobody_owns_is_swept_after_its_grace_and_nothing_else(
         host.make_volume(volume)
     stranger = Path(f"{config.system.state_dir}/disks/notes.txt")
     stranger.write_text("mine", encoding="utf-8")
-    clock = SystemClock()
-    patient = Keeper("local", lambda: host, clock, lambda _bases: None, grace_s=3600.0)
-    patient.turn()
-    assert len(names(host)) == 5
-    impatient = Keeper("local", lambda: host, clock, lambda _bases: None, grace_s=0.0)
-    impatient.turn()
+    clock = FakeClock()
+    keeper = Keeper("local", lambda: host, clock, lambda _bases: None)
+    passed_s = 0.0
+    while len(names(host)) == 5:
+        assert passed_s <= GRACE_S, "they were not swept"
+        clock.now_s += SWEEP_S
+        keeper.turn()
+        passed_s += SWEEP_S
+    assert passed_s - SWEEP_S >= GRACE_S, "they were swept before their grace was over"
+    row.held(f"disks that no domain refers to: removed {passed_s - SWEEP_S:g} s after they were first seen")
     assert names(host) == ["dsktest-0000." + UUIDS[0] + ".qcow2", "dsktest-0000." + UUIDS[0] + ".seed", "notes.txt"]
-    row.held("a disk that no domain has named for its grace is removed; a domain's, and a stranger's file, are not")
+    row.held("those of a domain that is defined, and a file of somebody's, stay")
 
 
-def test_keeper_tells_what_an_image_is_good_for_and_when_it_changes(host: Connection, base: Path) -> None:
+@pytest.mark.fault(55)
+def test_keeper_tells_what_an_image_is_good_for_and_when_it_changes(host: Connection, base: Path, row: Proof) -> None:
     told: list[dict[str, Base]] = []
     keeper = Keeper("local", lambda: host, SystemClock(), told.append)
     keeper.aim([str(base), f"{base}.missing"])
@@ -216,6 +224,7 @@ def test_keeper_tells_what_an_image_is_good_for_and_when_it_changes(host: Connec
     base.rename(f"{base}.missing")
     keeper.turn()
     assert "is missing" in told[-1][str(base)].note and told[-1][f"{base}.missing"].note == ""
+    row.held("a base that is changed, or missing, is told")
 
 
 def _qcow2_over(base: Path) -> None:
@@ -224,6 +233,7 @@ def _qcow2_over(base: Path) -> None:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", other, "-F", "raw", base], check=True)
 
 
+@pytest.mark.fault(55)
 @pytest.mark.parametrize(
     ("spoil", "part"),
     [
@@ -241,12 +251,14 @@ def test_an_image_that_cannot_be_used_is_named_before_anything_is_made(
     spoil: Callable[[Path], object],
     part: str,
     capsys: pytest.CaptureFixture[str],
+    row: Proof,
 ) -> None:
     path = written(place, base)
     spoil(base)
     assert check_images(["--config", str(path), "--check-images"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("groups.web.image on local: ") and str(base) in error and part in error
+    row.held(f"named before anything is made: {part}")
 
 
 def test_what_is_wrong_with_the_files_beside_the_image_is_said_too(
@@ -276,7 +288,8 @@ def test_files_beside_the_image_are_read_again_when_they_change(place: Path, con
     assert first.digest != second.digest and second.disk is not None and "a: 1" in second.disk.user_data
 
 
-def test_a_full_disk_costs_the_new_volume_only(host: Connection, pool: Pool, place: Path, base: Path) -> None:
+@pytest.mark.fault(54)
+def test_a_full_disk_costs_the_new_volume_only(host: Connection, pool: Pool, base: Path, row: Proof) -> None:
     Path(pool.path).mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", pool.path], check=True)
     try:
@@ -284,8 +297,8 @@ def test_a_full_disk_costs_the_new_volume_only(host: Connection, pool: Pool, pla
         host.make_volume(kept)
         with pytest.raises(HypervisorError, match="No space left"):
             host.make_volume(Filled(volume_name("dsktest-0001", UUIDS[1], SEED), bytes(1024 * 1024)))
-        assert kept.name in names(host)
-        host.remove_volumes(lambda _name: True)
+        assert names(host) == [kept.name]
+        row.held("a volume that does not fit is not left behind half made, and another one stays")
     finally:
         host.remove_volumes(lambda _name: True)
         subprocess.run(["umount", "-l", pool.path], check=True)

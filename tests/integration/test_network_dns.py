@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from common.config import Network
 from common.hypervisor import Connection
 from common.network_xml import has_dns, network_xml
+from tests.faults.proof import Proof
 from tests.integration.plugged import lease, plugged
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: libvirt's system socket, port 53, namespaces")
 NAME = "dnstest-net"
 NETWORK = Network(name=NAME, bridge="dnstest0", subnet="192.168.247.0/24", slots=3)
+STRANGER_S = 3.0  # the others are answered in milliseconds
 OLD = network_xml(NETWORK).replace('<dns enable="no" />', "")
 
 
@@ -54,6 +57,20 @@ def test_the_network_starts_where_port_53_is_taken_and_dhcp_tells_the_name_serve
     assert host.has_network(NAME)
     with plugged(NETWORK.bridge, NETWORK.mac(1), "dnstest1") as machine:
         assert lease(machine) == {"address": NETWORK.address(1), "name_servers": ["192.0.2.7", "192.0.2.8"]}
+
+
+@pytest.mark.fault(57)
+def test_leases_of_the_past_take_no_address_from_a_domain(host: Connection, row: Proof) -> None:
+    host.ensure_network(network_xml(NETWORK), NAME)
+    for slot in range(NETWORK.slots):
+        with plugged(NETWORK.bridge, NETWORK.mac(slot), f"dnstest{slot}") as machine:
+            for client_id in ("", f"ff{slot:02x}"):  # one domain of the past, and the next with this MAC
+                assert lease(machine, client_id)["address"] == NETWORK.address(slot)
+    row.held("where each address has a lease of the past, each slot's MAC is given its own all the same")
+    stranger = plugged(NETWORK.bridge, "52:54:00:aa:00:01", "dnstest9")
+    with stranger as machine, pytest.raises(subprocess.TimeoutExpired):
+        lease(machine, timeout_s=STRANGER_S)
+    row.held("somebody else's MAC is given none")
 
 
 def test_a_machine_without_name_servers_tells_none_and_never_itself(host: Connection) -> None:

@@ -32,6 +32,7 @@ from services.actuator.perform import Outcome, Result, attempt
 from services.actuator.prober import Target, judge
 from services.actuator.store import Stored, read, write
 from services.actuator.worker import Lost, Observation
+from tests.faults.proof import Proof
 
 UUID, OTHER = "7b1f2f10-1111-5222-8333-1234567890ab", "7b1f2f10-1111-5222-8333-1234567890ac"
 RECORD = Record(
@@ -205,10 +206,12 @@ def test_lost_host_is_unreachable_at_once_and_news_only_once() -> None:
     assert known.observed(look(2.0)) and known.seen(2.1)[0].is_reachable
 
 
-def test_freed_slot_is_quarantined_for_a_while() -> None:
+@pytest.mark.fault(58)
+def test_freed_slot_is_quarantined_for_a_while(row: Proof) -> None:
     known = hosts()
     known.finished(Outcome(Undefine(**ABOUT, slot=4), Result.DONE, "", 10.0))
     assert known.seen(11.0)[0].quarantined_slots == {4} and known.seen(21.0)[0].quarantined_slots == frozenset()
+    row.held("by calculation: the address of a domain that is gone is given to nobody for 10 s, if there is another")
 
 
 # --- ledger --------------------------------------------------------------------------------------------------------

@@ -92,6 +92,14 @@ def test_member_becomes_ready_only_after_a_fresh_check() -> None:
     assert steps(member(1), slots=[fresh]) == (SetReady("vm1"),)
 
 
+@pytest.mark.parametrize("status", ["UP", "DOWN"])
+def test_a_restless_member_takes_nothing_new_and_is_not_taken_back(status: str) -> None:
+    found = Slot(server(1, Admin.READY, status=status), owner(1), restless_s=1.0)
+    assert steps(member(1), NINE, slots=[found, SERVING]) == (SetDrain("vm1"),)
+    assert steps(member(1), NINE, slots=[Slot(server(1, Admin.DRAIN), owner(1), restless_s=2.0), SERVING]) == ()
+    assert steps(member(1), NINE, slots=[Slot(server(1, Admin.DRAIN), owner(1)), SERVING]) == (SetReady("vm1"),)
+
+
 def test_satisfied_group_plans_nothing() -> None:
     slots = [Slot(server(1, Admin.READY), owner(1)), Slot(server(2, Admin.DRAIN), owner(2)), Slot(server(3))]
     assert steps(member(1), member(2, Goal.DRAIN), slots=slots) == ()

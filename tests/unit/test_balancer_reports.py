@@ -99,6 +99,22 @@ def test_a_member_whose_address_is_forgotten_has_not_left_while_a_slot_serves_th
     assert told(Phase.STOPPING, UP, EMPTY, address=None).state == "left"
 
 
+def test_a_restless_member_is_told_as_failing_for_as_long_as_it_is_kept_out() -> None:
+    membership = Membership(
+        group="web", generation_seen=1, desired_seen=1, members=(member(Phase.READY),), owned_total=1, ceiling=9
+    )
+    slot = Slot(replace(UP, admin=Admin.DRAIN, status="DRAIN"), restless_s=12.0)
+    (found,) = backend_states(membership, wanted_from(membership, ()), [slot])
+    assert (found.state, found.is_healthy, found.unhealthy_s, found.in_flight) == ("restless", False, 12.0, 3)
+    ready = told(Phase.READY, UP, EMPTY)
+    assert [(item.name, item.level) for item in news([ready], [found])] == [("backend-restless", "warning")]
+    assert [item.name for item in news([found], [ready])] == ["backend-ready", "backend-healthy"]
+    assert notes([found]) == (
+        "web-0001 takes nothing new: it went down 2 times within 60 s; "
+        "it comes back when its checks have succeeded for 30 s",
+    )
+
+
 def test_the_last_one_that_times_out_is_said_to_be_kept() -> None:
     late = told(Phase.READY, replace(UP, status="UP 2/3", check="L7TOUT"))
     assert (late.state, late.is_healthy, late.is_kept) == ("ready", True, True)

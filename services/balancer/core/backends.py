@@ -107,13 +107,15 @@ class Slot:
     """A server of the backend and its owner, None where nobody knows.
 
     ``is_stalled``: somebody waits for it, and it has answered nobody for too long to be only slow. ``is_settled``:
-    nothing new has come for so long that no connection to it is being made any more.
+    nothing new has come for so long that no connection to it is being made any more. ``restless_s``: for how long its
+    member has been kept out because it goes down again and again (``flapping``), None where it has not.
     """
 
     server: Server
     owner: Owner | None = None
     is_stalled: bool = False
     is_settled: bool = True
+    restless_s: float | None = None
 
     @property
     def is_free(self) -> bool:
@@ -359,6 +361,8 @@ def _steps(slot: Slot, placement: Placement | None, wanted: Wanted, is_outage: b
     if placement is None:
         return [] if is_unexplained(slot, wanted) else _leave(slot)
     match placement.goal:
+        case Goal.SERVE if slot.restless_s is not None and slot.server.admin is not Admin.MAINT:
+            return _drain(slot.server) or _checked(slot.server)
         case Goal.SERVE:
             return _serve(slot.server, placement, is_outage)
         case Goal.DRAIN if slot.server.admin is not Admin.MAINT:

@@ -7,11 +7,16 @@ from typing import Final
 from common.messages import BackendState, Drain, Membership
 from services.balancer.core.answers import Admin, Server
 from services.balancer.core.backends import Goal, Placement, Slot, Wanted, is_unexplained, kept, match, waiting
+from services.balancer.core.flapping import CALM_S, TIMES, WINDOW_S
 from services.balancer.core.older import NOTHING, Held
 
 HELD: Final = "held"
+RESTLESS: Final = "restless"
 UNASKED: Final = (
     "what older processes of HAProxy still have in flight is not known; a domain that drains waits for its deadline"
+)
+_WHY_RESTLESS: Final = (
+    f"it went down {TIMES} times within {WINDOW_S:g} s; it comes back when its checks have succeeded for {CALM_S:g} s"
 )
 _NOTHING_HELD: Final[Mapping[tuple[str, str], Held]] = {}
 
@@ -44,8 +49,8 @@ def backend_states(
         is_whole: every one of them has been asked.
     """
     matched = match(wanted, slots)
-    servers = {slot.server.name: slot.server for slot in slots}
-    placed = {(p.name, p.uuid): (p, servers[slot]) for slot, p in matched.items()}
+    by_name = {slot.server.name: slot for slot in slots}
+    placed = {(p.name, p.uuid): (p, by_name[name]) for name, p in matched.items()}
     outside = {(p.name, p.uuid) for p in waiting(wanted, matched)}
     keepers = kept(slots, matched)
     unseen = wanted.unlocated if any(is_unexplained(slot, wanted) for slot in slots) else frozenset()
@@ -54,8 +59,8 @@ def backend_states(
     for member in membership.members:
         key = (member.name, member.uuid)
         if key in placed:
-            placement, server = placed[key]
-            state = _placed(placement, server, is_kept=server.name in keepers)
+            placement, slot = placed[key]
+            state = _placed(placement, slot, is_kept=slot.server.name in keepers)
         else:
             word = homeless if key in outside else "unknown" if key in unseen else "left"
             state = BackendState(name=member.name, uuid=member.uuid, slot=None, state=word, is_healthy=None)
@@ -79,13 +84,19 @@ def substance(drain: Drain) -> tuple[object, ...]:
 
 def notes(backends: Sequence[BackendState]) -> tuple[str, ...]:
     """Return in plain words which members are treated otherwise than usual, and why."""
-    return tuple(
-        f"{b.name} takes nothing new; {b.in_flight} requests in flight wait until it runs again"
-        if b.state == HELD
-        else f"{b.name} does not answer its health checks in time; it keeps its traffic because nobody else is up"
-        for b in backends
-        if b.is_kept or b.state == HELD
-    )
+    return tuple(note for backend in backends if (note := _note(backend)))
+
+
+def _note(backend: BackendState) -> str:
+    if backend.state == HELD:
+        return f"{backend.name} takes nothing new; {backend.in_flight} requests in flight wait until it runs again"
+    if backend.state == RESTLESS:
+        return f"{backend.name} takes nothing new: {_WHY_RESTLESS}"
+    if backend.is_kept:
+        return (
+            f"{backend.name} does not answer its health checks in time; it keeps its traffic because nobody else is up"
+        )
+    return ""
 
 
 def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Iterator[News]:
@@ -93,7 +104,7 @@ def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Itera
     past = {(b.name, b.uuid): b for b in before}
     for now in after:
         was = past.get((now.name, now.uuid))
-        if now.state == "ready" and (was is None or was.state == "joining"):
+        if now.state == "ready" and (was is None or was.state in {"joining", RESTLESS}):
             yield News("backend-ready", now.name, f"takes traffic in slot {now.slot}")
         if now.state == "unplaced" and (was is None or was.state != "unplaced"):
             yield News("backend-unplaced", now.name, "no slot is free; raise haproxy.slots", "warning")
@@ -101,6 +112,8 @@ def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Itera
             yield News("backend-unhealthy", now.name, f"HAProxy has it down; its last check: {now.check}", "warning")
         if now.state == "ready" and now.is_healthy and was is not None and was.is_healthy is False:
             yield News("backend-healthy", now.name, "HAProxy's check succeeds again")
+        if now.state == RESTLESS and (was is None or was.state != RESTLESS):
+            yield News("backend-restless", now.name, f"takes nothing new: {_WHY_RESTLESS}", "warning")
         if now.is_kept and (was is None or not was.is_kept):
             text = f"its checks time out, but nobody else is up: it keeps its {now.in_flight} requests and gets more"
             yield News("backend-kept", now.name, text, "warning")
@@ -119,7 +132,19 @@ def _with_held(state: BackendState, held: Held, *, is_whole: bool) -> BackendSta
     return state.model_copy(update={"in_flight": total, "is_in_flight_known": is_known})
 
 
-def _placed(placement: Placement, server: Server, *, is_kept: bool) -> BackendState:
+def _placed(placement: Placement, slot: Slot, *, is_kept: bool) -> BackendState:
+    server = slot.server
+    if slot.restless_s is not None and server.admin is Admin.DRAIN:
+        return BackendState(
+            name=placement.name,
+            uuid=placement.uuid,
+            slot=server.name,
+            state=RESTLESS,
+            is_healthy=False,
+            check=server.check,
+            in_flight=server.in_flight + server.queue,
+            unhealthy_s=slot.restless_s,
+        )
     is_out = server.admin is Admin.MAINT or not server.has_checks
     is_down = not is_out and not server.is_up
     return BackendState(
