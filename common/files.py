@@ -19,7 +19,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -368,13 +368,12 @@ def _target(here: int, link: int, path: Path) -> str:
 
 
 def _new_aside(directory: int, name: str) -> tuple[str, int]:
-    aside = f"{name}.new"
-    for _ in range(TRIES):
+    of_chance = (f"{name}.{secrets.token_hex(4)}.new" for _ in range(TRIES))
+    for aside in (f"{name}.new", f"{name}.new", *of_chance):
         try:
             fd = os.open(aside, _NEW, PRIVATE, dir_fd=directory)
         except FileExistsError:
-            if not _is_removed(directory, aside):
-                aside = f"{name}.{secrets.token_hex(4)}.new"
+            _remove_left(directory, aside)
             continue
         if _is_held(fd, directory, aside):
             return aside, fd
@@ -391,28 +390,21 @@ def _is_held(fd: int, directory: int, name: str) -> bool:
         return False
 
 
-def _is_removed(directory: int, name: str) -> bool:
-    """Remove what stands under the name, unless somebody writes it; return whether the name is free now."""
-    try:
-        fd = os.open(name, _OLD, dir_fd=directory)
-    except FileNotFoundError:
-        return True
-    except OSError:  # a link, or not for us to read: no file that one of us writes
-        return _is_unlinked(directory, name)
-    try:
-        return _is_held(fd, directory, name) and _is_unlinked(directory, name)
-    finally:
-        os.close(fd)
-
-
-def _is_unlinked(directory: int, name: str) -> bool:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
+def _remove_left(directory: int, name: str) -> None:
+    """Remove what stands under the name if we may, unless somebody writes it."""
+    with suppress(OSError):  # it is gone, or stays where it is
+        try:
+            fd = os.open(name, _OLD, dir_fd=directory)
+        except FileNotFoundError:
+            return
+        except OSError:  # a link, or not for us to read: no file that one of us writes
+            os.unlink(name, dir_fd=directory)
+            return
+        try:
+            if _is_held(fd, directory, name):
+                os.unlink(name, dir_fd=directory)
+        finally:
+            os.close(fd)
 
 
 def _sync(directory: int) -> None:

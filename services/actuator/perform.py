@@ -189,16 +189,17 @@ def _check_is_ours(host: Host, step: Step) -> None:
 
 def _check_is_meant(step: Step, facts: DomainFacts) -> None:
     """Refuse what would end a domain that somebody else has paused since the plan, or end a pause that is not ours."""
-    is_off = facts.state is DomainState.SHUTOFF
+    if not isinstance(step, Destroy | Undefine | Resume | Start):
+        return
     state = shown(facts.state, facts.state_reason, facts.has_saved_state)
     match step:
         case Destroy():
-            is_harmless = step.is_own_doing or is_off
+            is_harmless = step.is_own_doing or facts.state is DomainState.SHUTOFF
         case Undefine():
             is_harmless = step.is_own_doing
         case Start():
             is_harmless = False  # it would go on from the memory that somebody has saved
-        case _:
+        case Resume():
             is_harmless = True
     if state.meaning in MAY_COME_BACK and not is_harmless:
         raise HypervisorError(f"{step.domain} on {step.host} may come back ({state.text}); it is left alone")
