@@ -225,7 +225,7 @@ class BalancerService:
         is_suspended = failure.reason == SUSPENDED
         if is_suspended and not _has_in_service(group.membership, failure.uuid):
             return
-        step = StopChecks(slot) if is_suspended else Avoid(slot)
+        step = Avoid(slot) if failure.reason == FROZEN else StopChecks(slot)
         try:
             self._order(group, [step])
         except (ProxyError, ProxyLostError) as error:

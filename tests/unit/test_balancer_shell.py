@@ -137,7 +137,8 @@ def membership(phase: Phase = Phase.READY, address: str = "10.0.0.1", group: str
 
 
 FAILURE = Failure(host="local", domain="web-0001", uuid="u1", reason="crashed")
-AVOIDED, CLOSED = ["set server web/vm1 health stopping"], ["set server web/vm1 state drain"]
+NO_CHECKS = ["set server web/vm1 health stopping", "disable health web/vm1"]
+CLOSED = ["set server web/vm1 state drain"]
 CUT = ["set server web/vm1 health down", "set server web/vm1 state maint"]
 
 
@@ -171,7 +172,7 @@ def test_failure_is_acted_upon_before_haproxy_is_looked_at(bench: Bench) -> None
     looks = bench.api.looks
     bench.api.look = lambda groups: pytest.fail("looked first") if not bench.api.orders else FakeApi().look(groups)
     bench.step(FAILURE)
-    assert bench.api.orders[:1] == AVOIDED
+    assert bench.api.orders[:2] == NO_CHECKS
     assert looks == 1
     assert [event.domain for event in bench.bus.of(Event) if event.name == "backend-cut"] == ["web-0001"]
 
@@ -191,23 +192,26 @@ def test_a_jump_of_the_wall_clock_changes_no_order_and_no_word(tmp_path: Path, j
         events = [(event.name, event.domain, event.text) for event in bench.bus.of(Event)]
         found.append((bench.api.orders, said, events))
     assert found[0] == found[1]
-    assert found[0][0][:2] == [*AVOIDED, *CLOSED]
+    assert found[0][0][:2] == NO_CHECKS
 
 
 def test_failure_heard_together_with_the_first_membership_still_cuts(bench: Bench) -> None:
     bench.step(FAILURE, membership())
-    assert bench.api.orders == CLOSED
+    assert bench.api.orders == NO_CHECKS
 
 
 def test_what_a_failed_member_has_is_ended_only_when_no_connection_to_it_is_being_made(bench: Bench) -> None:
     bench.step(membership())
     bench.step(FAILURE)
-    assert bench.api.orders == [*AVOIDED, *CLOSED]
-    bench.api.slot = replace(bench.api.slot, admin=Admin.DRAIN, status="DRAIN")
+    bench.api.slot = replace(bench.api.slot, status="NOLB", has_checks=False)
+    bench.api.orders.clear()
+    bench.step(after_s=0.1)
+    assert bench.api.orders == CLOSED
+    bench.api.slot = replace(bench.api.slot, admin=Admin.DRAIN)
     bench.step(after_s=0.3)
-    assert bench.api.orders == [*AVOIDED, *CLOSED]
+    assert bench.api.orders == CLOSED
     bench.step(after_s=0.4)
-    assert bench.api.orders == [*AVOIDED, *CLOSED, *CUT]
+    assert bench.api.orders == [*CLOSED, *CUT]
 
 
 def test_stale_failure_is_not_believed(bench: Bench) -> None:
@@ -227,7 +231,6 @@ def test_a_frozen_member_is_avoided_and_left_to_the_checks(bench: Bench) -> None
 
 
 HELD = FAILURE.model_copy(update={"reason": SUSPENDED, "detail": "user: it was suspended by hand"})
-NO_CHECKS = ["set server web/vm1 health stopping", "disable health web/vm1"]
 DRAIN = "set server web/vm1 state drain"
 FRESH_CHECKS = ["set server web/vm1 health stopping", "enable health web/vm1"]
 
@@ -295,7 +298,7 @@ def test_the_word_of_a_monitor_that_fell_silent_ends_and_membership_decides(benc
 def test_a_suspended_member_that_fails_for_good_is_cut(bench: Bench) -> None:
     hold(bench)
     bench.step(FAILURE)
-    assert bench.api.orders == [*AVOIDED, *CUT]
+    assert bench.api.orders == [*NO_CHECKS, *CUT]
 
 
 def test_a_restarted_balancer_holds_whom_a_sample_or_membership_says_is_suspended(bench: Bench) -> None:
@@ -325,7 +328,7 @@ def test_a_failure_that_a_silent_haproxy_did_not_hear_is_ordered_when_it_answers
     bench.step(failure)
     bench.api.is_silent = False
     bench.step(sample("u1") if failure is HELD else FAILURE, after_s=1)
-    assert bench.api.orders == (CLOSED if failure is FAILURE else NO_CHECKS)
+    assert bench.api.orders == NO_CHECKS
 
 
 # --- addresses that are forgotten ----------------------------------------------------------------------------------
@@ -409,7 +412,7 @@ def test_many_failures_wait_for_a_silent_haproxy_once(bench: Bench) -> None:
     assert not bench.bus.of(Drain)[-1].is_proxy_alive
     bench.api.is_silent = False
     bench.step(after_s=1.0)
-    assert bench.api.orders == CLOSED
+    assert bench.api.orders == NO_CHECKS
     assert bench.bus.of(Event)[-1].name == "proxy-back"
 
 

@@ -23,9 +23,10 @@ that one's.
 # Note [Connections that are being made]
 Where a server is marked down, HAProxy ends its sessions, and sends a GET without an answer elsewhere. But a request
 whose connection is still being made is closed without a word, whatever its method (seen with 2.6). So whoever is to be
-cut gets nothing new at first; what is not connected within ``timeout connect`` goes to another, and then the rest is
-ended. HAProxy's own checks mark a server down no sooner than 1.2 s after the first one that could not connect. By then
-it has got nothing new for long enough, if another one is up: whoever cannot be reached is avoided at once.
+cut gets nothing new at first, and no checks, which may fail sooner than that. What is not connected within ``timeout
+connect`` goes to another, and then the rest is ended. HAProxy's own checks mark a server that cannot be reached down no
+sooner than 1.2 s after the first that failed. By then it has got nothing new for long enough, if another one is up: it
+is avoided at once.
 
 # Note [Held]
 A domain that its owner, libvirt or a fault of its host has paused may go on at any moment, with all that it was working
@@ -387,6 +388,8 @@ def _drain(server: Server) -> list[Step]:
 
 def _cut(slot: Slot) -> list[Step]:
     """Give it nothing new, then end what it has; see Note [Connections that are being made]."""
+    if slot.server.has_checks:
+        return [StopChecks(slot.server.name)]
     return _drain(slot.server) or ([Cut(slot.server.name)] if slot.is_settled else [])
 
 
