@@ -21,6 +21,7 @@ from tests.e2e.whole import BOOT_S, Whole
 from tests.e2e.world import now_s, restart_libvirtd, wait_until
 
 LEAST_READY = 2  # nobody can save what nobody is there to serve
+WELL_S = 75.0  # who dies within 60 s of being ready is taken for sick, and its place stays free for a while: by design
 BOOTS_S = 3 * BOOT_S
 HANGS_S = 5.0
 NOTICE_S = 2.0  # until HAProxy sends nothing new to a domain that no longer answers
@@ -142,16 +143,20 @@ class Acts:
     def _victim(self, fault: Fault) -> str:
         return str(self._victims_state(fault)["name"])
 
-    def _victims_state(self, fault: Fault) -> dict[str, Any]:
-        """Choose a domain in rotation; at least one other is left."""
-        enough = lambda: ready if len(ready := self._whole.ready()) >= LEAST_READY else None  # noqa: E731
-        ready = wait_until(enough, BOOTS_S, f"{LEAST_READY} domains in rotation")
-        return fault.one_of(sorted(ready, key=lambda member: member["name"]))
+    def _victims_state(self, fault: Fault, least_age_s: float = 0.0) -> dict[str, Any]:
+        """Choose a domain in rotation that was started so long ago; at least one other is left."""
+
+        def choices() -> list[dict[str, Any]]:
+            ready = self._whole.ready()
+            return [each for each in ready if each["age_s"] >= least_age_s] if len(ready) >= LEAST_READY else []
+
+        found = wait_until(choices, BOOTS_S + least_age_s, f"{LEAST_READY} domains in rotation")
+        return fault.one_of(sorted(found, key=lambda member: member["name"]))
 
     @contextmanager
     def _hurting(self, fault: Fault) -> Iterator[str]:
         """Choose a domain, and note what it worked on while the body hurts it."""
-        victim = self._victims_state(fault)
+        victim = self._victims_state(fault, WELL_S)
         name, address, begin_s = str(victim["name"]), victim["address"], now_s()
         in_flight = sum(server.in_flight for server in self._whole.servers() if server.address == address)
         try:
