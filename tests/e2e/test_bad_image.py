@@ -50,7 +50,7 @@ def test_up_ends_in_time_and_names_the_damaged_file(world: World) -> None:
 
 @pytest.mark.fault(55)
 def test_nothing_is_made_from_it_and_no_service_loops(world: World, row: Proof) -> None:
-    before = wait_until(lambda: whole_look(world), 30, "a word of every service")
+    before = wait_until(lambda: whole_look(world), 60, "a word of every service")
     assert "does not match" in before["groups"][0]["blocked"]
     assert before["groups"][0]["domains"] == world.domains() == []
     row.held("a real installation: nothing is made from an image that is damaged, and it is told")
