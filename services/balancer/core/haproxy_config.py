@@ -37,7 +37,8 @@ it up. It is a share of the requests and of ``maxconn``: a member alone is throt
 
 # Note [How soon a check finds out]
 Whoever fails just after a good check waits ``inter``, then for three checks that time out, ``fastinter`` apart. A
-frozen guest does not even connect (500 ms each): 2.2 s by default; an application that hangs takes ``timeout check``
+frozen guest does not even connect (500 ms each): 2.2 s by default, up to 2.8 s if it was avoided meanwhile, which makes
+HAProxy count anew; an application that hangs takes ``timeout check``
 for each: 3.7 s. A QEMU of this machine that is stopped is told by the monitor, and avoided before any check.
 """
 
