@@ -86,7 +86,7 @@ test-debian13:  ## the fast tests on Debian 13, in a directory made for it and r
 
 faults:  ## the fault matrix with real parts, written to docs/faults.md (under 45 minutes): ROW=12 (one row), LONG=1 (full lengths)
 	@scripts/bootstrap.sh dev
-	@scripts/with-root.sh $(BIN)/pytest -q -s --complete --faults $(if $(LONG),--long) $(if $(ROW),--row $(ROW),--page docs/faults.md) tests
+	@scripts/with-root.sh $(BIN)/pytest -q -s --complete --faults $(if $(LONG),--long) $(if $(ROW),--row $(ROW)) --page docs/faults.md tests
 
 chaos:  ## faults in an order that SEED=1 decides, on real guests under load, for MINUTES=20
 	@scripts/bootstrap.sh dev

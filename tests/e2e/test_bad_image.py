@@ -38,7 +38,8 @@ def world(make_world: Callable[..., World], image: Path) -> Iterator[World]:
     yield world
 
 
-def test_up_ends_in_time_and_names_the_damaged_file(world: World) -> None:
+@pytest.mark.fault(55)
+def test_up_ends_in_time_and_names_the_damaged_file(world: World, row: Proof) -> None:
     begin = now_s()
     done = world.autoscaler("up", check=False)
     print(f"\nup gave up after {now_s() - begin:.1f} s: {done.stderr.strip()}")
@@ -46,6 +47,7 @@ def test_up_ends_in_time_and_names_the_damaged_file(world: World) -> None:
     assert "vmlinuz does not match its manifest" in done.stderr
     assert "Traceback" not in done.stderr
     assert now_s() - begin < GIVE_UP_S
+    row.held("`up` with a damaged image ends, and names the file")
 
 
 @pytest.mark.fault(55)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ HEAD = """# Faults, and what holds
 {count}: {day}, {minutes:.0f} minutes, {cores} cores, {machine}, QEMU {qemu}, libvirt {libvirt}, HAProxy {haproxy}.
 
 `make faults` injects each of these faults into real parts (libvirt, QEMU guests, HAProxy, the services' own processes
-and sockets), measures, and writes this page. `make faults ROW=12` does one row and writes nothing. A fault that is to
+and sockets), measures, and writes this page. `make faults ROW=12` does one row and writes it anew. A fault that is to
 last longer than 60 s lasts 60 s; with `LONG=1` it lasts as long as the row says.
 
 - {kept} kept: the row's own bounds were measured and held
@@ -50,6 +51,16 @@ def page(proofs: Mapping[int, Sequence[Proof]], took_s: float) -> str:
         + "".join(line(row, proofs.get(row.number, ())) for row in rows)
         for title, rows in SECTIONS.items()
     )
+
+
+def with_rows(text: str, proofs: Mapping[int, Sequence[Proof]]) -> str:
+    """Return the page with the lines of these rows written anew, and as many rows kept as it then says."""
+    lines = text.splitlines(keepends=True)
+    for number, found in proofs.items():
+        at = next(index for index, old in enumerate(lines) if old.startswith(f"| {number} |"))
+        lines[at] = line(ROWS[number], found)
+    kept = sum(each.startswith("| ") and f" | {KEPT} | " in each for each in lines)
+    return re.sub(r"^\d+ of ", f"{kept} of ", "".join(lines), count=1, flags=re.MULTILINE)
 
 
 def kept_or_not(row: Row, proofs: Sequence[Proof]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.page import page
+from tests.faults.page import page, with_rows
 from tests.faults.proof import BRIEF_S, SHORT_S, Proof
 
 PROOFS = pytest.StashKey[list[Proof]]()
@@ -82,7 +82,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for proof in config.stash[PROOFS]:
         for number in proof.rows:
             proofs[number].append(proof)
-    text = page(proofs, took_s=time.monotonic() - config.stash[BEGAN_S])  # noqa: TID251
+    wanted = config.getoption("row")
+    if wanted:
+        asked = {number: proofs[number] for number in wanted}
+        text = with_rows(path.read_text(encoding="utf-8"), asked)
+    else:
+        text = page(proofs, took_s=time.monotonic() - config.stash[BEGAN_S])  # noqa: TID251
     path.write_text(text, encoding="utf-8")
     terminalreporter.write_line(text.splitlines()[2])
 

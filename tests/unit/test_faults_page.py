@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults import page as module
 from tests.faults.matrix import OPEN, ROWS
-from tests.faults.page import page
+from tests.faults.page import page, with_rows
 from tests.faults.proof import SHORT_S, Proof
 
 
@@ -40,6 +40,14 @@ def test_a_row_without_a_test_is_not_shown_and_one_with_an_open_part_is_not_kept
     text = page({3: [shown(3)]}, took_s=90)
     assert (sign(text, 3), sign(text, 4)) == ("◐", "○")
     assert "*Open:* needs two hosts" in text
+
+
+def test_one_row_that_is_run_again_is_written_anew_and_counted() -> None:
+    text = page({1: [shown(1)], 2: [shown(2, fault="no end")]}, took_s=90)
+    again = with_rows(text, {2: [shown(2)]})
+    assert (sign(again, 1), sign(again, 2), sign(again, 3)) == ("●", "●", "○")
+    assert "2 of 72 faults kept" in again
+    assert with_rows(again, {2: [shown(2, fault="no end")]}) == text
 
 
 def test_a_figure_beyond_its_bound_fails_the_test() -> None:
