@@ -19,6 +19,7 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from cli.supervisor_config import control_socket
 from common.config import SERVICES
+from tests.e2e.packets import rules
 from tests.e2e.small_disk import fill
 from tests.e2e.steady import Steady
 from tests.e2e.whole import BOOT_S, Whole
@@ -177,16 +178,12 @@ def test_a_frozen_qemu_that_goes_on_serves_again_and_is_not_replaced(whole: Whol
 
 def test_a_guest_that_does_not_answer_is_taken_out_and_replaced(whole: Whole) -> None:
     victim = whole.ready()[0]
-    with whole.fault(f"every packet to {victim['name']} dropped"):
-        chain = f"type filter hook output priority 0; ip daddr {victim['address']} drop;"
-        subprocess.run(["nft", f"table ip {NAME} {{ chain out {{ {chain} }}; }}"], check=True)
-        try:
-            begin = now_s()
-            wait_until(lambda: not whole.takes_traffic(victim["address"]), 10, "the silent guest out of rotation")
-            print(f"  out of rotation after {now_s() - begin:.1f} s")
-            wait_until(lambda: victim["uuid"] not in whole.owned().values(), BOOT_S, "its end")
-        finally:
-            subprocess.run(["nft", f"delete table ip {NAME}"], check=True)
+    drop = f"ip daddr {victim['address']} drop"
+    with whole.fault(f"every packet to {victim['name']} dropped"), rules(NAME, drop):
+        begin = now_s()
+        wait_until(lambda: not whole.takes_traffic(victim["address"]), 10, "the silent guest out of rotation")
+        print(f"  out of rotation after {now_s() - begin:.1f} s")
+        wait_until(lambda: victim["uuid"] not in whole.owned().values(), BOOT_S, "its end")
 
 
 @pytest.mark.fault(9)

@@ -7,7 +7,6 @@ held back by the fault.
 
 import os
 import signal
-import subprocess
 import threading
 import urllib.request
 from collections import Counter
@@ -27,6 +26,7 @@ from common.recording import Recording, recording_dir
 from load.levels import DEFAULT_N
 from services.balancer.core.haproxy_config import stats_socket
 from services.monitor.core.rates import EPSILON, STUCK_TICKS
+from tests.e2e.packets import rules
 from tests.e2e.service import Service, in_service
 from tests.e2e.steady import Steady
 from tests.e2e.whole import BOOT_S, CLOCK
@@ -204,17 +204,6 @@ class Unmetered:
         value = {"vcpu_quota": round(quota * 100_000) if quota > 0 else -1}
         for domain in self._domains:
             domain.setSchedulerParametersFlags(value, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-
-@contextmanager
-def dropped(addresses: Sequence[str]) -> Iterator[None]:
-    """Drop every packet to these addresses for as long as the body takes."""
-    chain = f"type filter hook output priority 0; ip daddr {{ {', '.join(addresses)} }} drop;"
-    subprocess.run(["nft", f"table ip {NAME} {{ chain out {{ {chain} }}; }}"], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["nft", f"delete table ip {NAME}"], check=True)
 
 
 @contextmanager
@@ -567,7 +556,8 @@ def test_with_most_unhealthy_nobody_is_scaled_in_and_at_most_one_at_a_time_repla
     calm(service, MOST)
     *victims, well = service.whole.ready()
     fewest = MOST
-    with dropped([domain["address"] for domain in victims]):
+    addresses = ", ".join(domain["address"] for domain in victims)
+    with rules(NAME, f"ip daddr {{ {addresses} }} drop"):
         begun_s = CLOCK.epoch_s()
         await_record(service, begun_s, lambda r: "2 of 3 ready" in r.limiter_text, "two of three unhealthy")
         before = service.whole.steady.served_by[well["name"]]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from services.balancer.core.haproxy_config import CONNECT_TIMEOUT_MS, FAST_CHECK_MS
+from tests.e2e.packets import rules
 from tests.e2e.power import qemu_pids
 from tests.e2e.service import MakeWorld, Service, in_service
 from tests.e2e.whole import CLOCK
@@ -103,28 +104,15 @@ class Rotation:
 
 
 @contextmanager
-def rules(*lines: str) -> Iterator[None]:
-    """Have the machine treat packets by these rules, both those that it sends and those that it receives."""
-    chains = "".join(
-        f"chain {hook} {{ type filter hook {hook} priority 0; {'; '.join(lines)}; }}; " for hook in ("output", "input")
-    )
-    subprocess.run(["nft", f"table ip {NAME} {{ {chains}}}"], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["nft", f"delete table ip {NAME}"], check=True)
-
-
-@contextmanager
 def all_dropped(_service: Service, member: dict[str, Any]) -> Iterator[None]:
-    with rules(f"ip daddr {member['address']} drop", f"ip saddr {member['address']} drop"):
+    with rules(NAME, f"ip daddr {member['address']} drop", f"ip saddr {member['address']} drop"):
         yield
 
 
 @contextmanager
 def some_dropped(_service: Service, member: dict[str, Any]) -> Iterator[None]:
     some = "numgen random mod 100 < 30 drop"
-    with rules(f"ip daddr {member['address']} {some}", f"ip saddr {member['address']} {some}"):
+    with rules(NAME, f"ip daddr {member['address']} {some}", f"ip saddr {member['address']} {some}"):
         yield
 
 
@@ -247,7 +235,7 @@ def test_packets_to_all_members_are_dropped_and_nobody_is_removed(
     with grace_of_10_s(service):
         service.power.forget()
         begun_at_s = CLOCK.epoch_s()
-        with rules(f"ip daddr {subnet} drop", f"ip saddr {subnet} drop"):
+        with rules(NAME, f"ip daddr {subnet} drop", f"ip saddr {subnet} drop"):
             until_s = now_s() + lasts_s
             wait_until(lambda: now_s() > until_s or not _has_all(before), 2 * lasts_s, "the fault to last")
             assert _has_all(before) and service.power.ends() == []
@@ -280,7 +268,7 @@ def test_where_every_member_is_down_gets_are_refused_at_once_and_members_are_rep
     addresses = ", ".join(member["address"] for member in members)
     least = COUNT + 1
     begun_at_s = CLOCK.epoch_s()
-    with grace_of_10_s(service), rules(f"ip daddr {{ {addresses} }} tcp dport {PORT} reject with tcp reset"):
+    with grace_of_10_s(service), rules(NAME, f"ip daddr {{ {addresses} }} tcp dport {PORT} reject with tcp reset"):
         wait_until(lambda: not any(whole.takes_traffic(m["address"]) for m in members), 10, "all are down")
         answers = [_asked_s(service) for _ in range(20)]
         assert {status for status, _ in answers} == {503}
