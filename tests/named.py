@@ -6,6 +6,7 @@ from uuid import UUID
 
 import libvirt
 
+from common.domain import DomainState
 from common.hypervisor import Connection
 
 NOBODY = str(UUID(int=0))
@@ -23,6 +24,16 @@ class Named(Connection):
                 return str(line.raw.lookupByName(name).UUIDString())
             except libvirt.libvirtError:
                 return NOBODY
+
+    def remove_mine(self) -> None:
+        """End and remove the domains whose names the test may touch; those of other installations are listed, too."""
+        for facts in self.domains():
+            if not self._may_touch(facts.name):
+                continue
+            if facts.state is not DomainState.SHUTOFF:
+                self.destroy(facts.name)
+            if facts.is_persistent:
+                self.undefine(facts.name)
 
 
 def _by_name(verb: str) -> Callable[..., Any]:

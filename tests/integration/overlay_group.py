@@ -11,7 +11,6 @@ from pathlib import Path
 import libvirt
 
 from common.config import Config
-from common.hypervisor import Connection
 from services.actuator.access import disk_pool
 from tests.integration.actuator_stand import Driver
 from tests.integration.busy_disk import write_disk
@@ -63,7 +62,7 @@ def own_address(address: str) -> Iterator[None]:
         subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True)
 
 
-def connected(config: Config) -> Connection:
+def connected(config: Config) -> Named:
     """Return a connection that knows the group's domains and their disks."""
     prefixes = tuple(group.prefix for group in config.groups.values())
     may_touch = lambda name: name.startswith(prefixes)  # noqa: E731
@@ -73,10 +72,7 @@ def connected(config: Config) -> Connection:
 def sweep(config: Config) -> None:
     """Remove what the group has left."""
     connection = connected(config)
-    for facts in connection.domains():
-        if facts.name.startswith(tuple(group.prefix for group in config.groups.values())):
-            connection.destroy(facts.name)
-            connection.undefine(facts.name)
+    connection.remove_mine()
     connection.remove_volumes(lambda _name: True)
     connection.remove_network(config.network.name)
     connection.close()

@@ -15,7 +15,6 @@ import pytest
 
 from common.config import Config
 from common.errors import HypervisorError
-from common.hypervisor import Connection
 from common.messages import Event
 from common.network_xml import network_xml
 from common.phases import Phase
@@ -118,17 +117,13 @@ def driver(config: Config) -> Iterator[Driver]:
     sweep()
 
 
-def mine() -> Connection:
+def mine() -> Named:
     return Named.open(URI, is_read_only=False, may_touch=lambda name: name.startswith("actest-"))
 
 
 def sweep() -> None:
     connection = mine()
-    for domain in connection.domains():
-        if domain.name.startswith("actest-"):
-            if domain.state != "shutoff":
-                connection.destroy(domain.name)
-            connection.undefine(domain.name)
+    connection.remove_mine()
     connection.remove_network("actest")
     connection.close()
 

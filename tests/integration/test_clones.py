@@ -197,17 +197,12 @@ def driver(config: Config) -> Iterator[Driver]:
 
 def sweep() -> None:
     connection = mine()
-    for domain in connection.domains():
-        if domain.name.startswith(PREFIX):
-            if domain.state != "shutoff":
-                connection.destroy(domain.name)
-            if domain.is_persistent:
-                connection.undefine(domain.name)
+    connection.remove_mine()
     connection.remove_network("clonet")
     connection.close()
 
 
-def mine() -> Connection:
+def mine() -> Named:
     return Named.open(URI, is_read_only=False, may_touch=lambda name: name.startswith(PREFIX))
 
 

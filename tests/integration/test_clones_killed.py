@@ -15,7 +15,6 @@ from typing import Final
 import pytest
 
 from common.config import Config
-from common.hypervisor import Connection
 from services.actuator.access import disk_pool
 from services.actuator.core.record import parse
 from tests.integration.test_clones import URI, cloning, get, has_libvirt
@@ -71,17 +70,14 @@ def config(images: Path) -> Iterator[Config]:
     shutil.rmtree(place)
 
 
-def connect(config: Config) -> Connection:
+def connect(config: Config) -> Named:
     may_touch = lambda name: name.startswith(PREFIX)  # noqa: E731 - it is given away
     return Named.open(URI, is_read_only=False, may_touch=may_touch, pool=disk_pool(config))
 
 
 def sweep(config: Config) -> None:
     connection = connect(config)
-    for domain in connection.domains():
-        connection.destroy(domain.name)
-        if domain.is_persistent:
-            connection.undefine(domain.name)
+    connection.remove_mine()
     connection.remove_network(config.network.name)
     connection.close()
 

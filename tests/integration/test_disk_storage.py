@@ -70,9 +70,7 @@ def host(pool: Pool) -> Iterator[Connection]:
     """A connection; what it made is removed at the end."""
     connection = Named.open(URI, is_read_only=False, may_touch=lambda n: n.startswith(f"{NAME}-"), pool=pool)
     yield connection
-    for facts in connection.domains():
-        if facts.name.startswith(f"{NAME}-"):
-            connection.undefine(facts.name)
+    connection.remove_mine()
     connection.remove_volumes(lambda _name: True)
     assert connection.remove_pool()
     connection.close()

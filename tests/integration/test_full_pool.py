@@ -81,7 +81,7 @@ def disks(config: Config) -> Iterator[Path]:
     connection.close()
 
 
-def mine(config: Config) -> Connection:
+def mine(config: Config) -> Named:
     may_touch = lambda name: name.startswith(PREFIX)  # noqa: E731
     return Named.open("qemu:///system", is_read_only=False, may_touch=may_touch, pool=disk_pool(config))
 
@@ -92,11 +92,7 @@ def driver(config: Config, disks: Path) -> Iterator[Driver]:
     yield driver
     driver.close()
     connection = mine(config)
-    for domain in connection.domains():
-        if domain.name.startswith(PREFIX):
-            if domain.state != "shutoff":
-                connection.destroy(domain.name)
-            connection.undefine(domain.name)
+    connection.remove_mine()
     connection.remove_network(NAME)
     connection.remove_volumes(lambda _name: True)
     connection.close()

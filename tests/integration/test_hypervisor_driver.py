@@ -121,6 +121,22 @@ def test_a_domain_that_carries_our_metadata_is_ours_whatever_its_name(host: Conn
         stranger.close()
 
 
+def test_a_test_removes_its_own_domains_and_not_those_of_another_installation(host: Connection) -> None:
+    host.define(test_domain(NAME))
+    host.set_metadata(NAME, {"group": "web"})
+    stranger = Named.open(URI, is_read_only=False, may_touch=lambda _name: False)
+    try:
+        stranger.remove_mine()
+        assert [facts.name for facts in stranger.domains()] == [NAME]
+        host.start(NAME)
+        mine = Named.open(URI, is_read_only=False, may_touch=is_ours)
+        mine.remove_mine()
+        assert mine.domains() == []
+        mine.close()
+    finally:
+        stranger.close()
+
+
 def test_the_whole_life_of_a_domain(host: Connection) -> None:
     host.define(test_domain(NAME))
     for change, expected in (

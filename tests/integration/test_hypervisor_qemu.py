@@ -80,10 +80,7 @@ def pid(name: str) -> int:
 def host() -> Iterator[Connection]:
     connection = Named.open(URI, is_read_only=False, may_touch=is_ours)
     yield connection
-    for facts in connection.domains():
-        if is_ours(facts.name):
-            connection.destroy(facts.name)
-            connection.undefine(facts.name)
+    connection.remove_mine()
     connection.remove_network(NETWORK)
     connection.close()
 

@@ -203,6 +203,19 @@ def test_slot_with_another_member_has_no_rate_yet() -> None:
     assert found.request_rates == (None,)
 
 
+def test_two_slots_of_one_name_are_told_while_one_leaves_and_its_next_comes() -> None:
+    """What is known of the one and not of the other cannot be compared."""
+    owned = {"vm1": ("web-0001", "u1"), "vm2": ("web-0001", "u2")}
+    servers = (replace(UP, sessions_total=90), replace(UP, name="vm2", sessions_total=1))
+    now = replace(
+        look(12, 160, 90, owned=owned),
+        snapshot=Snapshot(1, {"web": servers}, {"web": Totals(160, 16, 3, 4, 0.0, 0.0)}, ""),
+    )
+    found = traffic("web", look(10, 100, 50), now, 1.0)
+    assert found.names == ("web-0001", "web-0001")
+    assert sorted(found.request_rates, key=str) == [20.0, None]
+
+
 def test_no_request_leaves_times_unknown() -> None:
     found = traffic("web", look(10, 100, 50), look(12, 100, 50), 1.0)
     assert (found.request_rate, found.response_time_s, found.queue_time_s) == (0.0, None, None)

@@ -71,7 +71,7 @@ Column = tuple[str, float | None, int | None, float | None]
 def _columns(group: str, old: Look | None, now: Look, interval_s: float) -> list[Column]:
     past = {server.name: server for server in old.snapshot.servers.get(group, ())} if old else {}
     owned_before = old.owned if old else {}
-    return sorted(
+    columns = (
         _column(
             server,
             past.get(server.name) if owned_before.get(server.name) == owner else None,
@@ -82,6 +82,9 @@ def _columns(group: str, old: Look | None, now: Look, interval_s: float) -> list
         for server in now.snapshot.servers[group]
         if (owner := now.owned.get(server.name)) is not None
     )
+    return sorted(
+        columns, key=lambda column: column[0]
+    )  # a name may be there twice, while one leaves and its next comes
 
 
 def _column(server: Server, past: Server | None, name: str, older: int, interval_s: float) -> Column:
