@@ -485,7 +485,10 @@ def down(
         bool, typer.Option("--everything", help="Images, network, recordings and sockets too.")
     ] = False,
     discard_saved: Annotated[
-        bool, typer.Option("--discard-saved", help="Also domains whose memory somebody has saved; it is lost.")
+        bool,
+        typer.Option(
+            "--discard-saved", help="Also domains that somebody has suspended or saved; their memory is lost."
+        ),
     ] = False,
 ) -> None:
     """Stop the services and the domains that they created, as they were started: natively or in containers."""

@@ -59,7 +59,14 @@ class Stopwatch:
 
 
 def _queue_s(pids: set[int]) -> float:
-    return sum(_queued_ns(task) for pid in pids for task in Path(f"/proc/{pid}/task").glob("*")) / 1e9
+    return sum(_queued_ns(task) for pid in pids for task in _tasks(pid)) / 1e9
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []  # the process has just ended
 
 
 def _queued_ns(task: Path) -> int:

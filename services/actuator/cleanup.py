@@ -6,8 +6,8 @@ pool of disks. Domains of groups that were renamed or taken out of the configura
 this installation made them: by their network and by files in our state directory.
 ``--remove-everything`` also removes the copies of the images. Every part has a deadline.
 
-A domain whose memory somebody has saved stays, and is named: that memory would be lost with it. ``--discard-saved``
-allows it.
+A domain that somebody else has suspended, or whose memory somebody has saved, stays, and is named: that memory would be
+lost with it. ``--discard-saved`` allows it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from common.clock import Clock, SystemClock
 from common.config import Config
 from common.config_defaults import DEFAULTS
 from common.domain import DomainFacts, DomainState
-from common.domain_states import SAVED, shown
+from common.domain_states import SAVED, Meaning, shown
 from common.errors import AutoscalerError, DomainGoneError, HypervisorError
 from common.hypervisor import Connection
 from common.phases import Phase
@@ -72,7 +72,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--remove-domains", action="store_true", help="shut down and undefine our domains; remove the network"
     )
     parser.add_argument("--remove-everything", action="store_true", help="copied images and stores too")
-    parser.add_argument("--discard-saved", action="store_true", help="also domains whose memory somebody has saved")
+    parser.add_argument(
+        "--discard-saved", action="store_true", help="also domains that somebody has suspended or saved"
+    )
     return parser.parse_args(argv)
 
 
@@ -108,13 +110,11 @@ def _clean_host(config: Config, host: str, is_everything: bool, may_discard: boo
             connection.set_metadata(facts.name, facts.uuid, {})
             _say(f"{host}: {facts.name} is yours; it stays as it is ({facts.state})")
         made = [pair for pair in (*ours, *strays) if is_template(pair[1])]
-        saved = [facts.name for facts, record in made if is_saved_by_somebody(facts, record)]
-        for name in saved:
-            what = (
-                "and goes with it" if may_discard else "and would be lost: it stays; start it, or use --discard-saved"
-            )
-            _say(f"{host}: {name} is off, its memory was saved {what}")
-        kept = [] if may_discard else saved
+        waiting = {facts.name: why for facts, record in made if (why := why_it_waits(facts, record))}
+        for name, why in waiting.items():
+            kept_text = "its memory would be lost: it stays; let it run again, or use --discard-saved"
+            _say(f"{host}: {name}: {why}; {'its memory goes with it' if may_discard else kept_text}")
+        kept = [] if may_discard else list(waiting)
         going = [(facts, record) for facts, record in made if facts.name not in kept]
         unserved = frozenset(facts.uuid for facts, record in going if record.phase in UNSERVED)
         left = kept + Removal(connection, host, SystemClock(), _patience_s(config)).run(
@@ -215,11 +215,14 @@ def _is_name_of(prefix: str, name: str) -> bool:
     return names.domain_index(prefix, name) is not None or name == names.template_name(prefix)
 
 
-def is_saved_by_somebody(facts: DomainFacts, record: Record) -> bool:
-    """Return whether a domain is off with its memory saved, in libvirt or in a file, and not as a reserve of ours."""
-    is_saved = shown(facts.state, facts.state_reason, facts.has_saved_state) == shown(DomainState.SHUTOFF, SAVED, False)
-    is_reserve = record.tier == "saved" and not record.is_woken
-    return is_saved and not is_reserve and record.phase not in (Phase.STANDBY, Phase.CREATING)
+def why_it_waits(facts: DomainFacts, record: Record) -> str:
+    """Return why a domain does not run that somebody else has suspended or saved; nothing of any other one."""
+    state = shown(facts.state, facts.state_reason, facts.has_saved_state)
+    is_saved = state == shown(DomainState.SHUTOFF, SAVED, False)
+    is_suspended = facts.state is DomainState.PAUSED and state.meaning in (Meaning.OWNER, Meaning.TRANSIENT)
+    is_reserve = record.tier in ("paused", "saved") and not record.is_woken
+    is_ours = is_reserve or record.phase in (Phase.STANDBY, Phase.CREATING)
+    return state.text if (is_saved or is_suspended) and not is_ours else ""
 
 
 def is_template(record: Record) -> bool:

@@ -62,20 +62,24 @@ def test_up_and_down_at_once_end_in_plain_words_and_one_after_the_other(world: W
     assert world.domains() == []
 
 
-def test_a_memory_that_somebody_saved_is_kept_until_it_may_go(world: World) -> None:
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [("managedSave", "its memory was saved, and it is off"), ("suspend", "it was suspended by hand")],
+)
+def test_a_memory_that_somebody_saved_or_holds_is_kept_until_it_may_go(world: World, act: str, why: str) -> None:
     world.autoscaler("up")
     connection = libvirt.open("qemu:///system")
     try:
         domain = connection.lookupByName(world.domains()[0])
-        domain.managedSave()
+        getattr(domain, act)()
         wait_until(lambda: len(world.domains()) == 2, BOOT_S, "another stands in for it")
+        state = domain.state()
         done = world.autoscaler("down", check=False)
         assert done.returncode == 1
-        assert f"{domain.name()} is off, its memory was saved and would be lost: it stays" in done.stderr
-        assert world.domains() == [domain.name()]
-        assert domain.hasManagedSaveImage()
+        assert f"{domain.name()}: {why}" in done.stderr and "its memory would be lost: it stays" in done.stderr
+        assert (world.domains(), domain.state()) == ([domain.name()], state)
         done = world.autoscaler("down", "--discard-saved")
-        assert f"{domain.name()} is off, its memory was saved and goes with it" in done.stderr
+        assert f"{domain.name()}: {why}" in done.stderr and "its memory goes with it" in done.stderr
         assert world.domains() == []
     finally:
         connection.close()

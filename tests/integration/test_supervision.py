@@ -26,7 +26,7 @@ file={socket}
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [program:haproxy]
-command=/bin/sh -c "trap '' TERM; while :; do sleep 0.1; done"
+command=/bin/sh -c "trap '' TERM; : > {run}/deaf; while :; do sleep 0.1; done"
 startsecs=0
 stopwaitsecs=4
 stopasgroup=true
@@ -43,6 +43,7 @@ def system(tmp_path: Path) -> Iterator[System]:
     conf.write_text(CONF.format(run=system.run_path, socket=control_socket(system)))
     subprocess.run([*module("supervisor.supervisord"), "-c", str(conf)], check=True)
     wait_until(lambda: is_supervised(system), "supervisord runs", 20, every_s=0.05)
+    wait_until((system.run_path / "deaf").exists, "its program hears no SIGTERM any more", 20, every_s=0.05)
     yield system
     stop_services(system, CLOCK)
 

@@ -20,7 +20,7 @@ from common.messages import BackendState, DesiredCapacity, Drain, Traffic
 from common.phases import Phase
 from common.volume import SeenVolume, Volume
 from services.actuator.access import may_touch
-from services.actuator.cleanup import is_asked_for, is_saved_by_somebody, own_domains, renamed_domains, stray_domains
+from services.actuator.cleanup import is_asked_for, own_domains, renamed_domains, stray_domains, why_it_waits
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Load
@@ -420,13 +420,19 @@ SHUTOFF = DomainState.SHUTOFF
         (SHUTOFF, "saved", True, {"tier": "saved", "is_woken": True, "phase": Phase.READY}, True),
         (SHUTOFF, "saved", True, {"tier": "saved", "phase": Phase.BOOTING}, False),
         (SHUTOFF, "saved", True, {"phase": Phase.CREATING}, False),
+        (DomainState.PAUSED, "user", False, {}, True),
+        (DomainState.PAUSED, "snapshot", False, {"phase": Phase.SUSPENDED}, True),
+        (DomainState.PAUSED, "user", False, {"tier": "paused", "phase": Phase.STANDBY}, False),
+        (DomainState.PAUSED, "user", False, {"tier": "paused", "is_woken": True, "phase": Phase.READY}, True),
+        (DomainState.PAUSED, "ioerror", False, {}, False),
+        (DomainState.PAUSED, "crashed", False, {}, False),
     ],
 )
 def test_a_memory_that_we_saved_ourselves_is_nobodys_loss(
     state: DomainState, reason: str, has_saved_state: bool, changes: dict[str, Any], expected: bool
 ) -> None:
     facts = DomainFacts("web-0000", "u", state, reason, True, {}, has_saved_state)
-    assert is_saved_by_somebody(facts, replace(RECORD, **changes)) is expected
+    assert bool(why_it_waits(facts, replace(RECORD, **changes))) is expected
 
 
 STRAY = DomainFacts(
