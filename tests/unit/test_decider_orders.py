@@ -126,6 +126,13 @@ def test_a_mode_is_kept_over_a_restart() -> None:
     assert found.ask("mode", mode="fast").reply.status == "error"
 
 
+def test_an_order_for_the_mode_that_the_file_has_leaves_no_order() -> None:
+    found = world()
+    found.ask("mode", mode="observe")
+    assert found.ask("mode", mode="on").reply.reason == "the mode is now on, was observe"
+    assert (found.state.mode, found.state.standing.mode) == ("on", None)
+
+
 def test_pause_and_resume_answer_what_they_did() -> None:
     found = world()
     assert found.ask("resume").reply.reason == "the group is not paused"

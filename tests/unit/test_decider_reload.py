@@ -49,6 +49,15 @@ def test_a_window_goes_on_where_its_policy_did_not_change() -> None:
     assert (world.state.maximum, world.state.settings.group.cooldown_in_s) == (9, 7.0)
 
 
+def test_a_mode_that_is_changed_in_the_file_holds_against_an_earlier_order() -> None:
+    world = busy()
+    world.ask("mode", mode="out-only")
+    reload(world, max=9)
+    assert world.state.mode == "out-only"
+    reload(world, mode="observe")
+    assert world.state.mode == "observe"
+
+
 def test_the_window_of_a_changed_policy_begins_anew() -> None:
     world = busy()
     reload(world, policies=[THRESHOLD | {"high_ratio": 0.7}])

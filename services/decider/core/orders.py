@@ -162,9 +162,10 @@ def _mode(order: Order) -> Outcome:
     mode = order.args.get("mode")
     if mode not in MODES:
         return order.mistaken(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
-    if mode == order.state.mode:
+    ordered = None if mode == order.state.settings.group.mode else str(mode)  # the file says so: no order is left
+    if (mode, ordered) == (order.state.mode, order.state.standing.mode):
         return order.applied(f"the mode is {mode} already")
-    after = replace(order.state.standing, mode=str(mode))
+    after = replace(order.state.standing, mode=ordered)
     return order.applied(f"the mode is now {mode}, was {order.state.mode}", after)
 
 

@@ -16,7 +16,7 @@ VERB: Final = basis.RELOAD
 
 
 def reconfigured(state: GroupState, settings: Settings, now_s: float) -> GroupState:
-    """Return the state under new settings: orders stay, and the windows of policies that are the same.
+    """Return the state under new settings: orders stay, as do the windows of policies that are the same.
 
     Cooldowns and a lesson in force stay too; where the file has made them shorter, they end by as much sooner.
     """
@@ -33,10 +33,12 @@ def reconfigured(state: GroupState, settings: Settings, now_s: float) -> GroupSt
 
 
 def _standing(standing: Standing, before: Settings, after: Settings) -> Standing:
-    """Return the standing under new settings; nothing that runs is made longer."""
+    """Return the standing under new settings: nothing is made longer, and a mode changed in the file holds."""
     out_s = max(before.group.cooldown_out_s - after.group.cooldown_out_s, 0.0)
     in_s = max(before.group.cooldown_in_s - after.group.cooldown_in_s, 0.0)
     standing = patience.carried(standing, before, after)
+    if before.group.mode != after.group.mode:
+        standing = replace(standing, mode=None)
     if not (out_s or in_s):
         return standing
     return replace(
