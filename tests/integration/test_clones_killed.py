@@ -148,6 +148,7 @@ def check(config: Config, process: subprocess.Popen[str], tier: str | None = Non
     assert len({record.slot for record in found.values() if record is not None}) == len(addresses)
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_of_taking_a_snapshot_nothing_leaks_and_one_is_taken(config: Config) -> None:
     *points, last = [("before", index) for index in range(1, 1 + len(TAKING))]
     for when, index in (*points, *MIDST, last):
