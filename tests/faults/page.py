@@ -17,7 +17,8 @@ HEAD = """# Faults, and what holds
 
 `make faults` injects each of these faults into real parts (libvirt, QEMU guests, HAProxy, the services' own processes
 and sockets), measures, and writes this page. `make faults ROW=12` does one row and writes it anew. A fault that is to
-last longer than 60 s lasts 60 s; with `LONG=1` it lasts as long as the row says.
+last longer than 60 s lasts 60 s; with `LONG=1` it lasts as long as the row says. What single
+processes take is told without the time in which a busy machine had no processor for them.
 
 - {kept} kept: the row's own bounds were measured and held
 - {in_part} shown in part: what is missing stands in the last column

@@ -49,7 +49,7 @@ def service(make_world: MakeWorld) -> Iterator[Service]:
 @pytest.fixture
 def victim(service: Service) -> dict[str, Any]:
     """Return a member of three that serve, another one each time: who goes down twice a minute stays out for longer."""
-    wait_until(lambda: _all_serve(service), BOOT_S, "all in rotation")
+    wait_until(lambda: _all_serve(service), 2 * BOOT_S, "three in rotation, and no others")
     service.whole.steady.failures.clear()
     return service.whole.ready()[next(TURNS) % COUNT]
 
@@ -134,8 +134,8 @@ def _tap(service: Service, name: str) -> str:
 
 
 def _all_serve(service: Service) -> bool:
-    """Return whether as many as there were serve, and all that are ready; a fault may have made one more of them."""
-    return COUNT <= len(service.whole.ready()) == len(_serving(service))
+    """Return whether as many as there were serve, and nobody else is there: one more that a fault has made has gone."""
+    return COUNT == len(service.whole.group()["domains"]) == len(_serving(service))
 
 
 def failed_checks(service: Service, member: dict[str, Any]) -> int:

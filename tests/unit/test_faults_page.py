@@ -1,6 +1,7 @@
 """The page of the fault matrix: a row is kept only if every test of it passed and nothing of it is open."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,12 @@ def test_a_fault_lasts_seconds_at_most_a_minute_where_rows_are_asked_for_and_its
     assert Proof((1,), longest_s=SHORT_S).lasts_s(600) == 60
     assert Proof((1,)).lasts_s(600) < 10 and Proof((1,)).lasts_s(3) == 3
     assert Proof((1,), longest_s=math.inf).lasts_s(600) == 600
+
+
+def test_the_page_of_the_last_run_says_what_the_matrix_says() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
+    lines = {line.split(" | ")[0]: line.split(" | ")[2:4] for line in text.splitlines() if line.startswith("| ")}
+    assert {f"| {number}": [row.fault, row.must] for number, row in ROWS.items()}.items() <= lines.items()
 
 
 def test_every_row_is_there_once_and_only_rows_are_open() -> None:
