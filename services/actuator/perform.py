@@ -189,9 +189,6 @@ def _check_is_ours(host: Host, step: Step) -> None:
 
 def _check_is_meant(step: Step, facts: DomainFacts) -> None:
     """Refuse what would end a domain that somebody else has paused since the plan, or end a pause that is not ours."""
-    if not isinstance(step, Destroy | Undefine | Resume | Start):
-        return
-    state = shown(facts.state, facts.state_reason, facts.has_saved_state)
     match step:
         case Destroy():
             is_harmless = step.is_own_doing or facts.state is DomainState.SHUTOFF
@@ -201,6 +198,9 @@ def _check_is_meant(step: Step, facts: DomainFacts) -> None:
             is_harmless = False  # it would go on from the memory that somebody has saved
         case Resume():
             is_harmless = True
+        case _:
+            return
+    state = shown(facts.state, facts.state_reason, facts.has_saved_state)
     if state.meaning in MAY_COME_BACK and not is_harmless:
         raise HypervisorError(f"{step.domain} on {step.host} may come back ({state.text}); it is left alone")
     if isinstance(step, Resume) and state.meaning not in (Meaning.UP, Meaning.HOST_FAULT):
