@@ -222,7 +222,8 @@ class DesiredCapacity(Body):
 
     ``burst_quota`` is the share of one CPU for each vCPU of every member in rotation, None for the configured one.
     ``bounds`` are those in force; ``minimum`` and ``maximum`` give way to a ``desired`` that is frozen outside of them.
-    ``decided_mono_s`` is when ``desired`` took its value, on the monotonic clock of the boot ``boot_id``.
+    ``decided_mono_s`` is when ``desired`` took its value, on the monotonic clock of the boot ``boot_id``. ``counted``:
+    the UUIDs of uncounted members that ``desired`` counts, until the actuator no longer tells them as uncounted.
     """
 
     kind: ClassVar[str] = "capacity.desired"
@@ -240,6 +241,7 @@ class DesiredCapacity(Body):
     decided_mono_s: MonoS | None = None
     boot_id: Name = ""
     bounds: tuple[Count, Count] | None = None
+    counted: Names = ()
 
     @property
     def bounds_in_force(self) -> tuple[int, int]:
@@ -389,7 +391,8 @@ class Member(Frozen):
     ``tier`` is how it came to service, or in phase standby how it waits for it: ``clone``, ``paused``, ``saved``,
     ``running`` (in rotation beyond what is desired), or empty: it booted. One on its way to phase standby is there
     already for everybody else. ``is_probed``: it answered as itself a moment ago, and may serve without another check.
-    ``unready``: why it does not serve, where it was asked and did not answer rightly.
+    ``unready``: why it does not serve, where it was asked and did not answer rightly. ``is_uncounted``: of an existing
+    group, its owner has started it, and no desired capacity has counted it since.
     """
 
     name: Name
@@ -406,6 +409,7 @@ class Member(Frozen):
     tier: Name = ""
     is_probed: bool = False
     unready: Unready | None = None
+    is_uncounted: bool = False
 
 
 class LeadTime(Frozen):

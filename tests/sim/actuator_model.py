@@ -300,6 +300,8 @@ class World:
         return Hosts(self.hosts, self.now_s, 3.5, self.stored)
 
     def want(self, desired: int, generation: int = 1, **changes: object) -> None:
+        """Order a capacity, as an operator does: all who run now are meant."""
+        running = [domain.uuid for domain in self.everything() if domain.state is DomainState.RUNNING]
         body = DesiredCapacity(
             group=self.name,
             generation=generation,
@@ -307,6 +309,7 @@ class World:
             minimum=0,
             maximum=max(desired, self.group.maximum),
             decision_id=f"decision-{generation}",
+            counted=tuple(running),
         )
         self.desired = body.model_copy(update=changes)
 

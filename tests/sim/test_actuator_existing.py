@@ -102,13 +102,16 @@ def test_frozen_domain_of_the_user_is_power_cycled_where_its_file_says_so() -> N
     world.run_until(lambda: world.ready() == 1)
 
 
-def test_domain_started_by_hand_is_adopted_and_the_surplus_leaves() -> None:
+def test_domain_started_by_hand_is_adopted_and_stays_until_a_capacity_is_ordered() -> None:
     world = users_world()
     world.want(1)
     world.run_until(lambda: world.ready() == 1)
     extra = world.hosts["local"].by_name["web-0003"]
     extra.state, extra.started_s = DomainState.RUNNING, world.now_s
-    world.run(5)
+    world.run_until(lambda: world.ready() == 2)
+    world.run(200)
+    assert running(world) == ["web-0000", "web-0003"]
+    world.want(1, generation=2)
     world.run_until(lambda: len(running(world)) == 1 and world.ready() == 1)
 
 

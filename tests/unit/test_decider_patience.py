@@ -38,11 +38,11 @@ def test_what_an_order_added_is_given_back_without_a_lesson(most: int) -> None:
 
 
 def test_below_what_it_had_before_an_order_the_policies_answer_for_it() -> None:
-    found = World(lambda t: 0.2 if t < 240 else 1.5, settings=settings(max=20), ready=2).run(10)
+    found = World(lambda t: 0.2 if t < 130 else 1.5, settings=settings(max=20), ready=2).run(10)
     found.ask("scale", desired=4)
     found.run(300)
     assert found.path() == [2, 4, 3, 2, 1, 2]
-    assert found.state.standing.patience_s == 1.5 * (30 + 144)  # from the first one below 2 to the one that undid it
+    assert found.state.standing.patience_s == 1.5 * (30 + 34)  # from the first one below 2 to the one that undid it
 
 
 @pytest.mark.parametrize("way", ["scale", "bounds", "mode", "reload"])
@@ -68,6 +68,34 @@ def test_a_group_made_smaller_by_others_than_its_policies_regrets_nothing(way: s
     found.run(80)
     assert 1 in found.path() and found.path()[-1] >= 3
     assert found.state.standing.patience_s == 0.0
+
+
+@pytest.mark.parametrize("low", [0.0, 0.2])
+@pytest.mark.parametrize(("after_s", "is_soon"), [(20, True), (45, True), (60, False), (200, False)])
+def test_a_load_that_ended_and_comes_back_after_a_while_teaches_nothing(
+    low: float, after_s: int, *, is_soon: bool
+) -> None:
+    """From the first scale-in, which a calm from the start on brings after 30 s; the scale-out takes 10 s."""
+    found = World(lambda t: low if t < 30 + after_s - 10 else 3.5, ready=4)
+    found.run(40 + after_s)
+    assert found.path()[0] > min(found.path()) < found.path()[-1]
+    assert (found.state.standing.patience_s > 0) is (is_soon or low > 0)
+
+
+def test_ten_loads_one_after_the_other_are_all_given_back_as_fast_as_the_first() -> None:
+    """40 s of load for four, then none until one is left and a moment longer, as in ``make bench-demo``."""
+    found, took_s = World(lambda _t: 0.0, settings=settings(max=4), ready=1), []
+    for _ in range(10):
+        found.load = lambda _t: 3.6
+        found.run(60)
+        assert found.path()[-1] == 4
+        found.load = lambda _t: 0.0
+        begun_s = found.now_s
+        while found.path()[-1] > 1:
+            found.run(1)
+        took_s.append(found.now_s - begun_s)
+        found.run(5)
+    assert max(took_s) <= 105 and found.state.standing.patience_s == 0.0
 
 
 def test_an_order_in_between_ends_the_run_that_could_be_regretted() -> None:

@@ -10,7 +10,15 @@ from services.actuator.core import trials, victims
 from services.actuator.core.clones import as_clone
 from services.actuator.core.context import Context, adopt, enter, leave, rejoin
 from services.actuator.core.lead_times import decided_s
-from services.actuator.core.members import SERVING, WAKE_TIMEOUT_S, Member, is_fit, is_overdue, is_saved_elsewhere
+from services.actuator.core.members import (
+    SERVING,
+    WAKE_TIMEOUT_S,
+    Member,
+    is_fit,
+    is_overdue,
+    is_saved_elsewhere,
+    is_uncounted,
+)
 from services.actuator.core.placement import COMING, Passing, Place, place
 from services.actuator.core.record import Record
 from services.actuator.core.seen import SeenDomain
@@ -58,12 +66,22 @@ def rebalance(context: Context, members: tuple[Member, ...], planned: list[Step]
     if missing > 0:
         balance = _grow(context, members, planned, missing)
     elif reachable > goal:
-        balance = _shrink(context, members, reachable - goal, goal)
+        balance = _without_owners(context, members, reachable, adopted, goal)
     else:
         balance = Balance()
     if balance.blocked and missing > 0:
         balance = replace(balance, blocked=(*balance.blocked, *_held_back_by(members)))
     return replace(balance, steps=(*balance.steps, *_replace_ordered(context, members, goal)))
+
+
+def _without_owners(context: Context, members: tuple[Member, ...], reachable: int, adopted: int, goal: int) -> Balance:
+    """Let go who is too many, but for as many as their owner has started and no decision has counted yet."""
+    names = [m.name for m in members if _serves_soon(context, m) and is_uncounted(context.wanted, m)]
+    surplus = reachable - goal
+    left = surplus - adopted - len(names)
+    balance = _shrink(context, members, left, goal) if left > 0 else Balance()
+    note = f"{surplus - max(left, 0)} more than desired, started by their owner, and left to run: {', '.join(names)}"
+    return replace(balance, notes=(*balance.notes, note)) if names else balance
 
 
 def _serves_soon(context: Context, member: Member) -> bool:

@@ -74,6 +74,7 @@ def adopt(context: Context, domain: SeenDomain, phase: Phase, reason: str, cause
         protected=old is not None and old.uuid == domain.uuid and old.protected,
         cause=cause,
         generation=context.wanted.desired.generation if context.wanted.desired else 0,
+        is_owners=phase is Phase.BOOTING,
     )
     return SetPhase(
         group=context.wanted.name,

@@ -19,7 +19,7 @@ from services.actuator.core.addresses import answered_at, news, unwritten
 from services.actuator.core.context import UNHEALTHY, Context, about, enter
 from services.actuator.core.holding import come_back, hold, resume
 from services.actuator.core.leaving import draining, failed, give_up, remove, stopping, why_down
-from services.actuator.core.members import Member, boot_limit_s, is_overdue, why_no_address
+from services.actuator.core.members import Member, boot_limit_s, is_overdue, is_uncounted, why_no_address
 from services.actuator.core.placement import COMING
 from services.actuator.core.record import CLONED
 from services.actuator.core.standby import stand_by
@@ -125,12 +125,6 @@ def _serving(context: Context, member: Member) -> Step | None:
         return SetPhase(**about(member), reason=f"it serves at {address}", record=record, was=member.phase)
     if member.key in context.sick:
         return enter(context, member, Phase.FAILED, UNHEALTHY)
-    if member.record.is_boosted:
-        quota = context.wanted.group.image.cpu_quota
-        record = replace(member.record, is_boosted=False)
-        return SetQuota(
-            **about(member), reason="it has booted", cause=member.record.cause, record=record, cpu_quota=quota
-        )
     backend = member.backend
     if (
         member.phase is Phase.WARMING
@@ -139,6 +133,15 @@ def _serving(context: Context, member: Member) -> Step | None:
         and backend.is_healthy is not False
     ):
         return _ready(context, member)
+    if member.record.is_boosted:  # after it is ready: where a quota cannot be set, it serves all the same
+        quota = context.wanted.group.image.cpu_quota
+        record = replace(member.record, is_boosted=False)
+        return SetQuota(
+            **about(member), reason="it has booted", cause=member.record.cause, record=record, cpu_quota=quota
+        )
+    if member.record.is_owners and not is_uncounted(context.wanted, member):
+        record = replace(member.record, is_owners=False)
+        return SetPhase(**about(member), reason="the decider has counted it", record=record, was=member.phase)
     return _burst(context, member) if member.phase is Phase.READY else None
 
 

@@ -251,6 +251,15 @@ def after(members: tuple[Member, ...], steps: list[Step]) -> tuple[Member, ...]:
     )
 
 
+def is_uncounted(wanted: Wanted, member: Member) -> bool:
+    """Return whether its owner has started it, and the decider has not counted it since.
+
+    Such a one is no surplus, see Note [Started by its owner] in the decider's ``adopt``.
+    """
+    counted = wanted.desired.counted if wanted.desired is not None else ()
+    return member.record.is_owners and member.domain.uuid not in counted
+
+
 def deadline_s(wanted: Wanted, phase: Phase) -> float | None:
     """Return how long a domain may stay in ``phase``, None for ever."""
     setting = FATES[phase].deadline

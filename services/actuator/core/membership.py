@@ -12,7 +12,7 @@ from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.addresses import served_at
 from services.actuator.core.boot_times import quantile
-from services.actuator.core.members import Member, View
+from services.actuator.core.members import Member, View, is_uncounted
 from services.actuator.core.placement import COMING, Passing
 from services.actuator.core.plan import Plan
 from services.actuator.core.record import Record
@@ -123,6 +123,7 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
         is_probed=answering or _is_probed(record, now_s),
         tier="running" if member.domain.uuid in extra else record.way,
         unready=None if answering else unready(wanted, member),
+        is_uncounted=member.is_capacity and is_uncounted(wanted, member),
     )
 
 

@@ -38,7 +38,8 @@ class Record:
     last answered as itself, ``served_mono_s`` when it first came into rotation, None where it never has since it was
     started. ``failures`` counts how often it failed since it was last in rotation. ``address``: where a user's domain
     last answered as itself. ``is_kept``: it has failed, and we pause it for a look. ``stop_terms``: what its group's
-    file said about its shutdown when this phase began (``leaving.terms``).
+    file said about its shutdown when this phase began (``leaving.terms``). ``is_owners``: its owner has started it, and
+    the decider has not counted it since (``members.is_uncounted``).
     """
 
     group: str
@@ -70,6 +71,7 @@ class Record:
     is_kept: bool = False
     address: str = ""
     stop_terms: str = ""
+    is_owners: bool = False
 
     @property
     def has_served(self) -> bool:
@@ -115,6 +117,7 @@ class Record:
             "kept": "1" if self.is_kept else "0",
             "address": self.address,
             "stop_terms": self.stop_terms,
+            "owners": "1" if self.is_owners else "0",
         }
 
     def enter(self, phase: Phase, now_s: float, epoch_s: float, boot_id: str) -> "Record":
@@ -193,6 +196,7 @@ def _record(texts: Mapping[str, str]) -> Record:
         is_kept=texts.get("kept") == "1",
         address=_address(texts.get("address", "")),
         stop_terms=texts.get("stop_terms", ""),
+        is_owners=texts.get("owners") == "1",
     )
 
 

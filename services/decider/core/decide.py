@@ -67,7 +67,7 @@ def decide(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Grou
     decision = Decision(metrics.desired, after, votes, wanted, limit, case.observing_left_s, leaning_in_s, filled_s)
     standing = state.standing
     if after != metrics.desired:
-        standing = moved(_learned(state, after, now_s), state.settings, after, now_s)
+        standing = moved(_learned(state, metrics, after, now_s), state.settings, after, now_s)
         policy_states, leaning_since_s = restarted(state.settings, policy_states), None
     return (
         evolve(
@@ -105,13 +105,13 @@ def moved(standing: Standing, settings: Settings, desired: int, now_s: float) ->
     )
 
 
-def _learned(state: GroupState, after: int, now_s: float) -> Standing:
+def _learned(state: GroupState, metrics: GroupMetrics, after: int, now_s: float) -> Standing:
     standing, before = state.standing, state.standing.desired or 0
     if not state.minimum <= before <= state.maximum:  # the way back into bounds that have moved
         return patience.after_order(standing, after)
     if after > before:
         return patience.after_out(standing, state.settings, now_s)
-    return patience.after_in(standing, after, now_s)
+    return patience.after_in(standing, after, now_s, is_quiet=metrics.is_quiet)
 
 
 def restarted(settings: Settings, policy_states: tuple[Any, ...]) -> tuple[Any, ...]:

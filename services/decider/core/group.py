@@ -8,7 +8,7 @@ from typing import Final
 
 from common.messages import Claim, Event, Ordered, Taken
 from services.decider.core import orders, seen
-from services.decider.core.adopt import adopt
+from services.decider.core.adopt import adopt, all_counted
 from services.decider.core.burst import NO_BURST, bridge, claims
 from services.decider.core.decide import Decision, after_gap, decide, restarted
 from services.decider.core.events import (
@@ -33,7 +33,7 @@ from services.decider.core.events import (
 from services.decider.core.evolve import evolve
 from services.decider.core.explain import sentence
 from services.decider.core.learned import Learned
-from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate
+from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics, aggregate, uncounted
 from services.decider.core.reconfigure import reconfigured
 from services.decider.core.records import desired_capacity, is_same, record, waiting
 from services.decider.core.seen import Seen
@@ -128,6 +128,7 @@ def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tupl
     state = _bridged(state, tick.rivals, now_s)
     state = adopt(_after_gap(state, now_s), now_s, epoch_s)
     metrics = metrics_of(state, now_s, epoch_s)
+    followed = _followed(saved, state, metrics.cause)
     if state.standing.desired is None:
         decision = waiting()
     else:
@@ -140,7 +141,7 @@ def _tick(state: GroupState, tick: Tick, now_s: float) -> tuple[GroupState, tupl
     state, publish = _publish(state, metrics, sentence(kept), now_s)
     events = _tell(state, metrics, decision, kept.limiter_text, was_halted=was_halted)
     actions = (*save, *_learn(state, learned), *publish, PublishRecord(kept, metrics.cause), *events)
-    return state, (*actions, Wait(now_s + state.settings.interval_s))
+    return state, (*actions, *followed, Wait(now_s + state.settings.interval_s))
 
 
 def _bridged(state: GroupState, rivals: tuple[Claim, ...], now_s: float) -> GroupState:
@@ -209,6 +210,15 @@ def _tell(
     return tuple(events)
 
 
+def _followed(before: Standing, state: GroupState, cause: str) -> tuple[Action, ...]:
+    """Return the event of a desired capacity that has followed the owner of an existing group's domains."""
+    desired, names = state.standing.desired, ", ".join(m.name for m in uncounted(state.seen))
+    if before.desired is None or desired == before.desired or not names:
+        return ()
+    text = f"from {before.desired} to {desired}: started by their owner: {names}"
+    return (Emit(Event(name="scale-followed", group=state.settings.name, text=text), cause),)
+
+
 # --- the operator ----------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +231,8 @@ def _asked(state: GroupState, event: Asked, now_s: float) -> tuple[GroupState, t
     policy_states = restarted(state.settings, state.policy_states)
     before = state.standing
     state = evolve(state, standing=outcome.standing, policy_states=policy_states, ordered=(*state.ordered, ordered))
-    state = _dated(state, before, now_s)
+    if state.standing.desired != before.desired:
+        state = all_counted(_dated(state, before, now_s))
     metrics = metrics_of(state, now_s)
     state, publish = _publish(state, metrics, outcome.reply.reason, now_s)
     by = f" by {event.request.by}" if event.request.by else ""

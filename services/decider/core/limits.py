@@ -204,9 +204,7 @@ def _settling(case: Case) -> Limit | None:
     surplus, blocked = case.metrics.surplus, case.metrics.blocked
     if not surplus:
         return None
-    return Limit(
-        "settling", f"{domains(surplus)} of the last scale-in still in rotation" + (blocked and f": {blocked}")
-    )
+    return Limit("settling", f"{domains(surplus)} more than desired still there" + (blocked and f": {blocked}"))
 
 
 def _cooldown_in(case: Case) -> Limit | None:

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.messages import Evidence, Membership, Traffic
+from common.messages import Evidence, Member, Membership, Traffic
 from common.outage import is_outage
 from common.phases import FATES, Phase
 from services.decider.core import lack, shares, warm_up
@@ -27,6 +27,7 @@ from services.decider.core.seen import Seen, members
 from services.decider.core.trend import FAST_S, SLOW_S, Trend
 
 WAKING: Final = ("paused", "saved")  # the fastest first
+QUIET_RATE, QUIET_IN_FLIGHT = 0.5, 0.5  # requests a second, and at an instant, as means: somebody who looks by hand
 ANSWERED: Final = 0.5  # of the requests: so many right answers show that somebody serves
 WINDOW_SLACK: Final = 0.1  # of an interval: ticks are never exactly on time
 
@@ -48,7 +49,7 @@ class GroupMetrics:
     coming: int = 0  # booting, or not yet begun: what lacks to the desired capacity, as long as it may come in time
     overdue: int = 0  # the same, when it should have come: nobody waits for it any more
     held: int = 0  # suspended, or on a lost host: see Note [Who neither votes nor counts]
-    surplus: int = 0  # capacity beyond the desired: on its way out
+    surplus: int = 0  # capacity beyond the desired: on its way out, or started by its owner and not serving yet
     known: int = 0
     unknown: tuple[str, ...] = ()
     new: tuple[str, ...] = ()  # in rotation so briefly that they have no figure yet
@@ -116,6 +117,12 @@ class GroupMetrics:
         is_served = self.healthy > 0 or self.unhealthy < self.ready or is_answered
         is_empty = self.is_membership_fresh and not is_served
         return is_empty and self.desired > 0 and rate >= self.desired + 1
+
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether hardly a request has come for a few seconds, and none of a length is in flight."""
+        rate, in_flight = self.request_rate_mean, self.in_flight_mean
+        return rate is not None and in_flight is not None and rate <= QUIET_RATE and in_flight < QUIET_IN_FLIGHT
 
     def left_s(self, window_s: float, held_s: float) -> float:
         """Return how much of a window is not yet full."""
@@ -185,7 +192,7 @@ def aggregate(
         coming=coming,
         overdue=missing - coming,
         held=held,
-        surplus=max(members_total - reserve(seen) - desired, 0),
+        surplus=max(members_total - reserve(seen) - len(uncounted(seen)) - desired, 0),
         known=len(known),
         unknown=unknown,
         new=new,
@@ -271,6 +278,12 @@ def capacity(seen: Seen) -> int:
 def reserve(seen: Seen) -> int:
     """Return how many members are in rotation beyond what is desired, as the group's running reserve."""
     return sum(1 for member in members(seen) if member.tier == "running" and FATES[member.phase].is_capacity)
+
+
+def uncounted(seen: Seen) -> list[Member]:
+    """Return who serves because their owner has started them, though no desired capacity counts them."""
+    serving = (Phase.WARMING, Phase.READY)
+    return [m for m in members(seen) if m.is_uncounted and m.phase in serving and m.uuid not in seen.failed]
 
 
 def _count(seen: Seen, lost: frozenset[str]) -> tuple[list[tuple[str, str, str]], int, int]:

@@ -17,6 +17,11 @@ Note [Patience]
     A queue or a response time says nothing of how much could be spared: a group that looks at nothing else takes one
     away to see. Where that was wrong it does not try again for the hour, however long the calm. Nor does a group with a
     forecast, which changes its mind in the longest calm.
+
+    A calm in which nobody asks for anything is no calm that misleads: who starts a load, ends it and comes back minutes
+    later has not been misjudged. So where hardly a request came at each scale-in of the run, and it began longer ago
+    than a window and a half, which with the window before it is longer than any calm of a wave of two windows, the
+    scale-out that ends it teaches nothing, unless the group is one of those that see nothing of what they could spare.
 """
 
 from dataclasses import dataclass, replace
@@ -26,6 +31,7 @@ from services.decider.core.state import Settings, Standing
 
 REGRET_WINDOWS: Final = 2.0  # in scale-in windows: a scale-out this soon after a scale-in regrets it
 REGRET_S: Final = 300.0  # at least: half of a wave of ten minutes
+QUIET_WINDOWS: Final = 1.5  # in scale-in windows: how long after its first scale-in the end of a quiet run is new load
 LESSON: Final = 1.5  # the next calm must last this much longer than the one that misled
 
 
@@ -44,18 +50,27 @@ def after_out(standing: Standing, settings: Settings, now_s: float) -> Standing:
         return ended
     if now_s - standing.changed_in_at_s > max(REGRET_WINDOWS * settings.in_window_s, REGRET_S):
         return ended
-    calm_s = required_s(standing, settings, standing.turned_at_s) + now_s - standing.turned_at_s
+    run_s = now_s - standing.turned_at_s
+    if standing.is_run_quiet and run_s > QUIET_WINDOWS * settings.in_window_s and not settings.is_blind:
+        return ended
+    calm_s = required_s(standing, settings, standing.turned_at_s) + run_s
     group = settings.group
     patience_s = group.patience_s if settings.is_blind else min(LESSON * calm_s, group.patience_s)
     return replace(ended, patience_s=patience_s, patience_until_s=now_s + group.patience_memory_s)
 
 
-def after_in(standing: Standing, desired: int, now_s: float) -> Standing:
-    """Return the standing after a scale-in to ``desired`` by the policies at ``now_s``."""
+def after_in(standing: Standing, desired: int, now_s: float, *, is_quiet: bool) -> Standing:
+    """Return the standing after a scale-in to ``desired`` by the policies, at which hardly a request came or not."""
     if standing.ordered_from is not None and desired >= standing.ordered_from:
         return standing
-    turned_at_s = now_s if standing.turned_at_s is None else standing.turned_at_s
-    return replace(standing, changed_in_at_s=now_s, turned_at_s=turned_at_s, ordered_from=None)
+    is_first = standing.turned_at_s is None
+    return replace(
+        standing,
+        changed_in_at_s=now_s,
+        turned_at_s=now_s if is_first else standing.turned_at_s,
+        is_run_quiet=is_quiet and (is_first or standing.is_run_quiet),
+        ordered_from=None,
+    )
 
 
 def after_order(standing: Standing, desired: int) -> Standing:
@@ -66,7 +81,7 @@ def after_order(standing: Standing, desired: int) -> Standing:
 
 
 def _without_run(standing: Standing) -> Standing:
-    return replace(standing, changed_in_at_s=None, turned_at_s=None, ordered_from=None)
+    return replace(standing, changed_in_at_s=None, turned_at_s=None, is_run_quiet=False, ordered_from=None)
 
 
 def forgotten(standing: Standing) -> Standing:

@@ -60,7 +60,9 @@ def waiting() -> Decision:
 
 def desired_capacity(state: GroupState, metrics: GroupMetrics, reason: str) -> DesiredCapacity:
     """Return what the actuator is to be told now; where the capacity is frozen outside the bounds, they give way."""
-    generation, desired, minimum, maximum, may_remove, may_replace, mode, burst_quota, bounds = _terms(state, metrics)
+    (generation, desired, minimum, maximum, may_remove, may_replace, mode, burst_quota, bounds, counted) = _terms(
+        state, metrics
+    )
     return DesiredCapacity(
         group=state.settings.name,
         generation=generation,
@@ -75,6 +77,7 @@ def desired_capacity(state: GroupState, metrics: GroupMetrics, reason: str) -> D
         burst_quota=burst_quota,
         decided_mono_s=state.decided_at_s,
         bounds=bounds,
+        counted=counted,
     )
 
 
@@ -90,13 +93,14 @@ def is_same(last: DesiredCapacity, state: GroupState, metrics: GroupMetrics) -> 
         last.mode,
         last.burst_quota,
         last.bounds,
+        last.counted,
     )
     return told == _terms(state, metrics)
 
 
 def _terms(
     state: GroupState, metrics: GroupMetrics
-) -> tuple[int, int, int, int, bool, bool, str, float | None, tuple[int, int]]:
+) -> tuple[int, int, int, int, bool, bool, str, float | None, tuple[int, int], tuple[str, ...]]:
     desired, mode = state.standing.desired or 0, state.mode
     is_acting = mode in ("on", "out-only")
     return (
@@ -109,4 +113,5 @@ def _terms(
         mode,
         state.burst.quota,
         (state.minimum, state.maximum),
+        state.counted,
     )

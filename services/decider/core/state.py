@@ -95,8 +95,9 @@ class Standing:
     """What survives a restart: the desired capacity, its generation, cooldowns, the operator's orders.
 
     ``desired`` is None until the first membership tells how many there are. ``turned_at_s`` is when the present run of
-    scale-ins began, None while the last change was a scale-out; ``ordered_from`` is the capacity from before others
-    than the policies raised it, None where that is over. See Note [Patience] in ``patience``.
+    scale-ins began, None while the last change was a scale-out, and ``is_run_quiet`` whether hardly a request came at
+    each of them. ``ordered_from`` is the capacity from before others than the policies raised it, None where that is
+    over. See Note [Patience] in ``patience``.
     """
 
     desired: int | None = None
@@ -105,6 +106,7 @@ class Standing:
     cooldown_in_until_s: float = 0.0
     changed_in_at_s: float | None = None
     turned_at_s: float | None = None
+    is_run_quiet: bool = False
     patience_s: float = 0.0
     patience_until_s: float = 0.0
     ordered_from: int | None = None
@@ -143,6 +145,7 @@ class GroupState:
     burst: Burst = NO_BURST
     rivals: tuple[Claim, ...] = ()  # of the tick that led here
     decided_at_s: float | None = None  # when the desired capacity took its value
+    counted: tuple[str, ...] = ()  # UUIDs, see Note [Started by its owner] in ``adopt``
     cap: int | None = None  # what the policies allow at most since the last tick: a calendar's maximum
 
     @property
