@@ -8,7 +8,8 @@ XPUB tells the publisher of each subscription (``XPUB_VERBOSE``: of the second o
 sends the last value of every standing topic that fits, so a late or restarted listener is whole at once. All other
 listeners get that copy as well, for XPUB cannot address one, and drop it, byte by byte the same, before it is decoded.
 So that nobody can make everybody busy by subscribing, subscriptions beyond a few are served together, four times a
-second (``common.messaging.budget``).
+second (``common.messaging.budget``). What a process says at its start, before all
+listeners are back, may be kept in the same way for a while (``keep_s`` of ``publish``).
 
 # Note [Dead sockets]
 After a refused handshake, or a frame larger than ``MAXMSGSIZE``, libzmq closes the connection and never tries again.
@@ -145,11 +146,14 @@ class Bus:
             raise
         return bus
 
-    def publish(self, body: Body, cause: str | None = None) -> str:
-        """Say ``body`` to whoever listens, and keep it as the last value if it is standing; return its identifier."""
+    def publish(self, body: Body, cause: str | None = None, *, keep_s: float = 0.0) -> str:
+        """Say ``body`` to whoever listens, and keep it as the last value if it is standing; return its identifier.
+
+        ``keep_s``: an event is said again to whoever begins to listen within so many seconds.
+        """
         if self._publisher is None:
             raise BusError(f"{self._name} has opened the bus without publishing")
-        frames, identifier = self._outbox.compose(body, cause)
+        frames, identifier = self._outbox.compose(body, cause, keep_s)
         self._publisher.send_multipart(frames)
         self.counters["published"] += 1
         return identifier
