@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,11 +13,16 @@ from common.errors import ConfigError
 from common.messages import Event, Header, message_id
 from common.recording import Recording, recording_dir
 
+ANSWER_S = 3.0
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def print_events(config: Config, since: str, limit: int, *, follow: bool, as_json: bool) -> None:
+def print_events(
+    config: Config, since: str, limit: int, *, follow: bool, as_json: bool, why_silent: Callable[[], str]
+) -> None:
     """Print the newest ``limit`` events of the last ``since``, oldest first; then new ones until Ctrl-C.
+
+    ``why_silent`` says why nobody answers, where that is so.
 
     Raises:
         ConfigError: ``since`` is not a duration.
@@ -34,7 +40,7 @@ def print_events(config: Config, since: str, limit: int, *, follow: bool, as_jso
     if recording.damage.text():
         _warn(recording.damage.text())
     if follow:
-        _follow(config, clock, shown, as_json=as_json)
+        _follow(config, clock, shown, why_silent, as_json=as_json)
 
 
 def duration_s(text: str) -> float:
@@ -99,14 +105,18 @@ def _warn(text: str) -> None:
     print(f"autoscaler: {text}", file=sys.stderr)
 
 
-def _follow(config: Config, clock: Clock, shown: set[str], *, as_json: bool) -> None:
+def _follow(config: Config, clock: Clock, shown: set[str], why_silent: Callable[[], str], *, as_json: bool) -> None:
     bus = Bus.open(config, "operator", clock, publishes=False)
     try:
         for service in config.services:
-            bus.subscribe(service, "event")
+            bus.subscribe(service, "event", "service")  # the second one to know that somebody is there
+        heard = bus.receive(ANSWER_S).messages
+        if not heard:
+            _warn(f"{why_silent()}; waiting for events")
         while True:
-            for received in bus.receive(3600.0).messages:
+            for received in heard:
                 if isinstance(received.body, Event) and _is_news(received.header, received.body, shown):
                     _print(_values(received.header.sent_at_s, received.header, received.body), as_json=as_json)
+            heard = bus.receive(3600.0).messages
     finally:
         bus.close()

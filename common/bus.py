@@ -45,7 +45,7 @@ from zmq.utils import z85
 
 from common.clock import Clock
 from common.config import Config
-from common.errors import BusError, ConfigError, ProtocolError
+from common.errors import BusError, ConfigError, NoAnswerError, ProtocolError
 from common.log import Quiet, logger
 from common.messages import Body, Reply, Request
 from common.messaging import zap
@@ -132,7 +132,8 @@ class Bus:
         """
         run = config.system.run_path
         if not publishes:
-            check_reachable(run)
+            if config.bus.transport == "ipc":
+                check_reachable(run)
             return cls(config, name, clock, lock=None, run_id=0)
         check_encrypted(config, name)
         ensure_run_dir(run)
@@ -446,7 +447,8 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
     """Return the answer of ``service`` to ``request``.
 
     Raises:
-        BusError: no answer within ``timeout_s``, or one that is not understood.
+        NoAnswerError: no answer within ``timeout_s``.
+        BusError: we are refused, or the answer is not understood.
         ConfigError: the keys are missing or readable by others.
     """
     if config.bus.transport == "ipc":
@@ -463,7 +465,8 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
             events = [_event(frames)[0] for frames in _drain(monitor)]
             refusal = next((_REFUSALS[event] for event in events if keys is not None and event in _REFUSALS), "")
             pid = running_pid(config.system.run_path, service)
-            raise BusError(no_answer(config, service, timeout_s, refusal, pid))
+            text = no_answer(config, service, timeout_s, refusal, pid)
+            raise BusError(text) if refusal else NoAnswerError(text)
         return decode_reply(door.recv())
     except ProtocolError as error:
         raise BusError(f"{service} gave an answer that is not understood: {error}") from error

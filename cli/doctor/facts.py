@@ -263,13 +263,17 @@ class StrayFacts:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """What was heard on the bus, and the digest of the file that is there now."""
+    """What was heard on the bus, and the digest of the file that is there now.
+
+    ``silence``: why nobody answers although something runs, or may run; empty where that is not so.
+    """
 
     heard: dict[str, ServiceStatus]
     expected: tuple[str, ...]
     digest: str
     is_supervised: bool
     owned_running: int
+    silence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from cli.configuration import unready_receivers
@@ -12,7 +13,7 @@ from cli.doctor.finding import Finding, Level, warning
 from cli.doctor.gather_images import image_facts
 from cli.doctor.gather_libvirt import HostView, Owned
 from cli.doctor.gather_network import network_facts, user_networks
-from cli.doctor.gather_strays import is_locked, stray_files
+from cli.doctor.gather_strays import stray_files
 from cli.doctor.judge_guests import judge_guest_clocks, judge_identities, judge_readiness, judge_stops, judge_strays
 from cli.doctor.judge_host import judge_acceleration, judge_cpus, judge_kvm_device, judge_libvirt, judge_memory
 from cli.doctor.judge_machine import (
@@ -35,11 +36,13 @@ from cli.doctor.judge_storage import (
 )
 from cli.doctor.prove import prove_group
 from cli.observe import Snapshot, observe_once
+from cli.unreached import look, why
 from common.acceleration import prove
 from common.clock import Clock
 from common.config import Config, Group
 from common.domain import DomainState
 from common.errors import AutoscalerError
+from common.run_dir import is_locked
 from services.actuator.image_check import faults_of
 from services.actuator.images import written_for
 
@@ -58,9 +61,12 @@ class Round:
     images: Mapping[str, ImageFacts]
     views: Mapping[str, HostView]
     snapshot: Snapshot
+    path: Path | None
 
 
-def examine(config: Config, digest: str, clock: Clock, only: str | None, *, is_proving: bool) -> list[Finding]:
+def examine(
+    config: Config, digest: str, clock: Clock, only: str | None, *, is_proving: bool, path: Path | None = None
+) -> list[Finding]:
     """Return all findings, in the order of the checks; a check that cannot be made is a finding too.
 
     Args:
@@ -69,6 +75,7 @@ def examine(config: Config, digest: str, clock: Clock, only: str | None, *, is_p
         clock: for deadlines and the guests' clocks.
         only: one group; None for all.
         is_proving: boot guests of our own where that proves something.
+        path: of its file.
     """
     groups = {name: group for name, group in config.groups.items() if only in (None, name)}
     hosts = [name for name in config.hosts if any(name in group.hosts for group in groups.values())]
@@ -90,6 +97,7 @@ def examine(config: Config, digest: str, clock: Clock, only: str | None, *, is_p
         },
         views=views,
         snapshot=_heard(config, clock),
+        path=path,
     )
     for host in hosts:
         found += _checked("host", f"host {host}", partial(_host, this, host))
@@ -140,12 +148,14 @@ def _ports(this: Round) -> list[Finding]:
 
 def _machine(this: Round) -> list[Finding]:
     config, clock = this.config, this.clock
+    seen = None if this.snapshot.services or this.path is None else look(config, this.path)
     services = ServiceFacts(
         heard=this.snapshot.services,
         expected=config.services,
         digest=this.digest,
         is_supervised=(config.system.run_path / "supervisord.sock").exists(),
         owned_running=sum(_is_at_work(domain) for view in this.views.values() for domain in view.owned),
+        silence="" if seen is None or seen.is_known_stopped else why(seen),
     )
     return [
         *judge_haproxy(gather_machine.haproxy(config), bool(config.metrics.haproxy_listen)),
