@@ -277,6 +277,35 @@ class ServiceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointAnswer:
+    """What one question through a group's endpoint brought, in words; ``is_late``: nothing within the patience."""
+
+    is_right: bool
+    said: str
+    is_late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFacts:
+    """A group's endpoint, as the services tell it, and as it answers.
+
+    ``serving``: how many are in rotation and healthy, None where nobody says. ``reasons`` say why others do not serve,
+    ``blocked`` what the actuator cannot do. ``overdue``: domains that do not serve for longer than the boot timeout.
+    ``idle``: why nobody is to serve; then ``answer`` is None, for nobody was asked.
+    """
+
+    where: str
+    desired: int | None
+    serving: int | None
+    reasons: tuple[str, ...] = ()
+    blocked: str = ""
+    is_waiting: bool = False
+    overdue: tuple[str, ...] = ()
+    idle: str = ""
+    answer: EndpointAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StopFacts:
     """How many domains of a group left in the recorded past, and how many of them did not obey the power button."""
 

@@ -10,10 +10,12 @@ from cli.configuration import unready_receivers
 from cli.doctor import gather_guests, gather_libvirt, gather_machine
 from cli.doctor.facts import ImageFacts, Proof, ServiceFacts, StopFacts, StrayFacts
 from cli.doctor.finding import Finding, Level, warning
+from cli.doctor.gather_endpoints import endpoint_facts
 from cli.doctor.gather_images import image_facts
 from cli.doctor.gather_libvirt import HostView, Owned
 from cli.doctor.gather_network import network_facts, user_networks
 from cli.doctor.gather_strays import stray_files
+from cli.doctor.judge_endpoints import judge_endpoint
 from cli.doctor.judge_guests import judge_guest_clocks, judge_identities, judge_readiness, judge_stops, judge_strays
 from cli.doctor.judge_host import judge_acceleration, judge_cpus, judge_kvm_device, judge_libvirt, judge_memory
 from cli.doctor.judge_machine import (
@@ -173,10 +175,12 @@ def _group(this: Round, name: str, past: StopFacts) -> list[Finding]:
     members = gather_guests.members(
         config, name, views, this.snapshot.memberships, this.clock, is_thorough=this.is_proving
     )
-    found = []
+    found: list[Finding] = []
     if (image := this.images.get(name)) is not None:
         found += [judge_image(name, image), judge_image_identity(name, group, image)]
         found += judge_proof(name, group, _proof(this, name, image, views))
+    if this.snapshot.services:
+        found.append(judge_endpoint(name, endpoint_facts(name, group, this.snapshot, this.clock.epoch_s())))
     obeyed = judge_stops(name, group, past, members)
     is_proven = any(finding.check == obeyed.check for finding in found) and obeyed.level is Level.SKIPPED
     return [
