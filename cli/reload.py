@@ -57,7 +57,7 @@ def reload(path: Path, by: str, ask: Ask = bus.ask, why_silent: Callable[[], str
     trial = _ask_all(config, Request(verb=VERB, args={"check": True}, by=by), ask)
     reason = _objection(trial, digest, path)
     if all(reply.status == "error" for reply in trial.values()) and (silence := why_silent()):
-        reason = f"nothing was changed: {silence}"
+        reason = f"{reason}; {silence}"
     if reason:
         return Reload(digest, trial, is_applied=False, reason=reason)
     replies = _ask_all(config, Request(verb=VERB, by=by), ask)

@@ -33,6 +33,7 @@ CONNECT_S: Final = 1.0
 SYSTEMCTL_S: Final = 5.0
 UNITS: Final = ("libvirt-autoscaler@*", "libvirt-autoscaler-haproxy.service")
 STOPPED: Final = "not running: make up"
+CLOSED: Final = "this user may not look into"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,11 @@ class Seen:
     def is_known_stopped(self) -> bool:
         """Return whether it is known that nothing of this installation runs."""
         return not self.running and not self.unseen
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether this user may not see what runs."""
+        return not self.running and self.unseen.startswith(CLOSED)
 
 
 def why(seen: Seen) -> str:
@@ -171,7 +177,7 @@ def _unseen(config: Config) -> str:
             is_closed = run.is_dir() and not os.access(run, os.R_OK | os.X_OK)
         except OSError:
             is_closed = True
-        return f"this user may not look into {run}" if is_closed else ""
+        return f"{CLOSED} {run}" if is_closed else ""
     host, port = within_reach(address.removeprefix("tcp://"))
     if not _is_here(host):
         return "that is another machine"

@@ -265,7 +265,8 @@ class StrayFacts:
 class ServiceFacts:
     """What was heard on the bus, and the digest of the file that is there now.
 
-    ``silence``: why nobody answers although something runs, or may run; empty where that is not so.
+    ``silence``: why nobody answers although something runs, or may run; empty where that is not so. ``is_closed``: this
+    user may not see whether.
     """
 
     heard: dict[str, ServiceStatus]
@@ -274,6 +275,7 @@ class ServiceFacts:
     is_supervised: bool
     owned_running: int
     silence: str = ""
+    is_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

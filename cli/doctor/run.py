@@ -158,6 +158,7 @@ def _machine(this: Round) -> list[Finding]:
         is_supervised=(config.system.run_path / "supervisord.sock").exists(),
         owned_running=sum(_is_at_work(domain) for view in this.views.values() for domain in view.owned),
         silence="" if seen is None or seen.is_known_stopped else why(seen),
+        is_closed=seen is not None and seen.is_closed,
     )
     return [
         *judge_haproxy(gather_machine.haproxy(config), bool(config.metrics.haproxy_listen)),
