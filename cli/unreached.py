@@ -74,7 +74,7 @@ def why(seen: Seen) -> str:
         return STOPPED + hint
     what = f"but this runs: {', '.join(seen.running)}" if seen.running else f"and {seen.unseen}"
     reasons = [*_other_configuration(seen), *_keys(seen), "the services are stopped, or hang: see their logs"]
-    return f"nobody answered at {seen.address} (from {seen.file}), {what}. It may be that {'; or that '.join(reasons)}"
+    return f"nobody answered at {seen.address} (from {seen.file}), {what}. Maybe {'. Or '.join(reasons)}"
 
 
 def _other_configuration(seen: Seen) -> Iterator[str]:

@@ -149,6 +149,50 @@ def test_a_killed_recorder_has_its_gap_told_in_the_recording_and_by_the_command(
     assert shown.count("recording-gap") == shown.count("service-restarted") == 1
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "with the recorder"])
+def test_a_killed_decider_has_its_end_told_in_the_recording_once(
+    config: Config, config_file: Path, start: Callable[[], subprocess.Popen[str]], *, together: bool
+) -> None:
+    def decider() -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "services.decider", "--config", str(config_file)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deciders.append(process)
+        return process
+
+    def told() -> list[str]:
+        return [text for text in texts(config) if text.startswith("decider runs again. ")]
+
+    def until_decided() -> None:
+        heard = len(bodies(config, "decision"))
+        until(lambda: len(bodies(config, "decision")) > heard)
+
+    deciders: list[subprocess.Popen[bytes]] = []
+    try:
+        recorder, first = start(), decider()
+        until_decided()
+        for process in (recorder, first) if together else (first,):
+            process.kill()
+            process.wait()
+        second = decider()
+        if together:
+            door = Bus.open(config, "operator", CLOCK, publishes=False)
+            door.subscribe("decider")
+            until(lambda: bool(door.receive(0.1).messages))  # it has told already, and nobody recorded it
+            door.close()
+            start()
+        until(lambda: bool(told()))
+        assert f"(process {first.pid}) did not end by itself" in told()[0]
+        second.terminate()
+        assert second.wait(DEADLINE_S) == 0
+        decider()
+        until_decided()
+        assert len(told()) == 1
+    finally:
+        for process in deciders:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.parametrize("others", ["go on", "stop too"])
 def test_a_recorder_that_is_stopped_has_its_gap_told_if_others_go_on(
     config: Config, config_file: Path, start: Callable[[], subprocess.Popen[str]], others: str
@@ -170,6 +214,19 @@ def test_a_recorder_that_is_stopped_has_its_gap_told_if_others_go_on(
             assert gaps(config) == []
         else:
             until(lambda: len(gaps(config)) == 1)
+            heard = len(bodies(config, "decision"))
+            until(lambda: len(bodies(config, "decision")) > heard)
+            replay = [
+                sys.executable,
+                "-m",
+                "cli",
+                "--config",
+                str(config_file),
+                "replay",
+                str(config.system.state_path),
+            ]
+            done = subprocess.run(replay, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done
         assert second.poll() is None
         assert not [text for text in texts(config) if "did not end by itself" in text]
     finally:

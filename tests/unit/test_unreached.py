@@ -11,7 +11,7 @@ from common.config import Bus, Config, Group, System
 SEEN = Seen("ipc:///run/x/decider.sock", "/etc/a.toml", running=("our supervisord", "decider (process 12)"))
 HEAD = (
     "nobody answered at ipc:///run/x/decider.sock (from /etc/a.toml), "
-    "but this runs: our supervisord, decider (process 12). It may be that "
+    "but this runs: our supervisord, decider (process 12). Maybe "
 )
 STOPPED = "the services are stopped, or hang: see their logs"
 OTHER = "it was started with another configuration: /etc/b.toml (autoscaler --config /etc/b.toml …)"
@@ -48,12 +48,12 @@ def test_not_running_is_said_where_it_is_known() -> None:
     ],
 )
 def test_the_reasons_that_are_possible_are_named_in_their_order(change: dict[str, object], reasons: list[str]) -> None:
-    assert why(replace(SEEN, **change)) == HEAD + "; or that ".join(reasons)  # type: ignore[arg-type]
+    assert why(replace(SEEN, **change)) == HEAD + ". Or ".join(reasons)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_seen_is_not_called_stopped() -> None:
     said = why(replace(SEEN, running=(), unseen="that is another machine"))
-    assert "(from /etc/a.toml), and that is another machine. It may be that" in said
+    assert "(from /etc/a.toml), and that is another machine. Maybe it was started with another configuration" in said
     assert "make up" not in said
 
 
