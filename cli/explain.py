@@ -13,11 +13,12 @@ from typing import Any
 
 from cli.events import duration_s
 from cli.replay import ticks
+from cli.unreached import look, why
 from cli.words import instant_s, local_time
 from common.bus import ask
 from common.clock import SystemClock
 from common.config import Config
-from common.errors import AutoscalerError, BusError, ConfigError, RecordingError
+from common.errors import AutoscalerError, BusError, ConfigError, NoAnswerError, RecordingError
 from common.messages import DecisionRecord, Membership, Request
 from common.recording import Recorded, Recording, recording_dir
 from common.unready import sentences
@@ -93,6 +94,8 @@ def _now(
     try:
         reply = ask(config, "decider", Request(verb="explain", args={"group": group}, by=by), ASK_TIMEOUT_S)
     except BusError as error:
+        if isinstance(error, NoAnswerError):
+            _warn(why(look(config, config_path)))
         _warn(f"{error}; this is the last tick of the recording")
         _print_told(_at(recording, config, config_path, group, now_s, is_last=True), as_json=as_json)
         return

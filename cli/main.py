@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from cli.refusals import told
 from common.config_places import ORDER
-from common.errors import AutoscalerError
+from common.errors import AutoscalerError, NoAnswerError
 
 if TYPE_CHECKING:
     from cli.in_force import Usable
@@ -105,6 +105,8 @@ def main() -> int:
             app(prog_name="autoscaler", standalone_mode=True)
     except AutoscalerError as error:
         print(f"autoscaler: {error}", file=sys.stderr)
+        if isinstance(error, NoAnswerError):
+            print(f"autoscaler: {_why_silent()}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -131,7 +133,7 @@ def status(
         bool, typer.Option("--watch", "-w", help="Keep showing it, live; with --json a line each second. Ctrl-C ends.")
     ] = False,
 ) -> None:
-    """Show groups, domains and services. Exit code 1 where nothing runs."""
+    """Show groups, domains and services. Exit code 1 where nobody answers."""
     from cli.observe import observe_once
     from cli.status import status_values, status_view
     from common.clock import SystemClock
@@ -146,7 +148,7 @@ def status(
     else:
         _rich_print(status_view(config, snapshot, digest))
     if not snapshot.services:
-        raise AutoscalerError("not running: make up")
+        raise AutoscalerError(_why_silent())
 
 
 def _watch(config: Any, *, as_json: bool) -> None:
@@ -157,14 +159,19 @@ def _watch(config: Any, *, as_json: bool) -> None:
     from common.clock import SystemClock
 
     observer = Observer(config, SystemClock())
+    is_told = False
     try:
         if as_json:
             for snapshot in observer.follow():
+                if not snapshot.services and not is_told:
+                    print(f"autoscaler: {_why_silent()}", file=sys.stderr)
+                    is_told = True
                 print(json.dumps(status_values(config, snapshot, _digest()), ensure_ascii=False), flush=True)
         else:
             with Live(auto_refresh=False, screen=sys.stdout.isatty()) as live:
                 for snapshot in observer.follow():
-                    live.update(status_view(config, snapshot, _digest()), refresh=True)
+                    reason = "" if snapshot.services else _why_silent()
+                    live.update(status_view(config, snapshot, _digest(), reason), refresh=True)
     except KeyboardInterrupt:
         pass
     finally:
@@ -201,7 +208,7 @@ def events(
     """List what happened: scaling, starts, failures, drains, the operator's orders."""
     from cli.events import print_events
 
-    print_events(_load(), since, limit, follow=follow, as_json=as_json)
+    print_events(_load(), since, limit, follow=follow, as_json=as_json, why_silent=_why_silent)
 
 
 # --- what shall be --------------------------------------------------------------------------------------------------
@@ -307,7 +314,7 @@ def reload_(as_json: JsonFlag = False) -> None:
     """Have every service take over changed bounds, policies and timeouts, without a restart; by all or by none."""
     from cli.reload import reload
 
-    found = reload(_config_path(), _operator())
+    found = reload(_config_path(), _operator(), why_silent=_why_silent)
     if as_json:
         _print_json(found.values())
     else:
@@ -446,7 +453,7 @@ def doctor(
         _group(group)
     findings = [
         *judge_configuration(_configuration().fault),
-        *examine(config, digest, SystemClock(), group, is_proving=prove),
+        *examine(config, digest, SystemClock(), group, is_proving=prove, path=_usable_path()),
     ]
     if as_json:
         _print_json(values(findings))
@@ -632,6 +639,16 @@ def _digest() -> str:
         return _loaded()[1]
     except AutoscalerError:
         return ""
+
+
+def _why_silent() -> str:
+    """Return why nobody answers this command."""
+    from cli.unreached import look, why
+
+    try:
+        return why(look(_load(), _usable_path()))
+    except AutoscalerError as error:  # its file has just gone wrong
+        return str(error)
 
 
 def _group(name: str | None) -> str:

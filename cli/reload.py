@@ -45,8 +45,10 @@ class Reload:
         return "\n".join([*lines, *([self.reason] if self.reason else [])])
 
 
-def reload(path: Path, by: str, ask: Ask = bus.ask) -> Reload:
+def reload(path: Path, by: str, ask: Ask = bus.ask, why_silent: Callable[[], str] = lambda: "") -> Reload:
     """Have every service take the file over, after all of them have said that they would.
+
+    ``why_silent`` says why none of them answers, where that is so.
 
     Raises:
         ConfigError: the file is wrong; nobody was asked.
@@ -54,6 +56,8 @@ def reload(path: Path, by: str, ask: Ask = bus.ask) -> Reload:
     config, digest = load(path)
     trial = _ask_all(config, Request(verb=VERB, args={"check": True}, by=by), ask)
     reason = _objection(trial, digest, path)
+    if all(reply.status == "error" for reply in trial.values()) and (silence := why_silent()):
+        reason = f"{reason}; {silence}"
     if reason:
         return Reload(digest, trial, is_applied=False, reason=reason)
     replies = _ask_all(config, Request(verb=VERB, by=by), ask)

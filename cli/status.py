@@ -134,14 +134,15 @@ def _in_flight(member: Member, snapshot: Snapshot, group: str) -> int | None:
     return next((backend.in_flight for backend in drain.backends if backend.uuid == member.uuid), None)
 
 
-def status_view(config: Config, snapshot: Snapshot, digest: str = "") -> RichGroup:
-    """Return the status for a terminal."""
+def status_view(config: Config, snapshot: Snapshot, digest: str = "", reason: str = "") -> RichGroup:
+    """Return the status for a terminal; ``reason`` is why nobody answers."""
     values = status_values(config, snapshot, digest)
     tables: list[Table | Text] = []
     for group in values["groups"]:
         tables += _group_view(group, snapshot.memberships.get(group["name"]))
     tables.append(_services_view(values["services"]))
     tables += [Text(line, style="yellow") for line in _remarks(values["services"], digest)]
+    tables += [Text(reason, style="red")] if reason else []
     return RichGroup(*tables)
 
 

@@ -8,7 +8,8 @@ XPUB tells the publisher of each subscription (``XPUB_VERBOSE``: of the second o
 sends the last value of every standing topic that fits, so a late or restarted listener is whole at once. All other
 listeners get that copy as well, for XPUB cannot address one, and drop it, byte by byte the same, before it is decoded.
 So that nobody can make everybody busy by subscribing, subscriptions beyond a few are served together, four times a
-second (``common.messaging.budget``).
+second (``common.messaging.budget``). What a process says at its start, before all
+listeners are back, may be kept in the same way for a while (``keep_s`` of ``publish``).
 
 # Note [Dead sockets]
 After a refused handshake, or a frame larger than ``MAXMSGSIZE``, libzmq closes the connection and never tries again.
@@ -44,7 +45,7 @@ from zmq.utils import z85
 
 from common.clock import Clock
 from common.config import Config
-from common.errors import BusError, ConfigError, ProtocolError
+from common.errors import BusError, ConfigError, NoAnswerError, ProtocolError
 from common.log import Quiet, logger
 from common.messages import Body, Reply, Request
 from common.messaging import zap
@@ -131,7 +132,8 @@ class Bus:
         """
         run = config.system.run_path
         if not publishes:
-            check_reachable(run)
+            if config.bus.transport == "ipc":
+                check_reachable(run)
             return cls(config, name, clock, lock=None, run_id=0)
         check_encrypted(config, name)
         ensure_run_dir(run)
@@ -145,11 +147,14 @@ class Bus:
             raise
         return bus
 
-    def publish(self, body: Body, cause: str | None = None) -> str:
-        """Say ``body`` to whoever listens, and keep it as the last value if it is standing; return its identifier."""
+    def publish(self, body: Body, cause: str | None = None, *, keep_s: float = 0.0) -> str:
+        """Say ``body`` to whoever listens, and keep it as the last value if it is standing; return its identifier.
+
+        ``keep_s``: an event is said again to whoever begins to listen within so many seconds.
+        """
         if self._publisher is None:
             raise BusError(f"{self._name} has opened the bus without publishing")
-        frames, identifier = self._outbox.compose(body, cause)
+        frames, identifier = self._outbox.compose(body, cause, keep_s)
         self._publisher.send_multipart(frames)
         self.counters["published"] += 1
         return identifier
@@ -442,7 +447,8 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
     """Return the answer of ``service`` to ``request``.
 
     Raises:
-        BusError: no answer within ``timeout_s``, or one that is not understood.
+        NoAnswerError: no answer within ``timeout_s``.
+        BusError: we are refused, or the answer is not understood.
         ConfigError: the keys are missing or readable by others.
     """
     if config.bus.transport == "ipc":
@@ -459,7 +465,8 @@ def ask(config: Config, service: str, request: Request, timeout_s: float) -> Rep
             events = [_event(frames)[0] for frames in _drain(monitor)]
             refusal = next((_REFUSALS[event] for event in events if keys is not None and event in _REFUSALS), "")
             pid = running_pid(config.system.run_path, service)
-            raise BusError(no_answer(config, service, timeout_s, refusal, pid))
+            text = no_answer(config, service, timeout_s, refusal, pid)
+            raise BusError(text) if refusal else NoAnswerError(text)
         return decode_reply(door.recv())
     except ProtocolError as error:
         raise BusError(f"{service} gave an answer that is not understood: {error}") from error

@@ -15,7 +15,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "failure": (
         *("domain-failed", "domain-recovered", "host-lost", "host-back", "host-fault", "host-fault-over"),
         *("proxy-lost", "proxy-back", "step-failed", "still-suspended", "shutdown-ignored"),
-        "record-unreadable",
+        *("record-unreadable", "service-restarted"),
     ),
     "breaker": ("breaker-opened", "breaker-closed", "replacing-in-vain"),
     "drain": ("drain-started", "drain-forced", "drain-cancelled"),

@@ -25,6 +25,10 @@ class BusError(AutoscalerError):
     """The message bus cannot be opened, or a request got no answer in time."""
 
 
+class NoAnswerError(BusError):
+    """Nobody answered a request in time, and it is not known why."""
+
+
 class LockHeldError(AutoscalerError):
     """Another copy of this service holds its lock."""
 

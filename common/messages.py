@@ -543,7 +543,7 @@ class Event(Body):
 
     ``name``: scale-out, scale-in, domain-failed, domain-started, domain-ready, domain-stopped, domain-replaced,
     drain-forced, drain-cancelled, breaker-opened, breaker-closed, host-lost, host-back, operator, config-reloaded,
-    config-refused, ….
+    config-refused, service-restarted, recording-gap, ….
     """
 
     kind: ClassVar[str] = "event"

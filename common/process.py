@@ -26,6 +26,7 @@ from common.bus import Bus, Inbox
 from common.clock import Clock, SystemClock
 from common.config import Config
 from common.errors import AutoscalerError, ConfigError
+from common.life import Life, Mark
 from common.log import logger
 from common.messages import Event, Reply, ServiceStatus
 from common.reloading import VERB, Outcome, outcome
@@ -40,6 +41,9 @@ RUN_DIR_VARIABLE: Final = "LIBVIRT_AUTOSCALER_RUN_DIR"
 """Set by our supervisord: where what is in force is found while the file cannot tell."""
 STUCK_THREADS_S: Final = 2.0
 LINGER_S: Final = 3.0
+KEEP_S: Final = 60.0
+"""How long what is said at a start is said again to new listeners: they find a service again within a second or so, but
+may have been killed with it."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -47,7 +51,8 @@ _PR_SET_PDEATHSIG: Final = 1
 class Context:
     """What a service is given to work with.
 
-    ``notes``, by a key of the service's own, say what an operator should know: ``status`` shows them.
+    ``notes``, by a key of the service's own, say what an operator should know: ``status`` shows them. ``last_life`` is
+    what the run before this one left, None if nothing is known.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Context:
     bus: Bus
     is_stopping: Callable[[], bool]
     notes: dict[str, str] = field(default_factory=dict)
+    last_life: Life | None = None
 
 
 class Service(Protocol):
@@ -93,6 +99,7 @@ class _Stop:
         self.is_set = False
         self.is_reload_asked = False
         self.has_failed = False
+        self.why = ""
         self.wake: Callable[[], None] = lambda: None
 
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
@@ -109,6 +116,7 @@ class _Stop:
         name = args.thread.name if args.thread else "unknown"
         error = args.exc_value or args.exc_type()
         logger().error("thread-failed", thread=name, exc_info=error)
+        self.why = f"thread {name}: {type(error).__name__}: {error}"
         self.is_set = self.has_failed = True
         self.wake()
 
@@ -158,6 +166,7 @@ def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop
     systemd = Notifier.from_environment()
     _make_state_dir(config.system.state_path)
     bus = Bus.open(config, name, clock)
+    mark = Mark(config.system.run_path, name, clock)
     _keep_in_force(name, config, loaded.source)
     stop.wake = bus.wake
     threading.excepthook = stop.on_thread_error
@@ -166,21 +175,24 @@ def _run(name: str, build: Callable[[Context], Service], path: Path, stop: _Stop
         logger().warning("config-refused", path=str(path), reason=fault)
     try:
         notes = {CONFIG_NOTE: fault} if fault else {}
-        context = Context(name, config, digest, path, clock, bus, is_stopping=lambda: stop.is_set, notes=notes)
+        context = Context(name, config, digest, path, clock, bus, lambda: stop.is_set, notes, mark.last)
         service = build(context)
         systemd.ready()
         try:
-            _loop(context, service, stop, systemd)
+            _loop(context, service, stop, systemd, mark)
         finally:
             systemd.stopping()
             service.close()
+    except Exception as error:
+        mark.failed(f"{type(error).__name__}: {error}")
+        raise
     finally:
         bus.close()
     logger().info("service-stopped", pid=os.getpid())
     return 1 if stop.has_failed else 0
 
 
-def _loop(context: Context, service: Service, stop: _Stop, systemd: Notifier) -> None:
+def _loop(context: Context, service: Service, stop: _Stop, systemd: Notifier, mark: Mark) -> None:
     """Wait, step, tell that we live, until told to stop."""
     clock, bus, every_s = context.clock, context.bus, context.config.system.republish_s
     started_at_s = clock.epoch_s()
@@ -191,6 +203,7 @@ def _loop(context: Context, service: Service, stop: _Stop, systemd: Notifier) ->
     while not context.is_stopping():
         now_s = clock.monotonic_s()
         systemd.turned(now_s)
+        _tell_life(bus, mark, now_s)
         wait_s = max(0.0, min(due_s, told_s + every_s, looked_s + STATE_LOOK_S) - now_s)
         inbox = bus.receive(wait_s if systemd.every_s is None else min(wait_s, systemd.every_s / 2))
         now_s = clock.monotonic_s()
@@ -209,6 +222,18 @@ def _loop(context: Context, service: Service, stop: _Stop, systemd: Notifier) ->
             told_s = now_s
             _end_without_descriptors()
             bus.publish(_status(context, started_at_s))
+    if stop.has_failed:
+        mark.failed(stop.why)
+    else:
+        mark.stopped()
+
+
+def _tell_life(bus: Bus, mark: Mark, now_s: float) -> None:
+    """Note that the loop turns; tell, where it is news, that the run before this one did not end by itself."""
+    mark.lives(now_s)
+    if text := mark.news(now_s):
+        logger().warning("service-restarted", reason=text)
+        bus.publish(Event(name="service-restarted", text=text, level="warning"), keep_s=KEEP_S)
 
 
 def _end_without_descriptors() -> None:

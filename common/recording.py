@@ -166,9 +166,17 @@ class Recording:
                 continue
             yield recorded, header, body
 
+    def newest(self) -> Recorded | None:
+        """Return the last message that was received; None if there is none.
+
+        Raises:
+            RecordingError: as ``frames``.
+        """
+        return next(self.frames(newest_first=True), None)
+
     def newest_at_s(self) -> float | None:
         """Return when the last message was received, in epoch seconds; None if there is none."""
-        newest = next(self.frames(newest_first=True), None)
+        newest = self.newest()
         return None if newest is None else newest.at_s
 
     def _files(self) -> list[SegmentFile]:

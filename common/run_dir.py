@@ -105,6 +105,23 @@ class Lock:
         os.close(self.fd)
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock; one that cannot be looked at counts as held."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def running_pid(run_path: Path, service: str) -> int | None:
     """Return the process that runs as this service here, by its lock's file; None if none does, or it is unknown.
 

@@ -263,13 +263,48 @@ class StrayFacts:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """What was heard on the bus, and the digest of the file that is there now."""
+    """What was heard on the bus, and the digest of the file that is there now.
+
+    ``silence``: why nobody answers although something runs, or may run; empty where that is not so. ``is_closed``: this
+    user may not see whether.
+    """
 
     heard: dict[str, ServiceStatus]
     expected: tuple[str, ...]
     digest: str
     is_supervised: bool
     owned_running: int
+    silence: str = ""
+    is_closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointAnswer:
+    """What one question through a group's endpoint brought, in words; ``is_late``: nothing within the patience."""
+
+    is_right: bool
+    said: str
+    is_late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFacts:
+    """A group's endpoint, as the services tell it, and as it answers.
+
+    ``serving``: how many are in rotation and healthy, None where nobody says. ``reasons`` say why others do not serve,
+    ``blocked`` what the actuator cannot do. ``overdue``: domains that do not serve for longer than the boot timeout.
+    ``idle``: why nobody is to serve; then ``answer`` is None, for nobody was asked.
+    """
+
+    where: str
+    desired: int | None
+    serving: int | None
+    reasons: tuple[str, ...] = ()
+    blocked: str = ""
+    is_waiting: bool = False
+    overdue: tuple[str, ...] = ()
+    idle: str = ""
+    answer: EndpointAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)

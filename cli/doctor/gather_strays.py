@@ -1,12 +1,11 @@
 """Files of ours that belong to no domain and no process: what a crash or an old release left behind."""
 
-import fcntl
-import os
 from pathlib import Path
 from typing import Final
 
 from cli.doctor.gather_libvirt import HostView
 from common.config import Config
+from common.run_dir import is_locked
 from services.actuator.images import COPIES
 
 HALF_MADE: Final = ("*.new", "actuator/*.new", "actuator/boot/*/*.new", "stores/*.new", ".build-*", "images/.build-*")
@@ -29,20 +28,3 @@ def stray_files(config: Config, view: HostView) -> tuple[str, ...]:
 
 def _age(path: Path) -> float:
     return path.stat().st_mtime
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock; one that cannot be looked at counts as held."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False

@@ -134,6 +134,12 @@ def judge_clock(facts: ClockFacts) -> Finding:
 
 def judge_services(facts: ServiceFacts) -> list[Finding]:
     """Return whether those that should run do, and whether they run with the file as it is now."""
+    if not facts.heard and facts.is_closed:
+        return [skipped("services", "", facts.silence)]
+    if not facts.heard and facts.silence:
+        why = "what runs is not seen, and takes no orders; make up could start a second one beside it"
+        mend = "autoscaler --config FILE doctor   # with the file, the keys and the user that it runs with"
+        return [error("services", "", facts.silence, why, mend)]
     if not facts.heard and not facts.is_supervised:
         return [_nothing_runs(facts)]
     silent = [name for name in facts.expected if name not in facts.heard]

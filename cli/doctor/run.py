@@ -3,16 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from cli.configuration import unready_receivers
 from cli.doctor import gather_guests, gather_libvirt, gather_machine
 from cli.doctor.facts import ImageFacts, Proof, ServiceFacts, StopFacts, StrayFacts
 from cli.doctor.finding import Finding, Level, warning
+from cli.doctor.gather_endpoints import endpoint_facts
 from cli.doctor.gather_images import image_facts
 from cli.doctor.gather_libvirt import HostView, Owned
 from cli.doctor.gather_network import network_facts, user_networks
-from cli.doctor.gather_strays import is_locked, stray_files
+from cli.doctor.gather_strays import stray_files
+from cli.doctor.judge_endpoints import judge_endpoint
 from cli.doctor.judge_guests import judge_guest_clocks, judge_identities, judge_readiness, judge_stops, judge_strays
 from cli.doctor.judge_host import judge_acceleration, judge_cpus, judge_kvm_device, judge_libvirt, judge_memory
 from cli.doctor.judge_machine import (
@@ -35,11 +38,13 @@ from cli.doctor.judge_storage import (
 )
 from cli.doctor.prove import prove_group
 from cli.observe import Snapshot, observe_once
+from cli.unreached import look, why
 from common.acceleration import prove
 from common.clock import Clock
 from common.config import Config, Group
 from common.domain import DomainState
 from common.errors import AutoscalerError
+from common.run_dir import is_locked
 from services.actuator.image_check import faults_of
 from services.actuator.images import written_for
 
@@ -58,9 +63,12 @@ class Round:
     images: Mapping[str, ImageFacts]
     views: Mapping[str, HostView]
     snapshot: Snapshot
+    path: Path | None
 
 
-def examine(config: Config, digest: str, clock: Clock, only: str | None, *, is_proving: bool) -> list[Finding]:
+def examine(
+    config: Config, digest: str, clock: Clock, only: str | None, *, is_proving: bool, path: Path | None = None
+) -> list[Finding]:
     """Return all findings, in the order of the checks; a check that cannot be made is a finding too.
 
     Args:
@@ -69,6 +77,7 @@ def examine(config: Config, digest: str, clock: Clock, only: str | None, *, is_p
         clock: for deadlines and the guests' clocks.
         only: one group; None for all.
         is_proving: boot guests of our own where that proves something.
+        path: of its file.
     """
     groups = {name: group for name, group in config.groups.items() if only in (None, name)}
     hosts = [name for name in config.hosts if any(name in group.hosts for group in groups.values())]
@@ -90,6 +99,7 @@ def examine(config: Config, digest: str, clock: Clock, only: str | None, *, is_p
         },
         views=views,
         snapshot=_heard(config, clock),
+        path=path,
     )
     for host in hosts:
         found += _checked("host", f"host {host}", partial(_host, this, host))
@@ -140,12 +150,15 @@ def _ports(this: Round) -> list[Finding]:
 
 def _machine(this: Round) -> list[Finding]:
     config, clock = this.config, this.clock
+    seen = None if this.snapshot.services or this.path is None else look(config, this.path)
     services = ServiceFacts(
         heard=this.snapshot.services,
         expected=config.services,
         digest=this.digest,
         is_supervised=(config.system.run_path / "supervisord.sock").exists(),
         owned_running=sum(_is_at_work(domain) for view in this.views.values() for domain in view.owned),
+        silence="" if seen is None or seen.is_known_stopped else why(seen),
+        is_closed=seen is not None and seen.is_closed,
     )
     return [
         *judge_haproxy(gather_machine.haproxy(config), bool(config.metrics.haproxy_listen)),
@@ -163,10 +176,12 @@ def _group(this: Round, name: str, past: StopFacts) -> list[Finding]:
     members = gather_guests.members(
         config, name, views, this.snapshot.memberships, this.clock, is_thorough=this.is_proving
     )
-    found = []
+    found: list[Finding] = []
     if (image := this.images.get(name)) is not None:
         found += [judge_image(name, image), judge_image_identity(name, group, image)]
         found += judge_proof(name, group, _proof(this, name, image, views))
+    if this.snapshot.services:
+        found.append(judge_endpoint(name, endpoint_facts(name, group, this.snapshot, this.clock.epoch_s())))
     obeyed = judge_stops(name, group, past, members)
     is_proven = any(finding.check == obeyed.check for finding in found) and obeyed.level is Level.SKIPPED
     return [

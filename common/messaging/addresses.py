@@ -55,5 +55,5 @@ def no_answer(config: Config, service: str, timeout_s: float, refusal: str, pid:
     if refusal:
         return f"{service} at {where} refuses this machine: {refusal}; see 'autoscaler keys --help'"
     if pid is not None:
-        return f"{service} (pid {pid}) runs, but has been silent for {timeout_s:g} s: it is stopped, or it hangs"
+        return f"{service} (pid {pid}) runs, but does not answer at {where} within {timeout_s:g} s"
     return f"{service} does not answer at {where} within {timeout_s:g} s; is it running? See 'autoscaler status'"

@@ -69,9 +69,10 @@ def load_keys(keys_dir: Path, me: str | None, to: str) -> Keys:
     Raises:
         ConfigError: a file is missing, damaged, or a secret that others can read.
     """
+    secret = own_secret(keys_dir, me)
     is_shared = (keys_dir / f"{SHARED}.key").exists()
     public = keys_dir / f"{SHARED}.key" if is_shared else keys_dir / SERVICES_DIR / f"{to}.key"
-    return Keys(own_secret(keys_dir, me), read_key(public))
+    return Keys(secret, read_key(public))
 
 
 def own_secret(keys_dir: Path, me: str | None) -> bytes:
@@ -80,11 +81,23 @@ def own_secret(keys_dir: Path, me: str | None) -> bytes:
     Raises:
         ConfigError: it is missing, damaged, or others can read it.
     """
+    try:
+        return _read_secret(secret_path(keys_dir, me))
+    except PermissionError as error:
+        raise ConfigError(f"bus.keys_dir: this user may not look into {keys_dir}: {error.strerror}") from error
+
+
+def secret_path(keys_dir: Path, me: str | None) -> Path:
+    """Return where the secret of a service, or of a command, is or would be.
+
+    Raises:
+        PermissionError: this user may not look.
+    """
     shared = keys_dir / f"{SHARED}.key_secret"
     if me is not None:
-        return _read_secret(shared if shared.exists() else keys_dir / SERVICES_DIR / f"{me}.key_secret")
+        return shared if shared.exists() else keys_dir / SERVICES_DIR / f"{me}.key_secret"
     own = (keys_dir / f"{name}.key_secret" for name in (OPERATOR, CLIENT))
-    return _read_secret(next((path for path in own if path.exists()), shared))
+    return next((path for path in own if path.exists()), shared)
 
 
 def has_roles(keys_dir: Path) -> bool:
@@ -101,9 +114,8 @@ def read_key(path: Path) -> bytes:
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise ConfigError(
-            f"bus.keys_dir: {path} cannot be read: {error.strerror}; make keys: autoscaler keys"
-        ) from error
+        how = "run it as a user who may" if isinstance(error, PermissionError) else "make keys: autoscaler keys"
+        raise ConfigError(f"bus.keys_dir: {path} cannot be read: {error.strerror}; {how}") from error
     if not Z85_KEY.fullmatch(key):
         raise ConfigError(f"bus.keys_dir: {path} must hold one key of 40 Z85 characters; it has {len(key)} bytes")
     return key

@@ -193,7 +193,8 @@ def test_an_order_to_a_dead_service_names_it(config: Path, args: list[str], serv
 @pytest.mark.parametrize("args", [["status", "--json"], ["status"]])
 def test_status_says_that_nothing_runs_and_shows_what_there_is(config: Path, args: list[str]) -> None:
     done = autoscaler(config, *args)
-    assert (done.returncode, done.stderr) == (1, "autoscaler: not running: make up\n")
+    first, *more = done.stderr.partition("; another configuration runs on this machine")  # one may, beside the tests
+    assert (done.returncode, f"{first.strip()}\n") == (1, "autoscaler: not running: make up\n"), more
     assert '"alive": false' in done.stdout or "no answer" in done.stdout
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from common import config_file
+from common import config_file, life
 from common.bus import Bus, ask
-from common.clock import SystemClock
+from common.clock import SystemClock, boot_id
 from common.config import Config
-from common.messages import Request, ServiceStatus
+from common.messages import Event, Request, ServiceStatus
 from tests.faults.proof import Proof
 from tests.waiting import undisturbed_s
 
@@ -269,6 +269,68 @@ def test_after_kill_9_the_next_run_is_heard_at_once(config: Config, start: Start
     next_status(bus, second.pid)
     bus.close()
     assert bus.counters["replayed"] == 0
+
+
+@pytest.fixture
+def listener(config: Config) -> Iterator[Bus]:
+    bus = watch(config)
+    yield bus
+    bus.close()
+
+
+def restarts(bus: Bus, config: Config) -> list[Event]:
+    """Return what is told of restarts before the service has said something that it was asked to say afterwards."""
+    found: list[Event] = []
+    deadline_s = CLOCK.monotonic_s() + PATIENCE_S
+    while CLOCK.monotonic_s() < deadline_s:
+        do(config, "event")  # again and again: it is lost until the listener has found the new process
+        events = [received.body for received in bus.receive(0.2).messages if isinstance(received.body, Event)]
+        found += [event for event in events if event.name == "service-restarted"]
+        if any(event.name == "probe" for event in events):
+            return found
+    raise AssertionError("what came afterwards was not heard")
+
+
+def test_after_kill_9_the_next_run_tells_it_to_those_who_listen_and_to_those_who_come_later(
+    config: Config, start: Start, listener: Bus
+) -> None:
+    first = start()
+    next_status(listener, first.pid)
+    first.kill()
+    first.wait()
+    start()
+    (told,) = restarts(listener, config)
+    said = f"decider runs again. Its last run (process {first.pid}) did not end by itself: it was killed, or crashed; "
+    assert told.text.startswith(f"{said}last known to live at ")
+    assert told.level == "warning"
+    late = watch(config)
+    try:
+        assert restarts(late, config) == [told]
+    finally:
+        late.close()
+
+
+def test_one_that_failed_says_of_what(config: Config, start: Start, listener: Bus) -> None:
+    first = start()
+    next_status(listener, first.pid)
+    do(config, "fail-in-thread")
+    assert end(first)[0] == 1
+    start()
+    (told,) = restarts(listener, config)
+    assert "(thread worker: RuntimeError: on purpose)" in told.text
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "another boot"])
+def test_after_an_orderly_end_nothing_is_told(config: Config, start: Start, listener: Bus, how: str) -> None:
+    first = start()
+    next_status(listener, first.pid)
+    first.send_signal(signal.SIGKILL if how == "another boot" else getattr(signal, how))
+    first.wait()
+    if how == "another boot":
+        mark = life.place(config.system.run_path, "decider")
+        mark.write_text(mark.read_text().replace(boot_id(), "before"))
+    start()
+    assert restarts(listener, config) == []
 
 
 def test_a_frozen_service_is_noticed_and_heard_again_when_it_thaws(config: Config, start: Start) -> None:

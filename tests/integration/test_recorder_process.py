@@ -22,6 +22,7 @@ from common.process import Context
 from common.recording import Recording, frame_bytes, recording_dir, segment_files
 from common.wire import encode
 from services.recorder import shell
+from services.recorder.core.gap import AFTER_STOP_S
 from services.recorder.segments import SegmentWriter, drop_old, finish
 from services.recorder.shell import RecorderService
 
@@ -115,6 +116,124 @@ def test_what_the_bus_says_is_on_disk_and_survives_kill_9(
     assert Recording(recording_dir(config.system.state_path)).damage.text() == ""
 
 
+def gaps(config: Config) -> list[str]:
+    return [text for text in texts(config) if text.startswith("nothing was recorded from ")]
+
+
+def until_a_gap_of(seconds: float, config: Config) -> None:
+    """Return when the recording has ended so long ago."""
+    newest = Recording(recording_dir(config.system.state_path)).newest()
+    assert newest is not None
+    until(lambda: CLOCK.monotonic_s() - newest.mono_s > seconds)
+
+
+def test_a_killed_recorder_has_its_gap_told_in_the_recording_and_by_the_command(
+    config: Config, config_file: Path, monitor: Bus, start: Callable[[], subprocess.Popen[str]]
+) -> None:
+    first = start()
+    say_until_heard(monitor, config, "before")
+    first.kill()
+    first.wait()
+    until_a_gap_of(2.0, config)
+    say(monitor, "missing")
+    start()
+    until(lambda: bool(gaps(config)), monitor)
+    say_until_heard(monitor, config, "after")
+    (gap,) = gaps(config)
+    assert gap.endswith(" s): events of that time are missing")
+    assert "missing" not in texts(config)
+    assert any(f"(process {first.pid}) did not end by itself" in text for text in texts(config))
+    command = [sys.executable, "-m", "cli", "--config", str(config_file), "events"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.count(gap) == 1
+    assert shown.count("recording-gap") == shown.count("service-restarted") == 1
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "with the recorder"])
+def test_a_killed_decider_has_its_end_told_in_the_recording_once(
+    config: Config, config_file: Path, start: Callable[[], subprocess.Popen[str]], *, together: bool
+) -> None:
+    def decider() -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "services.decider", "--config", str(config_file)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deciders.append(process)
+        return process
+
+    def told() -> list[str]:
+        return [text for text in texts(config) if text.startswith("decider runs again. ")]
+
+    def until_decided() -> None:
+        heard = len(bodies(config, "decision"))
+        until(lambda: len(bodies(config, "decision")) > heard)
+
+    deciders: list[subprocess.Popen[bytes]] = []
+    try:
+        recorder, first = start(), decider()
+        until_decided()
+        for process in (recorder, first) if together else (first,):
+            process.kill()
+            process.wait()
+        second = decider()
+        if together:
+            door = Bus.open(config, "operator", CLOCK, publishes=False)
+            door.subscribe("decider")
+            until(lambda: bool(door.receive(0.1).messages))  # it has told already, and nobody recorded it
+            door.close()
+            start()
+        until(lambda: bool(told()))
+        assert f"(process {first.pid}) did not end by itself" in told()[0]
+        second.terminate()
+        assert second.wait(DEADLINE_S) == 0
+        decider()
+        until_decided()
+        assert len(told()) == 1
+    finally:
+        for process in deciders:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("others", ["go on", "stop too"])
+def test_a_recorder_that_is_stopped_has_its_gap_told_if_others_go_on(
+    config: Config, config_file: Path, start: Callable[[], subprocess.Popen[str]], others: str
+) -> None:
+    command = [sys.executable, "-m", "services.decider", "--config", str(config_file)]
+    decider = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        first = start()
+        until(lambda: bool(bodies(config, "service")))
+        for process in (first, decider) if others == "stop too" else (first,):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE_S) == 0
+        until_a_gap_of(AFTER_STOP_S + 1.5, config)
+        second = start()
+        if others == "stop too":
+            decider = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            heard = len(bodies(config, "decision"))
+            until(lambda: len(bodies(config, "decision")) > heard)
+            assert gaps(config) == []
+        else:
+            until(lambda: len(gaps(config)) == 1)
+            heard = len(bodies(config, "decision"))
+            until(lambda: len(bodies(config, "decision")) > heard)
+            replay = [
+                sys.executable,
+                "-m",
+                "cli",
+                "--config",
+                str(config_file),
+                "replay",
+                str(config.system.state_path),
+            ]
+            done = subprocess.run(replay, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done
+        assert second.poll() is None
+        assert not [text for text in texts(config) if "did not end by itself" in text]
+    finally:
+        decider.kill()
+        decider.wait()
+
+
 def test_every_standing_message_is_kept_not_only_the_newest(
     config: Config, monitor: Bus, start: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -158,7 +277,7 @@ class FakeBus:
     def subscribe(self, service: str, *kinds: str) -> None:
         self.subscribed.append(service)
 
-    def publish(self, body: Event) -> None:
+    def publish(self, body: Event, *, keep_s: float = 0.0) -> None:
         self.published.append(body)
 
 
@@ -223,8 +342,35 @@ def test_on_a_full_disk_it_says_so_goes_on_and_resumes(
     assert (paused.name, paused.level) == ("recording-paused", "warning")
     assert paused.text == f"nothing is recorded: {os.strerror(errno.ENOSPC)}; {full_disk}/recording"
     assert resumed.name == "recording-resumed"
+    assert resumed.text.startswith("nothing was recorded from ")
     assert resumed.text.endswith(f": {lost} messages were lost ({os.strerror(errno.ENOSPC)})")
     service.close()
+
+
+def test_a_gap_that_a_full_disk_keeps_out_of_the_recording_is_told_again_when_there_is_room(
+    config: Config, full_disk: Path, tmp_path: Path
+) -> None:
+    system = config.system.model_copy(update={"state_dir": str(full_disk)})
+    small = config.model_copy(update={"system": system})
+    service, bus = service_on(small, tmp_path)
+    service._gap = "nothing was recorded from 1 to 2: events of that time are missing"
+    (full_disk / "filling").write_bytes(bytes(126 * 1024))
+    for second in range(3):
+        service.step(bulk(15_000), 20.0 * second)
+    assert [event.name for event in bus.published] == ["recording-gap", "recording-paused"]
+    (full_disk / "filling").unlink()
+    service.step(inbox("again"), 100.0)
+    service.step(inbox("more"), 101.0)
+    assert [event.name for event in bus.published[2:]] == ["recording-resumed", "recording-gap"]
+    service.step(received(bus.published[-1], 2), 102.0)
+    service.step(inbox("later"), 200.0)
+    assert len(bus.published) == 4, "once it stands in the recording, it is not told again"
+    assert gaps(small) == [service_text(bus)]
+    service.close()
+
+
+def service_text(bus: FakeBus) -> str:
+    return bus.published[-1].text
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "recording removed", "unmounted", "mounted over"])

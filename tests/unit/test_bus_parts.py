@@ -207,6 +207,31 @@ def test_messages_are_numbered_by_topic_and_last_values_are_those_of_standing_to
     assert list(outbox.last_values({b"event."})) == []
 
 
+def test_an_event_that_is_kept_is_given_to_new_subscribers_for_a_while_and_until_the_next_of_its_topic() -> None:
+    clock = FakeClock(100.0)
+    outbox = Outbox("decider", 1, clock)
+    frames, _ = outbox.compose(Event(name="x"), None, keep_s=60.0)
+    outbox.compose(Event(name="y"), None)
+    assert list(outbox.last_values({b"event."})) == [frames]
+    assert list(outbox.last_values({b"service."})) == []
+    clock.now_s = 160.0
+    assert list(outbox.last_values({b""})) == [frames]
+    clock.now_s = 160.1
+    assert list(outbox.last_values({b""})) == []
+    outbox.compose(Event(name="x"), None, keep_s=60.0)
+    outbox.compose(Event(name="x"), None)
+    assert list(outbox.last_values({b""})) == [], "what is older than what was heard would count as replayed"
+
+
+def test_whoever_has_heard_an_event_drops_its_copy() -> None:
+    counters: Counter[str] = Counter()
+    outbox, intake = Outbox("decider", 1, FakeClock()), Intake("decider", counters, 6.0, is_clock_shared=True)
+    frames, _ = outbox.compose(Event(name="x"), None, keep_s=60.0)
+    taken = [intake.accept(each, Receipt(100.5, 100.5)) for each in (frames, *outbox.last_values({b""}))]
+    assert [t is not None for t in taken] == [True, False]
+    assert counters == {"received": 2, "duplicates": 1, "gaps": 0}
+
+
 def test_only_what_the_service_itself_says_is_taken_in() -> None:
     counters: Counter[str] = Counter()
     frames, _ = Outbox("actuator", 1, FakeClock()).compose(desired(), None)

@@ -13,6 +13,7 @@ from common import config_file
 from common.config import Config
 from common.errors import BusError, ConfigError
 from common.messages import Reply, Request, ServiceStatus
+from common.services import SERVICES
 
 
 class Services:
@@ -62,6 +63,15 @@ def test_one_that_would_not_keeps_all_from_it(path: Path, odd: Any) -> None:
         "reason": "no" if isinstance(odd, Reply) else "no answer",
     }
     assert found.text().endswith("nothing was changed: balancer would not take it over")
+
+
+def test_where_nobody_answers_it_says_why(path: Path) -> None:
+    nobody = Services("x", **dict.fromkeys(SERVICES, BusError("no answer")))
+    found = reload(path, "me", nobody, why_silent=lambda: "nobody answered at A")
+    assert found.reason.startswith("nothing was changed: monitor, ")
+    assert found.reason.endswith("; nobody answered at A")
+    one = Services("x", balancer=BusError("no answer"))
+    assert "nobody" not in reload(path, "me", one, why_silent=lambda: "nobody answered at A").reason
 
 
 def test_one_that_reads_another_file_keeps_all_from_it(path: Path) -> None:

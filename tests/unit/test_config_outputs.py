@@ -71,6 +71,7 @@ def test_addresses_as_people_write_them(listen: str) -> None:
 def test_defaults_tell_of_scale_failure_and_breaker() -> None:
     told = parse('[[notifications]]\nurl = "https://example.org:8443/hook?a=1"').notifications[0]
     assert (told.events, told.retries, told.timeout_s) == (("scale", "failure", "breaker"), 8, 5.0)
+    assert "service-restarted" in EVENT_CLASSES["failure"], "a service that died is told by default"
 
 
 def test_no_name_of_an_event_is_the_name_of_a_class() -> None:

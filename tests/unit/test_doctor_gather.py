@@ -14,12 +14,11 @@ from cli.doctor import gather_images
 from cli.doctor.gather_images import _partitions, disk_facts, image_facts
 from cli.doctor.gather_libvirt import _address, _group_of
 from cli.doctor.gather_machine import haproxy, is_synchronised, listeners, ports, space
-from cli.doctor.gather_strays import is_locked
 from common.config import Config, Group
 from common.domain import DomainFacts, DomainState
 from common.errors import HypervisorError
 from common.phases import Phase
-from common.run_dir import Lock
+from common.run_dir import Lock, is_locked
 from common.virt.addresses import Candidate, Rule, Source
 from services.actuator.core.record import Record
 

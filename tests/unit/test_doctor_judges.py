@@ -288,6 +288,14 @@ def test_nothing_running_is_no_fault_unless_our_domains_do() -> None:
     must_mend(judge_machine.judge_services(replace(nothing, owned_running=2))[0], Level.WARNING, "make up", "make down")
 
 
+def test_what_runs_and_does_not_answer_is_an_error_and_what_may_not_be_seen_is_skipped() -> None:
+    silent = replace(SERVICES, heard={}, is_supervised=False, silence="nobody answered at A (from F), but this runs: x")
+    (found,) = judge_machine.judge_services(silent)
+    must_mend(found, Level.ERROR, "nobody answered at A (from F)", "--config FILE")
+    (closed,) = judge_machine.judge_services(replace(silent, is_closed=True))
+    assert (closed.level, closed.what) == (Level.SKIPPED, silent.silence)
+
+
 # --- storage and images ---------------------------------------------------------------------------------------------
 
 SPACE = SpaceFacts("/var/lib/x", "/", free_bytes=10 * GIB, free_files=1_000_000, is_writable=True)
