@@ -53,7 +53,7 @@ class GroupMetrics:
     known: int = 0
     unknown: tuple[str, ...] = ()
     new: tuple[str, ...] = ()  # in rotation so briefly that they have no figure yet
-    sick: int = 0  # ready, but unhealthy, or for long enough and missing
+    sick: int = 0  # ready, but unhealthy, or for long enough and not among what its host shows
     unhealthy: int = 0  # ready, but HAProxy's check fails
     healthy: int = 0  # whose check succeeds, on lost hosts as well
     mean: float = 0.0
@@ -166,7 +166,7 @@ def aggregate(
     """
     ready, members_total, held = _count(seen, _lost_hosts(seen, now_s - stale_after_s))
     ratios = [(name, uuid, _ratio(seen, name, uuid, host, now_s - stale_after_s, base)) for name, uuid, host in ready]
-    fresh = _new(seen, now_s - stale_after_s)
+    fresh, told = _new(seen, now_s - stale_after_s), _told(seen, now_s - stale_after_s)
     known = [ratio for _, _, ratio in ratios if ratio is not None]
     unknown = tuple(name for name, uuid, ratio in ratios if ratio is None and uuid not in fresh)
     new = tuple(name for name, uuid, ratio in ratios if ratio is None and uuid in fresh)
@@ -196,7 +196,7 @@ def aggregate(
         known=len(known),
         unknown=unknown,
         new=new,
-        sick=sum(1 for name, uuid, _ in ready if uuid in unhealthy or name in unknown),
+        sick=sum(1 for name, uuid, host in ready if uuid in unhealthy or (name in unknown and host in told)),
         unhealthy=sum(1 for _, uuid, _ in ready if uuid in unhealthy),
         healthy=len(healthy),
         mean=total / len(known) if known else 0.0,
@@ -300,6 +300,11 @@ def _count(seen: Seen, lost: frozenset[str]) -> tuple[list[tuple[str, str, str]]
         if member.phase is Phase.READY:
             ready.append((member.name, member.uuid, member.host))
     return ready, count, held
+
+
+def _told(seen: Seen, oldest_s: float) -> frozenset[str]:
+    """Return the hosts of which a fresh sample tells: who is missing there is missing, elsewhere only unknown."""
+    return frozenset(r.host for r in seen.readings.values() if r.at_s >= oldest_s and r.is_reachable)
 
 
 def _lost_hosts(seen: Seen, oldest_s: float) -> frozenset[str]:
