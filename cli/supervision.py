@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from cli.console import Steps
 from cli.program import module
 from cli.refusals import write_text
 from cli.reload import MARKER
@@ -28,7 +29,7 @@ WAITING = "BACKOFF"
 SHUTDOWN_FAULT = 6
 
 
-def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
+def start_services(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps) -> str:
     """Start supervisord with all programs, or bring a running one to the present configuration."""
     system = config.system
     variables = overriding(os.environ)
@@ -36,7 +37,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     path = system.run_path / "supervisord.conf"
     marker = system.run_path / MARKER
     if is_supervised(system) and is_ending(system):
-        stop_services(system, clock)
+        stop_services(system, clock, steps)
     if is_supervised(system):
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         if before == text and not is_changed(system, digest):
@@ -46,7 +47,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
             restart_services(config)
             write_text(marker, digest)
             return "restarted with the changed configuration; HAProxy reloaded it"
-        stop_services(system, clock)
+        stop_services(system, clock, steps)
     write_text(path, text)
     command = [*module("supervisor.supervisord"), "-c", str(path)]
     if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
@@ -125,12 +126,13 @@ def change_programs(supervisor: Any) -> set[str]:
     return {*added, *changed}
 
 
-def stop_services(system: System, clock: Clock) -> str:
+def stop_services(system: System, clock: Clock, steps: Steps) -> str:
     """Stop supervisord and all its programs; return when they are gone."""
     pid = _supervisord_pid(system)
     if pid is None:
         return "not running"
     os.kill(pid, signal.SIGTERM)
+    steps.note("the services end")
     deadline_s = clock.monotonic_s() + DOWN_TIMEOUT_S
     while _is_running(pid):
         if clock.monotonic_s() > deadline_s:
