@@ -18,7 +18,7 @@ from cli.kept_in_service import refuse_silencing
 from cli.left_over import refuse_renamed
 from cli.libvirt_daemon import start_again, stop_libvirt
 from cli.refusals import write_text
-from cli.supervision import is_supervised
+from cli.supervision import is_supervised, told_of_end, what_was_cut
 from cli.turn import turn
 from common.clock import Clock
 from common.config import Config, System
@@ -86,11 +86,11 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
     stack.require_root()
     with steps.step("containers"):
         compose = Compose.found(config, config_path, digest, os.environ)
-        steps.note("the containers end")
+        steps.note(partial(told_of_end, config.system, "the containers end"))
         compose.run("--profile", "window", "down", "--volumes", *(("--rmi", "all") if everything else ()))
         shared_dirs.take_back(config.system)
         (config.system.run_path / MARKER).unlink(missing_ok=True)
-        steps.say("stopped and removed")
+        steps.say(f"stopped and removed{what_was_cut(config.system)}")
     with steps.step("domains"):
         steps.note("libvirt is to answer")
         start_again(config.hosts.values(), config.system, clock)
