@@ -1,6 +1,7 @@
 """How HAProxy's end is told: what is written, what is read back, and what of it is believed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 
 from common.config import Config
 from services.balancer.core import ending
-from services.balancer.core.ending import DEFAULT_S, Ending
+from services.balancer.core.ending import DEFAULT_S, LONGEST_S, Ending
 from services.balancer.files import write_config
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,30 @@ def test_a_bound_that_cannot_be_one_is_the_default(tmp_path: Path, text: str) ->
     assert ending.read_bound(tmp_path) == 12.5
     (tmp_path / "haproxy.drain").write_text(text, encoding="utf-8")
     assert ending.read_bound(tmp_path) == DEFAULT_S
+
+
+def seconds(text: str) -> float:
+    """Return a span of time as systemd and compose write it."""
+    return float(text[:-1]) * {"h": 3600, "d": 86400}[text[-1]]
+
+
+@pytest.mark.parametrize(
+    ("file", "signal", "limit"),
+    [
+        ("packaging/systemd/libvirt-autoscaler-haproxy.service", "\nKillSignal=SIGUSR1\n", r"\nTimeoutStopSec=(\w+)\n"),
+        (
+            "docker-compose.yml",
+            r'command: \["haproxy"\](\n +#.*)*\n +stop_signal: SIGUSR1\n',
+            r"SIGUSR1\n +stop_grace_period: (\w+)\n",
+        ),
+    ],
+)
+def test_whoever_runs_haproxy_waits_for_longer_than_any_drain_may_last(file: str, signal: str, limit: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert re.search(signal, text)
+    found = re.search(limit, text)
+    assert found is not None
+    assert seconds(found[1]) > LONGEST_S
 
 
 def test_the_longest_drain_of_all_groups_is_written_with_haproxys_configuration(tmp_path: Path) -> None:
