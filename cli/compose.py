@@ -18,7 +18,7 @@ from cli.kept_in_service import refuse_silencing
 from cli.left_over import refuse_renamed
 from cli.libvirt_daemon import start_again, stop_libvirt
 from cli.refusals import write_text
-from cli.supervision import is_supervised
+from cli.supervision import is_supervised, told_of_end, what_was_cut
 from cli.turn import turn
 from common.clock import Clock
 from common.config import Config, System
@@ -44,7 +44,7 @@ def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
         config, digest = load(config_path)
         stack.require_root()
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
-    with turn(config.system, "up"):
+    with turn(config.system, "up", clock):
         _bring_up(config, config_path, digest, clock, steps, is_forced=is_forced)
     with steps.step("first domains"):
         wait_for_endpoints(config, clock, steps, lambda: shared_dirs.are_shared(config.system))
@@ -60,18 +60,22 @@ def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, step
     compose = Compose.found(config, config_path, digest, os.environ)
     with steps.step("libvirt"):
         stack.prepare_directories(config.system)
-        steps.say(stack.prepare_libvirt(config, clock))
+        steps.say(stack.prepare_libvirt(config, clock, steps))
         refuse_renamed(config)
     with steps.step("guest image"):
-        steps.say(stack.ensure_image(config))
+        steps.say(stack.ensure_image(config, steps))
+        steps.note("the actuator looks at the images")
         stack.check_images(config, config_path)
     with steps.step("acceleration"):
         steps.say(stack.prove_acceleration(config, clock, steps))
     with steps.step("container image"):
+        steps.note("the engine builds it")
         steps.say(compose.build())
     with steps.step("containers"):
         if is_running:
+            steps.note("those that serve are asked as HAProxy would")
             refuse_silencing(config, clock, is_forced=is_forced)
+        steps.note("the engine starts them")
         steps.say(_start(config, compose, digest))
 
 
@@ -82,13 +86,15 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
     stack.require_root()
     with steps.step("containers"):
         compose = Compose.found(config, config_path, digest, os.environ)
+        steps.note(partial(told_of_end, config.system, "the containers end"))
         compose.run("--profile", "window", "down", "--volumes", *(("--rmi", "all") if everything else ()))
         shared_dirs.take_back(config.system)
         (config.system.run_path / MARKER).unlink(missing_ok=True)
-        steps.say("stopped and removed")
+        steps.say(f"stopped and removed{what_was_cut(config.system)}")
     with steps.step("domains"):
+        steps.note("libvirt is to answer")
         start_again(config.hosts.values(), config.system, clock)
-        steps.say(stack.remove_domains(config_path, everything=everything, discard_saved=discard_saved))
+        steps.say(stack.remove_domains(config, config_path, steps, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))
     if everything:

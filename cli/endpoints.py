@@ -47,9 +47,10 @@ def wait_for_endpoints(
         answering = config.groups.keys() - waiting.keys() - left_off.keys()
         missing, now_s = what_is_missing(waiting.keys() - left_off.keys(), snapshot), clock.monotonic_s()
         progress.note(waiting.keys() - left_off.keys(), answering, snapshot, now_s)
-        if progress.is_over(now_s, max([UP_TIMEOUT_S, *(group.boot_timeout_s for group in waiting.values())])):
+        patience_s = max([UP_TIMEOUT_S, *(group.boot_timeout_s for group in waiting.values())])
+        if progress.is_over(now_s, patience_s):
             raise AutoscalerError(f"no answer after {now_s - began_s:.0f} s: {missing}; the services go on trying")
-        steps.wait_for(missing)
+        steps.wait_for(missing, progress.over_at_s(now_s, patience_s))
         Event().wait(0.3)
     steps.say("; ".join(f"{name} {left_off.get(name, 'answers')}" for name in config.groups))
 

@@ -506,24 +506,29 @@ def down(
 
     system = _load().system
     require_root()
-    with turn(system, "down"):
+    clock = SystemClock()
+    with turn(system, "down", clock):
         if are_shared(system):
             from cli.compose import down as bring_down
         else:
             from cli.stack import down as bring_down
-        bring_down(_usable_path(), SystemClock(), everything=everything, discard_saved=discard_saved)
+        bring_down(_usable_path(), clock, everything=everything, discard_saved=discard_saved)
 
 
 @app.command(epilog=_examples("image"))
 def image() -> None:
     """Build the demo guest's image if it is not up to date."""
+    from cli.console import Steps
     from cli.stack import build_image, prepare_directories
+    from common.clock import SystemClock
     from common.config_file import load as load_config
 
     config, _digest = load_config(_config_path())
     os.umask(0o022)
     prepare_directories(config.system)
-    print(build_image(config))
+    steps = Steps(SystemClock(), 1)
+    with steps.step("guest image"):
+        steps.say(build_image(config, steps))
 
 
 @app.command(

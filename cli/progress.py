@@ -46,6 +46,11 @@ class Progress:
         """Return whether it is no use to wait on; see Note [A deadline on standing still]."""
         return now_s - self.moved_s > patience_s or now_s - self.hopeful_s > STUCK_S
 
+    def over_at_s(self, now_s: float, patience_s: float) -> float:
+        """Return when it is no use to wait on if all stays as it was noted at ``now_s``."""
+        is_hopeful = self.hopeful_s >= now_s
+        return self.moved_s + patience_s if is_hopeful else min(self.moved_s + patience_s, self.hopeful_s + STUCK_S)
+
 
 def reached(answering: Collection[str], snapshot: Snapshot) -> Mapping[tuple[str, object], int]:
     """Return how far things are: services heard, groups that answer, and domains at each stage or beyond, by group."""

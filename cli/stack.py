@@ -46,7 +46,7 @@ def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
         config, digest = load(config_path)
         require_root()
         steps.say(f"{len(config.groups)} group(s): {', '.join(config.groups)}")
-    with turn(config.system, "up"):
+    with turn(config.system, "up", clock):
         _start(config, config_path, digest, clock, steps, is_forced=is_forced)
     with steps.step("first domains"):
         wait_for_endpoints(config, clock, steps, lambda: is_supervised(config.system))
@@ -59,19 +59,21 @@ def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: 
         raise AutoscalerError("it runs in containers; first: make down")
     prepare_directories(config.system)
     with steps.step("libvirt"):
-        steps.say(prepare_libvirt(config, clock))
+        steps.say(prepare_libvirt(config, clock, steps))
         refuse_renamed(config)
     with steps.step("guest image"):
-        steps.say(ensure_image(config))
+        steps.say(ensure_image(config, steps))
+        steps.note("the actuator looks at the images")
         check_images(config, config_path)
     with steps.step("acceleration"):
         steps.say(prove_acceleration(config, clock, steps))
     with steps.step("HAProxy"):
         if is_changed(config.system, digest):
+            steps.note("those that serve are asked as HAProxy would")
             refuse_silencing(config, clock, is_forced=is_forced)
         steps.say(prepare_haproxy(config, config_path))
     with steps.step("services"):
-        steps.say(start_services(config, config_path, digest, clock))
+        steps.say(start_services(config, config_path, digest, clock, steps))
 
 
 def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bool = False) -> None:
@@ -81,10 +83,11 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
     require_root()
     shared_dirs.refuse_units(config.system)
     with steps.step("services and HAProxy"):
-        steps.say(stop_services(config.system, clock))
+        steps.say(stop_services(config.system, clock, steps))
     with steps.step("domains"):
+        steps.note("libvirt is to answer")
         start_again(config.hosts.values(), config.system, clock)
-        steps.say(remove_domains(config_path, everything=everything, discard_saved=discard_saved))
+        steps.say(remove_domains(config, config_path, steps, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))
     if everything:
@@ -92,9 +95,12 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
             remove_files(config.system)
 
 
-def prepare_libvirt(config: Config, clock: Clock) -> str:
+def prepare_libvirt(config: Config, clock: Clock, steps: Steps) -> str:
     """Return how the hosts' libvirt was found or brought to answer, and what will make the local one slow."""
-    found = [ensure_libvirt(host, config.system, clock) for host in config.hosts.values()]
+    found = []
+    for host in config.hosts.values():
+        steps.note(f"libvirt at {host.uri} is to answer")
+        found.append(ensure_libvirt(host, config.system, clock))
     is_local = any(host.uri == LOCAL_URI for host in config.hosts.values())
     closed = why_closed() if is_local else ""
     return "; ".join([*found, *([f"{closed}; {CONSEQUENCE}"] if closed else [])])
@@ -116,7 +122,7 @@ def prepare_directories(system: System) -> None:
     files.ensure_dir(system.state_path / LOG_DIR, 0o700)
 
 
-def ensure_image(config: Config) -> str:
+def ensure_image(config: Config, steps: Steps) -> str:
     """Build the demo guest's image where it is needed: a group boots it, or it is to prove KVM for other images.
 
     Raises:
@@ -124,16 +130,16 @@ def ensure_image(config: Config) -> str:
     """
     templates = [group for group in config.groups.values() if group.kind == "template"]
     if any(not (group.image.directory or group.image.disk) for group in templates):
-        return build_image(config)
+        return build_image(config, steps)
     if not any(config.hosts[host].accel == "auto" for group in templates for host in group.hosts):
         return "no group boots the demo guest, and no KVM is to be proven with it"
     try:
-        return f"{build_image(config)}, to prove KVM"
+        return f"{build_image(config, steps)}, to prove KVM"
     except AutoscalerError:
         return "not built, so KVM cannot be proven: domains run in software emulation (or set accel = 'kvm')"
 
 
-def build_image(config: Config) -> str:
+def build_image(config: Config, steps: Steps) -> str:
     """Build the demo guest's image if it is not up to date; return where it is.
 
     Raises:
@@ -141,8 +147,7 @@ def build_image(config: Config) -> str:
     """
     output = config.system.state_path / "images"
     command = ["/usr/bin/python3", ISOLATED, str(ROOT / "guest_image" / "build.py"), "--output", str(output)]
-    print(flush=True)
-    if subprocess.run(command, check=False).returncode != 0:
+    if steps.run(command) != 0:
         raise AutoscalerError("the guest image was not built; see the lines above")
     return str(output)
 
@@ -236,7 +241,7 @@ def check_address_is_free(key: str, address: str) -> None:
             ) from error
 
 
-def remove_domains(config_path: Path, *, everything: bool, discard_saved: bool) -> str:
+def remove_domains(config: Config, config_path: Path, steps: Steps, *, everything: bool, discard_saved: bool) -> str:
     """Have the actuator remove the domains it created, and with ``everything`` the network and image copies.
 
     A domain whose memory somebody has saved stays, unless ``discard_saved``.
@@ -245,10 +250,12 @@ def remove_domains(config_path: Path, *, everything: bool, discard_saved: bool) 
     """
     flags = ["--remove-everything" if everything else "--remove-domains"]
     flags += ["--discard-saved"] if discard_saved else []
-    print(flush=True)
+    allowed = [group.stop_timeout_s for group in config.groups.values() if group.kind == "template"]
+    patience = f", for at most {max(allowed):g} s on each host" if allowed else ""
+    steps.note(f"the domains shut down{patience}")
     for service, what in (("decider", ["--forget-capacity"]), ("actuator", flags)):
         command = [*module(f"services.{service}"), "--config", str(config_path), *what]
-        if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
+        if steps.run(command, cwd=ROOT) != 0:
             raise AutoscalerError("not every domain could be removed; see the lines above")
     return "none of ours is left"
 

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import xmlrpc.client
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from cli.console import Steps
 from cli.program import module
 from cli.refusals import write_text
 from cli.reload import MARKER
@@ -19,6 +21,7 @@ from common.config import Config, System
 from common.config_environment import overriding
 from common.errors import AutoscalerError
 from common.state_dir import LOG_DIR
+from services.balancer.core import ending
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 20.0
@@ -28,7 +31,7 @@ WAITING = "BACKOFF"
 SHUTDOWN_FAULT = 6
 
 
-def start_services(config: Config, config_path: Path, digest: str, clock: Clock) -> str:
+def start_services(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps) -> str:
     """Start supervisord with all programs, or bring a running one to the present configuration."""
     system = config.system
     variables = overriding(os.environ)
@@ -36,7 +39,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
     path = system.run_path / "supervisord.conf"
     marker = system.run_path / MARKER
     if is_supervised(system) and is_ending(system):
-        stop_services(system, clock)
+        stop_services(system, clock, steps)
     if is_supervised(system):
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         if before == text and not is_changed(system, digest):
@@ -46,7 +49,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock)
             restart_services(config)
             write_text(marker, digest)
             return "restarted with the changed configuration; HAProxy reloaded it"
-        stop_services(system, clock)
+        stop_services(system, clock, steps)
     write_text(path, text)
     command = [*module("supervisor.supervisord"), "-c", str(path)]
     if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
@@ -125,18 +128,40 @@ def change_programs(supervisor: Any) -> set[str]:
     return {*added, *changed}
 
 
-def stop_services(system: System, clock: Clock) -> str:
-    """Stop supervisord and all its programs; return when they are gone."""
+def stop_services(system: System, clock: Clock, steps: Steps) -> str:
+    """Stop supervisord and all its programs; return when they are gone, with what HAProxy had to cut.
+
+    HAProxy is the last but the recorder, so that nothing is done about domains while it ends what is in flight.
+
+    Raises:
+        AutoscalerError: they are not gone in time, the time for what is in flight included.
+    """
     pid = _supervisord_pid(system)
     if pid is None:
-        return "not running"
+        return f"not running{what_was_cut(system)}"
     os.kill(pid, signal.SIGTERM)
-    deadline_s = clock.monotonic_s() + DOWN_TIMEOUT_S
+    steps.note(partial(told_of_end, system, "the services end"))
+    timeout_s = DOWN_TIMEOUT_S + ending.read_bound(system.run_path)
+    deadline_s = clock.monotonic_s() + timeout_s
     while _is_running(pid):
         if clock.monotonic_s() > deadline_s:
-            raise AutoscalerError(f"supervisord (process {pid}) did not stop within {DOWN_TIMEOUT_S:.0f} s")
+            raise AutoscalerError(f"supervisord (process {pid}) did not stop within {timeout_s:.0f} s")
         Event().wait(0.1)
-    return "stopped"
+    return f"stopped{what_was_cut(system)}"
+
+
+def told_of_end(system: System, otherwise: str) -> str:
+    """Return what is waited for while HAProxy ends, in words; ``otherwise`` where nothing is in flight."""
+    told = ending.read(system.run_path)
+    return (told.text if told is not None and told.cut is None else "") or otherwise
+
+
+def what_was_cut(system: System) -> str:
+    """Return what HAProxy cut at its end, to follow other words, and forget it; empty where it cut nothing."""
+    told = ending.read(system.run_path)
+    with contextlib.suppress(OSError):
+        ending.forget(system.run_path)
+    return f"; {told.text}" if told is not None and told.cut is not None and told.text else ""
 
 
 def is_supervised(system: System) -> bool:

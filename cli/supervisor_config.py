@@ -4,6 +4,11 @@ Every program is restarted for ever, at the next look, however young it was: wit
 waits a second longer after each quick end. What fails at its start keeps the pace itself (Note [A steady pace after a
 failure] in ``common.process``). ``startretries`` is as good as endless, for what cannot be run at all. HAProxy and its
 keeper die with supervisord through ``setpriv --pdeathsig``; the services ask for the same themselves.
+
+# Note [Who bounds HAProxy's end]
+HAProxy's keeper does: it is told to have requests in flight end (SIGUSR1), and knows from a file for how long. What
+supervisord waits for stands here, and another text would have HAProxy started anew; so it is more than any
+``drain_timeout_s`` can be, whatever the configuration says.
 """
 
 import hashlib
@@ -18,6 +23,7 @@ from common.process import RUN_DIR_VARIABLE
 from common.state_dir import LOG_DIR
 
 ENDLESS = 1_000_000_000
+HAPROXY_STOP_S = 8 * 86400  # see Note [Who bounds HAProxy's end]
 _PROGRAM = "[program:"
 FIRST, LATER = 10, 20  # the recorder starts before those whose first messages it must not miss
 
@@ -59,7 +65,9 @@ def supervisor_config(
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
         "",
-        *_program("haproxy", haproxy_command(system, root), log, stop_wait_s=10, priority=LATER),
+        *_program(
+            "haproxy", haproxy_command(system, root, python), log, stop_wait_s=HAPROXY_STOP_S, stop_signal="USR1"
+        ),
     ]
     for name in services:
         command = [str(python), ISOLATED, "-m", f"services.{name}", "--config", str(config_path)]
@@ -91,14 +99,17 @@ def control_socket(system: System) -> Path:
     return system.run_path / "supervisord.sock"
 
 
-def haproxy_command(system: System, root: Path) -> list[str]:
+def haproxy_command(system: System, root: Path, python: Path) -> list[str]:
     """Return the command that keeps HAProxy's master running, and ends it with supervisord."""
     run, bound = system.run_path, ["setpriv", "--pdeathsig", "TERM"]
+    at_stop = shlex.join([str(python), ISOLATED, "-m", "services.balancer.ending", str(run)])
     haproxy = [*bound, "haproxy", "-W", "-S", str(run / "haproxy-master.sock"), "-f", str(run / "haproxy.cfg")]
-    return [*bound, str(root / "scripts" / "keep-haproxy.sh"), *haproxy]
+    return [*bound, str(root / "scripts" / "keep-haproxy.sh"), "--at-stop", at_stop, *haproxy]
 
 
-def _program(name: str, command: list[str], log: Path, stop_wait_s: int, priority: int) -> list[str]:
+def _program(
+    name: str, command: list[str], log: Path, stop_wait_s: int, priority: int = LATER, stop_signal: str = "TERM"
+) -> list[str]:
     return [
         f"{_PROGRAM}{name}]",
         f"command={_plain(shlex.join(command))}",
@@ -107,7 +118,7 @@ def _program(name: str, command: list[str], log: Path, stop_wait_s: int, priorit
         "startsecs=0",
         f"startretries={ENDLESS}",
         f"stopwaitsecs={stop_wait_s}",
-        "stopsignal=TERM",
+        f"stopsignal={stop_signal}",
         "redirect_stderr=true",
         f"stdout_logfile={log / f'{name}.log'}",
         "stdout_logfile_maxbytes=10MB",

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+from cli.console import Wait
 from common import files
+from common.clock import Clock
 from common.config import System
 from common.errors import AutoscalerError
 
@@ -16,7 +18,7 @@ LOOK_S = 0.2
 
 
 @contextmanager
-def turn(system: System, command: str) -> Iterator[None]:
+def turn(system: System, command: str, clock: Clock) -> Iterator[None]:
     """Run the body while no other ``up`` or ``down`` is at work on this installation; wait for it, and say so.
 
     Raises:
@@ -25,10 +27,7 @@ def turn(system: System, command: str) -> Iterator[None]:
     path = system.run_path / NAME
     fd = taken(path)
     if fd is None:
-        print(f"autoscaler {_holder(path)} is at work on this installation: waiting for its end", flush=True)
-    while fd is None:
-        Event().wait(LOOK_S)
-        fd = taken(path)
+        fd = _wait(path, clock)
     try:
         os.ftruncate(fd, 0)
         os.write(fd, f"{command} (process {os.getpid()})".encode())
@@ -36,6 +35,15 @@ def turn(system: System, command: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # whoever waits looks whether what it holds is still the file
         os.close(fd)
+
+
+def _wait(path: Path, clock: Clock) -> int:
+    """Return the held lock when the other one has ended, and say meanwhile who that is."""
+    with Wait(clock, "waiting", lead="") as wait:
+        wait.wait_for(f"autoscaler {_holder(path)} is at work on this installation: waiting for its end")
+        while (fd := taken(path)) is None:
+            Event().wait(LOOK_S)
+        return fd
 
 
 def taken(path: Path) -> int | None:

@@ -7,7 +7,14 @@ import importlib
 
 from common.services import ALL_SERVICES
 
-MODULES = ("cli.main", "cli.healthcheck", "cli.shared_dirs", "services.plotter.render", "services.plotter.window")
+MODULES = (
+    "cli.main",
+    "cli.healthcheck",
+    "cli.shared_dirs",
+    "services.balancer.ending",
+    "services.plotter.render",
+    "services.plotter.window",
+)
 
 for name in (*(f"services.{service}.shell" for service in ALL_SERVICES), *MODULES):
     importlib.import_module(name)

@@ -21,9 +21,11 @@ wait_for_directories() {
 
 case ${1:-} in
 haproxy)
+	trap 'exit 0' USR1 TERM # the first process of a container ignores what it does not ask for
 	wait_for_directories haproxy
 	python3 -m services.balancer --write-config || exit
-	exec "$here/scripts/keep-haproxy.sh" haproxy -W -S "$run/haproxy-master.sock,mode,600" -f "$run/haproxy.cfg"
+	at_stop="python3 -m services.balancer.ending '$run'"
+	exec "$here/scripts/keep-haproxy.sh" --at-stop "$at_stop" haproxy -W -S "$run/haproxy-master.sock,mode,600" -f "$run/haproxy.cfg"
 	;;
 window) exec python3 -m services.plotter --window ;;
 *)

@@ -98,6 +98,8 @@ def uninstall(places: Places) -> None:
         raise SystemExit(f"nothing is installed here: {manifest} is missing")
     if _has_systemd(places):
         subprocess.run(["systemctl", "disable", f"{NAME}.target"], check=False)
+        sys.stdout.write("stopping; HAProxy first lets requests in flight end\n")
+        sys.stdout.flush()
         subprocess.run(["systemctl", "stop", f"{NAME}*"], check=False)  # of the target alone returns before they end
     _remove_files(places, _installed(places))
     shutil.rmtree(places.at(places.lib))

@@ -10,7 +10,8 @@ from common.errors import AutoscalerError, ConfigError
 from common.files import PRIVATE, replace_file
 from common.run_dir import ensure_run_dir
 from common.state_dir import ensure_state_dir
-from services.balancer.core.haproxy_config import haproxy_config, master_socket, state_file
+from services.balancer.core import ending
+from services.balancer.core.haproxy_config import drain_s, haproxy_config, master_socket, state_file
 
 ACCOUNT = "haproxy"
 MAX_SOCKET_PATH_BYTES = 93  # HAProxy binds the path with a suffix of its own first
@@ -23,7 +24,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_config(config: Config) -> Path:
-    """Write ``haproxy.cfg`` into the run directory and return its path.
+    """Write ``haproxy.cfg``, and how long HAProxy may take to end, into the run directory; return the former's path.
 
     Raises:
         ConfigError: a path cannot be given to HAProxy.
@@ -40,6 +41,8 @@ def write_config(config: Config) -> Path:
             write_atomically(written, EMPTY_STATE)
         written = path
         write_atomically(path, haproxy_config(config, _fd_limit(), _account()))
+        ending.write_bound(system.run_path, drain_s(config))
+        ending.forget(system.run_path)
     except OSError as error:
         raise AutoscalerError(f"{error.filename or written} cannot be written: {error.strerror}") from error
     return path

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from common.clock import Clock
-from services.balancer.core.answers import LOOK, Snapshot, parse_look, refusal, split_answers
-from services.balancer.core.older import SHOW_WORKERS, Worker, parse_workers, sessions_at
+from services.balancer.core.answers import (
+    BACKENDS,
+    LOOK,
+    Snapshot,
+    parse_look,
+    refusal,
+    requests_in_flight,
+    split_answers,
+)
+from services.balancer.core.workers import SHOW_WORKERS, Worker, parse_workers, sessions_at
 from services.balancer.errors import ProxyError, ProxyLostError
 
 DEADLINE_S: Final = 0.5
@@ -134,6 +142,16 @@ class Master(Cli):
             ProxyError: there is none, or what it answers cannot be read.
         """
         return parse_look(self.ask([f"@!{pid} {command}" for command in LOOK]), groups)
+
+    def in_flight(self, pid: int) -> int:
+        """Return how many requests one worker has in flight, of all groups.
+
+        Raises:
+            ProxyLostError: it does not answer.
+            ProxyError: there is none, or what it answers cannot be read.
+        """
+        (answer,) = self.ask([f"@!{pid} {BACKENDS}"])
+        return requests_in_flight(answer)
 
     def end_sessions(self, pid: int, group: str, slot: str, spared: Collection[str]) -> tuple[str, ...]:
         """End a worker's sessions with one server; return the identifiers of those that were ended now.

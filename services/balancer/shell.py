@@ -49,10 +49,12 @@ from services.balancer.core.backends import (
     with_owners,
 )
 from services.balancer.core.commands import commands
+from services.balancer.core.ending import write_bound
 from services.balancer.core.flapping import Course, restless_s
 from services.balancer.core.flapping import follow as follow_courses
 from services.balancer.core.haproxy_config import (
     CONNECT_TIMEOUT_MS,
+    drain_s,
     hard_stop_s,
     master_socket,
     state_file,
@@ -181,11 +183,15 @@ class BalancerService:
     def reload(self, config: Config, now_s: float) -> None:
         """Know the groups by their new tables; of what HAProxy runs with, only ``hard-stop-after`` may change in them.
 
-        HAProxy learns that with its next configuration, and so do we.
+        HAProxy learns that with its next configuration, and so do we. How long it may take to end is said at once.
         """
         del now_s
         for name, group in self._groups.items():
             group.config = config.groups[name]
+        try:
+            write_bound(self._context.config.system.run_path, drain_s(config))
+        except OSError as error:
+            self._warn("drain-not-written", reason=error.strerror)
 
     def keep_again(self, now_s: float) -> None:
         """Keep at the next look what HAProxy starts from, changed or not."""

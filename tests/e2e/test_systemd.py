@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,10 +112,29 @@ def test_a_killed_guest_is_replaced(machine: Machine) -> None:
     wait_until(lambda: answers(machine), BOOT_S, "an answer")
 
 
+@contextmanager
+def post_in_flight(machine: Machine) -> Iterator[None]:
+    """Have a POST of some seconds in flight when the body begins; it must be answered, whatever the body does."""
+    options = ("-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", "x", "--max-time", "60")
+    with ThreadPoolExecutor(1) as thread:
+        url = "http://127.0.0.1:8000/slow?ms=12000"
+        answer = thread.submit(machine.run, "curl", *options, url, check=False)
+        wait_until(lambda: in_flight(machine) == 1, 10, "the POST in flight")
+        yield
+        assert answer.result(60).stdout == "200"
+
+
+def in_flight(machine: Machine) -> int:
+    status = json.loads(machine.run("autoscaler", "status", "--json", check=False).stdout)
+    (group,) = status["groups"]
+    return sum(domain["in_flight"] or 0 for domain in group["domains"])
+
+
 def test_a_stop_leaves_the_domains_and_a_start_goes_on_with_them(machine: Machine) -> None:
     before = serving(machine)
-    machine.run("systemctl", "stop", f"{NAME}.target")
-    wait_until(lambda: not running(machine), BOOT_S, "all units to end")
+    with post_in_flight(machine):
+        machine.run("systemctl", "stop", f"{NAME}.target")
+        wait_until(lambda: not running(machine), BOOT_S, "all units to end")
     assert machine.run("virsh", "-c", "qemu:///system", "list", "--name").stdout.split() == before
     machine.run("systemctl", "start", f"{NAME}.target")
     wait_until(lambda: answers(machine), BOOT_S, "an answer")
@@ -132,7 +153,8 @@ def test_nothing_was_refused_that_a_service_needs(machine: Machine) -> None:
 
 def test_removal_stops_all_and_leaves_no_domain_and_no_wish_for_any(machine: Machine) -> None:
     assert desired(machine) == 1
-    machine.run("systemctl", "start", f"{NAME}-remove-domains")
+    with post_in_flight(machine):
+        machine.run("systemctl", "start", f"{NAME}-remove-domains")
     assert running(machine) == []
     assert machine.run("virsh", "-c", "qemu:///system", "list", "--all", "--name").stdout.split() == []
     assert machine.run("virsh", "-c", "qemu:///system", "net-list", "--all", "--name").stdout.split() == []

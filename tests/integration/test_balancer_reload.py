@@ -17,8 +17,8 @@ import pytest
 from common.messages import BackendState
 from common.phases import Phase
 from services.balancer.core.haproxy_config import master_socket
-from services.balancer.core.older import Worker
 from services.balancer.core.report import UNASKED
+from services.balancer.core.workers import Worker
 from services.balancer.errors import ProxyError, ProxyLostError
 from services.balancer.haproxy import Master
 from tests.faults.proof import Proof

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.console import Steps
 from cli.program import module
 from cli.supervision import is_ending, is_supervised, restart_services, start_stopped, stop_services
 from cli.supervisor_config import control_socket
@@ -45,7 +46,7 @@ def system(tmp_path: Path) -> Iterator[System]:
     wait_until(lambda: is_supervised(system), "supervisord runs", 20, every_s=0.05)
     wait_until((system.run_path / "deaf").exists, "its program hears no SIGTERM any more", 20, every_s=0.05)
     yield system
-    stop_services(system, CLOCK)
+    stop_services(system, CLOCK, Steps(CLOCK, 1))
 
 
 def test_one_that_is_being_stopped_is_told_from_one_that_runs(system: System) -> None:
@@ -57,5 +58,5 @@ def test_one_that_is_being_stopped_is_told_from_one_that_runs(system: System) ->
         with pytest.raises(AutoscalerError, match="somebody stops it just now; try again") as raised:
             ask()
         assert "Fault" not in str(raised.value)
-    assert stop_services(system, CLOCK) == "stopped"
+    assert stop_services(system, CLOCK, Steps(CLOCK, 1)) == "stopped"
     assert not is_supervised(system) and not is_ending(system)

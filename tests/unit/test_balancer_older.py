@@ -6,13 +6,11 @@ from services.balancer.core.answers import Snapshot
 from services.balancer.core.older import (
     Old,
     Older,
-    Worker,
     hard_stopped,
     merged,
     old_ones,
-    parse_workers,
-    sessions_at,
 )
+from services.balancer.core.workers import Worker, parse_workers, sessions_at
 from services.balancer.errors import ProxyError
 
 ANSWER = (

@@ -28,6 +28,7 @@ from common.messaging.requests import decode_reply
 from common.phases import Phase
 from common.process import Context
 from services.balancer.core.answers import Admin, Server, Snapshot, Totals
+from services.balancer.core.ending import read_bound
 from services.balancer.core.older import Old, Older
 from services.balancer.core.report import UNASKED
 from services.balancer.errors import ProxyLostError
@@ -488,6 +489,14 @@ def test_a_reload_gives_the_groups_their_new_tables(bench: Bench) -> None:
     text = '[groups.web]\nprefix = "web-"\nmax = 9\n'
     bench.service.reload(config_file.parse(text.encode(), "t"), bench.clock.now_s)
     assert bench.service._groups["web"].config.maximum == 9
+
+
+def test_a_reload_tells_the_keeper_how_long_haproxy_may_take_to_end(bench: Bench, tmp_path: Path) -> None:
+    text = '[groups.web]\nprefix = "web-"\ndrain_timeout_s = 77\n'
+    run_path = bench.service._context.config.system.run_path
+    run_path.mkdir(parents=True, exist_ok=True)
+    bench.service.reload(config_file.parse(text.encode(), "t"), bench.clock.now_s)
+    assert read_bound(run_path) == 77
 
 
 def test_connections_that_stay_far_apart_are_told_once_and_noted_until_they_are_even(bench: Bench) -> None:

@@ -9,8 +9,10 @@ import pytest
 from supervisor.options import ServerOptions
 
 from cli import stack
+from cli.console import Steps
 from cli.refusals import told, write_text
 from cli.supervisor_config import supervisor_config
+from common.clock import SystemClock
 from common.config import SERVICES, Config, Group, Host, System
 from common.errors import AutoscalerError
 from services.balancer.core.haproxy_config import haproxy_config
@@ -95,7 +97,7 @@ class Builder:
     def __init__(self, *, works: bool) -> None:
         self.works, self.builds = works, 0
 
-    def __call__(self, config: Config) -> str:
+    def __call__(self, config: Config, steps: Steps) -> str:
         self.builds += 1
         if not self.works:
             raise AutoscalerError("no mmdebstrap")
@@ -119,7 +121,7 @@ def test_up_has_a_guest_to_prove_kvm_with(
     monkeypatch.setattr(stack, "build_image", build)
     group = Group.model_validate({"prefix": "web-", "image": image})
     config = Config(groups={"web": group}, hosts={"local": Host.model_validate({"accel": accel})})
-    assert stack.ensure_image(config).startswith(said)
+    assert stack.ensure_image(config, Steps(SystemClock(), 1)).startswith(said)
     assert build.builds == (0 if said.startswith("no group") else 1)
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cli.supervisor_config import haproxy_command, keeps_haproxy, supervisor_config
-from common.config import SERVICES, System
+from common.config import SERVICES, Group, System
 from common.errors import ConfigError
 from load import levels
+from services.balancer.core.ending import DEFAULT_S, LONGEST_S
 
 SYSTEM = System(run_dir="/run/x", state_dir="/var/lib/x")
 
@@ -49,9 +51,20 @@ def test_a_percent_sign_in_a_path_is_no_expansion() -> None:
 
 
 def test_haproxy_and_its_keeper_end_with_their_supervisor() -> None:
-    command = haproxy_command(SYSTEM, Path("/opt"))
+    command = haproxy_command(SYSTEM, Path("/opt"), Path("/python"))
     assert command[:4] == ["setpriv", "--pdeathsig", "TERM", "/opt/scripts/keep-haproxy.sh"]
-    assert command[4:8] == ["setpriv", "--pdeathsig", "TERM", "haproxy"]
+    assert command[4:6] == ["--at-stop", "/python -IB -m services.balancer.ending /run/x"]
+    assert command[6:10] == ["setpriv", "--pdeathsig", "TERM", "haproxy"]
+
+
+def test_haproxy_is_told_to_drain_and_waited_for_longer_than_any_drain_may_last() -> None:
+    program = parsed()["program:haproxy"]
+    assert program["stopsignal"] == "USR1"
+    assert int(program["stopwaitsecs"]) > LONGEST_S
+    for bad in (LONGEST_S + 1, -1):
+        with pytest.raises(ValidationError, match="drain_timeout_s"):
+            Group.model_validate({"prefix": "web-", "drain_timeout_s": bad})
+    assert Group.model_validate({"prefix": "web-"}).drain_timeout_s == DEFAULT_S
 
 
 def test_a_period_wins_over_the_level() -> None:

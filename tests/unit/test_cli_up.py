@@ -97,6 +97,19 @@ def test_what_is_blocked_for_good_is_given_up_soon_and_only_when_nothing_else_mo
     assert ends_at_s(*other, snapshot(a=membership())) > 100 + STUCK_S
 
 
+def test_it_is_said_when_up_gives_up_if_all_stays_as_it_is() -> None:
+    progress, hopeful = Progress.begin(0.0), snapshot(a=membership(Phase.BOOTING, blocked=""))
+    progress.note(["a"], (), hopeful, 10.0)
+    assert progress.over_at_s(10.0, PATIENCE_S) == 10.0 + PATIENCE_S
+    progress.note(["a"], (), hopeful, 60.0)
+    assert progress.over_at_s(60.0, PATIENCE_S) == 10.0 + PATIENCE_S
+    stuck = snapshot(a=membership())
+    progress.note(["a"], (), stuck, 61.0)
+    assert progress.over_at_s(61.0, PATIENCE_S) == 60.0 + STUCK_S
+    progress.note(["a"], (), stuck, 80.5)
+    assert progress.is_over(80.5, PATIENCE_S)
+
+
 def test_it_is_said_which_group_waits_for_which_domain_why_and_for_how_long() -> None:
     coming = membership(Phase.BOOTING, blocked="local: 4 domains are starting there already")
     coming = coming.model_copy(update={"members": (coming.members[0].model_copy(update={"age_s": 12.4}),)})

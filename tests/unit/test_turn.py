@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from cli.turn import NAME, taken, turn
+from common.clock import SystemClock
 from common.config import System
 from common.errors import AutoscalerError
 from tests.waiting import wait_until
@@ -19,8 +20,9 @@ from tests.waiting import wait_until
 HOLD = """
 import sys
 from cli.turn import turn
+from common.clock import SystemClock
 from common.config import System
-with turn(System(run_dir=sys.argv[1], state_dir=sys.argv[1] + "-state"), "up"):
+with turn(System(run_dir=sys.argv[1], state_dir=sys.argv[1] + "-state"), "up", SystemClock()):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -47,7 +49,7 @@ def test_the_second_one_says_whom_it_waits_for_and_goes_on_when_that_has_ended(
     other, order = holder(tmp_path), []
 
     def second() -> None:
-        with turn(system(tmp_path), "down"):
+        with turn(system(tmp_path), "down", SystemClock()):
             order.append("second")
 
     thread = Thread(target=second)
@@ -56,9 +58,8 @@ def test_the_second_one_says_whom_it_waits_for_and_goes_on_when_that_has_ended(
     wait_until(
         lambda: said.append(capsys.readouterr().out) or "waiting" in "".join(said), "it says so", 20, every_s=0.05
     )
-    assert (
-        "".join(said) == f"autoscaler up (process {other.pid}) is at work on this installation: waiting for its end\n"
-    )
+    waiting = f"autoscaler up (process {other.pid}) is at work on this installation: waiting for its end (0 s)\n"
+    assert "".join(said) == waiting
     assert order == []
     if end == "directory removed":
         shutil.rmtree(tmp_path / "run")
@@ -89,13 +90,16 @@ def test_a_lock_on_a_file_that_its_holder_has_just_removed_is_none(
 
 
 def test_a_failure_ends_the_turn(tmp_path: Path) -> None:
-    with pytest.raises(AutoscalerError, match="step"), turn(system(tmp_path), "up"):
+    with pytest.raises(AutoscalerError, match="step"), turn(system(tmp_path), "up", SystemClock()):
         raise AutoscalerError("step")
-    with turn(system(tmp_path), "down"):
+    with turn(system(tmp_path), "down", SystemClock()):
         assert (tmp_path / "run" / NAME).read_text() == f"down (process {os.getpid()})"
 
 
 def test_a_run_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
-    with pytest.raises(AutoscalerError, match=r"run/up\.lock cannot be made"), turn(system(tmp_path), "up"):
+    with (
+        pytest.raises(AutoscalerError, match=r"run/up\.lock cannot be made"),
+        turn(system(tmp_path), "up", SystemClock()),
+    ):
         pass

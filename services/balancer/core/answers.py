@@ -16,6 +16,7 @@ from common.plain import plain, plain_name
 from services.balancer.errors import ProxyError
 
 LOOK: Final = ("show info", "show stat", "show servers state")
+BACKENDS: Final = "show stat -1 2 -1"
 _MAINT_FLAGS: Final = 0x01 | 0x02 | 0x20 | 0x40  # forced, inherited, unresolved, changed by name
 _DRAIN_FLAGS: Final = 0x08 | 0x10  # forced, inherited
 _CHECKS_ENABLED: Final = 0x04  # of srv_check_state; the other bits: running, configured, paused for maintenance
@@ -170,6 +171,20 @@ def parse_look(answers: Iterable[str], groups: Collection[str]) -> Snapshot:
         servers = {group: _servers(group, rows, dump) for group in groups if (group, "BACKEND") in rows}
         totals = {group: _totals(rows[group, "FRONTEND"], rows[group, "BACKEND"]) for group in servers}
         return Snapshot(_pid(info), servers, totals, state + "\n")
+    except (KeyError, IndexError, ValueError, csv.Error) as error:
+        raise ProxyError(
+            plain(f"HAProxy's answer cannot be read: {type(error).__name__} {error}", MAX_FAULT)
+        ) from error
+
+
+def requests_in_flight(stat: str) -> int:
+    """Return how many requests, of all groups, are in flight by an answer to ``BACKENDS``; those that wait count.
+
+    Raises:
+        ProxyError: the answer lacks what it must have.
+    """
+    try:
+        return sum(_present(row["scur"]) for row in _rows(stat).values())
     except (KeyError, IndexError, ValueError, csv.Error) as error:
         raise ProxyError(
             plain(f"HAProxy's answer cannot be read: {type(error).__name__} {error}", MAX_FAULT)

@@ -70,15 +70,18 @@ def master_socket(system: System) -> Path:
     return system.run_path / "haproxy-master.sock"
 
 
+def drain_s(config: Config) -> float:
+    """Return how long what is in flight may go on, in seconds, when HAProxy ends: as in the group that allows most."""
+    return max(group.drain_timeout_s for group in config.groups.values())
+
+
 def hard_stop_s(config: Config) -> float:
     """Return how long after a reload an old worker is ended, finished or not.
 
     It is never before a request could have ended by itself, or by the deadline of a drain that began with it.
     """
-    groups = config.groups.values()
-    drain_s = max(group.drain_timeout_s for group in groups)
-    answer_s = max(group.answers_within_s(config.haproxy) for group in groups)
-    return max(HARD_STOP_S, answer_s + drain_s)
+    answer_s = max(group.answers_within_s(config.haproxy) for group in config.groups.values())
+    return max(HARD_STOP_S, answer_s + drain_s(config))
 
 
 def state_file(system: System) -> Path:

@@ -22,22 +22,10 @@ from typing import Final
 
 from services.balancer.core.answers import Admin, Snapshot
 from services.balancer.core.backends import Goal, Owner, Slot, Wanted, is_unexplained, match, with_owners
-from services.balancer.errors import ProxyError
+from services.balancer.core.workers import Worker
 
-SHOW_WORKERS: Final = "show proc"
 HARD_STOP_SLACK_S: Final = 2.0  # the master tells whole seconds
-_UNITS_S: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _NO_OWNERS: Final[Mapping[str, Owner]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One worker of the master's: ``reloads`` counts those since it was started, 0 for the present one."""
-
-    pid: int
-    reloads: int
-    uptime_s: float
-    is_old: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +87,6 @@ class Remembered:
     def forget_but(self, pids: Iterable[int]) -> None:
         """Keep only those of workers that still are."""
         self.by_pid = {pid: self.by_pid[pid] for pid in pids if pid in self.by_pid}
-
-
-def parse_workers(answer: str) -> tuple[Worker, ...]:
-    """Return the workers of the master's answer to ``SHOW_WORKERS``.
-
-    Raises:
-        ProxyError: there is no worker in it.
-    """
-    workers: list[Worker] = []
-    for line in answer.splitlines():
-        words = line.split()
-        if len(words) >= 4 and words[1] == "worker":
-            workers.append(_worker(words))
-    if not workers:
-        raise ProxyError(f"HAProxy's master names no worker: {answer[:80]!r}")
-    return tuple(workers)
 
 
 def old_ones(workers: Sequence[Worker], present_pid: int) -> dict[int, float] | None:
@@ -211,32 +183,6 @@ def hard_stopped(before: Older, now: Older, passed_s: float, hard_stop_s: float)
         for old in before.workers
         if old.snapshot.pid not in left and old.since_s + passed_s >= hard_stop_s - HARD_STOP_SLACK_S
     )
-
-
-def sessions_at(answer: str, group: str, slot: str) -> tuple[str, ...]:
-    """Return the identifiers of the sessions that are at one server, of an answer to ``show sess``."""
-    lines = (line.partition(": ") for line in answer.splitlines() if line.startswith("0x"))
-    return tuple(name for name, _, rest in lines if {f"be={group}", f"srv={slot}"} <= set(rest.split()))
-
-
-def _worker(words: Sequence[str]) -> Worker:
-    try:
-        pid, reloads = int(words[0]), int(words[2])
-        return Worker(pid, reloads, _seconds(words[3]), is_old=reloads > 0)
-    except (ValueError, KeyError) as error:
-        raise ProxyError(f"HAProxy's master names a worker {' '.join(words)[:80]!r}") from error
-
-
-def _seconds(text: str) -> float:
-    """Return a duration of the master's, such as ``0d00h01m05s``."""
-    total_s, digits = 0, ""
-    for mark in text:
-        if mark.isdigit():
-            digits += mark
-        else:
-            total_s += int(digits) * _UNITS_S[mark]
-            digits = ""
-    return float(total_s)
 
 
 def _old_for_s(worker: Worker, workers: Iterable[Worker]) -> float:
