@@ -11,7 +11,7 @@ from common.endpoint import is_clash, split_endpoint
 
 ALL_EVENTS: Final = "all"
 EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
-    "scale": ("scale-out", "scale-in"),
+    "scale": ("scale-out", "scale-in", "scale-followed"),
     "failure": (
         *("domain-failed", "domain-recovered", "host-lost", "host-back", "host-fault", "host-fault-over"),
         *("proxy-lost", "proxy-back", "step-failed", "still-suspended", "shutdown-ignored"),
@@ -22,7 +22,7 @@ EVENT_CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "life": (
         *("domain-created", "domain-started", "domain-answering", "domain-ready", "domain-adopted"),
         *("domain-replaced", "domain-stopped", "domain-powered-off", "domain-silent"),
-        *("domain-suspended", "domain-resumed", "domain-unready"),
+        *("domain-suspended", "domain-resumed", "domain-unready", "shutdown-asked"),
     ),
     "traffic": (
         *("backend-ready", "backend-unplaced", "backend-unhealthy", "backend-healthy", "backend-cut"),

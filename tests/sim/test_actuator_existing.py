@@ -173,3 +173,13 @@ def test_killed_at_any_side_effect_the_end_is_the_same(when: str, index: int) ->
     assert world.kills == 1
     assert len(running(world)) == 1 and world.ready() == 1 and len(world.everything()) == 4
     assert not any(call in ("undefine", "define", "destroy") for _, call, _ in world.log)
+
+
+def test_suspended_domain_that_was_never_taken_in_is_named_and_joins_when_it_runs() -> None:
+    world = users_world(running=(0,))
+    held = world.hosts["local"].by_name["web-0001"]
+    held.state, held.reason = DomainState.PAUSED, "user"
+    world.want(2)
+    world.run(30)
+    assert world.message is not None and "not of the group before they run: web-0001" in world.message.blocked
+    assert "web-0001" not in [name for _, _, name in world.log]

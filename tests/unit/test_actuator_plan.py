@@ -144,10 +144,14 @@ def test_answer_from_another_domain_takes_nobody_on() -> None:
     assert steps(wanted(None), see) == ()
 
 
-def test_boosted_domain_gets_its_quota_before_it_is_ready() -> None:
-    see = seen(domain(ONE, Phase.WARMING, is_boosted=True))
-    (step,) = steps(wanted(None), see)
-    assert brief((step,)) == ["SetQuota web-0000"]
+@pytest.mark.parametrize(("age_s", "step"), [(1.0, "SetQuota web-0000"), (4.0, "SetPhase web-0000 ready")])
+def test_boosted_domain_gets_its_quota_before_it_is_ready_unless_that_takes_long(age_s: float, step: str) -> None:
+    see = seen(domain(ONE, Phase.WARMING, age_s=age_s, is_boosted=True))
+    assert brief(steps(wanted(None), see)) == [step]
+
+
+def test_domain_in_service_gets_the_quota_that_could_not_be_set_before() -> None:
+    assert brief(steps(wanted(None), seen(domain(ONE, is_boosted=True)))) == ["SetQuota web-0000"]
 
 
 def test_drain_ends_at_zero_in_flight() -> None:

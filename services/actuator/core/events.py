@@ -98,6 +98,8 @@ def _phase_event(step: SetPhase, now_s: float) -> Event | None:
             return _say(step, "drain-started", step.reason)
         case Phase.STOPPING if step.reason.startswith("drain deadline"):
             return _say(step, "drain-forced", step.reason, "warning")
+        case Phase.STOPPING if step.was not in (Phase.DRAINING, Phase.STOPPING, Phase.STANDBY):
+            return _say(step, "shutdown-asked", step.reason)
         case Phase.FAILED:
             return _say(step, "domain-failed", step.reason, "warning")
         case Phase.STANDBY if step.record.tier:

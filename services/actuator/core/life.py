@@ -26,6 +26,7 @@ from services.actuator.core.standby import stand_by
 from services.actuator.core.steps import PlugIn, SetPhase, SetQuota, Start, Step
 
 QUOTA_GRAIN: Final = 0.005
+QUOTA_PATIENCE_S: Final = 3.0  # a quota that cannot be set keeps nobody out of service for longer
 STARTING_UP: Final = "starting-up"
 SILENT: Final = "it runs and does not answer; it was running before us, so it is left as it is"
 
@@ -126,14 +127,11 @@ def _serving(context: Context, member: Member) -> Step | None:
     if member.key in context.sick:
         return enter(context, member, Phase.FAILED, UNHEALTHY)
     backend = member.backend
-    if (
-        member.phase is Phase.WARMING
-        and backend is not None
-        and backend.state == "ready"
-        and backend.is_healthy is not False
-    ):
+    is_admitted = backend is not None and backend.state == "ready" and backend.is_healthy is not False
+    is_ready = member.phase is Phase.WARMING and is_admitted
+    if is_ready and (not member.record.is_boosted or member.age_s(context.now_s) > QUOTA_PATIENCE_S):
         return _ready(context, member)
-    if member.record.is_boosted:  # after it is ready: where a quota cannot be set, it serves all the same
+    if member.record.is_boosted:
         quota = context.wanted.group.image.cpu_quota
         record = replace(member.record, is_boosted=False)
         return SetQuota(

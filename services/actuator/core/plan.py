@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from common.domain import DomainState
+from common.domain_states import shown
 from common.phases import Phase
 from services.actuator.core import sickness, trials
 from services.actuator.core.capacity import rebalance
@@ -118,6 +119,10 @@ def _notes(context: Context) -> list[str]:
     unknown = [m for m in silent if why_no_address(context.wanted, m)]
     if unknown:
         notes.append(f"{', '.join(m.name for m in unknown)}: {why_no_address(context.wanted, unknown[0])}")
+    held = [d for d in context.view.adoptable if d.power is not DomainState.RUNNING]
+    if held:
+        whose = "; ".join(f"{d.name}: {shown(d.power, d.power_reason, d.has_saved_state).text}" for d in held[:3])
+        notes.append(f"not of the group before they run: {whose}")
     lost = sorted(h.name for h in context.seen.hosts if not h.is_reachable and h.name in context.wanted.group.hosts)
     if lost:
         notes.append(f"not reachable: {', '.join(lost)}")
