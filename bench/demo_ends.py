@@ -1,8 +1,8 @@
 """The demo's load ends: from Ctrl-C to the fewest domains again, several times, on the running installation.
 
 ``make bench-demo RUNS=10`` after ``make up``. Beside each figure stands the most that it may be: the scale-in window, a
-cooldown for each further step, and a little. A group whose earlier loads have made it patient may take longer by as
-much; ``status`` shows for how long.
+cooldown for each further step, and a little. A group that an earlier load has made patient (``status`` shows it) waits
+for that instead of the window.
 """
 
 import argparse
@@ -43,15 +43,15 @@ class Round:
         return self.took_s is not None and self.took_s <= self.at_most_s
 
 
-def at_most_s(config: Config, group: str, domains: int) -> float:
-    """Return the seconds from the end of a load to the fewest domains, from so many."""
+def at_most_s(config: Config, group: str, domains: int, patience_s: float = 0.0) -> float:
+    """Return the seconds from the end of a load to the fewest domains, from so many, with the patience in force."""
     settings = config.groups[group]
     system = config.system
     window_s = Settings(
         group, settings, system.interval_s, system.stale_after_s, system.republish_s, config.haproxy.slots
     ).in_window_s
     steps = -(-(domains - settings.minimum) // settings.max_step_in)
-    return window_s + max(0, steps - 1) * settings.cooldown_in_s + SLACK_S
+    return max(window_s, patience_s) + max(0, steps - 1) * settings.cooldown_in_s + SLACK_S
 
 
 def run(installation: Installation, config_path: Path, runs: int) -> list[Round]:
@@ -72,13 +72,13 @@ def _round(installation: Installation, config_path: Path) -> Round:
         if not load.is_running:
             raise AutoscalerError("the load generator has ended by itself; try: make load LEVEL=high")
         ended_at_s = load.ctrl_c()
-    domains = decisions(config, group, ended_at_s - LOAD_S)[-1].desired_after
+    last = decisions(config, group, ended_at_s - LOAD_S)[-1]
+    domains, most_s = last.desired_after, at_most_s(config, group, last.desired_after, last.patience_s)
     try:
         wait_until(lambda: _back_s(config, group, ended_at_s, least) is not None, GIVE_UP_S, "", LOOK_EVERY_S)
     except AutoscalerError:
-        return Round(domains, None, at_most_s(config, group, domains))
-    back_s = _back_s(config, group, ended_at_s, least)
-    return Round(domains, back_s, at_most_s(config, group, domains))
+        return Round(domains, None, most_s)
+    return Round(domains, _back_s(config, group, ended_at_s, least), most_s)
 
 
 def _back_s(config: Config, group: str, ended_at_s: float, least: int) -> float | None:

@@ -69,6 +69,18 @@ def test_the_group_shrinks_by_shutting_down_and_keeps_the_definition(
     assert world.domains() == ["asex-0000", "asex-0001"]
 
 
+def test_one_that_its_owner_starts_stays_in_a_paused_group_too(world: World, owned: list[libvirt.virDomain]) -> None:
+    world.autoscaler("pause")
+    extra = next(domain for domain in owned if not domain.isActive())
+    extra.create()
+    wait_until(lambda: phases(world).get(extra.name()) == "ready", 90, "the domain that its owner started in rotation")
+    wait_until(lambda: world.group("own")["desired"] == 2, 10, "the desired capacity to follow")
+    told = world.autoscaler("events", "--since", "2m").stdout
+    assert "scale-followed" in told and f"from 1 to 2: started by their owner: {extra.name()}" in told
+    assert all(domain.isActive() for domain in owned)
+    world.autoscaler("resume")
+
+
 def test_down_leaves_the_owners_domains_as_they_are(world: World, owned: list[libvirt.virDomain]) -> None:
     before = [domain.isActive() for domain in owned]
     world.autoscaler("down")

@@ -116,7 +116,7 @@ def test_when_a_load_has_ended_the_demo_is_at_its_min_in_time(shape: Callable[[D
     assert standing.desired == group.maximum
     calm_s = max(world.settings.in_window_s, standing.patience_s)
     steps = group.maximum - group.minimum
-    within_s = calm_s + (steps - 1) * max(group.cooldown_in_s, standing.patience_s) + SLACK_S
+    within_s = calm_s + (steps - 1) * group.cooldown_in_s + SLACK_S
     world.run(within_s)
     record = world.state.history[-1]
     assert world.state.standing.desired == group.minimum, (record.limiter, record.limiter_text)

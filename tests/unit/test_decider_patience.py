@@ -71,7 +71,7 @@ def test_a_group_made_smaller_by_others_than_its_policies_regrets_nothing(way: s
 
 
 @pytest.mark.parametrize("low", [0.0, 0.2])
-@pytest.mark.parametrize(("after_s", "is_soon"), [(20, True), (45, True), (60, False), (200, False)])
+@pytest.mark.parametrize(("after_s", "is_soon"), [(15, True), (30, True), (50, False), (200, False)])
 def test_a_load_that_ended_and_comes_back_after_a_while_teaches_nothing(
     low: float, after_s: int, *, is_soon: bool
 ) -> None:
@@ -96,6 +96,39 @@ def test_ten_loads_one_after_the_other_are_all_given_back_as_fast_as_the_first()
         took_s.append(found.now_s - begun_s)
         found.run(5)
     assert max(took_s) <= 105 and found.state.standing.patience_s == 0.0
+
+
+def test_a_patient_group_waits_once_and_not_again_before_each_further_step() -> None:
+    found = World(lambda t: 1.5 if 45 < t < 70 else 0.2, settings=settings(max=6), ready=2).run(75)
+    learned_s = found.state.standing.patience_s
+    assert learned_s > 70
+    found.load = lambda _t: 3.6
+    found.run(60)
+    top = found.path()[-1]
+    assert top >= 4
+    found.load, begun_s = lambda _t: 0.2, found.now_s
+    found.run(learned_s - 5)
+    assert found.path()[-1] == top
+    while found.path()[-1] > 1:
+        assert found.now_s - begun_s < learned_s + (top - 2) * 30 + 15
+        found.run(1)
+
+
+def test_a_calm_that_was_interrupted_asks_for_all_the_patience_again() -> None:
+    found = World(lambda t: 1.5 if 45 < t < 70 else 0.2, settings=settings(max=6), ready=2).run(75)
+    learned_s = found.state.standing.patience_s
+    found.load = lambda _t: 3.6
+    found.run(60)
+    top = found.path()[-1]
+    found.load = lambda _t: 0.2
+    while found.path()[-1] == top:
+        found.run(1)
+    found.load = lambda _t: 0.6 * (top - 1)
+    found.run(5)
+    found.load, begun_s = lambda _t: 0.2, found.now_s
+    while found.path()[-1] == top - 1:
+        found.run(1)
+    assert found.now_s - begun_s >= learned_s - 2
 
 
 def test_an_order_in_between_ends_the_run_that_could_be_regretted() -> None:

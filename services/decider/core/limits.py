@@ -213,7 +213,8 @@ def _cooldown_in(case: Case) -> Limit | None:
 
 
 def _impatient(case: Case) -> Limit | None:
-    needed_s = patience.required_s(case.state.standing, case.state.settings, case.now_s)
+    since_s = case.now_s - case.metrics.age_s - case.leaning_in_s
+    needed_s = patience.required_s(case.state.standing, case.state.settings, case.now_s, since_s)
     left_s = case.metrics.left_s(needed_s, case.leaning_in_s)
     if left_s <= 0:
         return None

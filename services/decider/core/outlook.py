@@ -118,7 +118,8 @@ def _next_s(state: GroupState, decision: Decision, now_s: float) -> float:
     left_s += [standing.cooldown_out_until_s - now_s, standing.cooldown_in_until_s - now_s]
     left_s += [standing.patience_until_s - now_s, decision.observing_left_s, halt.left_s(state, now_s)]
     if state.leaning_in_since_s is not None:
-        left_s.append(patience.required_s(standing, settings, now_s) - decision.leaning_in_s)
+        calm_s = patience.required_s(standing, settings, now_s, state.leaning_in_since_s)
+        left_s.append(calm_s - decision.leaning_in_s)
     return min((one_s for one_s in left_s if one_s > 0), default=math.inf)
 
 

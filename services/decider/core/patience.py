@@ -7,7 +7,8 @@ Note [Patience]
     costs one scale-in and one scale-out, and then the group stays large enough for its crests: at most two changes of
     direction an hour. "Soon" is five minutes, or two of the longest scale-in windows where that is longer; slower waves
     are load, and are followed. After ``patience_memory_s``, an hour, the lesson is forgotten, and it never asks for
-    more than ``patience_s``. A scale-out never waits for patience.
+    more than ``patience_s``. A scale-out never waits for patience, nor do the further scale-ins of a calm that goes on:
+    it has been long enough, and these come a window and a cooldown after one another.
 
     Only what the policies themselves took away can teach: a change by an order, by bounds that have moved, by a mode
     or a reload says nothing of their judgement. It ends the run of scale-ins, so that nothing before it is regretted
@@ -18,10 +19,10 @@ Note [Patience]
     away to see. Where that was wrong it does not try again for the hour, however long the calm. Nor does a group with a
     forecast, which changes its mind in the longest calm.
 
-    A calm in which nobody asks for anything is no calm that misleads: who starts a load, ends it and comes back minutes
-    later has not been misjudged. So where hardly a request came at each scale-in of the run, and it began longer ago
-    than a window and a half, which with the window before it is longer than any calm of a wave of two windows, the
-    scale-out that ends it teaches nothing, unless the group is one of those that see nothing of what they could spare.
+    A calm in which nobody asks for anything does not mislead: who starts a load, ends it and comes back minutes later
+    has not been misjudged. So where hardly a request came at each scale-in of the run, and the scale-out that ends it
+    comes more than a window after the first of them, it teaches nothing: the calm was longer than any of a wave of two
+    windows. A group that sees nothing of what it could spare learns from that, too.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +32,8 @@ from services.decider.core.state import Settings, Standing
 
 REGRET_WINDOWS: Final = 2.0  # in scale-in windows: a scale-out this soon after a scale-in regrets it
 REGRET_S: Final = 300.0  # at least: half of a wave of ten minutes
-QUIET_WINDOWS: Final = 1.5  # in scale-in windows: how long after its first scale-in the end of a quiet run is new load
+QUIET_WINDOWS: Final = 1.0  # in scale-in windows: how long after its first scale-in the end of a quiet run is new load
+GOES_ON: Final = 2.0  # in intervals: a calm that begins so soon after a scale-in is the one that led to it
 LESSON: Final = 1.5  # the next calm must last this much longer than the one that misled
 
 
@@ -96,8 +98,18 @@ def carried(standing: Standing, before: Settings, after: Settings) -> Standing:
     return replace(kept, patience_until_s=kept.patience_until_s - less_s) if less_s else kept
 
 
-def required_s(standing: Standing, settings: Settings, now_s: float) -> float:
-    """Return how long every policy must have asked for fewer before a scale-in at ``now_s``."""
+def required_s(standing: Standing, settings: Settings, now_s: float, calm_since_s: float | None = None) -> float:
+    """Return how long every policy must have asked for fewer before a scale-in at ``now_s``.
+
+    Args:
+        standing: With what was learned.
+        settings: With the windows, and the most patience.
+        now_s: Monotonic seconds.
+        calm_since_s: Since when every policy asks for fewer domains, of the size that is desired now; None: not so.
+    """
+    changed_s = standing.changed_in_at_s
+    if calm_since_s is not None and changed_s is not None and calm_since_s - changed_s <= GOES_ON * settings.interval_s:
+        return settings.in_window_s
     learned_s = standing.patience_s if now_s < standing.patience_until_s else 0.0
     return max(settings.in_window_s, min(learned_s, settings.group.patience_s))
 
