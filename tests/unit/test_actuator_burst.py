@@ -76,7 +76,7 @@ def test_only_members_in_rotation_burst(phase: Phase) -> None:
 
 
 def test_a_booted_domain_gets_its_own_quota_before_any_burst() -> None:
-    (step,) = steps(bursting(0.8), seen(domain(ONE, Phase.WARMING, is_boosted=True)))
+    (step,) = steps(bursting(0.8), seen(domain(ONE, Phase.WARMING, age_s=1.0, is_boosted=True)))
     assert isinstance(step, SetQuota) and step.cpu_quota == 0.4
 
 
