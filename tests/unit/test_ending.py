@@ -84,7 +84,7 @@ def test_whoever_runs_haproxy_waits_for_longer_than_any_drain_may_last(file: str
     assert seconds(found[1]) > LONGEST_S
 
 
-def test_the_longest_drain_is_written_with_the_configuration(tmp_path: Path) -> None:
+def test_bound_is_written(tmp_path: Path) -> None:
     groups = {
         "web": {"prefix": "web-", "drain_timeout_s": 7},
         "api": {"prefix": "api-", "endpoint": "127.0.0.1:8001", "drain_timeout_s": 45},
