@@ -91,6 +91,7 @@ class Driver:
         self.desired, self.generation = desired, self.generation + 1
 
     def turn(self) -> None:
+        message = self.membership()
         if self.generation and not self.is_decider_silent and self.is_due():
             self.bus.put(
                 DesiredCapacity(
@@ -101,9 +102,9 @@ class Driver:
                     maximum=self.maximum,
                     decision_id=f"d{self.generation}",
                     burst_quota=self.burst_quota,
+                    counted=tuple(m.uuid for m in message.members if m.is_uncounted) if message else (),
                 )
             )
-        message = self.membership()
         if message is not None and message is not self.answered:
             self.answered = message
             self.bus.put(self._drain(message))

@@ -91,7 +91,14 @@ class Around:
 
     def turn(self) -> None:
         self.decider.publish(
-            DesiredCapacity(group="web", generation=self.generation, desired=self.desired, minimum=0, maximum=2)
+            DesiredCapacity(
+                group="web",
+                generation=self.generation,
+                desired=self.desired,
+                minimum=0,
+                maximum=2,
+                counted=tuple(m.uuid for m in self.members.values() if m.is_uncounted),
+            )
         )
         for received in self.decider.receive(0.1).messages:
             if isinstance(received.body, Membership):
