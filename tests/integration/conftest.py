@@ -13,10 +13,10 @@ BESIDE = frozenset(
     for name in (
         "actuator_driver", "actuator_ended", "actuator_first_look", "actuator_groups", "actuator_moving",
         "actuator_process", "actuator_sickness", "actuator_stop", "actuator_worker", "alert_rules", "bus", "bus_tcp",
-        "command_errors", "command_exits", "decider_bus", "decider_process", "engine_traces", "exporter_process",
-        "guest_app", "haproxy_client", "healthcheck", "install", "keep_haproxy", "monitor_service", "notifier_process",
-        "notifier_senders", "plotter_render", "plotter_window", "process", "process_reload", "recorder_process",
-        "reload_everywhere", "replay_cli", "supervisor",
+        "command_errors", "command_exits", "decider_bus", "decider_process", "doctor_endpoint", "engine_traces",
+        "exporter_process", "guest_app", "haproxy_client", "haproxy_ending", "healthcheck", "install", "keep_haproxy",
+        "monitor_service", "notifier_process", "notifier_senders", "plotter_render", "plotter_window", "process",
+        "process_reload", "recorder_process", "reload_everywhere", "replay_cli", "supervisor",
     )
 )  # fmt: skip
 
