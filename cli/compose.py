@@ -48,7 +48,7 @@ def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
         _bring_up(config, config_path, digest, clock, steps, is_forced=is_forced)
     with steps.step("first domains"):
         wait_for_endpoints(config, clock, steps, lambda: shared_dirs.are_shared(config.system))
-    stack.print_what_next(config, stop="make down RUNTIME=compose")
+    stack.print_what_next(config, config_path, stop="make down RUNTIME=compose")
 
 
 def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps, *, is_forced: bool) -> None:

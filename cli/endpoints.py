@@ -18,7 +18,7 @@ from common.errors import AutoscalerError
 from common.http_answer import ask_http
 from common.messages import DesiredCapacity, Drain, Member, Membership
 from common.phases import Phase
-from common.rotation import why_not_serving
+from common.rotation import serving, why_not_serving
 from common.unready import of_member
 
 UP_TIMEOUT_S = 240.0  # without anything coming nearer
@@ -39,11 +39,13 @@ def wait_for_endpoints(
     began_s = clock.monotonic_s()
     progress = Progress.begin(began_s)
     left_off: dict[str, str] = {}
-    while waiting := _silent(config.groups, left_off):
+    deserted: set[str] = set()
+    while waiting := _silent(config.groups, left_off, deserted):
         if not is_running():
             raise AutoscalerError("it was stopped meanwhile, by make down or by hand")
         snapshot = observe_once(config, clock, timeout_s=0.7)
         left_off |= {n: why for n, group in waiting.items() if (why := why_not_awaited(group, snapshot.wanted.get(n)))}
+        deserted = {n for n in waiting if serving(snapshot.memberships.get(n), snapshot.drains.get(n)) == frozenset()}
         answering = config.groups.keys() - waiting.keys() - left_off.keys()
         missing, now_s = what_is_missing(waiting.keys() - left_off.keys(), snapshot), clock.monotonic_s()
         progress.note(waiting.keys() - left_off.keys(), answering, snapshot, now_s)
@@ -55,9 +57,13 @@ def wait_for_endpoints(
     steps.say("; ".join(f"{name} {left_off.get(name, 'answers')}" for name in config.groups))
 
 
-def _silent(groups: dict[str, Group], left_off: Collection[str]) -> dict[str, Group]:
-    """Return the groups that do not answer now; those that are left off are not asked."""
-    return {name: group for name, group in groups.items() if name not in left_off and not answers(name, group)}
+def _silent(groups: dict[str, Group], left_off: Collection[str], deserted: Collection[str]) -> dict[str, Group]:
+    """Return the groups that do not answer now; those that are left off are not asked.
+
+    Nor are those of which the services say that nobody serves: whoever asks there counts as one who wants to be served.
+    """
+    waited = {name: group for name, group in groups.items() if name not in left_off}
+    return {name: group for name, group in waited.items() if name in deserted or not answers(name, group)}
 
 
 def why_not_awaited(group: Group, wanted: DesiredCapacity | None) -> str:

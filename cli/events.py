@@ -65,9 +65,9 @@ def _newest(recording: Recording, since_s: float, limit: int, shown: set[str]) -
     have heard it.
     """
     found = []
-    for recorded, header, body in recording.messages(since_s=since_s, kinds=["event"], newest_first=True):
+    for _, header, body in recording.messages(since_s=since_s, kinds=["event"], newest_first=True):
         if isinstance(body, Event) and _is_news(header, body, shown):
-            found.append(_values(recorded.at_s, header, body))
+            found.append(_values(header.sent_at_s, header, body))
         if len(found) == limit:
             break
     return found[::-1]

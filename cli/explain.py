@@ -105,7 +105,8 @@ def _now(
     if as_json:
         _print_json(reply.data | {"notes": list(notes)})
     else:
-        print("\n".join([reply.data.get("text") or reply.reason, *(f"  actuator: {note}" for note in notes)]))
+        told = reply.data.get("lines") or [reply.data.get("text") or reply.reason]
+        print("\n".join([*told, *(f"  actuator: {note}" for note in notes)]))
 
 
 # --- at a time -------------------------------------------------------------------------------------------------------

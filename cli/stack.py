@@ -4,6 +4,7 @@ Both can be repeated at any time: each step looks first and does only what is mi
 """
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from common.errors import AutoscalerError
 from common.state_dir import LOG_DIR, MODE
 
 ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "autoscaler.toml"
 
 
 def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
@@ -50,7 +52,7 @@ def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
         _start(config, config_path, digest, clock, steps, is_forced=is_forced)
     with steps.step("first domains"):
         wait_for_endpoints(config, clock, steps, lambda: is_supervised(config.system))
-    print_what_next(config)
+    print_what_next(config, config_path)
 
 
 def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: Steps, *, is_forced: bool) -> None:
@@ -253,7 +255,7 @@ def remove_domains(config: Config, config_path: Path, steps: Steps, *, everythin
     allowed = [group.stop_timeout_s for group in config.groups.values() if group.kind == "template"]
     patience = f", for at most {max(allowed):g} s on each host" if allowed else ""
     steps.note(f"the domains shut down{patience}")
-    for service, what in (("decider", ["--forget-capacity"]), ("actuator", flags)):
+    for service, what in (("balancer", ["--forget-slots"]), ("decider", ["--forget-capacity"]), ("actuator", flags)):
         command = [*module(f"services.{service}"), "--config", str(config_path), *what]
         if steps.run(command, cwd=ROOT) != 0:
             raise AutoscalerError("not every domain could be removed; see the lines above")
@@ -272,14 +274,18 @@ def remove_files(system: System) -> None:
         system.state_path.rmdir()
 
 
-def print_what_next(config: Config, stop: str = "make down") -> None:
-    """Print the endpoints, and what an operator does from here."""
+def print_what_next(config: Config, config_path: Path, stop: str = "make down") -> None:
+    """Print the endpoints, and what an operator does from here with this file."""
+    command, graph, load_it = ".venv/bin/autoscaler", "make plot", "make load LEVEL=low|mid|high"
+    if config_path.resolve() != SHIPPED:
+        command = f".venv/bin/autoscaler --config {shlex.quote(str(config_path))}"
+        graph, load_it, stop = f"{command} plot", f"{command} load --level low|mid|high", f"{command} down"
     print()
     for name, group in config.groups.items():
         print(f"  endpoint  {endpoint_url(group)}   (group {name})")
-    print("  status    .venv/bin/autoscaler status --watch")
-    print("  graph     make plot")
-    print("  load      make load LEVEL=low|mid|high")
+    print(f"  status    {command} status --watch")
+    print(f"  graph     {graph}")
+    print(f"  load      {load_it}")
     print(f"  stop      {stop}")
     for line in left_over_lines(config):
         print(f"  left over {line}; {stop} removes them")

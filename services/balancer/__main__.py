@@ -1,4 +1,4 @@
-"""``python -m services.balancer``: the service, or with ``--write-config`` the configuration of its HAProxy."""
+"""``python -m services.balancer``: the service; ``--write-config``, ``--forget-slots``: what HAProxy begins with."""
 
 import argparse
 import sys
@@ -8,20 +8,29 @@ from pathlib import Path
 from common import config_file, config_places, log
 from common.errors import AutoscalerError
 from common.process import main
-from services.balancer.files import write_config
+from services.balancer.files import forget_slots, write_config
 from services.balancer.shell import BalancerService
 
 
 def run(argv: Sequence[str]) -> int:
-    """Return the exit code of the service, or of writing ``haproxy.cfg``."""
+    """Return the exit code of the service, of writing ``haproxy.cfg``, or of forgetting who had which slot."""
     parser = argparse.ArgumentParser(prog="python -m services.balancer", description="Run the balancer.")
     parser.add_argument("--config", type=Path, metavar="FILE", help=config_places.HELP)
     parser.add_argument("--write-config", action="store_true", help="write haproxy.cfg into run_dir and exit")
+    parser.add_argument(
+        "--forget-slots",
+        action="store_true",
+        help="forget who served, so that HAProxy begins with empty slots, and exit",
+    )
     args = parser.parse_args(argv)
-    if not args.write_config:
+    if not (args.write_config or args.forget_slots):
         return main("balancer", BalancerService, [] if args.config is None else ["--config", str(args.config)])
     try:
-        path = write_config(config_file.load(config_places.chosen(args.config))[0])
+        config, _ = config_file.load(config_places.chosen(args.config))
+        if args.forget_slots:
+            forget_slots(config.system)
+            return 0
+        path = write_config(config)
     except AutoscalerError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

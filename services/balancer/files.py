@@ -48,6 +48,22 @@ def write_config(config: Config) -> Path:
     return path
 
 
+def forget_slots(system: System) -> None:
+    """Forget who had which slot, once the services have ended for good.
+
+    Nobody is a member any more then. A HAProxy that began with the old slots would send requests to who has not been
+    taken in yet, and they would be cut when the balancer finds somebody there whom nobody has told it of.
+
+    Raises:
+        AutoscalerError: the file cannot be removed.
+    """
+    path = state_file(system)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise AutoscalerError(f"{path} cannot be removed: {error.strerror}") from error
+
+
 def _check_socket_fits(system: System) -> None:
     longest = str(master_socket(system))
     if len(longest.encode()) > MAX_SOCKET_PATH_BYTES:

@@ -1,5 +1,6 @@
 """A group of domains that the user made beforehand: started and stopped, never defined nor undefined."""
 
+import http.client
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -88,3 +89,16 @@ def test_down_leaves_the_owners_domains_as_they_are(world: World, owned: list[li
     assert not any(
         "autoscaler" in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).split("cmdline")[0] for domain in owned
     )
+
+
+def test_up_after_down_answers_when_they_are_taken_in_again_and_cuts_nobody(
+    world: World, owned: list[libvirt.virDomain]
+) -> None:
+    assert any(domain.isActive() for domain in owned)
+    world.autoscaler("up")
+    connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=60)
+    connection.request("POST", "/slow?ms=6000", b"x")
+    assert connection.getresponse().status == 200
+    connection.close()
+    told = world.autoscaler("events", "--since", "1m").stdout
+    assert "slot-restored" not in told and "drain-forced" not in told

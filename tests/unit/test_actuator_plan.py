@@ -227,6 +227,15 @@ def test_crash_is_told_and_replaced_in_one_plan() -> None:
     assert found[1].reason == "replaces web-0000"
 
 
+def test_who_failed_is_named_as_replaced_and_not_one_that_is_suspended() -> None:
+    held = domain("web-0000", Phase.SUSPENDED, PAUSED)
+    found = steps(wanted(3), seen(held, domain("web-0001", power=CRASHED), domain("web-0002"), domain("web-0003")))
+    (made,) = [step for step in found if isinstance(step, Define)]
+    assert made.reason == "replaces web-0001"
+    (stand_in,) = [s for s in steps(wanted(2), seen(held, domain("web-0001"))) if isinstance(s, Define)]
+    assert stand_in.reason == "stands in for web-0000"
+
+
 def test_domain_being_defined_counts_and_is_not_defined_again() -> None:
     (first,) = steps(wanted(1), seen())
     assert steps(wanted(1), seen(in_flight=(first,))) == ()

@@ -174,8 +174,18 @@ def test_up_names_what_is_left_of_former_groups_and_what_removes_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stack, "left_over_lines", lambda _config: ["old-0000 (group old) on local, of no group"])
-    stack.print_what_next(Config(groups={"web": Group(prefix="web-")}))
+    stack.print_what_next(Config(groups={"web": Group(prefix="web-")}), stack.SHIPPED)
     assert "left over old-0000 (group old) on local, of no group; make down removes them" in capsys.readouterr().out
+
+
+def test_what_comes_next_names_another_file_wherever_it_acts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stack, "left_over_lines", lambda _config: [])
+    other = tmp_path / "my file.toml"
+    stack.print_what_next(Config(groups={"web": Group(prefix="web-")}), other)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line and "endpoint" not in line]
+    assert len(lines) == 4 and all(f"autoscaler --config '{other}' " in line for line in lines)
 
 
 class Supervisor:

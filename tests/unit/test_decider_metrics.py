@@ -245,7 +245,8 @@ def test_more_than_45_percent_sick_and_at_least_two_are_an_outage(
     shown = metrics(seen_of.with_drain(seen(sample(*[0.5] * ready), members=members), unhealthy(*sick), NOW_S))
     blind = metrics(seen(sample(*[None if i in sick else 0.5 for i in range(ready)]), members=members))
     assert (shown.is_halting, shown.is_blind) == (is_halted, False)
-    assert (blind.is_halting, blind.is_blind) == (is_halted, is_halted)
+    is_told = len(sick) < ready  # without a figure of anybody it is the monitor that is missing
+    assert (blind.is_halting, blind.is_blind) == (is_halted and is_told, is_halted)
 
 
 def test_a_domain_that_is_missing_and_unhealthy_is_sick_once() -> None:
@@ -253,10 +254,20 @@ def test_a_domain_that_is_missing_and_unhealthy_is_sick_once() -> None:
     assert metrics(seen_of.with_drain(found, unhealthy(0), NOW_S)).sick == 1
 
 
+def test_without_a_figure_of_anybody_nobody_is_sick() -> None:
+    """A monitor that has just started shows who runs, and has no rate of anybody yet."""
+    members = tuple(member(index) for index in range(4))
+    started = metrics(seen(sample(None, None, None, None), members=members), desired=4)
+    assert (started.sick, len(started.unknown), started.is_halting, started.is_blind) == (0, 4, False, True)
+    assert started.ignorance and not started.is_complete
+    silent = metrics(seen(members=members), desired=4)
+    assert (silent.sick, silent.is_halting, silent.is_complete) == (0, False, False)
+
+
 @pytest.mark.parametrize(("age_s", "sick"), [(0.0, 0), (3.0, 0), (4.0, 2)])
 def test_a_domain_just_taken_into_rotation_is_not_sick_for_lack_of_a_first_figure(age_s: float, sick: int) -> None:
     fresh = tuple(member(index).model_copy(update={"age_s": age_s}) for index in range(2))
-    assert metrics(seen(sample(None, None), members=fresh)).sick == sick
+    assert metrics(seen(sample(None, None, 0.5), members=(*fresh, member(2)))).sick == sick
 
 
 def test_a_domain_just_taken_into_rotation_is_idle_for_out_and_left_out_for_in_until_it_has_a_figure() -> None:

@@ -177,7 +177,9 @@ def _define_more(
     if wanted.template is None:
         return Balance(blocked=(wanted.template_note or "the guest image is missing",))
     steps: list[Step] = []
-    lost = [m for m in members if _is_just_lost(context, m)]
+    lost = sorted(
+        (m for m in members if _is_just_lost(context, m)), key=lambda m: (m.is_suspended, m.age_s(context.now_s))
+    )
     held = trials.held_places(context, planned)
     open_hosts = tuple(host for host in wanted.group.hosts if host not in held)
     for turn in range(missing):
@@ -242,7 +244,7 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
         host=found.host,
         domain=name,
         uuid=uuid,
-        reason=reason if lost is None else f"replaces {lost.name}",
+        reason=reason if lost is None else f"{'stands in for' if lost.is_suspended else 'replaces'} {lost.name}",
         cause=cause,
         record=record,
         replaces="" if lost is None else lost.name,

@@ -27,7 +27,7 @@ from services.decider.core.seen import Seen, members
 from services.decider.core.trend import FAST_S, SLOW_S, Trend
 
 WAKING: Final = ("paused", "saved")  # the fastest first
-QUIET_RATE, QUIET_IN_FLIGHT = 0.5, 0.5  # requests a second, and at an instant, as means: somebody who looks by hand
+QUIET_IN_FLIGHT: Final = 0.5  # requests at an instant, as a mean: health checks of others, somebody who looks by hand
 ANSWERED: Final = 0.5  # of the requests: so many right answers show that somebody serves
 WINDOW_SLACK: Final = 0.1  # of an interval: ticks are never exactly on time
 
@@ -120,9 +120,8 @@ class GroupMetrics:
 
     @property
     def is_quiet(self) -> bool:
-        """Return whether hardly a request has come for a few seconds, and none of a length is in flight."""
-        rate, in_flight = self.request_rate_mean, self.in_flight_mean
-        return rate is not None and in_flight is not None and rate <= QUIET_RATE and in_flight < QUIET_IN_FLIGHT
+        """Return whether hardly a request is worked on: for a few seconds, less than half of one on average."""
+        return self.in_flight_mean is not None and self.in_flight_mean < QUIET_IN_FLIGHT
 
     def left_s(self, window_s: float, held_s: float) -> float:
         """Return how much of a window is not yet full."""
@@ -303,8 +302,12 @@ def _count(seen: Seen, lost: frozenset[str]) -> tuple[list[tuple[str, str, str]]
 
 
 def _told(seen: Seen, oldest_s: float) -> frozenset[str]:
-    """Return the hosts of which a fresh sample tells: who is missing there is missing, elsewhere only unknown."""
-    return frozenset(r.host for r in seen.readings.values() if r.at_s >= oldest_s and r.is_reachable)
+    """Return the hosts of which a fresh sample has a figure of somebody: who lacks one there is missing.
+
+    Elsewhere it is only unknown: the monitor is silent, or has just started, for a rate takes two samples.
+    """
+    fresh = [r for r in seen.readings.values() if r.at_s >= oldest_s and r.is_reachable]
+    return frozenset(r.host for r in fresh if any(ratio is not None for _, ratio in r.ratios.values()))
 
 
 def _lost_hosts(seen: Seen, oldest_s: float) -> frozenset[str]:

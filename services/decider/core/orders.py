@@ -180,8 +180,10 @@ def _explain(order: Order) -> Outcome:
     change = next((kept for kept in reversed(history) if kept.action != "hold"), None)
     views = _outlooks(order)
     lines = tuple(outlook.tell(view, record.desired_after, record.at_s) for view in views)
+    text = page(record, change, lines)
     data = {
-        "text": page(record, change, lines),
+        "text": text,
+        "lines": text.split("\n"),  # what goes over the bus as one text loses its ends of lines
         "record": _plain(record),
         "last_change": _plain(change) if change else None,
         "outlooks": [
