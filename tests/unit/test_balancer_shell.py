@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from common import config_file
+from common.config import System
+from common.errors import AutoscalerError
 from common.messages import (
     FROZEN,
     SUSPENDED,
@@ -29,9 +31,11 @@ from common.phases import Phase
 from common.process import Context
 from services.balancer.core.answers import Admin, Server, Snapshot, Totals
 from services.balancer.core.ending import read_bound
+from services.balancer.core.haproxy_config import state_file
 from services.balancer.core.older import Old, Older
 from services.balancer.core.report import UNASKED
 from services.balancer.errors import ProxyLostError
+from services.balancer.files import forget_slots
 from services.balancer.shell import BalancerService
 from tests.clocks import FakeClock
 
@@ -628,3 +632,16 @@ def test_what_an_old_worker_held_when_its_time_was_up_is_counted_and_told(bench:
     (event,) = bench.bus.of(Event)
     assert (event.name, event.level) == ("drain-forced", "warning")
     assert event.text.startswith("3 requests in flight were cut off: a reload left them 600 s")
+
+
+def test_forgotten_slots_are_gone_and_forgetting_twice_is_nothing(tmp_path: Path) -> None:
+    system = System(run_dir=f"{tmp_path}/r", state_dir=f"{tmp_path}/s")
+    kept = state_file(system)
+    kept.parent.mkdir()
+    kept.write_text("1\n2 web 1 vm1 10.0.0.9 …\n")
+    forget_slots(system)
+    forget_slots(system)
+    assert not kept.exists()
+    kept.mkdir()
+    with pytest.raises(AutoscalerError, match="cannot be removed"):
+        forget_slots(system)

@@ -13,7 +13,7 @@ from cli.endpoints import answers, wait_for_endpoints, what_is_missing, why_not_
 from cli.observe import Snapshot
 from cli.progress import STUCK_S, Progress, is_stuck
 from common.config import Config, Group, System
-from common.messages import DesiredCapacity, Member, Membership
+from common.messages import DesiredCapacity, Drain, Member, Membership
 from common.phases import FATES, Phase
 
 
@@ -168,6 +168,38 @@ def test_up_ends_only_when_all_groups_answer_at_the_same_look(monkeypatch: pytes
     with steps.step("first domains"):
         wait_for_endpoints(config, Clock(), steps)
     assert next(looks, None) is None
+
+
+def test_up_does_not_ask_an_endpoint_of_which_the_services_say_that_nobody_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = Config(groups={"web": Group(prefix="web-")})
+    nobody = Snapshot(
+        memberships={
+            "web": Membership(
+                group="web", generation_seen=1, desired_seen=1, members=(), owned_total=0, ceiling=4, notes=()
+            )
+        },
+        drains={"web": Drain(group="web", endpoint="*:8000", is_proxy_alive=True, backends=())},
+    )
+    looks, asked = iter([nobody, nobody, nobody, Snapshot()]), []
+
+    def answers(_name: str, _group: Group) -> bool:
+        asked.append(next_look[0])
+        return next_look[0] == 4
+
+    next_look = [0]
+
+    def look(*_args: object, **_kwargs: object) -> Snapshot:
+        next_look[0] += 1
+        return next(looks)
+
+    monkeypatch.setattr(endpoints, "observe_once", look)
+    monkeypatch.setattr(endpoints, "answers", answers)
+    steps = Steps(Clock(), 1)
+    with steps.step("first domains"):
+        wait_for_endpoints(config, Clock(), steps)
+    assert asked == [0, 4]
 
 
 def test_up_names_what_is_left_of_former_groups_and_what_removes_it(

@@ -315,3 +315,12 @@ def test_explain_changes_nothing() -> None:
     before = found.state
     found.ask("explain")
     assert found.state is before
+
+
+def test_the_page_reaches_its_reader_line_by_line() -> None:
+    """What is one text in a reply loses its ends of lines at the bus's door."""
+    found = World(lambda _t: 0.5, ready=2)
+    found.run(20)
+    lines = found.ask("explain").reply.data["lines"]
+    assert len(lines) > 5 and not any("\n" in line for line in lines)
+    assert lines[0].startswith("web: ")
