@@ -86,6 +86,7 @@ def test_down_leaves_the_owners_domains_as_they_are(world: World, owned: list[li
     before = [domain.isActive() for domain in owned]
     world.autoscaler("down")
     assert [domain.isActive() for domain in owned] == before
+    assert not (world.state_dir / "haproxy.state").exists(), "the next HAProxy begins with empty slots"
     assert not any(
         "autoscaler" in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).split("cmdline")[0] for domain in owned
     )
