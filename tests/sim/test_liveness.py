@@ -301,7 +301,7 @@ def eventful() -> Life:
     """Return a group in whose past every limit has held that there is."""
     bounds = {"min": 2, "max": 9, "max_step_out": 1, "cooldown_out_s": 60.0, "cooldown_in_s": 60.0}
     own = settings(policies=SLOW_AND_FAST, hosts=["local", "far"], **bounds)
-    world = Life(lambda t: 0.05, settings=own, ready=3)
+    world = Life(lambda t: 0.6, settings=own, ready=3)  # somebody works on something: else it learns nothing
     past: list[tuple[int, dict[str, Any]]] = [
         (100, {}),  # it watches, it waits for its cooldown, it comes to its min
         (130, {"load": lambda t: 20.0}),  # it learns patience, it grows, it waits for its cooldown
