@@ -21,6 +21,7 @@ from cli.program import ISOLATED
 from common.config import System
 from common.process import RUN_DIR_VARIABLE
 from common.state_dir import LOG_DIR
+from services.balancer.core.workers import MASTER_SOCKET
 
 ENDLESS = 1_000_000_000
 HAPROXY_STOP_S = 8 * 86400  # see Note [Who bounds HAProxy's end]
@@ -103,7 +104,7 @@ def haproxy_command(system: System, root: Path, python: Path) -> list[str]:
     """Return the command that keeps HAProxy's master running, and ends it with supervisord."""
     run, bound = system.run_path, ["setpriv", "--pdeathsig", "TERM"]
     at_stop = shlex.join([str(python), ISOLATED, "-m", "services.balancer.ending", str(run)])
-    haproxy = [*bound, "haproxy", "-W", "-S", str(run / "haproxy-master.sock"), "-f", str(run / "haproxy.cfg")]
+    haproxy = [*bound, "haproxy", "-W", "-S", str(run / MASTER_SOCKET), "-f", str(run / "haproxy.cfg")]
     return [*bound, str(root / "scripts" / "keep-haproxy.sh"), "--at-stop", at_stop, *haproxy]
 
 

@@ -21,6 +21,7 @@ from typing import Final
 from common.clock import Clock, SystemClock
 from services.balancer.core import ending
 from services.balancer.core.ending import Ending
+from services.balancer.core.workers import MASTER_SOCKET
 from services.balancer.errors import ProxyError, ProxyLostError
 from services.balancer.haproxy import Master
 
@@ -29,7 +30,6 @@ QUIET_S: Final = 0.2  # a request that comes just now, on a connection that was 
 LOST_S: Final = 2.0  # the master is away for less than that while it reloads
 TELL_S: Final = 0.5
 DEADLINE_S: Final = 2.0
-_MASTER: Final = "haproxy-master.sock"
 
 
 class Watch:
@@ -85,7 +85,7 @@ def wait(run_path: Path, clock: Clock) -> Ending:
     Returns:
         The end of it; ``cut`` is what is still in flight, and ends with HAProxy.
     """
-    watch, at_most_s = Watch(Master(run_path / _MASTER, clock, DEADLINE_S), clock), ending.read_bound(run_path)
+    watch, at_most_s = Watch(Master(run_path / MASTER_SOCKET, clock, DEADLINE_S), clock), ending.read_bound(run_path)
     begun_s = quiet_since_s = clock.monotonic_s()
     told_s = begun_s - TELL_S
     while watch.look():

@@ -17,6 +17,7 @@ from services.balancer.errors import ProxyError
 
 LOOK: Final = ("show info", "show stat", "show servers state")
 BACKENDS: Final = "show stat -1 2 -1"
+_DAMAGE: Final = (KeyError, IndexError, ValueError, csv.Error)  # what a reader of an answer meets that is none
 _MAINT_FLAGS: Final = 0x01 | 0x02 | 0x20 | 0x40  # forced, inherited, unresolved, changed by name
 _DRAIN_FLAGS: Final = 0x08 | 0x10  # forced, inherited
 _CHECKS_ENABLED: Final = 0x04  # of srv_check_state; the other bits: running, configured, paused for maintenance
@@ -171,10 +172,8 @@ def parse_look(answers: Iterable[str], groups: Collection[str]) -> Snapshot:
         servers = {group: _servers(group, rows, dump) for group in groups if (group, "BACKEND") in rows}
         totals = {group: _totals(rows[group, "FRONTEND"], rows[group, "BACKEND"]) for group in servers}
         return Snapshot(_pid(info), servers, totals, state + "\n")
-    except (KeyError, IndexError, ValueError, csv.Error) as error:
-        raise ProxyError(
-            plain(f"HAProxy's answer cannot be read: {type(error).__name__} {error}", MAX_FAULT)
-        ) from error
+    except _DAMAGE as error:
+        raise _unreadable(error) from error
 
 
 def requests_in_flight(stat: str) -> int:
@@ -185,10 +184,12 @@ def requests_in_flight(stat: str) -> int:
     """
     try:
         return sum(_present(row["scur"]) for row in _rows(stat).values())
-    except (KeyError, IndexError, ValueError, csv.Error) as error:
-        raise ProxyError(
-            plain(f"HAProxy's answer cannot be read: {type(error).__name__} {error}", MAX_FAULT)
-        ) from error
+    except _DAMAGE as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> ProxyError:
+    return ProxyError(plain(f"HAProxy's answer cannot be read: {type(error).__name__} {error}", MAX_FAULT))
 
 
 def durable(snapshot: Snapshot) -> tuple[object, ...]:

@@ -48,6 +48,7 @@ from typing import Final
 
 from common.config import Config, Group, Haproxy, System
 from common.config_readiness import Question, question
+from services.balancer.core.workers import MASTER_SOCKET
 
 EMPTY_ADDRESS: Final = "127.0.0.1"
 EMPTY_PORT: Final = 1  # no member listens there
@@ -67,7 +68,7 @@ def stats_socket(system: System) -> Path:
 
 def master_socket(system: System) -> Path:
     """Return the socket of HAProxy's master; every way of starting HAProxy names it (``-S``)."""
-    return system.run_path / "haproxy-master.sock"
+    return system.run_path / MASTER_SOCKET
 
 
 def drain_s(config: Config) -> float:

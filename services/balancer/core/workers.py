@@ -9,6 +9,7 @@ from typing import Final
 
 from services.balancer.errors import ProxyError
 
+MASTER_SOCKET: Final = "haproxy-master.sock"  # in the run directory
 SHOW_WORKERS: Final = "show proc"
 _UNITS_S: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 

@@ -212,8 +212,11 @@ def _tell(
 
 def _followed(before: Standing, state: GroupState, cause: str) -> tuple[Action, ...]:
     """Return the event of a desired capacity that has followed the owner of an existing group's domains."""
-    desired, names = state.standing.desired, ", ".join(m.name for m in uncounted(state.seen))
-    if before.desired is None or desired == before.desired or not names:
+    desired = state.standing.desired
+    if before.desired is None or desired == before.desired:
+        return ()
+    names = ", ".join(m.name for m in uncounted(state.seen))
+    if not names:
         return ()
     text = f"from {before.desired} to {desired}: started by their owner: {names}"
     return (Emit(Event(name="scale-followed", group=state.settings.name, text=text), cause),)

@@ -53,7 +53,7 @@ class GroupMetrics:
     known: int = 0
     unknown: tuple[str, ...] = ()
     new: tuple[str, ...] = ()  # in rotation so briefly that they have no figure yet
-    sick: int = 0  # ready, but unhealthy, or for long enough and not among what its host shows
+    sick: int = 0  # ready, but unhealthy, or for long enough without a figure though others of its host have one
     unhealthy: int = 0  # ready, but HAProxy's check fails
     healthy: int = 0  # whose check succeeds, on lost hosts as well
     mean: float = 0.0

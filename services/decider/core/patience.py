@@ -20,9 +20,9 @@ Note [Patience]
     forecast, which changes its mind in the longest calm.
 
     A calm in which nobody asks for anything does not mislead: who starts a load, ends it and comes back minutes later
-    has not been misjudged. So where hardly a request came at each scale-in of the run, and the scale-out that ends it
-    comes more than a window after the first of them, it teaches nothing: the calm was longer than any of a wave of two
-    windows. A group that sees nothing of what it could spare learns from that, too.
+    has not been misjudged. So where hardly a request was worked on at each scale-in of the run, and the scale-out that
+    ends it comes more than a window after the first of them, it teaches nothing: the calm was longer than any of a wave
+    of two windows. A group that sees nothing of what it could spare learns from that, too.
 """
 
 from dataclasses import dataclass, replace
@@ -62,7 +62,7 @@ def after_out(standing: Standing, settings: Settings, now_s: float) -> Standing:
 
 
 def after_in(standing: Standing, desired: int, now_s: float, *, is_quiet: bool) -> Standing:
-    """Return the standing after a scale-in to ``desired`` by the policies, at which hardly a request came or not."""
+    """Return the standing after a scale-in to ``desired`` by the policies; ``is_quiet``: hardly any request ran."""
     if standing.ordered_from is not None and desired >= standing.ordered_from:
         return standing
     is_first = standing.turned_at_s is None

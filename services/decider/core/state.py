@@ -95,9 +95,9 @@ class Standing:
     """What survives a restart: the desired capacity, its generation, cooldowns, the operator's orders.
 
     ``desired`` is None until the first membership tells how many there are. ``turned_at_s`` is when the present run of
-    scale-ins began, None while the last change was a scale-out, and ``is_run_quiet`` whether hardly a request came at
-    each of them. ``ordered_from`` is the capacity from before others than the policies raised it, None where that is
-    over. See Note [Patience] in ``patience``.
+    scale-ins began, None while the last change was a scale-out, and ``is_run_quiet`` whether hardly a request was
+    worked on at each of them. ``ordered_from`` is the capacity from before others than the policies raised it, None
+    where that is over. See Note [Patience] in ``patience``.
     """
 
     desired: int | None = None
