@@ -36,17 +36,11 @@ from services.actuator.core.record import Record, Unreadable, parse, read
 from services.actuator.host import remove_disks
 from services.actuator.snapshots import Snapshots
 
-FLAGS: Final = ("--remove-domains", "--remove-everything")
 OFF: Final = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
 UNSERVED: Final = frozenset({Phase.CREATING, Phase.BOOTING, Phase.STANDBY})
 """Nothing in such a domain is worth keeping, and one that boots misses its power button."""
 LOOK_S: Final = 0.2
 DESTROY_PATIENCE_S: Final = 20.0
-
-
-def is_asked_for(argv: Sequence[str]) -> bool:
-    """Return whether the command line asks for a clean-up instead of the service."""
-    return any(argument in FLAGS for argument in argv)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ import sys
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Final
 
 from common import config_file, config_places
 from common.config import Config, Group, Image, Network
@@ -24,19 +23,12 @@ from services.actuator.core.seen import Template
 from services.actuator.images import ImageError, Images, written_for
 from services.actuator.keeper import look
 
-FLAG: Final = "--check-images"
-
-
-def is_asked_for(argv: Sequence[str]) -> bool:
-    """Return whether the command line asks for this check instead of the service."""
-    return FLAG in argv
-
 
 def main(argv: Sequence[str]) -> int:
     """Print what is wrong, one line each; return 0 if nothing is, 1 if something is, 2 for a bad configuration."""
     parser = argparse.ArgumentParser(prog="python -m services.actuator", description="Check the groups' images.")
     parser.add_argument("--config", type=Path, default=None, metavar="FILE")
-    parser.add_argument(FLAG, action="store_true", help="look at disk images, user-data and extra XML")
+    parser.add_argument("--check-images", action="store_true", help="look at disk images, user-data and extra XML")
     try:
         config, _ = config_file.load(config_places.chosen(parser.parse_args(argv).config))
         faults = check(config)

@@ -7,9 +7,15 @@ from pathlib import Path
 
 from common import config_file, config_places, log
 from common.errors import AutoscalerError
-from common.process import main
+from common.process import Context, Service, main
 from services.balancer.files import forget_slots, write_config
-from services.balancer.shell import BalancerService
+
+
+def build(context: Context) -> Service:
+    """Return the service; it is loaded with its lock held, so that a second copy ends before it is."""
+    from services.balancer.shell import BalancerService
+
+    return BalancerService(context)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -24,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     )
     args = parser.parse_args(argv)
     if not (args.write_config or args.forget_slots):
-        return main("balancer", BalancerService, [] if args.config is None else ["--config", str(args.config)])
+        return main("balancer", build, [] if args.config is None else ["--config", str(args.config)])
     try:
         config, _ = config_file.load(config_places.chosen(args.config))
         if args.forget_slots:

@@ -8,7 +8,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from common import config_file, config_places
 from common.clock import SystemClock, boot_id
@@ -19,19 +18,14 @@ from services.decider.core.state import Standing
 from services.decider.core.stored import Instant
 from services.decider.store import NAME, Store
 
-FLAG: Final = "--forget-capacity"
-
-
-def is_asked_for(argv: Sequence[str]) -> bool:
-    """Return whether the command line asks for this instead of the service."""
-    return FLAG in argv
-
 
 def main(argv: Sequence[str]) -> int:
     """Forget what was decided; return 0 when the store says so, else 1, 2 or 75."""
     parser = argparse.ArgumentParser(prog="python -m services.decider", description="Forget what was decided.")
     parser.add_argument("--config", type=Path, metavar="FILE", help=config_places.HELP)
-    parser.add_argument(FLAG, action="store_true", help="desired capacities and cooldowns; an operator's orders stay")
+    parser.add_argument(
+        "--forget-capacity", action="store_true", help="desired capacities and cooldowns; an operator's orders stay"
+    )
     options = parser.parse_args(argv)
     try:
         config, _ = config_file.load(config_places.chosen(options.config))

@@ -1,6 +1,14 @@
 """``python -m services.monitor``."""
 
-from common.process import main
-from services.monitor.shell import MonitorService
+from common.process import Context, Service, main
 
-raise SystemExit(main("monitor", MonitorService))
+
+def build(context: Context) -> Service:
+    """Return the service; it is loaded with its lock held, so that a second copy ends before it is."""
+    from services.monitor.shell import MonitorService
+
+    return MonitorService(context)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("monitor", build))

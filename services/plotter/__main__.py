@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import AutoscalerError
-from common.process import main
-from services.plotter.shell import PlotterService
+from common.process import Context, Service, main
+
+
+def build(context: Context) -> Service:
+    """Return the service; it is loaded with its lock held, so that a second copy ends before it is."""
+    from services.plotter.shell import PlotterService
+
+    return PlotterService(context)
 
 
 def open_window(argv: Sequence[str]) -> int:
@@ -36,4 +42,4 @@ def open_window(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     wants_window = "--window" in sys.argv[1:]
-    raise SystemExit(open_window(sys.argv[1:]) if wants_window else main("plotter", PlotterService))
+    raise SystemExit(open_window(sys.argv[1:]) if wants_window else main("plotter", build))

@@ -270,13 +270,16 @@ def test_what_waited_for_a_stopped_decider_is_dropped(
 
 
 def killed_and_started(toml: Path, around: Surroundings, decider: list[subprocess.Popen[bytes]]) -> float:
-    """Kill the decider and start the next one; return when that was, in monotonic seconds."""
+    """Kill the decider and start the next one; return when that was, in monotonic seconds.
+
+    What the killed one had said and nobody had read yet arrives after its death: only the next one's records are kept.
+    """
     decider[-1].kill()
     decider[-1].wait(5)
-    around.records.clear()
     at_s = CLOCK.monotonic_s()
     decider.append(start(toml))
-    wait_until(lambda: around.records, "a word of the next one")
+    wait_until(lambda: around.records and around.records[-1].now_s >= at_s, "a word of the next one")
+    del around.records[: next(i for i, record in enumerate(around.records) if record.now_s >= at_s)]
     return at_s
 
 

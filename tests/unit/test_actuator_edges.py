@@ -20,7 +20,7 @@ from common.messages import BackendState, DesiredCapacity, Drain, Traffic
 from common.phases import Phase
 from common.volume import SeenVolume, Volume
 from services.actuator.access import may_touch
-from services.actuator.cleanup import is_asked_for, own_domains, renamed_domains, stray_domains, why_it_waits
+from services.actuator.cleanup import own_domains, renamed_domains, stray_domains, why_it_waits
 from services.actuator.core.breaker import Breaker
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Backend, Load
@@ -513,7 +513,3 @@ def test_up_refuses_a_renamed_group_in_one_sentence_and_asks_no_further_where_a_
         left_over.refuse_renamed(config)
     is_silent = True
     left_over.refuse_renamed(config)
-
-
-def test_cleanup_is_asked_for_by_its_flags() -> None:
-    assert is_asked_for(["--config", "x", "--remove-domains"]) and not is_asked_for(["--config", "x"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.run_dir import Lock
-from services.decider import forget
+from services.decider.__main__ import FORGET, run
 from services.decider.core.state import Standing
 from services.decider.store import NAME, Store
 from tests.unit.test_decider_store import AT, FULL
@@ -33,7 +33,7 @@ def test_only_what_an_operator_ordered_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], standing: Standing, told: str
 ) -> None:
     Store(tmp_path / NAME).save("web", standing, AT)
-    assert forget.main(["--config", str(config(tmp_path)), forget.FLAG]) == 0
+    assert run(["--config", str(config(tmp_path)), FORGET]) == 0
     left = json.loads((tmp_path / NAME).read_text(encoding="utf-8"))["groups"]["web"]["standing"]
     orders = {name: getattr(standing, name) for name in ("minimum", "maximum", "mode", "is_paused")}
     assert left == asdict(Standing(**orders))
@@ -41,7 +41,7 @@ def test_only_what_an_operator_ordered_is_left(
 
 
 def test_without_a_store_there_is_nothing_to_forget(tmp_path: Path) -> None:
-    assert forget.main(["--config", str(config(tmp_path)), forget.FLAG]) == 0
+    assert run(["--config", str(config(tmp_path)), FORGET]) == 0
     assert not (tmp_path / NAME).exists()
 
 
@@ -51,7 +51,7 @@ def test_a_running_decider_keeps_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o700)
     lock = Lock.take(tmp_path / "run" / "decider.lock")
     try:
-        assert forget.main(["--config", str(path), forget.FLAG]) == 75
+        assert run(["--config", str(path), FORGET]) == 75
     finally:
         lock.release()
     assert Store(tmp_path / NAME).standing("web", AT) == FULL
