@@ -93,7 +93,8 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
         steps.say(f"stopped and removed{what_was_cut(config.system)}")
     with steps.step("domains"):
         steps.note("libvirt is to answer")
-        start_again(config.hosts.values(), config.system, clock)
+        if started := start_again(config.hosts.values(), config.system, clock):
+            steps.say(started)
         steps.say(stack.remove_domains(config, config_path, steps, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))

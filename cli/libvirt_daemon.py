@@ -23,6 +23,7 @@ START_TIMEOUT_S = 30.0
 PID_DIRECTORY = Path("/run/libvirt/qemu")
 DAEMONS = {"libvirtd", "virtqemud"}
 MOST_TOLD = 3
+ANSWERS = "libvirt answers"
 _PID_FILES = {"libvirtd": "/run/libvirtd.pid", "virtlogd": "/run/virtlogd.pid"}
 
 
@@ -34,11 +35,11 @@ def ensure_libvirt(host: Host, system: System, clock: Clock) -> str:
     """
     try:
         _touch(host.uri)
-        return "libvirt answers"
+        return ANSWERS
     except HypervisorError as error:
         if host.uri != LOCAL_URI:
             raise AutoscalerError(f"libvirt at {host.uri} does not answer: {error}") from error
-    how = _start_with_systemd() if Path("/run/systemd/system").is_dir() else _start_daemons(system)
+    how = _start_with_systemd() if _is_systemd_here() else _start_daemons(system)
     deadline_s = clock.monotonic_s() + START_TIMEOUT_S
     while True:
         try:
@@ -50,15 +51,20 @@ def ensure_libvirt(host: Host, system: System, clock: Clock) -> str:
             Event().wait(0.2)
 
 
-def start_again(hosts: Iterable[Host], system: System, clock: Clock) -> None:
-    """Have this machine's libvirt answer where it can be started: a former ``down`` may have ended it.
+def start_again(hosts: Iterable[Host], system: System, clock: Clock) -> str:
+    """Have this machine's libvirt answer where it can be started: a former ``down`` may have ended it, or it crashed.
 
     Who asks it next says what is wrong where it does not answer.
+
+    Returns:
+        What was started, empty if it answered or still does not.
     """
     for host in hosts:
         if host.uri == LOCAL_URI:
             with suppress(AutoscalerError):
-                ensure_libvirt(host, system, clock)
+                how = ensure_libvirt(host, system, clock)
+                return "" if how == ANSWERS else how
+    return ""
 
 
 def stop_libvirt(system: System) -> str:
@@ -88,6 +94,10 @@ def _touch(uri: str) -> None:
     Connection.open(uri, is_read_only=True, may_touch=lambda _name: False).close()
 
 
+def _is_systemd_here() -> bool:
+    return Path("/run/systemd/system").is_dir()
+
+
 def _start_with_systemd() -> str:
     try:
         subprocess.run(["systemctl", "start", "libvirtd"], check=True, capture_output=True, timeout=60)
@@ -97,10 +107,12 @@ def _start_with_systemd() -> str:
 
 
 def _start_daemons(system: System) -> str:
-    started = []
+    started, lost = [], []
     for name in ("virtlogd", "libvirtd"):
         if _daemon_pid(name) is not None:
             continue
+        if _note(system, name).exists():  # ``stop_libvirt`` takes it away with the daemon
+            lost.append(f"; the {name} of an earlier start is gone: it crashed, was stopped, or the machine restarted")
         try:
             subprocess.run([name, "-d"], check=True, capture_output=True, timeout=30)
         except (OSError, subprocess.SubprocessError) as error:
@@ -109,7 +121,9 @@ def _start_daemons(system: System) -> str:
         pid = _daemon_pid(name)
         if pid is not None:
             write_text(_note(system, name), str(pid))
-    return f"started {' and '.join(started)} (no systemd here)" if started else "libvirt's daemons were starting"
+    if not started:
+        return "libvirt's daemons were starting"
+    return f"started {' and '.join(started)} (no systemd here){''.join(lost)}"
 
 
 def _note(system: System, name: str) -> Path:

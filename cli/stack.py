@@ -88,7 +88,8 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
         steps.say(stop_services(config.system, clock, steps))
     with steps.step("domains"):
         steps.note("libvirt is to answer")
-        start_again(config.hosts.values(), config.system, clock)
+        if started := start_again(config.hosts.values(), config.system, clock):
+            steps.say(started)
         steps.say(remove_domains(config, config_path, steps, everything=everything, discard_saved=discard_saved))
     with steps.step("libvirt"):
         steps.say(stop_libvirt(config.system))

@@ -1,13 +1,18 @@
 """Whether libvirt's daemons may be stopped: only if no domain runs, and libvirt's own process is none."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.libvirt_daemon import running_domains
+from cli import libvirt_daemon
+from cli.libvirt_daemon import ANSWERS, running_domains, start_again
+from common.clock import SystemClock
+from common.config import Host, System
+from common.errors import HypervisorError
 from tests.waiting import wait_until
 
 
@@ -43,3 +48,46 @@ def test_what_has_ended_does_not_run_and_what_cannot_be_known_does(tmp_path: Pat
     (tmp_path / "damaged.pid").write_text("")
     assert running_domains(tmp_path) == ["damaged"]
     assert running_domains(tmp_path / "nowhere") == []
+
+
+DAEMON = """#!/bin/sh
+sleep 60 > /dev/null 2>&1 &
+echo $! > {pid}
+"""
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Path]]:
+    """Return the files of the process identifiers of two daemons that can be started; libvirt answers if both run."""
+    files = {name: tmp_path / f"{name}.pid" for name in ("virtlogd", "libvirtd")}
+    for name, pid in files.items():
+        (tmp_path / name).write_text(DAEMON.format(pid=pid))
+        (tmp_path / name).chmod(0o755)
+    is_up = lambda name: files[name].exists() and Path(f"/proc/{files[name].read_text().strip()}").exists()  # noqa: E731
+
+    def touch(uri: str) -> None:
+        if not all(map(is_up, files)):
+            raise HypervisorError(f"no answer from {uri}")
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(libvirt_daemon, "_touch", touch)
+    monkeypatch.setattr(
+        libvirt_daemon, "_daemon_pid", lambda name: int(files[name].read_text()) if is_up(name) else None
+    )
+    monkeypatch.setattr(libvirt_daemon, "_is_systemd_here", lambda: False)
+    yield files
+    for name in filter(is_up, files):
+        os.kill(int(files[name].read_text()), signal.SIGKILL)
+
+
+def test_a_daemon_that_crashed_is_started_again_and_named(tmp_path: Path, started: dict[str, Path]) -> None:
+    system, clock = System(run_dir=str(tmp_path)), SystemClock()
+    hosts = [Host(uri="qemu:///system")]
+    assert start_again(hosts, system, clock) == "started virtlogd and libvirtd (no systemd here)"
+    assert start_again(hosts, system, clock) == "" != ANSWERS
+    os.kill(int(started["libvirtd"].read_text()), signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{started['libvirtd'].read_text().strip()}").exists(), "its end", every_s=0.005)
+    assert start_again(hosts, system, clock) == (
+        "started libvirtd (no systemd here); the libvirtd of an earlier start is gone: "
+        "it crashed, was stopped, or the machine restarted"
+    )
