@@ -244,7 +244,7 @@ def test_the_service_draws_what_was_recorded_before_it_started(config: Config) -
     path = config.system.state_path / "graph.png"
     assert plotter.step(Inbox(), now_s) <= FIRST_AFTER_S
     assert not path.exists()
-    assert plotter.step(Inbox(), now_s + FIRST_AFTER_S + 0.1) == EVERY_S
+    assert plotter.step(Inbox(), now_s + FIRST_AFTER_S + 0.1) == pytest.approx(EVERY_S)
     assert pixels(path, palette.DOMAINS[0]) > 30
     assert [found.name for found in path.parent.iterdir() if found.suffix == ".new"] == []
 
