@@ -74,6 +74,7 @@ _NO_ADDRESS_YET: Final = {
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
 }
 _NOT_HERE: Final = {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT}
+_GONE: Final = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_NO_STORAGE_VOL}
 _POOL_GONE: Final = {
     libvirt.VIR_ERR_NO_STORAGE_POOL,
     libvirt.VIR_ERR_OPERATION_INVALID,
@@ -284,7 +285,9 @@ class Connection:
     def networks(self) -> list[tuple[str, bool]]:
         """Return the definition of every network of the host, ours or not, and whether it is active."""
         with self._call(f"list the networks of {self.uri}") as line:
-            return [(str(net.XMLDesc(0)), bool(net.isActive())) for net in line.raw.listAllNetworks(0)]
+            look = lambda net: (str(net.XMLDesc(0)), bool(net.isActive()))  # noqa: E731
+            found = (_unless_gone(partial(look, net)) for net in line.raw.listAllNetworks(0))
+            return [network for network in found if network is not None]
 
     def leases(self, network: str) -> list[tuple[str, str]]:
         """Return MAC and DHCP client identifier (as hex with colons) of each lease of an active network."""
@@ -747,13 +750,13 @@ def _already_lost_is_fine() -> Iterator[None]:
 
 
 def _unless_gone(read: Callable[[], _T | None]) -> _T | None:
-    """Return what ``read`` does, None if the domain vanished since it was listed."""
+    """Return what ``read`` does, None if what it reads (domain, network, volume) vanished since it was listed."""
     try:
         return read()
     except DomainGoneError:
         return None
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+        if error.get_error_code() in _GONE:
             return None
         raise
 
@@ -780,10 +783,8 @@ def _again_if_it_stopped(write: Callable[[], None]) -> None:
 def _again_if_a_pool_went(look: Callable[[], ImageFacts | None], looks: int) -> ImageFacts | None:
     """Return what ``look`` does, None if the file was removed since it was listed; a pool may be closed meanwhile."""
     try:
-        return look()
+        return _unless_gone(look)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
-            return None
         if looks <= 1 or error.get_error_code() not in _POOL_GONE:
             raise
     return _again_if_a_pool_went(look, looks - 1)
@@ -842,16 +843,12 @@ def _scheduler_parameters(domain: Any) -> Mapping[str, int | float]:
 
 def _leases(line: Line, nic: Nic) -> list[Candidate]:
     network = _network(line, nic.network)
-    return [] if network is None else leased(nic.mac, network.DHCPLeases(nic.mac))
+    leases = None if network is None else _unless_gone(partial(network.DHCPLeases, nic.mac))
+    return [] if leases is None else leased(nic.mac, leases)
 
 
 def _network(line: Line, name: str) -> Any | None:
-    try:
-        return line.raw.networkLookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-            return None
-        raise
+    return _unless_gone(partial(line.raw.networkLookupByName, name))
 
 
 def _fit(network: Any, xml: str) -> bool:

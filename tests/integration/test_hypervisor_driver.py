@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import libvirt
 import pytest
 
 from common.config import Network
@@ -241,6 +242,24 @@ def test_a_reading_of_a_domain_that_does_not_run_says_why(host: Connection) -> N
     host.destroy(NAME)
     (off,) = host.cpu_readings()
     assert (off.state, off.state_reason) == (DomainState.SHUTOFF, "destroyed")
+
+
+def test_a_network_that_vanished_since_it_was_listed_is_left_out(
+    host: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(name="hvtest-net", bridge="hvtest0", subnet="192.168.249.0/24", slots=2)
+    host.ensure_network(network_xml(network), network.name)
+    before = host.networks()
+    listed = libvirt.virConnect.listAllNetworks
+
+    def then_removed(raw: libvirt.virConnect, flags: int) -> list[libvirt.virNetwork]:
+        found = listed(raw, flags)
+        host.remove_network(network.name)
+        return found
+
+    monkeypatch.setattr(libvirt.virConnect, "listAllNetworks", then_removed)
+    assert any(network.name in text for text, _ in before)
+    assert host.networks() == [(text, is_on) for text, is_on in before if network.name not in text]
 
 
 def test_a_domain_that_vanished_after_the_listing_has_no_reading(host: Connection) -> None:
