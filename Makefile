@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 FAST_TESTS := --doctest-modules common services cli bench tests/unit tests/contract tests/sim
+REAL_TESTS := scripts/with-root.sh $(BIN)/pytest -rs --complete
 export AUTOSCALER_CONFIG := $(CONFIG)
 export PYTHONDONTWRITEBYTECODE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
@@ -69,8 +70,9 @@ dashboard-picture:  ## docs/dashboard.png: the Grafana dashboard of the running 
 test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto $(FAST_TESTS)
-	@scripts/with-root.sh $(BIN)/pytest -n auto -rs --complete -m "beside and not slow" tests/integration
-	@scripts/with-root.sh $(BIN)/pytest -rs --complete -m "not beside and not slow" --durations=12 tests/integration tests/e2e
+	@$(REAL_TESTS) -n auto -m "beside and not slow" tests/integration
+	@$(REAL_TESTS) -n auto --dist loadfile -m "guests and not slow" --durations=12 tests/integration tests/e2e
+	@$(REAL_TESTS) -m "not beside and not guests and not slow" --durations=12 tests/integration tests/e2e
 
 test-slow:  ## the tests that load real guests for a minute and more each (half an hour)
 	@scripts/bootstrap.sh dev

@@ -10,12 +10,17 @@ import pytest
 from tests.disk_image import build
 from tests.e2e.world import World, now_s
 
+ALONE = {"test_main_job", "test_faults"}
+"""They restart libvirtd, and measure what they see: no other test runs beside them."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything below this directory."""
+    """Mark everything below this directory; each module has an installation of its own."""
     for item in items:
         if Path(__file__).parent in Path(str(item.path)).parents:
             item.add_marker(pytest.mark.e2e)
+            if item.path.stem not in ALONE:
+                item.add_marker(pytest.mark.guests)
 
 
 @pytest.fixture(scope="module")

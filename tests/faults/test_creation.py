@@ -22,7 +22,7 @@ from tests.integration.overlay_group import connected, overlay_config, overlay_g
 
 PREFIX = "accre-"
 ONE = f"{PREFIX}0000"
-NETWORK = {"name": "accre", "bridge": "asbr9", "subnet": "192.168.158.0/24", "slots": 8}
+NETWORK = {"name": "accre", "bridge": "asbr9", "subnet": "192.168.156.0/24", "slots": 8}
 OTHER_BOOT = "00000000-0000-4000-8000-00000000b007"
 FAILED = "starts in a row failed"
 NEXT_TRIAL = re.compile(r"the next trial is in [3-6]\d s")

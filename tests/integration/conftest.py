@@ -1,7 +1,8 @@
-"""Which tests may run beside others: those that start processes and sockets of their own and change no machine.
+"""Which tests may run beside others.
 
-All that is not named here uses the machine's libvirt, networks or mounts, or counts what was lost under a load of its
-own: it runs alone, see ``make test``. A new module does so too until its name is added.
+``BESIDE``: they start processes and sockets of their own, and change nothing of the machine.
+``GUESTS``: they have libvirt and real guests, each module on networks of its own, so that one module may run beside
+another. All that is not named here runs alone, see ``make test``; a new module does so too until its name is added.
 """
 
 from pathlib import Path
@@ -12,11 +13,21 @@ BESIDE = frozenset(
     f"test_{name}"
     for name in (
         "actuator_driver", "actuator_ended", "actuator_first_look", "actuator_groups", "actuator_moving",
-        "actuator_process", "actuator_sickness", "actuator_stop", "actuator_worker", "alert_rules", "bus", "bus_tcp",
-        "command_errors", "command_exits", "decider_bus", "decider_process", "doctor_endpoint", "engine_traces",
-        "exporter_process", "guest_app", "haproxy_client", "haproxy_ending", "healthcheck", "install", "keep_haproxy",
-        "monitor_service", "notifier_process", "notifier_senders", "plotter_render", "plotter_window", "process",
-        "process_reload", "recorder_process", "reload_everywhere", "replay_cli", "supervisor",
+        "actuator_process", "actuator_sickness", "actuator_stop", "actuator_worker", "alert_rules", "balancer_life",
+        "balancer_reload", "balancer_suspended", "bus", "bus_netns", "bus_roles", "bus_tcp", "changed_programs",
+        "command_errors", "command_exits", "decider_bus", "decider_process", "doctor_endpoint", "endpoint_keys",
+        "engine_traces", "exporter_process", "guest_app", "haproxy_client", "haproxy_ending", "healthcheck", "install",
+        "keep_haproxy", "monitor_service", "network_dns", "no_proxy", "notifier_process", "notifier_senders",
+        "plotter_remote", "plotter_render", "plotter_window", "prober_answers", "process", "process_reload",
+        "recorder_process", "reload_everywhere", "replay_cli", "shared_dirs", "supervision", "supervisor", "unreached",
+    )
+)  # fmt: skip
+GUESTS = frozenset(
+    f"test_{name}"
+    for name in (
+        "actuator_guests", "actuator_snapshots", "actuator_suspended", "actuator_warm", "address_sources", "clones",
+        "disk_storage", "doctor_faults", "full_pool", "hypervisor_driver", "hypervisor_qemu", "monitor_processes",
+        "observe_real_host", "user_pools",
     )
 )  # fmt: skip
 
@@ -27,3 +38,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == here and item.path.stem in BESIDE:
             item.add_marker(pytest.mark.beside)
+        if item.path.parent == here and item.path.stem in GUESTS:
+            item.add_marker(pytest.mark.guests)

@@ -62,7 +62,7 @@ def config(place: Path, base: Path) -> Config:
     return Config.model_validate(
         {
             "system": {"run_dir": f"{place}/run", "state_dir": f"{place}/state", "interval_s": 1.0},
-            "network": {"name": NAME, "bridge": "fulltest0", "subnet": "192.168.158.0/24", "slots": 8},
+            "network": {"name": NAME, "bridge": "fulltest0", "subnet": "192.168.155.0/24", "slots": 8},
             "groups": {NAME: group},
         }
     )

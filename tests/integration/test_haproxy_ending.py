@@ -296,7 +296,7 @@ def test_down_says_what_it_waits_for_and_ends_when_that_has_ended(supervised: Ke
     supervised.go()
     assert answer.result(20) == "200"
     said, _ = process.communicate(timeout=30)
-    assert said.startswith("      stopped (")
+    assert said.splitlines()[-1].startswith("      stopped (")
     assert process.returncode == 0
     assert not is_supervised(supervised.config.system)
 

@@ -110,7 +110,7 @@ class Decider:
             for message in self._bus.receive(0.05).messages:
                 if isinstance(message.body, ServiceStatus):
                     self.status = message.body
-                elif isinstance(message.body, Event):
+                elif isinstance(message.body, Event) and message.body.name == "notification-lost":
                     self.lost.append(message.body)
         self._bus.close()
 
