@@ -76,7 +76,7 @@ test:  ## everything the tests need, then all tests (real guests too; minutes)
 
 test-slow:  ## the tests that load real guests for a minute and more each (half an hour)
 	@scripts/bootstrap.sh dev
-	@scripts/with-root.sh $(BIN)/pytest -rs --complete -m slow --durations=12 tests/integration tests/e2e
+	@$(REAL_TESTS) -m slow --durations=12 tests/integration tests/e2e
 
 test-fast:  ## the tests that need no hypervisor; two minutes
 	@scripts/bootstrap.sh dev
@@ -88,11 +88,11 @@ test-debian13:  ## the fast tests on Debian 13, in a directory made for it and r
 
 faults:  ## the fault matrix with real parts, written to docs/faults.md (under 45 minutes): ROW=12 (one row), LONG=1 (full lengths)
 	@scripts/bootstrap.sh dev
-	@scripts/with-root.sh $(BIN)/pytest -q -s --complete --faults $(if $(LONG),--long) $(if $(ROW),--row $(ROW)) --page docs/faults.md tests
+	@$(REAL_TESTS) -q -s --faults $(if $(LONG),--long) $(if $(ROW),--row $(ROW)) --page docs/faults.md tests
 
 chaos:  ## faults in an order that SEED=1 decides, on real guests under load, for MINUTES=20
 	@scripts/bootstrap.sh dev
-	@scripts/with-root.sh $(BIN)/pytest -q -s --complete tests/chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),20)
+	@$(REAL_TESTS) -q -s tests/chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),20)
 
 fuzz:  ## damaged input at every door: DOOR=haproxy (one of them), COUNT=1000000 (for each), SEED=1 (again as then)
 	@scripts/bootstrap.sh dev
