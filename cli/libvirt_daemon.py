@@ -35,7 +35,8 @@ def ensure_libvirt(host: Host, system: System, clock: Clock) -> str:
     """
     try:
         _touch(host.uri)
-        return ANSWERS
+        is_alone = host.uri == LOCAL_URI and not _is_systemd_here() and _daemon_pid("virtlogd") is None
+        return f"{ANSWERS}; {_start_daemons(system)}" if is_alone and _daemon_pid("libvirtd") else ANSWERS
     except HypervisorError as error:
         if host.uri != LOCAL_URI:
             raise AutoscalerError(f"libvirt at {host.uri} does not answer: {error}") from error
@@ -79,11 +80,14 @@ def stop_libvirt(system: System) -> str:
     if running:
         more = f" and {len(running) - MOST_TOLD} more" if len(running) > MOST_TOLD else ""
         return f"libvirt's daemons go on, for these domains run: {', '.join(running[:MOST_TOLD])}{more}"
+    libvirtd = _daemon_pid("libvirtd")
+    if libvirtd is not None and not _is_noted(_note(system, "libvirtd"), libvirtd):
+        return "libvirt's daemons go on: the libvirtd that runs is not the one that was started here"
     stopped = []
     for note in notes:
         name = note.suffix.removeprefix(".")
         pid = _daemon_pid(name)
-        if pid is not None and str(pid) == note.read_text(encoding="ascii").strip():
+        if pid is not None and _is_noted(note, pid):
             os.kill(pid, signal.SIGTERM)
             stopped.append(name)
         note.unlink()
@@ -130,11 +134,20 @@ def _note(system: System, name: str) -> Path:
     return system.run_path / f"started.{name}"
 
 
+def _is_noted(note: Path, pid: int) -> bool:
+    """Return whether the process is the one that was started here; False if nothing is noted."""
+    try:
+        return note.read_text(encoding="ascii").strip() == str(pid)
+    except FileNotFoundError:
+        return False
+
+
 def _daemon_pid(name: str) -> int | None:
-    """Return the identifier of the running daemon, from its own file, if that process is the daemon."""
+    """Return the identifier of the running daemon, from its own file, if that process is the daemon and no zombie."""
     try:
         pid = int(Path(_PID_FILES[name]).read_text(encoding="ascii"))
-        return pid if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == name else None
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+        return pid if stat.startswith(f"{pid} ({name}) ") and not stat.startswith(f"{pid} ({name}) Z") else None
     except (OSError, ValueError):
         return None
 

@@ -45,7 +45,8 @@ def run_load(
         levels.write(control, wanted)
         lock_fd = open_lock(directory / f"load-{group}.lock")
     except OSError as error:
-        raise AutoscalerError(f"{error.filename} cannot be written ({error.strerror}); run it with sudo") from error
+        mend = "" if os.geteuid() == 0 else "; run it with sudo"
+        raise AutoscalerError(f"{error.filename} cannot be written ({error.strerror}){mend}") from error
     with os.fdopen(lock_fd, "w", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -39,6 +39,7 @@ ROOTS_OWN = (
     "supervisord",
     "up.",
     "started.",
+    "load-",
 )
 
 

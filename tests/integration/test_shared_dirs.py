@@ -41,11 +41,13 @@ def test_what_a_native_run_left_is_given_to_the_unprivileged_user_but_not_the_ac
         path.mkdir(parents=True)
     decider, segment = system.run_path / "decider.lock", system.state_path / "recording" / "1.seg"
     actuator, copy = system.run_path / "actuator.lock", system.state_path / "actuator" / "vmlinuz"
-    for file in (decider, segment, actuator, copy):
+    load = system.run_path / "load-web.lock"
+    for file in (decider, segment, actuator, copy, load):
         file.touch(0o600)
     shared_dirs.hand_over(system, UID, GID)
     assert (decider.stat().st_uid, segment.stat().st_uid) == (UID, UID)
     assert (actuator.stat().st_uid, copy.stat().st_uid) == (0, 0)
+    assert load.stat().st_uid == 0, "the operator's load takes it again"
     assert (mode(system.run_path), mode(system.state_path)) == (0o3770, 0o1771)
     assert shared_dirs.are_shared(system)
 
