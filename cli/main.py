@@ -472,7 +472,11 @@ def up(
         typer.Option(help="native: under supervisord; compose: in containers (docker-compose.yml)."),
     ] = "native",
     force: Annotated[
-        bool, typer.Option("--force", help="Even if those that serve now would fail the changed file's checks.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Even if those that serve now would fail the changed file's checks, or it runs from another directory.",
+        ),
     ] = False,
 ) -> None:
     """Start everything; end when the endpoint answers (what `make up` does after installing packages)."""

@@ -21,7 +21,7 @@ from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, start_again, stop_libvirt
 from cli.program import ISOLATED, module
 from cli.status import endpoint_url
-from cli.supervision import is_changed, is_supervised, start_services, stop_services
+from cli.supervision import is_changed, is_supervised, refuse_other_tree, start_services, stop_services
 from cli.turn import turn
 from common import files
 from common.clock import Clock
@@ -38,7 +38,8 @@ SHIPPED = ROOT / "autoscaler.toml"
 def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
     """Start everything; return when every group that is to have a domain now answers at its endpoint.
 
-    Unless ``is_forced``, a changed file is refused with which those that serve now would not.
+    Unless ``is_forced``, a changed file is refused with which those that serve now would not, and so is what runs from
+    another directory with this program.
 
     Raises:
         AutoscalerError: a step failed; the message says which, and what to do.
@@ -59,6 +60,7 @@ def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: 
     shared_dirs.refuse_units(config.system)
     if shared_dirs.are_shared(config.system):
         raise AutoscalerError("it runs in containers; first: make down")
+    refuse_other_tree(config.system, is_forced=is_forced)
     prepare_directories(config.system)
     with steps.step("libvirt"):
         steps.say(prepare_libvirt(config, clock, steps))

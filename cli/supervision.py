@@ -24,6 +24,9 @@ from common.state_dir import LOG_DIR
 from services.balancer.core import ending
 
 ROOT = Path(__file__).resolve().parent.parent
+CONF = "supervisord.conf"  # in the run directory: what the running supervisord was told
+TREE = "directory="  # there: what it runs from, with the package below beneath it
+PROGRAM = "cli"
 START_TIMEOUT_S = 20.0
 DOWN_TIMEOUT_S = 60.0
 STOPPED = {"STOPPED", "EXITED", "FATAL"}
@@ -36,12 +39,13 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock,
     system = config.system
     variables = overriding(os.environ)
     text = supervisor_config(system, config.services, config_path.resolve(), Path(sys.executable), ROOT, variables)
-    path = system.run_path / "supervisord.conf"
+    path = system.run_path / CONF
     marker = system.run_path / MARKER
+    taken_from = ""
     if is_supervised(system) and is_ending(system):
         stop_services(system, clock, steps)
     if is_supervised(system):
-        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        before = _configuration(system)
         if before == text and not is_changed(system, digest):
             return start_stopped(system)
         if keeps_haproxy(before, text):
@@ -49,6 +53,8 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock,
             restart_services(config)
             write_text(marker, digest)
             return "restarted with the changed configuration; HAProxy reloaded it"
+        there = other_tree(before, ROOT)
+        taken_from = f"; before, it ran from {there}" if there is not None else ""
         stop_services(system, clock, steps)
     write_text(path, text)
     command = [*module("supervisor.supervisord"), "-c", str(path)]
@@ -56,7 +62,45 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock,
         raise AutoscalerError(f"supervisord does not start with {path}; see the lines above")
     _await_supervisord(system, path, clock)
     write_text(marker, digest)
-    return "started under supervisord"
+    return f"started under supervisord{taken_from}"
+
+
+def refuse_other_tree(system: System, *, is_forced: bool = False) -> None:
+    """Return if nothing runs that was started from another directory with this program, or if it ``is_forced``.
+
+    What runs from a directory that is gone is taken over: the program was moved.
+
+    Raises:
+        AutoscalerError: such a supervisord runs; nothing was stopped.
+    """
+    if is_forced or not is_supervised(system) or is_ending(system):
+        return
+    there = other_tree(_configuration(system), ROOT)
+    if there is not None and (there / PROGRAM).is_dir():
+        raise AutoscalerError(
+            f"nothing was changed: the installation in {system.run_path} runs from {there}, and this is {ROOT}. Run "
+            f"make up in {there}; or take it over from here, which restarts HAProxy and refuses requests for some "
+            "seconds: make up FORCE=1 (up --force)"
+        )
+
+
+def other_tree(text: str, here: Path) -> Path | None:
+    """Return the directory that a supervisord with this configuration runs from.
+
+    None where it is ``here``, also by way of a link, or where the configuration does not say.
+
+    >>> other_tree("[supervisord]\\ndirectory=/opt/100%%\\n", Path("/here"))
+    PosixPath('/opt/100%')
+    """
+    found = [line.removeprefix(TREE) for line in text.splitlines() if line.startswith(TREE)]
+    there = Path(found[0].replace("%%", "%")) if found else here
+    return None if there == here or there.resolve() == here.resolve() else there
+
+
+def _configuration(system: System) -> str:
+    """Return what supervisord was told at its start, empty where that is gone."""
+    path = system.run_path / CONF
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _await_supervisord(system: System, path: Path, clock: Clock) -> None:

@@ -10,7 +10,14 @@ import pytest
 
 from cli.console import Steps
 from cli.program import module
-from cli.supervision import is_ending, is_supervised, restart_services, start_stopped, stop_services
+from cli.supervision import (
+    is_ending,
+    is_supervised,
+    refuse_other_tree,
+    restart_services,
+    start_stopped,
+    stop_services,
+)
 from cli.supervisor_config import control_socket
 from common.clock import SystemClock
 from common.config import Config, System
@@ -22,6 +29,7 @@ CONF = """
 [supervisord]
 pidfile={run}/supervisord.pid
 logfile={run}/log
+directory={root}
 [unix_http_server]
 file={socket}
 [rpcinterface:supervisor]
@@ -35,13 +43,20 @@ killasgroup=true
 """
 
 
+def other_place(tmp_path: Path) -> Path:
+    """Return a directory that holds the program, and is not this one."""
+    path = tmp_path / "other"
+    (path / "cli").mkdir(parents=True, exist_ok=True)
+    return path
+
+
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
     """Start a supervisord whose program takes seconds to stop."""
     system = System(run_dir=f"{tmp_path}/run", state_dir=f"{tmp_path}/state")
     system.run_path.mkdir()
     conf = system.run_path / "supervisord.conf"
-    conf.write_text(CONF.format(run=system.run_path, socket=control_socket(system)))
+    conf.write_text(CONF.format(run=system.run_path, root=other_place(tmp_path), socket=control_socket(system)))
     subprocess.run([*module("supervisor.supervisord"), "-c", str(conf)], check=True)
     wait_until(lambda: is_supervised(system), "supervisord runs", 20, every_s=0.05)
     wait_until((system.run_path / "deaf").exists, "its program hears no SIGTERM any more", 20, every_s=0.05)
@@ -60,3 +75,15 @@ def test_one_that_is_being_stopped_is_told_from_one_that_runs(system: System) ->
         assert "Fault" not in str(raised.value)
     assert stop_services(system, CLOCK, Steps(CLOCK, 1)) == "stopped"
     assert not is_supervised(system) and not is_ending(system)
+
+
+def test_one_that_runs_from_another_place_is_left_alone_unless_it_ends_already(system: System, tmp_path: Path) -> None:
+    pid = int((system.run_path / "supervisord.pid").read_text())
+    assert Path(f"/proc/{pid}/cwd").readlink() == other_place(tmp_path)
+    with pytest.raises(AutoscalerError, match=f"runs from {other_place(tmp_path)}"):
+        refuse_other_tree(system)
+    assert is_supervised(system) and not is_ending(system)
+    refuse_other_tree(system, is_forced=True)
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: is_ending(system), "it says that it ends", 20, every_s=0.05)
+    refuse_other_tree(system)

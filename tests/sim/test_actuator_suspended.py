@@ -436,3 +436,20 @@ def test_whatever_others_do_nothing_is_ended_that_may_come_back(script: list[tup
     suffer(world, script)
     world.run_until(world.is_settled, limit_s=6000)
     assert world.trespasses == []
+
+
+@KINDS
+@pytest.mark.parametrize("mode", ["off", "observe"])
+def test_domain_whose_power_somebody_cuts_is_failed_and_not_suspended_where_nothing_may_be_done(
+    kind: str, mode: str
+) -> None:
+    world = serving(kind)
+    world.want(2, generation=2, mode=mode)
+    world.run(2)
+    one(world).become(RUNNING, "shutting-down")
+    world.run(2)
+    one(world).become(SHUTOFF, "destroyed")
+    world.run(2)
+    assert world.message is not None
+    told = next(member for member in world.message.members if member.name == ONE)
+    assert (told.phase, told.note) == ("failed", "libvirt shows it shutoff (destroyed)")

@@ -12,6 +12,7 @@ from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
 from services.actuator.core.addresses import served_at
 from services.actuator.core.boot_times import quantile
+from services.actuator.core.leaving import why_down
 from services.actuator.core.members import Member, View, is_uncounted
 from services.actuator.core.placement import COMING, Passing
 from services.actuator.core.plan import Plan
@@ -67,9 +68,9 @@ def shown_phase(member: Member) -> Phase:
     phase = shown.phase
     if shown.is_reserve:
         return Phase.STANDBY
-    if shown.is_suspended and member.is_reachable:
-        return Phase.SUSPENDED
     is_lost = member.is_reachable and (member.is_off or member.is_broken)
+    if shown.is_suspended and member.is_reachable:
+        return Phase.FAILED if is_lost and not shown.is_held else Phase.SUSPENDED
     return Phase.FAILED if is_lost and FATES[phase].takes_traffic else phase
 
 
@@ -105,6 +106,8 @@ def _message(wanted: Wanted, member: Member, now_s: float, extra: frozenset[str]
     note = record.note if member.is_reachable else "its host is not reachable"
     if member.is_reachable and member.is_held:
         note = member.state.text
+    elif shown_phase(member) is Phase.FAILED and record.phase is not Phase.FAILED:
+        note = why_down(member)
     note = note or member.domain.address_note
     if not note and record.tier and record.phase in COMING and shown_phase(member) is Phase.STANDBY:
         note = "it boots, to stand by"
