@@ -475,7 +475,7 @@ def up(
         bool,
         typer.Option(
             "--force",
-            help="Even if those that serve now would fail the changed file's checks, or it runs from another directory.",
+            help="Even if those that serve now would fail the changed file's checks, or another tree runs.",
         ),
     ] = False,
 ) -> None:

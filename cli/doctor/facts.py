@@ -23,6 +23,7 @@ class LibvirtFacts:
     """How libvirt answers this user. An empty error means: it answered.
 
     ``unit_groups`` are those of the account that the installed actuator's unit runs as, None where there is none.
+    ``has_systemd``: it runs this machine, so libvirt's daemons are its business.
     """
 
     uri: str
@@ -35,6 +36,7 @@ class LibvirtFacts:
     write_error: str
     release: str = ""
     unit_groups: tuple[str, ...] | None = None
+    has_systemd: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ class MemberFacts:
 class PortFacts:
     """One address that a process of ours listens at. ``holder`` names who does now, empty where nobody does.
 
-    ``is_expected``: that process runs, so it should be listening.
+    ``is_expected``: that process is to be listening. ``is_running``: it is known to run.
     """
 
     key: str
@@ -215,6 +217,7 @@ class PortFacts:
     is_ours: bool
     bind_error: str = ""
     is_expected: bool = False
+    is_running: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +231,16 @@ class HaproxyFacts:
 
 @dataclass(frozen=True, slots=True)
 class ClockFacts:
-    """The wall clock, and what it may be compared with. ``newest_file_s``: the youngest file of ours."""
+    """The wall clock, and what it may be compared with. ``newest_file_s``: the youngest file of ours.
+
+    ``has_systemd``: it runs this machine, and may keep the clock right.
+    """
 
     epoch_s: float
     newest_file_s: float
     newest_file: str
     is_synchronised: bool | None
+    has_systemd: bool = True
 
 
 @dataclass(frozen=True, slots=True)

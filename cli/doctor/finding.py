@@ -58,6 +58,17 @@ def error(check: str, about: str, what: str, why: str, mend: str) -> Finding:
     return Finding(Level.ERROR, check, about, what, why, mend)
 
 
+def virtlogd_mend(trouble: str, *, has_systemd: bool) -> str:
+    """Return what mends a guest that cannot be started because virtlogd does not run, empty for another trouble.
+
+    >>> virtlogd_mend("Failed to connect socket to '/run/libvirt/virtlogd-sock': refused", has_systemd=False)
+    'virtlogd -d'
+    """
+    if "virtlogd-sock" not in trouble:
+        return ""
+    return "systemctl restart virtlogd.socket" if has_systemd else "virtlogd -d"
+
+
 def worst(findings: Iterable[Finding]) -> Level:
     """Return the worst level, ``ok`` where nothing was found.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts, Net, SocketFacts
+from cli.doctor.gather_machine import has_systemd
 from cli.kvm_device import why_closed
 from cli.left_over import left_over
 from common.acceleration import remembered
@@ -254,6 +255,7 @@ def _libvirt_facts(host: Host, read_error: str, write_error: str, connection: Co
         write_error=write_error,
         release=_release(connection) if connection is not None else "",
         unit_groups=_unit_groups() if is_local else None,
+        has_systemd=has_systemd(),
     )
 
 

@@ -8,8 +8,9 @@ import socket
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ LISTEN: Final = "0A"
 SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 STA_UNSYNC: Final = 0x40
 _PROC: Final = Path("/proc")
+_SYSTEMD: Final = Path("/run/systemd/system")
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _TIMEX_BYTES, _STATUS_AT = 256, 40  # struct timex: modes, offset, freq, maxerror, esterror, and then status
 
@@ -39,19 +41,25 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds a socket."""
+    """A process that holds a socket. ``files``: what it has open, as device and inode, as far as that may be seen."""
 
     pid: int
     name: str
-    command: str
+    command: tuple[str, ...]
+    files: frozenset[tuple[int, int]] = frozenset()
 
 
-def ports(config: Config, running: Mapping[str, int]) -> list[PortFacts]:
+def has_systemd() -> bool:
+    """Return whether systemd runs this machine."""
+    return _SYSTEMD.is_dir()
+
+
+def ports(config: Config, answering: Collection[str]) -> list[PortFacts]:
     """Return who listens at each address that a process of ours wants.
 
     Args:
         config: names the addresses.
-        running: process identifiers of the services that answer, by name.
+        answering: names of the services that answer.
     """
     wanted = [(f"groups.{name}.endpoint", group.endpoint, "haproxy") for name, group in config.groups.items()]
     if config.metrics.listen:
@@ -61,18 +69,22 @@ def ports(config: Config, running: Mapping[str, int]) -> list[PortFacts]:
     if config.bus.transport == "tcp":
         for service, endpoint in config.bus.endpoints.items():
             wanted.append((f"bus.endpoints.{service}", endpoint.removeprefix("tcp://"), service))
-    listening = listeners()
-    return [_port(config, key, address, service, running, listening) for key, address, service in wanted]
+    listening, running = listeners(), {*answering, *(["haproxy"] if _haproxy_runs(config) else [])}
+    expected = {*answering, *(["haproxy"] if "balancer" in answering else [])}
+    found = []
+    for key, address, service in wanted:
+        facts = _port(config, key, address, service, listening, is_expected=service in expected)
+        found.append(replace(facts, is_running=service in running))
+    return found
 
 
 def _port(
-    config: Config, key: str, address: str, service: str, running: Mapping[str, int], listening: list[Listener]
+    config: Config, key: str, address: str, service: str, listening: list[Listener], *, is_expected: bool
 ) -> PortFacts:
     host, port = split_endpoint(address)
     inodes = {found.inode for found in listening if found.port == port and _meet(host, found.address)}
     holders = _holders(inodes) if inodes else []
-    is_expected = service in running or (service == "haproxy" and "balancer" in running)
-    is_ours = any(_is_ours(config, service, holder, running) for holder in holders)
+    is_ours = any(_is_ours(config, service, holder) for holder in holders)
     named = ", ".join(sorted(f"{holder.name} (process {holder.pid})" for holder in holders)[:3])
     holder_text = named or ("a process that this user cannot see" if inodes else "")
     return PortFacts(
@@ -123,14 +135,60 @@ def _holders(inodes: set[str]) -> list[Holder]:
 
 
 def _holder(process: Path) -> Holder:
-    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    return Holder(int(process.name), (process / "comm").read_text(encoding="utf-8").strip(), command)
+    return Holder(int(process.name), _name(process), _command(process), _open_files(process))
 
 
-def _is_ours(config: Config, service: str, holder: Holder, running: Mapping[str, int]) -> bool:
+def _name(process: Path) -> str:
+    return (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _command(process: Path) -> tuple[str, ...]:
+    return tuple((process / "cmdline").read_bytes().decode(errors="replace").split("\0"))
+
+
+def _open_files(process: Path) -> frozenset[tuple[int, int]]:
+    """Return what a process has open; the descriptors themselves are asked: its paths may be those of a container."""
+    found = set()
+    for fd in (process / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            told = fd.stat()
+            found.add((told.st_dev, told.st_ino))
+    return frozenset(found)
+
+
+def _is_ours(config: Config, service: str, holder: Holder) -> bool:
+    """Return whether a process is this installation's ``service``, in a container or not.
+
+    A service has the lock in its run directory open as long as it lives, and nobody else does. Numbers of processes
+    prove nothing: in a container every service is process 1.
+    """
     if service == "haproxy":
-        return holder.name == "haproxy" and config.system.run_dir in holder.command
-    return running.get(service) == holder.pid
+        return is_our_haproxy(config.system.run_path, holder.name, holder.command)
+    try:
+        lock = (config.system.run_path / f"{service}.lock").stat()
+    except OSError:
+        return False
+    return (lock.st_dev, lock.st_ino) in holder.files
+
+
+def is_our_haproxy(run: Path, name: str, command: Sequence[str]) -> bool:
+    """Return whether a process is HAProxy with the configuration in this run directory.
+
+    >>> is_our_haproxy(Path("/run/a"), "haproxy", ("haproxy", "-W", "-f", "/run/a/haproxy.cfg", ""))
+    True
+    >>> is_our_haproxy(Path("/run/a"), "haproxy", ("haproxy", "-W", "-f", "/run/a-2/haproxy.cfg", ""))
+    False
+    """
+    return name == "haproxy" and str(run / "haproxy.cfg") in command
+
+
+def _haproxy_runs(config: Config) -> bool:
+    """Return whether our HAProxy is among the processes of this machine, those in containers with them."""
+    for process in _PROC.glob("[0-9]*"):
+        with suppress(OSError):  # gone
+            if is_our_haproxy(config.system.run_path, _name(process), _command(process)):
+                return True
+    return False
 
 
 def _bind_error(host: str, port: int) -> str:
@@ -179,7 +237,7 @@ def open_files() -> int:
 def clock_facts(config: Config, clock: Clock) -> ClockFacts:
     """Return the wall clock's time, and the youngest file of ours that it may be compared with."""
     newest = max(_written(config.system.state_path), default=(0.0, ""))
-    return ClockFacts(clock.epoch_s(), newest[0], newest[1], is_synchronised())
+    return ClockFacts(clock.epoch_s(), newest[0], newest[1], is_synchronised(), has_systemd())
 
 
 def is_synchronised() -> bool | None:

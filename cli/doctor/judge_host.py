@@ -11,6 +11,7 @@ from services.actuator.core.placement import MIB, OVERHEAD_BYTES
 from services.actuator.core.sizing import largest
 
 RESERVE_BYTES: Final = 256 * 1024 * 1024
+START: Final = "make up   # it starts libvirt's daemons where there is no systemd"
 EMULATED: Final = "guests run in software, much slower than with KVM; they serve all the same"
 
 
@@ -36,12 +37,16 @@ def _unreachable(facts: LibvirtFacts, about: str) -> Finding:
     missing = [socket.path for socket in facts.sockets if not socket.exists]
     refused = [socket.path for socket in facts.sockets if socket.exists and not socket.is_allowed]
     if facts.is_local and missing:
-        mend = "systemctl enable --now libvirtd   # without systemd: virtlogd -d; libvirtd -d"
+        mend = "systemctl enable --now libvirtd" if facts.has_systemd else START
         return error("libvirt", about, f"it does not run: no {missing[0]}", why, mend)
     if facts.is_local and refused:
         return _no_rights(facts, about)
     what = f"{facts.uri} does not answer: {facts.read_error}"
-    return error("libvirt", about, what, why, f"virsh -c {facts.uri} version   # and: systemctl status libvirtd")
+    version = f"virsh -c {facts.uri} version"
+    if not facts.is_local:
+        return error("libvirt", about, what, why, f"{version}   # and on that host: systemctl status libvirtd")
+    mend = f"{version}   # and: systemctl status libvirtd" if facts.has_systemd else START
+    return error("libvirt", about, what, why, mend)
 
 
 def _no_rights(facts: LibvirtFacts, about: str) -> Finding:
@@ -49,7 +54,7 @@ def _no_rights(facts: LibvirtFacts, about: str) -> Finding:
     if "libvirt" in facts.groups or facts.is_root:
         mend = (
             'auth_unix_rw = auth_unix_ro = "none" in /etc/libvirt/libvirtd.conf where there is no polkit, with '
-            'unix_sock_group = "libvirt" and unix_sock_rw_perms = "0770"; systemctl restart libvirtd'
+            f'unix_sock_group = "libvirt" and unix_sock_rw_perms = "0770"; {_restart(facts)}'
         )
     return error(
         "libvirt-rights",
@@ -59,6 +64,10 @@ def _no_rights(facts: LibvirtFacts, about: str) -> Finding:
         "the actuator needs libvirt's read-write socket; the other services do not",
         mend,
     )
+
+
+def _restart(facts: LibvirtFacts) -> str:
+    return "systemctl restart libvirtd" if facts.has_systemd else "kill $(cat /run/libvirtd.pid); make up"
 
 
 def judge_acceleration(facts: AccelFacts, host: str) -> Finding:

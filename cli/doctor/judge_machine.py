@@ -29,7 +29,9 @@ def _judge_port(port: PortFacts) -> Finding:
         what = f"{port.address} is taken by {port.holder}"
         return error("ports", port.key, what, f"{port.service} cannot listen there", mend)
     if port.is_expected:
-        what = f"nobody listens at {port.address}, although {port.service} runs"
+        name = "HAProxy" if port.service == "haproxy" else port.service
+        known = f", although {name} runs" if port.is_running else f": {name} does not run, or has not come up"
+        what = f"nobody listens at {port.address}{known}"
         return error("ports", port.key, what, "clients get 'connection refused'", "make up   # and look into its log")
     if port.bind_error:
         what = f"{port.address} cannot be used: {port.bind_error}"
@@ -117,7 +119,7 @@ def judge_files_open(maxconn: int, open_files: int) -> Finding:
 def judge_clock(facts: ClockFacts) -> Finding:
     """Return whether the wall clock can be right, and whether somebody keeps it right."""
     now = datetime.fromtimestamp(facts.epoch_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    mend = "timedatectl set-ntp true   # or: apt-get install chrony"
+    mend = ("timedatectl set-ntp true   # or: " if facts.has_systemd else "") + "apt-get install chrony"
     why = "schedules fire at wrong times, events and recordings carry wrong ones, certificates are refused"
     if facts.epoch_s < EARLIEST_S:
         return error("clock", "", f"it says {now}, before this program was written", why, mend)

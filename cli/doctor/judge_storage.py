@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from cli.doctor.facts import ImageFacts, Proof, SpaceFacts
-from cli.doctor.finding import Finding, error, ok, size, skipped, warning
+from cli.doctor.finding import Finding, error, ok, size, skipped, virtlogd_mend, warning
 from common.config import Group
 from services.actuator.core.sizing import largest
 
@@ -117,20 +117,22 @@ def judge_image_identity(name: str, group: Group, image: ImageFacts) -> Finding:
     )
 
 
-def judge_proof(name: str, group: Group, proof: Proof | str) -> list[Finding]:
+def judge_proof(name: str, group: Group, proof: Proof | str, *, has_systemd: bool = True) -> list[Finding]:
     """Return what the guest that was booted to be looked at has shown: it boots, answers, obeys the power button.
 
     Args:
         name: of the group.
         group: its table.
         proof: what was shown, or why none was booted.
+        has_systemd: it runs this machine.
     """
     about = f"group {name}"
     if isinstance(proof, str):
         return [skipped("boots", about, f"not tried: {proof}")]
     if proof.error:
         why = "the next scale-out meets the same"
-        return [error("boots", about, f"a guest did not start: {proof.error}", why, f"autoscaler events -g {name}")]
+        mend = virtlogd_mend(proof.error, has_systemd=has_systemd) or f"autoscaler events -g {name}"
+        return [error("boots", about, f"a guest did not start: {proof.error}", why, mend)]
     if proof.answered_s is None:
         return [
             error(

@@ -9,7 +9,7 @@ from typing import Final
 from cli.configuration import unready_receivers
 from cli.doctor import gather_guests, gather_libvirt, gather_machine
 from cli.doctor.facts import ImageFacts, Proof, ServiceFacts, StopFacts, StrayFacts
-from cli.doctor.finding import Finding, Level, warning
+from cli.doctor.finding import Finding, Level, virtlogd_mend, warning
 from cli.doctor.gather_endpoints import endpoint_facts
 from cli.doctor.gather_images import image_facts
 from cli.doctor.gather_libvirt import HostView, Owned
@@ -144,8 +144,7 @@ def _spaces(this: Round) -> list[Finding]:
 
 
 def _ports(this: Round) -> list[Finding]:
-    running = {name: status.pid for name, status in this.snapshot.services.items()}
-    return judge_ports(gather_machine.ports(this.config, running))
+    return judge_ports(gather_machine.ports(this.config, this.snapshot.services.keys()))
 
 
 def _machine(this: Round) -> list[Finding]:
@@ -179,7 +178,7 @@ def _group(this: Round, name: str, past: StopFacts) -> list[Finding]:
     found: list[Finding] = []
     if (image := this.images.get(name)) is not None:
         found += [judge_image(name, image), judge_image_identity(name, group, image)]
-        found += judge_proof(name, group, _proof(this, name, image, views))
+        found += judge_proof(name, group, _proof(this, name, image, views), has_systemd=gather_machine.has_systemd())
     if this.snapshot.services:
         found.append(judge_endpoint(name, endpoint_facts(name, group, this.snapshot, this.clock.epoch_s())))
     obeyed = judge_stops(name, group, past, members)
@@ -244,6 +243,6 @@ def _checked(check: str, about: str, look: Callable[[], list[Finding]]) -> list[
         return look()
     except (AutoscalerError, OSError) as error:
         what = f"could not be checked: {error}"
-        return [
-            warning(check, about, what, "nothing is known about this part", "run it as root: sudo autoscaler doctor")
-        ]
+        mend = virtlogd_mend(str(error), has_systemd=gather_machine.has_systemd())
+        mend = mend or "run it as root: sudo autoscaler doctor"
+        return [warning(check, about, what, "nothing is known about this part", mend)]

@@ -36,6 +36,7 @@ from services.actuator.core.plan import context_of, given_back, plan
 from services.actuator.core.seen import Seen, Template, Wanted, is_observing
 from services.actuator.core.sizing import choose, with_demand
 from services.actuator.core.standing import Key, standing
+from services.actuator.core.start_terms import start_terms, tried_at_once
 from services.actuator.core.steps import Clone, Define, PlugIn, Save, SetPhase, SetQuota, Step, TakeSnapshot, Wake
 from services.actuator.drafts import Draft, draft
 from services.actuator.hosts import Hosts
@@ -83,6 +84,7 @@ class ActuatorService:
         self._alarms = Alarms(self._say)
         self._snapshots = Snapshots(self._config.system.state_path)
         self._snapshots.sweep(self._config)
+        self._end_waits(now_s)
         self._errors: dict[tuple[str, str], str] = {}
         self._published: dict[str, tuple[Membership, float]] = {}
         self._prober = Prober(context.bus.wake, self._ask_agent)
@@ -133,8 +135,8 @@ class ActuatorService:
 
     def reload(self, config: Config, now_s: float) -> None:
         """Plan under the new bounds and timeouts from the next turn on; what is under way ends as it began."""
-        del now_s
         self._config = config
+        self._end_waits(now_s)
 
     def keep_again(self, now_s: float) -> None:
         """Store breakers and boot times once more."""
@@ -169,6 +171,15 @@ class ActuatorService:
             if not is_lent_out and not any(isinstance(step, SetQuota) for step in self._hosts.in_flight()):
                 return
             pause.wait(LOOK_S)
+
+    def _end_waits(self, now_s: float) -> None:
+        """Have starts that failed tried at once in groups whose configuration has changed since."""
+        terms = {name: start_terms(group) for name, group in self._config.groups.items()}
+        tried = tried_at_once(self._stored.breakers, self._stored.terms, terms, now_s)
+        self._stored.terms.update(terms)
+        if tried:
+            self._stored.breakers.update(tried)
+            self._keep()
 
     def _keep(self) -> None:
         """Store what stands nowhere else; have the status say so while the disk refuses it."""

@@ -34,6 +34,7 @@ class Stored:
     owned: dict[str, dict[str, int]] = field(default_factory=dict)
     demand: dict[str, Demand] = field(default_factory=dict)
     lead_times_s: dict[str, tuple[float, ...]] = field(default_factory=dict)  # see core.lead_times
+    terms: dict[str, str] = field(default_factory=dict)  # by group, see core.start_terms
 
 
 def read(path: Path, now_s: float, boot_id: str) -> Stored:
@@ -62,6 +63,7 @@ def _stored(values: dict[str, Any], now_s: float, boot_id: str) -> Stored:
             for group, told in values.get("demand", {}).items()
         },
         {key: _durations(times) for key, times in values.get("lead_times_s", {}).items()},
+        {group: plain_name(str(terms)) for group, terms in values.get("terms", {}).items()},
     )
 
 
@@ -78,6 +80,7 @@ def write(path: Path, stored: Stored, boot_id: str) -> str:
         "lead_times_s": {key: list(times) for key, times in sorted(stored.lead_times_s.items())},
         "demand": {group: list(demand) for group, demand in sorted(stored.demand.items())},
         "owned": {host: dict(sorted(owned.items())) for host, owned in sorted(stored.owned.items())},
+        "terms": dict(sorted(stored.terms.items())),
     }
     try:
         ensure_state_dir(path.parent)

@@ -653,6 +653,7 @@ class ActuatorStore(FileDoor):
         "lead_times_s": {"web//local": [9.0]},
         "demand": {"web": [[EPOCH_S, 2], [EPOCH_S + 60, 3]]},
         "owned": {"local": {"web": 2}},
+        "terms": {"web": "0123abcd"},
     }  # fmt: skip
 
     def feed(self, random: Random) -> bool:

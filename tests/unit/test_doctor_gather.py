@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cli.doctor import gather_images
+from cli.doctor.facts import PortFacts
 from cli.doctor.gather_images import _partitions, disk_facts, image_facts
 from cli.doctor.gather_libvirt import _address, _group_of
 from cli.doctor.gather_machine import haproxy, is_synchronised, listeners, ports, space
@@ -21,6 +22,7 @@ from common.phases import Phase
 from common.run_dir import Lock, is_locked
 from common.virt.addresses import Candidate, Rule, Source
 from services.actuator.core.record import Record
+from tests.ports import free_port
 
 
 def config(**changes: Any) -> Config:
@@ -61,22 +63,65 @@ def test_a_listener_is_found_with_its_process() -> None:
         port = server.getsockname()[1]
         assert ("127.0.0.1", port) in [(found.address, found.port) for found in listeners()]
         values = {"groups": {"web": {"prefix": "web-", "endpoint": f"127.0.0.1:{port}"}}, "metrics": {"listen": ""}}
-        (found,) = ports(config(**values), {})
+        (found,) = ports(config(**values), ())
     assert f"process {os.getpid()}" in found.holder
     assert not found.is_ours
 
 
-def test_the_port_of_a_service_that_answers_is_ours() -> None:
+def metrics_port(run: Path, *answering: str) -> PortFacts:
+    """Return what is found at an address of the exporter's at which this process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         values = {"groups": {"web": {"prefix": "web-", "endpoint": "127.0.0.1:1"}}, "metrics": {"listen": address}}
-        found = {port.key: port for port in ports(config(**values), {"exporter": os.getpid()})}
-    assert found["metrics.listen"].is_ours
+        found = ports(config(**values, system={"run_dir": str(run)}), answering)
+    return next(port for port in found if port.key == "metrics.listen")
+
+
+def test_the_port_of_a_service_is_ours_by_its_lock_whatever_number_it_has(tmp_path: Path) -> None:
+    """In a container it tells 1 as its number; the host knows it by another one."""
+    lock = Lock.take(tmp_path / "exporter.lock")
+    try:
+        assert metrics_port(tmp_path, "exporter").is_ours
+    finally:
+        lock.release()
+
+
+def test_a_strangers_process_is_not_ours_although_our_service_answers(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "exporter.lock").touch()
+    lock = Lock.take(tmp_path / "exporter.lock")  # of another installation
+    try:
+        found = metrics_port(tmp_path / "ours", "exporter")
+    finally:
+        lock.release()
+    assert (found.is_ours, found.is_running) == (False, True)
+    assert f"process {os.getpid()}" in found.holder
+
+
+def haproxy_port(run: Path, *answering: str) -> PortFacts:
+    """Return what is found at a group's endpoint at which nobody listens."""
+    groups = {"web": {"prefix": "web-", "endpoint": f"127.0.0.1:{free_port()}"}}
+    (found,) = ports(config(groups=groups, metrics={"listen": ""}, system={"run_dir": str(run)}), answering)
+    return found
+
+
+def test_haproxy_is_known_to_run_by_its_own_process_and_not_by_the_balancer(tmp_path: Path) -> None:
+    found = haproxy_port(tmp_path, "balancer")
+    assert (found.is_expected, found.is_running) == (True, False)
+    shutil.copy("/bin/sh", tmp_path / "haproxy")
+    command = [tmp_path / "haproxy", "-c", "echo up; read end", "-f", tmp_path / "haproxy.cfg"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == b"up\n"
+        assert haproxy_port(tmp_path, "balancer").is_running
+        assert not haproxy_port(tmp_path / "another", "balancer").is_running
+        process.stdin.close()
+    assert not haproxy_port(tmp_path, "balancer").is_running
 
 
 def test_a_foreign_address_cannot_be_used() -> None:
     groups = {"web": {"prefix": "web-", "endpoint": "203.0.113.7:9"}}
-    (found,) = ports(config(groups=groups, metrics={"listen": ""}), {})
+    (found,) = ports(config(groups=groups, metrics={"listen": ""}), ())
     assert found.bind_error
 
 

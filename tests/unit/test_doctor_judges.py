@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,8 +26,10 @@ from cli.doctor.facts import (
 )
 from cli.doctor.finding import Finding, Level, error, exit_code, note, ok, skipped, warning, worst
 from cli.doctor.page import page, summary, values
+from cli.doctor.run import _checked
 from common.acceleration import Accel
 from common.config import Group
+from common.errors import HypervisorError
 from common.messages import ServiceStatus, Unready
 
 GIB = 1024**3
@@ -69,7 +72,23 @@ def test_libvirt_that_answers_is_well() -> None:
 def test_libvirt_that_does_not_run_is_started() -> None:
     sockets = (SocketFacts("/s-ro", False, False),)
     (found,) = judge_host.judge_libvirt(replace(LIBVIRT, sockets=sockets, read_error="no", write_error="no"), "local")
-    must_mend(found, Level.ERROR, "/s-ro", "systemctl enable --now libvirtd", "libvirtd -d")
+    must_mend(found, Level.ERROR, "/s-ro", "systemctl enable --now libvirtd")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sockets": (SocketFacts("/s-ro", False, False),), "read_error": "no", "write_error": "no"},
+        {"read_error": "refused", "write_error": "refused"},  # the sockets are there, and nobody behind them
+        {"write_error": "no"},
+    ],
+)
+def test_without_systemd_no_mend_of_libvirt_names_it(changes: dict[str, Any]) -> None:
+    found = judge_host.judge_libvirt(replace(LIBVIRT, has_systemd=False, **changes), "local")
+    must_mend(found[-1], Level.ERROR, "make up")
+    assert "systemctl" not in found[-1].mend
+    found = judge_host.judge_libvirt(replace(LIBVIRT, **changes), "local")
+    must_mend(found[-1], Level.ERROR, "systemctl")
 
 
 def test_a_user_outside_the_group_is_told_to_join_it() -> None:
@@ -102,7 +121,7 @@ def test_no_right_to_the_reading_socket_is_a_question_of_rights() -> None:
 def test_a_remote_host_that_does_not_answer_is_named() -> None:
     facts = replace(LIBVIRT, uri="qemu+ssh://b/system", is_local=False, sockets=(), read_error="timed out")
     (found,) = judge_host.judge_libvirt(facts, "b")
-    must_mend(found, Level.ERROR, "qemu+ssh://b/system", "timed out")
+    must_mend(found, Level.ERROR, "qemu+ssh://b/system", "timed out", "on that host: systemctl status libvirtd")
 
 
 # --- acceleration --------------------------------------------------------------------------------------------------
@@ -196,7 +215,8 @@ PORT = PortFacts("groups.web.endpoint", "127.0.0.1:8000", "haproxy", "", False)
         (replace(PORT, holder="haproxy (process 7)", is_ours=True), Level.OK, "as it should be"),
         (replace(PORT, holder="nginx (process 7)"), Level.ERROR, "nginx (process 7)"),
         (replace(PORT, bind_error="Cannot assign requested address"), Level.ERROR, "Cannot assign"),
-        (replace(PORT, is_expected=True), Level.ERROR, "nobody listens"),
+        (replace(PORT, is_expected=True, is_running=True), Level.ERROR, "127.0.0.1:8000, although HAProxy runs"),
+        (replace(PORT, is_expected=True), Level.ERROR, "127.0.0.1:8000: HAProxy does not run, or has not come up"),
     ],
 )
 def test_a_port_is_free_or_ours(port: PortFacts, level: Level, word: str) -> None:
@@ -261,6 +281,12 @@ def test_a_wall_clock_is_sane_and_kept_right(changes: dict[str, Any], level: Lev
     found = judge_machine.judge_clock(replace(CLOCK, **changes))
     assert found.level is level
     assert word in f"{found.what} {found.why}"
+
+
+def test_a_clock_is_kept_right_by_systemd_only_where_there_is_systemd() -> None:
+    off = replace(CLOCK, is_synchronised=False)
+    assert "timedatectl" in judge_machine.judge_clock(off).mend
+    assert judge_machine.judge_clock(replace(off, has_systemd=False)).mend == "apt-get install chrony"
 
 
 def status(name: str, digest: str = "abc") -> ServiceStatus:
@@ -395,6 +421,25 @@ def test_a_machine_id_in_an_image_is_shared_by_all_its_domains() -> None:
 )
 def test_what_a_guest_that_was_booted_has_shown(proof: Proof | None, expected: dict[str, Level]) -> None:
     assert levels(judge_storage.judge_proof("web", GROUP, proof)) == expected
+
+
+@pytest.mark.parametrize(("has_systemd", "mend"), [(True, "systemctl restart virtlogd.socket"), (False, "virtlogd -d")])
+def test_a_guest_that_does_not_start_without_virtlogd_mends_to_virtlogd(*, has_systemd: bool, mend: str) -> None:
+    proof = Proof(None, "", None, error="Failed to connect socket to '/run/libvirt/virtlogd-sock': refused")
+    (found,) = judge_storage.judge_proof("web", GROUP, proof, has_systemd=has_systemd)
+    assert found.mend == mend
+    other = replace(proof, error="no memory")
+    assert judge_storage.judge_proof("web", GROUP, other, has_systemd=has_systemd)[0].mend == "autoscaler events -g web"
+
+
+def test_what_could_not_be_looked_at_for_lack_of_virtlogd_mends_to_virtlogd() -> None:
+    def look(text: str) -> list[Finding]:
+        raise HypervisorError(text)
+
+    (found,) = _checked("kvm", "host local", partial(look, "connect socket to '/run/libvirt/virtlogd-sock': no"))
+    assert found.mend in ("systemctl restart virtlogd.socket", "virtlogd -d")
+    (found,) = _checked("kvm", "host local", partial(look, "denied"))
+    assert found.mend == "run it as root: sudo autoscaler doctor"
 
 
 # --- guests and leftovers -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from services.decider.core.decide import Decision
 from services.decider.core.explain import counterfactual
 from services.decider.core.group import metrics_of
 from services.decider.core.limits import Limit
-from services.decider.core.outlook import look_ahead, scenarios
+from services.decider.core.outlook import Outlook, is_unasked, look_ahead, scenarios, tell
 from tests.sim.decider_model import World, calm, settings
 
 SCHEDULE = {"type": "schedule", "cron": "0 0 29 2 MON", "duration_s": 60.0, "capacity": 2}
@@ -252,6 +252,44 @@ def test_scenarios_show_all_busy_and_all_idle() -> None:
     found = world(0.5, ready=2).run(50)
     same, busy, idle = scenarios(found.state, metrics_of(found.state, found.now_s, found.tick().epoch_s), found.now_s)
     assert (same.to, busy.to, busy.after_s, idle.to, idle.after_s) == (None, 3, 5.0, 1, 30.0)
+
+
+def unasked(load: float, **changes: Any) -> World:
+    """Return a group whose CPUs are in use although nobody has asked for anything for a while."""
+    found = world(lambda _t: load, **changes)
+    idle = calm(0.0, request_rate=0.0, in_flight=0)
+    found.traffic = lambda t: calm(load) if t < 5 else idle
+    return found.run(40)
+
+
+def test_without_requests_explain_says_that_cpu_use_alone_is_no_reason() -> None:
+    found = unasked(0.05)
+    assert last(found).counterfactual.startswith(
+        "at or above 80 % for 5 s, and with requests that need it (cpu_without_requests), it scales out"
+    )
+    lines = found.ask("explain").reply.data["lines"]
+    busy = next(line for line in lines if "100 % CPU" in line)
+    assert busy.startswith("  with 100 % CPU from now on, and requests that need it: it scales out to 2 in 5 s")
+
+
+def test_where_cpu_use_counts_without_requests_nothing_is_said_of_them() -> None:
+    found = unasked(0.05, cpu_without_requests="count")
+    assert last(found).counterfactual.startswith("at or above 80 % for 5 s it scales out")
+    assert "requests that need it" not in found.ask("explain").reply.data["text"]
+
+
+def test_cpu_use_of_domains_that_warm_up_is_not_taken_for_work_without_requests() -> None:
+    found = unasked(0.05)
+    metrics = metrics_of(found.state, found.now_s, found.tick().epoch_s)
+    assert is_unasked(metrics, found.state)
+    assert not is_unasked(replace(metrics, doubt="all of them warm up"), found.state)
+
+
+@pytest.mark.parametrize("limiter", ["none", ""])
+def test_an_outlook_that_nothing_limits_names_no_limiter(limiter: str) -> None:
+    view = Outlook("if nothing changes", 0.0, None, 53.0, limiter)
+    assert tell(view, 1, 0.0) == "if nothing changes: it keeps 1 for the next 53 s"
+    assert tell(replace(view, limiter="floor"), 1, 0.0) == "if nothing changes: it keeps 1 for the next 53 s (floor)"
 
 
 def test_scenarios_are_cheap() -> None:

@@ -3,7 +3,8 @@
 Each domain of the user's own has one too; and one for each group counts what replacing sick domains did not cure.
 
 *Failed starts*: starts go ahead, with a pause that grows with the failures in a row. After ``LIMIT`` of them it opens
-for 60 s, doubling to 30 min. Then one trial goes through (half open): success closes it, failure opens it again.
+for 60 s, doubling to 30 min. Then one trial goes through (half open): success closes it, failure opens it again. A
+changed configuration of the group ends the wait (``start_terms``).
 
 *Relapses*: what serves and dies within ``SOON_S`` is no success either. The first one is replaced at once; from the
 second in a row on its place is held free for 10 s, doubling to 30 min. Only its place: others are started meanwhile.
@@ -57,6 +58,15 @@ def domain_key(group: str, host: str, domain: str) -> str:
 def sick_key(group: str) -> str:
     """Return the name under which it is kept what replacing a group's sick domains did not cure."""
     return key(group, "", _TIER_OF_SICK)
+
+
+def group_of(key: str) -> str:
+    """Return the group of which a breaker with this name is.
+
+    >>> group_of(domain_key("web", "local", "a@b"))
+    'web'
+    """
+    return key.partition("@")[0]
 
 
 def is_open(breaker: Breaker, now_s: float) -> bool:
@@ -126,6 +136,11 @@ def failed(breaker: Breaker, now_s: float, uuid: str = "") -> Breaker:
 def succeeded(breaker: Breaker) -> Breaker:
     """Return the breaker after a start that led to a right answer: closed; that it dies soon again can only be seen."""
     return replace(CLOSED, relapses=breaker.relapses, relapsed_s=breaker.relapsed_s, held=breaker.held)
+
+
+def tried_again(breaker: Breaker, now_s: float) -> Breaker:
+    """Return the breaker with its wait ended: one trial may run now; if it fails, the next wait is the longer one."""
+    return replace(breaker, open_until_s=now_s) if is_open(breaker, now_s) else breaker
 
 
 def relapsed(breaker: Breaker, now_s: float, started_s: float) -> Breaker:

@@ -1,6 +1,6 @@
 """What was decided, in plain words: why, which limiter bound, what would change it."""
 
-from typing import Final
+from typing import Any, Final
 
 from common.messages import DecisionRecord, Evidence, Vote
 from services.decider.core import policies
@@ -8,7 +8,7 @@ from services.decider.core.ballot import NONE, leaning
 from services.decider.core.decide import Decision
 from services.decider.core.limits import MARGIN, is_safe
 from services.decider.core.metrics import GroupMetrics
-from services.decider.core.outlook import look_ahead, quiet_s
+from services.decider.core.outlook import bound, is_unasked, look_ahead, quiet_s
 from services.decider.core.state import GroupState
 from services.decider.core.words import clock, domains, percent, seconds
 
@@ -89,8 +89,17 @@ def _ways_out(state: GroupState, metrics: GroupMetrics) -> list[str]:
     point = state.settings.out_point_ratio
     if metrics.doubt and point is not None and metrics.mean >= point:
         return [metrics.doubt_ends]
-    ways = [way for policy in state.settings.counting if (way := policies.of(policy).out_when(policy))]
+    is_without = is_unasked(metrics, state)
+    ways = [way for policy in state.settings.counting if (way := _way_out(policy, is_without_requests=is_without))]
     return [f"{' or '.join(ways)} it scales out"] if ways else []
+
+
+def _way_out(policy: Any, *, is_without_requests: bool) -> str:
+    """Return when a policy scales out, empty where it does not tell; CPU use alone may not be enough."""
+    kind = policies.of(policy)
+    way = kind.out_when(policy)
+    needs = way and is_without_requests and kind.sees_cpu(policy)
+    return f"{way}, and with requests that need it (cpu_without_requests)," if needs else way
 
 
 def _ways_in(state: GroupState, desired: int, votes: tuple[Vote, ...]) -> list[str]:
@@ -113,7 +122,9 @@ def _of_leaning(state: GroupState, metrics: GroupMetrics, now_s: float, epoch_s:
             return _of_sparing_none(state, metrics)
         if view.horizon_s < state.settings.interval_s:
             return "the next step of its forecast decides"
-        return f"if nothing changes it keeps {metrics.desired} for {seconds(view.horizon_s)} at least ({view.limiter})"
+        return (
+            f"if nothing changes it keeps {metrics.desired} for {seconds(view.horizon_s)} at least{bound(view.limiter)}"
+        )
     if view.to > metrics.desired:
         return f"{seconds(view.after_s)} more like this and it scales out to {view.to}"
     return f"scales in to {view.to} in {seconds(view.after_s)} ({clock(epoch_s + view.after_s)}) if nothing changes"
@@ -123,9 +134,8 @@ def sentence(record: DecisionRecord) -> str:
     """Return what a record decided and why, as one sentence."""
     if record.action == "hold":
         return f"It keeps {domains(record.desired_after)}: {record.limiter_text}."
-    bound = "" if record.limiter == "none" else f" ({record.limiter})"
     return (
-        f"It scales {record.action} from {record.desired_before} to {record.desired_after}{bound}: "
+        f"It scales {record.action} from {record.desired_before} to {record.desired_after}{bound(record.limiter)}: "
         f"{record.limiter_text}."
     )
 

@@ -16,6 +16,7 @@ from services.decider.core.evolve import evolve
 from services.decider.core.limits import Limit
 from services.decider.core.metrics import WINDOW_SLACK, GroupMetrics
 from services.decider.core.state import GroupState
+from services.decider.core.witness import doubted
 from services.decider.core.words import clock, percent, seconds
 
 STEPS: Final = 120  # ticks of one scenario; each may be a step of a forecast
@@ -74,10 +75,16 @@ def look_ahead(
 
 
 def scenarios(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[Outlook, ...]:
-    """Return what happens if all stays as it is, if every CPU is busy from now on, and if every CPU is idle."""
+    """Return what happens if all stays as it is, if every CPU is busy from now on, and if every CPU is idle.
+
+    Where CPU use does not count because too few requests are there, they are taken as there: the second is about load.
+    """
+    asked, busy = metrics, f"with {percent(1.0)} CPU from now on"
+    if is_unasked(metrics, state):
+        asked, busy = replace(metrics, doubt="", doubt_ends=""), f"{busy}, and requests that need it"
     return (
         look_ahead(state, metrics, now_s, "if nothing changes"),
-        look_ahead(state, metrics, now_s, f"with {percent(1.0)} CPU from now on", cpu_ratio=1.0),
+        look_ahead(state, asked, now_s, busy, cpu_ratio=1.0),
         look_ahead(state, metrics, now_s, "with no load from now on", cpu_ratio=0.0),
     )
 
@@ -85,10 +92,22 @@ def scenarios(state: GroupState, metrics: GroupMetrics, now_s: float) -> tuple[O
 def tell(outlook: Outlook, desired: int, epoch_s: float) -> str:
     """Return an outlook as a sentence."""
     if outlook.to is None:
-        return f"{outlook.scenario}: it keeps {desired} for the next {seconds(outlook.horizon_s)} ({outlook.limiter})"
+        return (
+            f"{outlook.scenario}: it keeps {desired} for the next {seconds(outlook.horizon_s)}{bound(outlook.limiter)}"
+        )
     way = "out" if outlook.to > desired else "in"
     when = f"in {seconds(outlook.after_s)} ({clock(epoch_s + outlook.after_s)})"
     return f"{outlook.scenario}: it scales {way} to {outlook.to} {when}"
+
+
+def is_unasked(metrics: GroupMetrics, state: GroupState) -> bool:
+    """Return whether CPU use does not count for the lack of requests, and not for another reason."""
+    return bool(metrics.doubt) and doubted(replace(metrics, doubt=""), state).doubt == metrics.doubt
+
+
+def bound(limiter: str) -> str:
+    """Return a limiter in parentheses, to be put at the end of a clause; nothing where none binds."""
+    return "" if limiter in ("", "none") else f" ({limiter})"
 
 
 def quiet_s(asked: Iterable[Any], metrics: GroupMetrics, now_s: float) -> float:
