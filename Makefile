@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow test-debian13 faults chaos fuzz check format lock
+.PHONY: help up down clean install uninstall image image-wheels plot load bench bench-capacity bench-demo bench-policies dashboard-picture test test-fast test-slow test-ways test-debian13 faults chaos fuzz check format lock
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,8 +71,11 @@ test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@scripts/bootstrap.sh dev
 	@$(BIN)/pytest -n auto $(FAST_TESTS)
 	@$(REAL_TESTS) -n auto -m "beside and not slow" tests/integration
-	@$(REAL_TESTS) -n auto --dist loadfile -m "guests and not slow" --durations=12 tests/integration tests/e2e
-	@$(REAL_TESTS) -m "not beside and not guests and not slow" --durations=12 tests/integration tests/e2e
+	@$(REAL_TESTS) -m "not beside and not ways and not slow" --durations=12 tests/integration tests/e2e
+
+test-ways:  ## the tests in containers, under systemd, and with a guest that boots from a disk (a quarter of an hour)
+	@scripts/bootstrap.sh dev
+	@$(REAL_TESTS) -m "ways and not slow" --durations=12 tests/e2e
 
 test-slow:  ## the tests that load real guests for a minute and more each (half an hour)
 	@scripts/bootstrap.sh dev

@@ -10,17 +10,17 @@ import pytest
 from tests.disk_image import build
 from tests.e2e.world import World, now_s
 
-ALONE = {"test_main_job", "test_faults"}
-"""They restart libvirtd, and measure what they see: no other test runs beside them."""
+WAYS = {"test_compose", "test_disk_image", "test_systemd"}
+"""Other ways to run it, and to boot a guest, than ``make up`` and the demo's."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything below this directory; each module has an installation of its own."""
+    """Mark everything below this directory."""
     for item in items:
         if Path(__file__).parent in Path(str(item.path)).parents:
             item.add_marker(pytest.mark.e2e)
-            if item.path.stem not in ALONE:
-                item.add_marker(pytest.mark.guests)
+            if item.path.stem in WAYS:
+                item.add_marker(pytest.mark.ways)
 
 
 @pytest.fixture(scope="module")
