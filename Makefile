@@ -73,9 +73,9 @@ test:  ## everything the tests need, then all tests (real guests too; minutes)
 	@$(REAL_TESTS) -n auto -m "beside and not slow" tests/integration
 	@$(REAL_TESTS) -m "not beside and not ways and not slow" --durations=12 tests/integration tests/e2e
 
-test-ways:  ## the tests in containers, under systemd, and with a guest that boots from a disk (a quarter of an hour)
+test-ways:  ## the tests in containers, under systemd, with disk images, clones and warm reserves (a quarter of an hour)
 	@scripts/bootstrap.sh dev
-	@$(REAL_TESTS) -m "ways and not slow" --durations=12 tests/e2e
+	@$(REAL_TESTS) -m "ways and not slow" --durations=12 tests/integration tests/e2e
 
 test-slow:  ## the tests that load real guests for a minute and more each (half an hour)
 	@scripts/bootstrap.sh dev

@@ -25,6 +25,8 @@ BESIDE = frozenset(
         "recorder_process", "reload_everywhere", "replay_cli", "shared_dirs", "supervision", "supervisor", "unreached",
     )
 )  # fmt: skip
+WAYS = frozenset({"test_actuator_warm", "test_clones"})
+"""Other ways to capacity than a boot: ``make test-ways``, with what tests/e2e names."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,3 +35,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == here and item.path.stem in BESIDE:
             item.add_marker(pytest.mark.beside)
+        if item.path.parent == here and item.path.stem in WAYS:
+            item.add_marker(pytest.mark.ways)
