@@ -82,7 +82,8 @@ class Driver:
 
         def prepare(connection: object) -> str:
             assert isinstance(connection, Connection)
-            connection.ensure_network(network_xml(self.config.network), self.config.network.name)
+            if any(group.kind == "template" for group in self.config.groups.values()):  # an owner's domains have theirs
+                connection.ensure_network(network_xml(self.config.network), self.config.network.name)
             return "qemu"
 
         return replace(real, prepare=prepare)
