@@ -27,6 +27,11 @@ ANSWERS = "libvirt answers"
 _PID_FILES = {"libvirtd": "/run/libvirtd.pid", "virtlogd": "/run/virtlogd.pid"}
 
 
+def has_systemd() -> bool:
+    """Return whether systemd runs this machine."""
+    return Path("/run/systemd/system").is_dir()
+
+
 def ensure_libvirt(host: Host, system: System, clock: Clock) -> str:
     """Return in plain words how the host's libvirt was found or brought to answer.
 
@@ -35,12 +40,12 @@ def ensure_libvirt(host: Host, system: System, clock: Clock) -> str:
     """
     try:
         _touch(host.uri)
-        is_alone = host.uri == LOCAL_URI and not _is_systemd_here() and _daemon_pid("virtlogd") is None
+        is_alone = host.uri == LOCAL_URI and not has_systemd() and _daemon_pid("virtlogd") is None
         return f"{ANSWERS}; {_start_daemons(system)}" if is_alone and _daemon_pid("libvirtd") else ANSWERS
     except HypervisorError as error:
         if host.uri != LOCAL_URI:
             raise AutoscalerError(f"libvirt at {host.uri} does not answer: {error}") from error
-    how = _start_with_systemd() if _is_systemd_here() else _start_daemons(system)
+    how = _start_with_systemd() if has_systemd() else _start_daemons(system)
     deadline_s = clock.monotonic_s() + START_TIMEOUT_S
     while True:
         try:
@@ -96,10 +101,6 @@ def stop_libvirt(system: System) -> str:
 
 def _touch(uri: str) -> None:
     Connection.open(uri, is_read_only=True, may_touch=lambda _name: False).close()
-
-
-def _is_systemd_here() -> bool:
-    return Path("/run/systemd/system").is_dir()
 
 
 def _start_with_systemd() -> str:

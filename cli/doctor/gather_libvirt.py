@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.facts import UNIT_ACCOUNT, AccelFacts, LibvirtFacts, LimitFacts, Net, SocketFacts
-from cli.doctor.gather_machine import has_systemd
 from cli.kvm_device import why_closed
 from cli.left_over import left_over
+from cli.libvirt_daemon import has_systemd
 from common.acceleration import remembered
 from common.config import Config, Group, Host
 from common.domain import DomainFacts, DomainState

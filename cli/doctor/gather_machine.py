@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.facts import ClockFacts, HaproxyFacts, PortFacts, SpaceFacts
+from cli.libvirt_daemon import has_systemd
 from common.clock import Clock
 from common.config import Config
 from common.endpoint import split_endpoint
@@ -25,7 +26,6 @@ LISTEN: Final = "0A"
 SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 STA_UNSYNC: Final = 0x40
 _PROC: Final = Path("/proc")
-_SYSTEMD: Final = Path("/run/systemd/system")
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _TIMEX_BYTES, _STATUS_AT = 256, 40  # struct timex: modes, offset, freq, maxerror, esterror, and then status
 
@@ -47,11 +47,6 @@ class Holder:
     name: str
     command: tuple[str, ...]
     files: frozenset[tuple[int, int]] = frozenset()
-
-
-def has_systemd() -> bool:
-    """Return whether systemd runs this machine."""
-    return _SYSTEMD.is_dir()
 
 
 def ports(config: Config, answering: Collection[str]) -> list[PortFacts]:

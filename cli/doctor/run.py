@@ -37,6 +37,7 @@ from cli.doctor.judge_storage import (
     needed_now_bytes,
 )
 from cli.doctor.prove import prove_group
+from cli.libvirt_daemon import has_systemd
 from cli.observe import Snapshot, observe_once
 from cli.unreached import look, why
 from common.acceleration import prove
@@ -178,7 +179,7 @@ def _group(this: Round, name: str, past: StopFacts) -> list[Finding]:
     found: list[Finding] = []
     if (image := this.images.get(name)) is not None:
         found += [judge_image(name, image), judge_image_identity(name, group, image)]
-        found += judge_proof(name, group, _proof(this, name, image, views), has_systemd=gather_machine.has_systemd())
+        found += judge_proof(name, group, _proof(this, name, image, views), has_systemd=has_systemd())
     if this.snapshot.services:
         found.append(judge_endpoint(name, endpoint_facts(name, group, this.snapshot, this.clock.epoch_s())))
     obeyed = judge_stops(name, group, past, members)
@@ -243,6 +244,6 @@ def _checked(check: str, about: str, look: Callable[[], list[Finding]]) -> list[
         return look()
     except (AutoscalerError, OSError) as error:
         what = f"could not be checked: {error}"
-        mend = virtlogd_mend(str(error), has_systemd=gather_machine.has_systemd())
+        mend = virtlogd_mend(str(error), has_systemd=has_systemd())
         mend = mend or "run it as root: sudo autoscaler doctor"
         return [warning(check, about, what, "nothing is known about this part", mend)]

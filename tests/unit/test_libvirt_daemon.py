@@ -74,7 +74,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
     monkeypatch.setattr(
         libvirt_daemon, "_daemon_pid", lambda name: int(files[name].read_text()) if is_up(name) else None
     )
-    monkeypatch.setattr(libvirt_daemon, "_is_systemd_here", lambda: False)
+    monkeypatch.setattr(libvirt_daemon, "has_systemd", lambda: False)
     monkeypatch.setattr(libvirt_daemon, "running_domains", list)
     yield files
     for name in filter(is_up, files):
