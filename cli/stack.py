@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from cli import shared_dirs
+from cli import haproxy_process, shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
 from cli.kept_in_service import refuse_silencing
@@ -211,7 +211,7 @@ def prepare_haproxy(config: Config, config_path: Path) -> str:
 def held_addresses(system: System) -> list[str]:
     """Return the addresses that our own HAProxy holds, none while it does not run."""
     path = system.run_path / "haproxy.cfg"
-    if not is_supervised(system) or not path.is_file():
+    if not (is_supervised(system) or haproxy_process.serves(system)) or not path.is_file():
         return []
     words = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     return [line[1] for line in words if line[:1] == ["bind"]]

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import xmlrpc.client
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from cli import haproxy_process
 from cli.console import Steps
 from cli.program import module
 from cli.refusals import write_text
@@ -24,6 +26,7 @@ from common.state_dir import LOG_DIR
 from services.balancer.core import ending
 
 ROOT = Path(__file__).resolve().parent.parent
+KEEPER = ROOT / "scripts" / "keep-supervisord.sh"
 CONF = "supervisord.conf"  # in the run directory: what the running supervisord was told
 TREE = "directory="  # there: what it runs from, with the package below beneath it
 PROGRAM = "cli"
@@ -56,13 +59,11 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock,
         there = other_tree(before, ROOT)
         taken_from = f"; before, it ran from {there}" if there is not None else ""
         stop_services(system, clock, steps)
+    is_served = haproxy_process.serves(system)
     write_text(path, text)
-    command = [*module("supervisor.supervisord"), "-c", str(path)]
-    if subprocess.run(command, check=False, cwd=ROOT).returncode != 0:
-        raise AutoscalerError(f"supervisord does not start with {path}; see the lines above")
-    _await_supervisord(system, path, clock)
+    _start_supervisord(system, path, clock)
     write_text(marker, digest)
-    return f"started under supervisord{taken_from}"
+    return f"started under supervisord{taken_from}{'; HAProxy had served on' if is_served else ''}"
 
 
 def refuse_other_tree(system: System, *, is_forced: bool = False) -> None:
@@ -103,12 +104,26 @@ def _configuration(system: System) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _await_supervisord(system: System, path: Path, clock: Clock) -> None:
-    """Return when the process that was left in the background can be found: it writes its number a moment later."""
+def _start_supervisord(system: System, path: Path, clock: Clock) -> None:
+    """Start supervisord with its keeper in the background; return when it can be found, which is a moment later."""
+    said = system.state_path / LOG_DIR / "supervisord.err"
+    command = [*module("supervisor.supervisord"), "--nodaemon", "--silent", "-c", str(path)]
+    with said.open("wb") as out:
+        keeper = subprocess.Popen(
+            [str(KEEPER), str(_keeper_file(system)), *command],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
     deadline_s = clock.monotonic_s() + START_TIMEOUT_S
     while not is_supervised(system):
+        if keeper.poll() is not None:
+            why = said.read_text(encoding="utf-8", errors="replace").strip() or f"see {said.with_suffix('.log')}"
+            raise AutoscalerError(f"supervisord does not start with {path}: {why}")
         if clock.monotonic_s() > deadline_s:
-            raise AutoscalerError(f"supervisord ended soon after its start with {path}; see its log")
+            raise AutoscalerError(f"supervisord did not start within {START_TIMEOUT_S:g} s with {path}; see its log")
         Event().wait(0.05)
 
 
@@ -180,18 +195,43 @@ def stop_services(system: System, clock: Clock, steps: Steps) -> str:
     Raises:
         AutoscalerError: they are not gone in time, the time for what is in flight included.
     """
-    pid = _supervisord_pid(system)
-    if pid is None:
+    pid, is_served = _supervisord_pid(system), haproxy_process.serves(system)
+    if pid is None and not is_served:
+        _end_keeper(system)
         return f"not running{what_was_cut(system)}"
-    os.kill(pid, signal.SIGTERM)
     steps.note(partial(told_of_end, system, "the services end"))
     timeout_s = DOWN_TIMEOUT_S + ending.read_bound(system.run_path)
     deadline_s = clock.monotonic_s() + timeout_s
-    while _is_running(pid):
+    _end_keeper(system)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        _await(lambda: not _is_running(pid), f"supervisord (process {pid})", timeout_s, deadline_s, clock)
+    if haproxy_process.serves(system):
+        ended = haproxy_process.begin_end(system, ROOT, Path(sys.executable))
+        _await(lambda: ended.poll() is not None, "HAProxy", timeout_s, deadline_s, clock)
+    how = "stopped" if pid is not None else "not running, but for HAProxy, which had served on; stopped"
+    return f"{how}{what_was_cut(system)}"
+
+
+def _await(is_over: Callable[[], bool], what: str, timeout_s: float, deadline_s: float, clock: Clock) -> None:
+    while not is_over():
         if clock.monotonic_s() > deadline_s:
-            raise AutoscalerError(f"supervisord (process {pid}) did not stop within {timeout_s:.0f} s")
+            raise AutoscalerError(f"{what} did not stop within {timeout_s:.0f} s")
         Event().wait(0.1)
-    return f"stopped{what_was_cut(system)}"
+
+
+def _keeper_file(system: System) -> Path:
+    return system.run_path / "supervisord.keeper"
+
+
+def _end_keeper(system: System) -> None:
+    """End what would start supervisord again, and the supervisord that it has just started: they share a group."""
+    try:
+        pid = int(_keeper_file(system).read_text(encoding="ascii"))
+        if KEEPER.name in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace"):
+            os.killpg(pid, signal.SIGTERM)
+    except (OSError, ValueError):
+        return
 
 
 def told_of_end(system: System, otherwise: str) -> str:

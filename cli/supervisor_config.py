@@ -2,8 +2,13 @@
 
 Every program is restarted for ever, at the next look, however young it was: with ``startsecs`` above 0, supervisord
 waits a second longer after each quick end. What fails at its start keeps the pace itself (Note [A steady pace after a
-failure] in ``common.process``). ``startretries`` is as good as endless, for what cannot be run at all. HAProxy and its
-keeper die with supervisord through ``setpriv --pdeathsig``; the services ask for the same themselves.
+failure] in ``common.process``). ``startretries`` is as good as endless, for what cannot be run at all.
+
+# Note [HAProxy outlives its supervisord]
+``scripts/keep-supervisord.sh`` starts a killed supervisord again. Services that the killed one had would be in the way
+of the next one's, so they end with it, by a parent-death signal that they ask for; nobody misses them for some seconds.
+HAProxy would be missed by every client: only its keeper ends with supervisord (``setpriv``), HAProxy serves on, and the
+next keeper takes it over. Which process it is stands in a file of the run directory.
 
 # Note [Who bounds HAProxy's end]
 HAProxy's keeper does: it is told to have requests in flight end (SIGUSR1), and knows from a file for how long. What
@@ -100,12 +105,23 @@ def control_socket(system: System) -> Path:
     return system.run_path / "supervisord.sock"
 
 
-def haproxy_command(system: System, root: Path, python: Path) -> list[str]:
-    """Return the command that keeps HAProxy's master running, and ends it with supervisord."""
-    run, bound = system.run_path, ["setpriv", "--pdeathsig", "TERM"]
+def haproxy_pid_file(system: System) -> Path:
+    """Return the file with the number of HAProxy's master, as its keeper writes it."""
+    return system.run_path / "haproxy.pid"
+
+
+def haproxy_command(system: System, root: Path, python: Path, *, is_to_end: bool = False) -> list[str]:
+    """Return the command that keeps HAProxy's master running, or has one that runs end.
+
+    See Note [HAProxy outlives its supervisord].
+    """
+    run = system.run_path
     at_stop = shlex.join([str(python), ISOLATED, "-m", "services.balancer.ending", str(run)])
-    haproxy = [*bound, "haproxy", "-W", "-S", str(run / MASTER_SOCKET), "-f", str(run / "haproxy.cfg")]
-    return [*bound, str(root / "scripts" / "keep-haproxy.sh"), "--at-stop", at_stop, *haproxy]
+    keep = [str(root / "scripts" / "keep-haproxy.sh"), "--pid-file", str(haproxy_pid_file(system))]
+    how = ["--end"] if is_to_end else []
+    bound = [] if is_to_end else ["setpriv", "--pdeathsig", "KILL"]
+    haproxy = ["haproxy", "-W", "-S", str(run / MASTER_SOCKET), "-f", str(run / "haproxy.cfg")]
+    return [*bound, *keep, *how, "--at-stop", at_stop, *haproxy]
 
 
 def _program(

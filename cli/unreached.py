@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cli import haproxy_process
 from cli.shared_dirs import are_shared, belong_to_units
 from cli.supervision import is_supervised
 from common import in_force
@@ -42,8 +43,8 @@ class Seen:
 
     ``running``: what of this installation runs, in words; ``unseen``: why that cannot be told. ``origin`` is the file
     that it was started with, None where its run directory does not tell; ``is_changed``: that file says something else
-    now. ``others``: files that other services of this machine run with. ``keys``: what is to be known of the key that
-    is shown, empty on a bus without keys; ``is_tcp``: the bus could have some.
+    now. ``is_served``: our HAProxy runs. ``others``: files that other services of this machine run with. ``keys``: what
+    is to be known of the key that is shown, empty on a bus without keys; ``is_tcp``: the bus could have some.
     """
 
     address: str
@@ -52,6 +53,7 @@ class Seen:
     unseen: str = ""
     origin: str | None = None
     is_changed: bool = False
+    is_served: bool = False
     others: tuple[str, ...] = ()
     keys: str = ""
     is_tcp: bool = False
@@ -71,7 +73,7 @@ def why(seen: Seen) -> str:
     """Return in one line why nobody answers: that nothing runs, or what may be the reason, the likeliest first."""
     if seen.is_known_stopped:
         hint = "; another configuration runs on this machine: " + _other(seen.others[0]) if seen.others else ""
-        return STOPPED + hint
+        return STOPPED + ("; HAProxy serves on" if seen.is_served else "") + hint
     what = f"but this runs: {', '.join(seen.running)}" if seen.running else f"and {seen.unseen}"
     reasons = [*_other_configuration(seen), *_keys(seen), "the services are stopped, or hang: see their logs"]
     return f"nobody answered at {seen.address} (from {seen.file}), {what}. Maybe {'. Or '.join(reasons)}"
@@ -113,6 +115,7 @@ def look(config: Config, path: Path) -> Seen:
         unseen="" if running else _unseen(config),
         origin=file if origin is None and mine else origin,
         is_changed=is_changed or bool(mine and not here),
+        is_served=haproxy_process.serves(config.system),
         others=others,
         keys=key_text(config) if is_tcp else "",
         is_tcp=is_tcp,

@@ -3,20 +3,67 @@
 # SIGUSR2 (reload) and SIGTERM go on to the master. SIGUSR1 has HAProxy end without haste: it takes nothing new, WAIT
 # returns when nothing is in flight or the time for that is over, and then HAProxy is ended. A HAProxy that ends within
 # its first second is started again after a pause: a wrong configuration must not spin.
-# Usage: keep-haproxy.sh [--at-stop WAIT] COMMAND…   (WAIT: a command for the shell, as one word)
+#
+# With --pid-file, HAProxy serves on when its keeper is killed, and the next keeper takes it over instead of starting
+# another one; it has it reload if the configuration, COMMAND's last word, is newer than what it runs with. --end takes
+# over one that runs only to have it end, as SIGUSR1 does. COMMAND's first and last words tell HAProxy from another
+# process.
+# Usage: keep-haproxy.sh [--pid-file FILE] [--end] [--at-stop WAIT] COMMAND…
+# WAIT: a command for the shell, as one word
 is_asked_to_stop=
 child=
+is_taken_over=
 ending=
 trap 'is_asked_to_stop=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
 trap 'is_asked_to_stop=yes; [ -z "$child" ] || [ -n "$ending" ] || { drain & ending=$!; }' USR1
-trap '[ -z "$child" ] || kill -USR2 "$child" 2>/dev/null' USR2
+trap '[ -z "$child" ] || reload' USR2
 at_stop=
-if [ "$1" = --at-stop ]; then
-	at_stop=$2
-	shift 2
-fi
+pid_file=
+is_to_end=
+while :; do
+	case $1 in
+	--at-stop) at_stop=$2 && shift 2 ;;
+	--pid-file) pid_file=$2 && shift 2 ;;
+	--end) is_to_end=yes && shift ;;
+	*) break ;;
+	esac
+done
+for last in "$@"; do :; done
+name=${1##*/}
 
-runs() { kill -0 "$1" 2>/dev/null; }
+# Return whether the process is there and has not ended: who is not its parent cannot take it off the list.
+runs() { read -r stat 2>/dev/null <"/proc/$1/stat" && case ${stat##*) } in Z*) false ;; esac }
+
+# Return whether a HAProxy runs that an earlier keeper has started; it is the child then.
+take_over() {
+	[ -n "$pid_file" ] && read -r child 2>/dev/null <"$pid_file" && [ "$(cat "/proc/$child/comm" 2>/dev/null)" = "$name" ] &&
+		grep -qzxF -- "$last" "/proc/$child/cmdline" 2>/dev/null && runs "$child"
+}
+
+# Become HAProxy. It writes its own number before: a keeper that is killed meanwhile leaves none that nobody knows of.
+start() {
+	[ -n "$pid_file" ] || exec "$@"
+	# shellcheck disable=SC2016 # the inner shell is to expand it
+	exec sh -c 'echo $$ >"$0.new" && mv "$0.new" "$0" && exec "$@"' "$pid_file" "$@"
+}
+
+# The file tells since when it runs with what.
+reload() {
+	[ -z "$pid_file" ] || touch -c "$pid_file"
+	kill -USR2 "$child" 2>/dev/null
+}
+
+# Return when the child has ended or a signal was handled; whether it goes on.
+await() {
+	if [ -n "$is_taken_over" ]; then
+		sleep 0.1 &
+		wait $!
+	else
+		wait "$child"
+		code=$?
+	fi
+	runs "$child"
+}
 
 # Runs beside the loop below. What does not end within 8 s of its SIGTERM hangs.
 drain() {
@@ -34,19 +81,24 @@ drain() {
 
 while :; do
 	started=$(cut -d. -f1 /proc/uptime)
-	"$@" &
-	child=$!
+	is_taken_over=
+	if take_over; then
+		is_taken_over=yes
+		[ -n "$is_to_end" ] || [ -z "$(find "$last" -newer "$pid_file")" ] || reload
+	elif [ -n "$is_to_end" ]; then
+		exit 0
+	else
+		start "$@" &
+		child=$!
+	fi
 	[ -z "$is_asked_to_stop" ] || kill -TERM "$child" 2>/dev/null # the signal came just before
+	[ -z "$is_to_end" ] || kill -USR1 $$
 	code=
-	# `wait` also returns when a signal was handled; only a child that is gone ends it.
-	while runs "$child"; do
-		wait "$child"
-		code=$?
-	done
+	while await; do :; done
 	child=
 	[ -z "$ending" ] || while runs "$ending"; do wait "$ending"; done
 	[ -n "$is_asked_to_stop" ] && exit 0
-	echo "HAProxy ended with code ${code:-1}; it is started again" >&2
+	echo "HAProxy ended${code:+ with code $code}; it is started again" >&2
 	[ $(($(cut -d. -f1 /proc/uptime) - started)) -ge 2 ] && continue
 	sleep 3 &
 	wait $!

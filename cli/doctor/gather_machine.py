@@ -8,13 +8,14 @@ import socket
 import struct
 import subprocess
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from cli.doctor.facts import ClockFacts, HaproxyFacts, PortFacts, SpaceFacts
+from cli.haproxy_process import is_our_haproxy
 from cli.libvirt_daemon import has_systemd
 from common.clock import Clock
 from common.config import Config
@@ -164,17 +165,6 @@ def _is_ours(config: Config, service: str, holder: Holder) -> bool:
     except OSError:
         return False
     return (lock.st_dev, lock.st_ino) in holder.files
-
-
-def is_our_haproxy(run: Path, name: str, command: Sequence[str]) -> bool:
-    """Return whether a process is HAProxy with the configuration in this run directory.
-
-    >>> is_our_haproxy(Path("/run/a"), "haproxy", ("haproxy", "-W", "-f", "/run/a/haproxy.cfg", ""))
-    True
-    >>> is_our_haproxy(Path("/run/a"), "haproxy", ("haproxy", "-W", "-f", "/run/a-2/haproxy.cfg", ""))
-    False
-    """
-    return name == "haproxy" and str(run / "haproxy.cfg") in command
 
 
 def _haproxy_runs(config: Config) -> bool:

@@ -283,14 +283,31 @@ def test_up_starts_what_somebody_stopped(whole: Whole) -> None:
 
 
 @pytest.mark.fault(8)
-def test_a_killed_supervisord_leaves_no_orphan_and_up_starts_all_again(whole: Whole, row: Proof) -> None:
-    before, processes = whole.owned(), whole.all_pids()
-    with whole.fault("SIGKILL to supervisord, then up", boots=0, lost_for_s=30.0):
+def test_a_killed_supervisord_is_back_with_all_its_services_and_haproxy_serves_on(whole: Whole, row: Proof) -> None:
+    before, processes, haproxy = whole.owned(), whole.all_pids(), set(whole.pids("haproxy"))
+    with whole.fault("SIGKILL to supervisord", boots=0):
         os.kill(whole.pid("supervisord"), signal.SIGKILL)
-        whole.world.autoscaler("up")
-    assert not processes & whole.all_pids()
+    assert processes & whole.all_pids() == haproxy
     assert whole.owned() == before
-    row.held("what a killed supervisord had started ends with it; after `up` one of each runs, and the same domains")
+    row.held(
+        "a killed supervisord is started again; its services end with it, and one of each runs again beside the same "
+        "domains; HAProxy is taken over, and no GET fails"
+    )
+
+
+@pytest.mark.fault(8)
+def test_a_supervisord_killed_with_its_keeper_leaves_haproxy_alone_until_up(whole: Whole, row: Proof) -> None:
+    before, processes, haproxy = whole.owned(), whole.all_pids(), set(whole.pids("haproxy"))
+    with whole.fault("SIGKILL to supervisord and its keeper, then up", boots=0):
+        os.kill(int((whole.world.run_dir / "supervisord.keeper").read_text()), signal.SIGKILL)
+        os.kill(whole.pid("supervisord"), signal.SIGKILL)
+        wait_until(lambda: not whole.processes().keys() & set(SERVICES), 10, "the end of all services")
+        told = whole.world.autoscaler("status", check=False)
+        assert "not running: make up; HAProxy serves on" in told.stdout + told.stderr
+        whole.world.autoscaler("up")
+    assert processes & whole.all_pids() == haproxy
+    assert whole.owned() == before
+    row.held("killed with its keeper: HAProxy serves on alone, and `up` takes it over; no GET fails")
 
 
 def test_nothing_was_scaled_by_all_this(whole: Whole) -> None:

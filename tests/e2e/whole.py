@@ -289,5 +289,5 @@ class Whole:
                 yield words[3].removeprefix("services."), pid
             elif words[0].endswith("haproxy") and any(word.startswith(run) for word in words):
                 yield "haproxy", pid
-            elif "supervisor.supervisord" in words and any(word.startswith(run) for word in words):
+            elif words[3:4] == ["supervisor.supervisord"] and any(word.startswith(run) for word in words):
                 yield "supervisord", pid

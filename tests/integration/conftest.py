@@ -19,8 +19,9 @@ BESIDE = frozenset(
         "actuator_process", "actuator_sickness", "actuator_stop", "actuator_worker", "alert_rules", "balancer_life",
         "balancer_reload", "balancer_suspended", "bus", "bus_netns", "bus_roles", "bus_tcp", "changed_programs",
         "command_errors", "command_exits", "decider_bus", "decider_process", "doctor_endpoint", "endpoint_keys",
-        "engine_traces", "exporter_process", "guest_app", "haproxy_client", "haproxy_ending", "healthcheck", "install",
-        "keep_haproxy", "monitor_service", "network_dns", "no_proxy", "notifier_process", "notifier_senders",
+        "engine_traces", "exporter_process", "guest_app", "haproxy_client", "haproxy_ending", "haproxy_outlives",
+        "healthcheck", "install", "keep_haproxy", "monitor_service", "network_dns", "no_proxy", "notifier_process",
+        "notifier_senders",
         "plotter_remote", "plotter_render", "plotter_window", "prober_answers", "process", "process_reload",
         "recorder_process", "reload_everywhere", "replay_cli", "shared_dirs", "supervision", "supervisor", "unreached",
     )

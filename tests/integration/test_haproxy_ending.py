@@ -11,31 +11,21 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cli.console import Steps
-from cli.program import module
 from cli.supervision import is_supervised, stop_services
-from cli.supervisor_config import haproxy_command, supervisor_config
-from common import config_file
 from common.clock import SystemClock
-from common.config import Config
-from common.state_dir import LOG_DIR
 from services.balancer.core import ending
-from services.balancer.core.haproxy_config import master_socket, state_file, stats_socket
-from services.balancer.errors import ProxyError, ProxyLostError
-from services.balancer.files import write_atomically, write_config
-from services.balancer.haproxy import Master, RuntimeApi
-from tests.integration.balancer_stand import APP, ROOT, end
-from tests.ports import free_port
-from tests.waiting import Stopwatch, wait_until
+from tests.integration.balancer_stand import ROOT
+from tests.integration.kept_haproxy import BOUND_S, Kept, post
+from tests.waiting import wait_until
 
 CLOCK = SystemClock()
-BOUND_S = 3.0
 DOWN = """
 import sys
 from pathlib import Path
@@ -48,114 +38,6 @@ with steps.step("services and HAProxy"):
     steps.say(stop_services(System(run_dir=sys.argv[1], state_dir=sys.argv[2]), SystemClock(), steps))
 """
 AT_ONCE_S = 1.5  # the helper's start, two looks and HAProxy's end, on a machine that does other things too
-GROUPS = """
-[groups.web]
-prefix = "web-"
-endpoint = "127.0.0.1:WEB"
-drain_timeout_s = 1
-[groups.db]
-prefix = "db-"
-protocol = "tcp"
-endpoint = "127.0.0.1:TCP"
-drain_timeout_s = BOUND
-"""
-
-
-class Kept:
-    """HAProxy under its keeper, with one server in each group; ``go`` lets held requests be answered."""
-
-    def __init__(self, directory: Path, *, is_supervised: bool = False) -> None:
-        self.directory, self.port, self.tcp_port, app_port = directory, free_port(), free_port(), free_port()
-        path = directory / "autoscaler.toml"
-        groups = GROUPS.replace("WEB", str(self.port)).replace("TCP", str(self.tcp_port))
-        head = f'[system]\nrun_dir = "{directory}/run"\nstate_dir = "{directory}/state"\n[haproxy]\nslots = 8\n'
-        path.write_text(head + groups.replace("BOUND", f"{BOUND_S:g}"), encoding="utf-8")
-        self.config: Config = config_file.load(path)[0]
-        self.run = self.config.system.run_path
-        write_config(self.config)
-        app = [
-            sys.executable,
-            str(APP),
-            "127.0.0.21",
-            str(app_port),
-            "web-0000",
-            f"{directory}/log",
-            f"{directory}/sick",
-        ]
-        self._app = subprocess.Popen(app)
-        self._log = (directory / "haproxy.log").open("wb")
-        command = haproxy_command(self.config.system, ROOT, Path(sys.executable))
-        if is_supervised:
-            command = self._supervisord(path)
-        self.keeper = subprocess.Popen(command, stdout=self._log, stderr=self._log, cwd=ROOT)
-        self.master = Master(master_socket(self.config.system), CLOCK, deadline_s=2.0)
-        self._api = RuntimeApi(stats_socket(self.config.system), CLOCK, deadline_s=2.0)
-        wait_until(self._serves(app_port), "both groups serve", 20)
-
-    def _supervisord(self, path: Path) -> list[str]:
-        """Return the command that runs HAProxy as ``make up`` does, without the services."""
-        (self.config.system.state_path / LOG_DIR).mkdir(parents=True)
-        conf = self.run / "supervisord.conf"
-        conf.write_text(supervisor_config(self.config.system, (), path, Path(sys.executable), ROOT), encoding="utf-8")
-        return [*module("supervisor.supervisord"), "--nodaemon", "-c", str(conf)]
-
-    def _serves(self, app_port: int) -> Callable[[], bool]:
-        def is_up() -> bool:
-            try:
-                for group in ("web", "db"):
-                    self._api.order([f"set server {group}/vm1 addr 127.0.0.21 port {app_port}"])
-                    self._api.order([f"set server {group}/vm1 state ready"])
-                shown = self._api.look(("web", "db")).servers
-            except (ProxyError, ProxyLostError):
-                return False
-            return all(shown[group][0].is_proven for group in ("web", "db"))
-
-        return is_up
-
-    def log(self) -> str:
-        return (self.directory / "haproxy.log").read_text(encoding="utf-8")
-
-    def go(self) -> None:
-        (self.directory / "go").touch()
-
-    def in_flight(self) -> int:
-        """Return what HAProxy's processes have in flight, -1 while one does not say."""
-        try:
-            return sum(self.master.in_flight(worker.pid) for worker in self.master.workers())
-        except (ProxyError, ProxyLostError):
-            return -1
-
-    def until_in_flight(self, count: int) -> None:
-        wait_until(lambda: self.in_flight() == count, f"{count} in flight", 20)
-
-    def reload(self) -> None:
-        """Have HAProxy reload with its servers as they are; return when another process serves, too."""
-        write_atomically(state_file(self.config.system), self._api.look(("web", "db")).state_dump)
-        self.keeper.send_signal(signal.SIGUSR2)
-        wait_until(lambda: len(self._workers()) == 2, "an old worker beside a new one", 20)
-
-    def _workers(self) -> list[int]:
-        try:
-            return [worker.pid for worker in self.master.workers()]
-        except (ProxyError, ProxyLostError):
-            return []
-
-    def drain(self) -> Stopwatch:
-        self.keeper.send_signal(signal.SIGUSR1)
-        return Stopwatch(self.keeper.pid)
-
-    def takes_new(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
-        except ConnectionRefusedError:
-            return False
-        return True
-
-    def close(self) -> None:
-        self.go()
-        end(self.keeper, signal.SIGTERM)
-        end(self._app)
-        self._log.close()
 
 
 @pytest.fixture
@@ -180,18 +62,6 @@ def supervised() -> Iterator[Kept]:
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor() as threads:
         yield threads
-
-
-def post(kept: Kept) -> str:
-    """Return how a POST ended that is answered when the stand lets it."""
-    connection = http.client.HTTPConnection("127.0.0.1", kept.port, timeout=40)
-    try:
-        connection.request("POST", "/work?held=1", b"x")
-        return str(connection.getresponse().status)
-    except (OSError, http.client.HTTPException) as error:
-        return type(error).__name__
-    finally:
-        connection.close()
 
 
 def idle(kept: Kept) -> http.client.HTTPConnection:

@@ -50,11 +50,17 @@ def test_a_percent_sign_in_a_path_is_no_expansion() -> None:
     assert "directory=/opt/100%%\n" in text
 
 
-def test_haproxy_and_its_keeper_end_with_their_supervisor() -> None:
+def test_haproxys_keeper_ends_with_its_supervisor_and_haproxy_does_not() -> None:
     command = haproxy_command(SYSTEM, Path("/opt"), Path("/python"))
-    assert command[:4] == ["setpriv", "--pdeathsig", "TERM", "/opt/scripts/keep-haproxy.sh"]
-    assert command[4:6] == ["--at-stop", "/python -IB -m services.balancer.ending /run/x"]
-    assert command[6:10] == ["setpriv", "--pdeathsig", "TERM", "haproxy"]
+    assert command[:4] == ["setpriv", "--pdeathsig", "KILL", "/opt/scripts/keep-haproxy.sh"]
+    assert command[4:6] == ["--pid-file", "/run/x/haproxy.pid"]
+    assert command[6:8] == ["--at-stop", "/python -IB -m services.balancer.ending /run/x"]
+    assert command[8] == "haproxy"
+
+
+def test_it_is_told_to_end_by_what_outlives_whoever_asked() -> None:
+    command = haproxy_command(SYSTEM, Path("/opt"), Path("/python"), is_to_end=True)
+    assert command[:4] == ["/opt/scripts/keep-haproxy.sh", "--pid-file", "/run/x/haproxy.pid", "--end"]
 
 
 def test_haproxy_is_told_to_drain_and_waited_for_longer_than_any_drain_may_last() -> None:

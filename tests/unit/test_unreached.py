@@ -20,6 +20,7 @@ OTHER = "it was started with another configuration: /etc/b.toml (autoscaler --co
 def test_not_running_is_said_where_it_is_known() -> None:
     seen = replace(SEEN, running=())
     assert why(seen) == "not running: make up"
+    assert why(replace(seen, is_served=True)) == "not running: make up; HAProxy serves on"
     assert why(replace(seen, others=("/etc/b.toml",))) == (
         "not running: make up; another configuration runs on this machine: "
         "/etc/b.toml (autoscaler --config /etc/b.toml …)"
