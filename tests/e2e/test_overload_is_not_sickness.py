@@ -5,6 +5,7 @@ Overload is made as hosts make it: members get a tenth of a CPU, and far more is
 
 import re
 import subprocess
+import threading
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -29,6 +30,7 @@ COUNT = 3
 GRACE_S = 4.0
 QUOTA = 0.1
 CHECKS = "timeout_s = 0.5\n"
+FEW_SLOTS, SLOW_S = 4, 15.0
 CLIENTS, COST = 64, 50_000_000
 FAIL_S = 60.0
 OVERLOAD_S = 30.0
@@ -107,6 +109,77 @@ def test_an_overloaded_template_group_keeps_its_power(make_world: MakeWorld, ima
         nobody_is_powered_off_by(service)
 
 
+@contextmanager
+def full(world: World) -> Iterator[None]:
+    """Fill every slot of the group with requests that take long and cost nothing, and the queue behind them."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            with suppress(OSError):
+                world.get(f"/slow?ms={SLOW_S * 1000:.0f}", timeout_s=4 * SLOW_S)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(3 * COUNT * FEW_SLOTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(4 * SLOW_S)
+
+
+def one_check_that_succeeds_costs_nobody_its_power(service: Service) -> None:
+    """Pass if members that fail together, while requests wait, keep their power when one of them passes again."""
+    addresses = [member["address"] for member in service.whole.ready()]
+    before = qemu_pids({member["name"] for member in service.whole.ready()})
+    assert len(before) == COUNT
+    service.power.forget()
+    with Refusal(service.world.name, which="tcp flags & (syn | ack) == syn") as refusal, full(service.world):
+        wait_until(lambda: waiting(service), FAIL_S, "requests that wait")
+        refusal.add(addresses[:2])
+        wait_until(lambda: down(service) >= set(addresses[:2]), FAIL_S, "two of three whose checks fail")
+        time.sleep(2 * GRACE_S)  # each has failed for longer than its grace
+        refusal.take_out(addresses[0])
+        wait_until(lambda: addresses[0] not in down(service), FAIL_S, "one of the two passes again")
+        time.sleep(4 * GRACE_S)  # the other one fails alone now
+        assert addresses[1] in down(service)
+        assert waiting(service), "the overload has lasted"
+        assert service.power.ends() == []
+        refusal.end()
+    wait_until(lambda: serves_again(service), RECOVER_S, f"all in rotation again; ended: {service.power.ends()}")
+    assert qemu_pids(set(before)) == before
+
+
+def down(service: Service) -> set[str]:
+    """Return the addresses that HAProxy holds for dead."""
+    return {server.address for server in service.whole.servers() if not server.is_up}
+
+
+def waiting(service: Service) -> int:
+    """Return how many requests wait for a slot."""
+    return service.whole.api.look(["web"]).totals["web"].queue
+
+
+def test_one_check_that_succeeds_costs_nobody_of_an_existing_group_its_power(
+    make_world: MakeWorld, images: Path
+) -> None:
+    extra = f'unhealthy_grace_s = {GRACE_S}\nmax_in_flight = {FEW_SLOTS}\npower_off = "after-stop-timeout"'
+    made = owners_group(make_world, images, "aseo", 29, minimum=COUNT, extra=extra)
+    with made as (world, _), in_service(world, COUNT, rate=0.2) as service:
+        one_check_that_succeeds_costs_nobody_its_power(service)
+
+
+def test_one_check_that_succeeds_costs_nobody_of_a_template_group_its_power(make_world: MakeWorld) -> None:
+    extra = f"unhealthy_grace_s = {GRACE_S}"
+    world = make_world("aseq", 30, minimum=str(COUNT), maximum=str(COUNT), group_extra=extra)
+    text = world.config.read_text(encoding="utf-8")
+    world.config.write_text(text.replace("max_in_flight = 16", f"max_in_flight = {FEW_SLOTS}"), encoding="utf-8")
+    with in_service(world, COUNT, rate=0.2) as service:
+        one_check_that_succeeds_costs_nobody_its_power(service)
+
+
 def test_a_member_that_crashes_again_and_again_hides_no_overload_and_is_not_booted_for_ever(
     make_world: MakeWorld,
 ) -> None:
@@ -155,13 +228,17 @@ def test_a_symptom_that_replacing_does_not_cure_is_said_and_tried_ever_more_rare
 
 
 class Refusal:
-    """Addresses whose connections are refused, as if each guest's application ended soon after it had started."""
+    """Addresses whose connections are refused, as if each guest's application ended soon after it had started.
 
-    def __init__(self, table: str) -> None:
+    ``which``: of those connections, in nftables' words; empty for all of them, those that are made already too.
+    """
+
+    def __init__(self, table: str, which: str = "") -> None:
         self._table = f"ip {table}"
+        self._which = which
 
     def __enter__(self) -> "Refusal":
-        refused = "ip daddr @sick tcp dport 8080 reject with tcp reset;"
+        refused = f"ip daddr @sick tcp dport 8080 {self._which} reject with tcp reset;"
         chain = f"chain out {{ type filter hook output priority 0; {refused} }}"
         nft(f"table {self._table} {{ set sick {{ type ipv4_addr; }}; {chain}; }}")
         return self
@@ -173,6 +250,10 @@ class Refusal:
         """Refuse these too."""
         for address in addresses:
             nft(f"add element {self._table} sick {{ {address} }}")
+
+    def take_out(self, address: str) -> None:
+        """Refuse this one no longer."""
+        nft(f"delete element {self._table} sick {{ {address} }}")
 
     def end(self) -> None:
         """Refuse nobody any more."""

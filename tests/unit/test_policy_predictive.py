@@ -240,6 +240,17 @@ def test_bytes_of_another_kind_are_refused() -> None:
         predictive.resume(policy(step_s=30.0), one)
 
 
+@pytest.mark.parametrize("value", [1e21, -1e21, float("inf")])
+@pytest.mark.parametrize(("part", "name"), [("base", "origin"), ("tail", "after")])
+def test_a_figure_that_could_not_be_kept_again_is_refused(part: str, name: str, value: float) -> None:
+    one = taught([2.0] * 3).learned
+    assert one is not None
+    parts = {"base": learned.base_bytes(one), "tail": learned.tail_bytes(one)}
+    parts[part] = learned._packed({**learned._unpacked(parts[part]), name: value})
+    with pytest.raises(ValueError, match=r"must be in ±1e\+15"):
+        learned.from_bytes(**parts)
+
+
 def test_the_library_keeps_what_was_learned_and_begins_anew_where_it_is_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,16 @@ def _unpacked(kind: Any, value: Any) -> Any:
         return kind(
             **{field.name: _unpacked(hints[field.name], value[field.name]) for field in dataclasses.fields(kind)}
         )
+    return figure(kind, value)
+
+
+def figure(kind: Any, value: Any) -> Any:
+    """Return a number that was stored, as ``kind``: one of a size that can be reckoned with, and be stored again.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is too large, or NaN where NaN has no meaning.
+    """
     if not isinstance(value, int | float):
         raise TypeError(f"must be a number; got {value!r}")
     if abs(value) > MAX_FIGURE:  # NaN is not: it stands for what is unknown

@@ -16,6 +16,7 @@ import msgpack
 
 from services.decider.core import forecast, forecast_store
 from services.decider.core.forecast import Forecast
+from services.decider.core.forecast_store import figure
 
 VERSION: Final = 1
 BASE_STEPS: Final = 20
@@ -97,9 +98,9 @@ def from_bytes(base: bytes, tail: bytes) -> Learned:
     """
     try:
         values, rest = _unpacked(base), _unpacked(tail) if tail else {}
-        learned = Learned(str(values["key"]), int(values["origin"]), forecast_store.from_values(values["base"]))
-        first = int(rest.get("after", learned.base.step))
-        steps = tuple((int(lead), float(load)) for lead, load in rest.get("steps", ()))
+        learned = Learned(str(values["key"]), figure(int, values["origin"]), forecast_store.from_values(values["base"]))
+        first = figure(int, rest.get("after", learned.base.step))
+        steps = tuple((figure(int, lead), figure(float, load)) for lead, load in rest.get("steps", ()))
         if rest.get("key", learned.key) != learned.key or first > learned.base.step:
             return learned
         learned = replace(learned, tail=steps[learned.base.step - first :])
