@@ -19,6 +19,7 @@ from common.log import logger
 from common.messages import Body, DesiredCapacity, Drain, Event, Failure, Member, Membership, Traffic
 from common.phases import Phase
 from common.process import Context as ProcessContext
+from common.refused import Refused
 from common.unready import WRONG
 from services.actuator.access import access
 from services.actuator.alarms import Alarms
@@ -72,6 +73,7 @@ class ActuatorService:
         self._boot_id = boot_id()
         self._state_file = self._config.system.state_path / "actuator.json"
         self._stored = read(self._state_file, now_s, self._boot_id)
+        self._refused = Refused(context.notes, self._state_file, "breakers and boot times")
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._hosts = Hosts(self._config.hosts, now_s, self._config.system.stale_after_s, self._stored.owned)
         self._ledgers = {name: Ledger() for name in self._config.groups}
@@ -117,6 +119,8 @@ class ActuatorService:
             self._orders.take(pending, now_s)
         self._take_reports(now_s)
         self._remember_owned()
+        if self._refused.is_due(now_s):
+            self._keep()
         self._hold_back()
         if self._orders.is_asked:
             self._orders.serve([self._look(name, now_s) for name in self._config.groups], now_s)
@@ -183,11 +187,7 @@ class ActuatorService:
 
     def _keep(self) -> None:
         """Store what stands nowhere else; have the status say so while the disk refuses it."""
-        trouble = write(self._state_file, self._stored, self._boot_id)
-        if trouble:
-            self._context.notes[self._state_file.name] = f"{trouble}; a restart forgets breakers and boot times"
-        else:
-            self._context.notes.pop(self._state_file.name, None)
+        self._refused.note(write(self._state_file, self._stored, self._boot_id))
 
     # --- what comes in -----------------------------------------------------------------------------------------
 

@@ -86,7 +86,6 @@ def write(path: Path, stored: Stored, boot_id: str) -> str:
         ensure_state_dir(path.parent)
         files.replace_file(path, json.dumps(values, indent=1).encode(), mode=files.PRIVATE, is_durable=True)
     except OSError as error:
-        log.warning("state-not-written", path=str(path), error=str(error))
         return f"{path} cannot be written: {error.strerror or error}"
     return ""
 

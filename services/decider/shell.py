@@ -21,6 +21,7 @@ from common.config import Config
 from common.log import logger
 from common.messages import QUESTIONS, Claim, Drain, Failure, HostSample, Membership, Reply, Traffic
 from common.process import Context
+from common.refused import Refused
 from services.decider.core.events import (
     Action,
     Answer,
@@ -63,7 +64,8 @@ class DeciderService:
         self._bus, self._clock, self._notes = context.bus, context.clock, context.notes
         self._interval_s = context.config.system.interval_s
         self._boot_id = boot_id()
-        self._store = Store(context.config.system.state_path / NAME)
+        path = context.config.system.state_path / NAME
+        self._store, self._refused = Store(path), Refused(context.notes, path, "the newest orders and decisions")
         self._library = Library(context.config.system.state_path / LIBRARY)
         self._groups = self._begun(context.config, context.bus.run_id)
         self._waiting: dict[int, PendingRequest] = {}
@@ -81,7 +83,9 @@ class DeciderService:
         for pending in inbox.requests:
             self._ask(pending, now_s)
         if now_s >= self._next_tick_s:
-            self._retry_store()
+            if self._refused.is_due(now_s):
+                self._store.write()
+            self._refused.note(self._store.trouble)
             self._note_bounds()
             epoch_s = self._clock.epoch_s()
             claimed = [claim for state in self._groups.values() for claim in claims_of(state, now_s)]
@@ -117,15 +121,6 @@ class DeciderService:
 
     def _instant(self) -> Instant:
         return Instant(self._boot_id, self._clock.monotonic_s(), self._clock.epoch_s())
-
-    def _retry_store(self) -> None:
-        """Write what the disk refused before, and have the status say what it refuses."""
-        if self._store.trouble:
-            self._store.write()
-        if self._store.trouble:
-            self._notes[NAME] = f"{self._store.trouble}; a restart forgets the newest orders and decisions"
-        else:
-            self._notes.pop(NAME, None)
 
     def _note_bounds(self) -> None:
         """Have status, and the answer to a reload, say where an order outlives what the configuration says."""

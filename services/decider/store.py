@@ -50,15 +50,11 @@ class Store:
 
     def write(self) -> str:
         """Write what is kept; return why that failed, empty if it did not. ``trouble`` says the same until it works."""
-        before, self.trouble = self.trouble, ""
+        self.trouble = ""
         try:
             _write(self._path, self._values)
         except OSError as error:
             self.trouble = f"{self._path} cannot be written: {error.strerror or error}"
-        if self.trouble and self.trouble != before:
-            log.error("state-not-written", path=str(self._path), reason=self.trouble)
-        elif before and not self.trouble:
-            log.info("state-written-again", path=str(self._path))
         return self.trouble
 
 

@@ -20,6 +20,7 @@ from common.log import logger
 from common.messages import Event, Header, message_id
 from common.process import Context
 from common.recording import Recording, recording_dir
+from common.refused import Refused
 from services.notifier.core.deliver import (
     Attempt,
     CoreEvent,
@@ -71,7 +72,8 @@ class NotifierService:
         }
         self._told = {key: told for key, (_, told) in receivers.items()}
         self._look_s = float("-inf")
-        self._store = Store(context.config.system.state_path / NAME)
+        path = context.config.system.state_path / NAME
+        self._store, self._refused = Store(path), Refused(context.notes, path, "what waits to be told")
         past = self._store.read() if receivers else Past()
         self._recent = deque(past.recent, MAX_RECENT)
         self._known = set(past.recent)
@@ -103,15 +105,16 @@ class NotifierService:
             self._look_s = now_s + IDLE_S
         self._feed(Tick(), now_s)
         self._perform(now_s)
-        return max(0.0, min(self._until_s - now_s, IDLE_S))
+        return max(0.0, min(self._until_s - now_s, self._refused.wait_s(now_s), IDLE_S))
 
     def keep_again(self, now_s: float) -> None:
         """Keep what waits once more."""
-        self._save(now_s)
+        del now_s
+        self._save()
 
     def close(self) -> None:
         """Keep what waits; an attempt that is under way is made again by the next process."""
-        self._save(self._clock.monotonic_s())
+        self._save()
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
@@ -188,8 +191,8 @@ class NotifierService:
 
     def _perform(self, now_s: float) -> None:
         """Keep what has changed, once for all that arrived together; then begin the attempts."""
-        if self._is_changed:
-            self._save(now_s)
+        if self._is_changed or self._refused.is_due(now_s):
+            self._save()
             self._is_changed = False
         for attempt in self._attempts:
             self._counters["attempts"] += 1
@@ -202,9 +205,9 @@ class NotifierService:
         logger().error("notice-given-up", receiver=lost.receiver, id=lost.notice.id, reason=lost.reason)
         self._bus.publish(Event(name="notification-lost", text=text[:500], level="warning"))
 
-    def _save(self, now_s: float) -> None:
+    def _save(self) -> None:
         if self._workers:
-            self._store.write(self._state.queues, self._clock.epoch_s(), tuple(self._recent), now_s)
+            self._refused.note(self._store.write(self._state.queues, self._clock.epoch_s(), tuple(self._recent)))
 
 
 def missed_since_s(heard_at_s: float, epoch_s: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from common import files
 from common.figures import count_in, time_in
-from common.log import Quiet, logger
+from common.log import logger
 from common.plain import plain_name
 from common.state_dir import ensure_state_dir
 from services.notifier.core.deliver import Item
@@ -19,7 +19,6 @@ from services.notifier.core.notice import Notice
 
 NAME: Final = "notifier.json"
 MAX_BYTES: Final = 64 * 1024 * 1024
-SAY_AGAIN_S: Final = 300.0
 
 Stored = dict[str, tuple[tuple[Notice, int], ...]]
 
@@ -39,7 +38,6 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Use the file at ``path``."""
         self._path = path
-        self._quiet = Quiet(SAY_AGAIN_S)
 
     def read(self) -> Past:
         """Return what an earlier process left."""
@@ -54,10 +52,8 @@ class Store:
             logger().warning("stored-state-unreadable", path=str(self._path), reason=str(error))
             return Past()
 
-    def write(
-        self, queues: Mapping[str, tuple[Item, ...]], heard_at_s: float, recent: Sequence[str], now_s: float
-    ) -> None:
-        """Keep what waits, and the identifiers that were heard last."""
+    def write(self, queues: Mapping[str, tuple[Item, ...]], heard_at_s: float, recent: Sequence[str]) -> str:
+        """Keep what waits, and the identifiers that were heard last; return why that failed, empty if it did not."""
         values = {
             "heard_at_s": heard_at_s,
             "recent": list(recent),
@@ -70,8 +66,8 @@ class Store:
             ensure_state_dir(self._path.parent)
             files.replace_file(self._path, json.dumps(values).encode(), mode=files.PRIVATE, is_durable=True)
         except OSError as error:
-            if self._quiet.may_say(error.errno, now_s):
-                logger().error("state-not-written", path=str(self._path), reason=error.strerror or str(error))
+            return f"{self._path} cannot be written: {error.strerror or error}"
+        return ""
 
 
 def _past(values: Any) -> Past:

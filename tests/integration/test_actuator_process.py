@@ -14,10 +14,10 @@ from common import config_file
 from common.bus import Bus, ask
 from common.clock import SystemClock
 from common.config import Config
-from common.messages import PROTOCOL_VERSION, DesiredCapacity, Membership, Reply, Request
+from common.messages import PROTOCOL_VERSION, DesiredCapacity, Membership, Reply, Request, ServiceStatus
 from tests.faults.proof import Proof
 from tests.integration.relay import Fate, Relay, intact
-from tests.waiting import undisturbed_s
+from tests.waiting import undisturbed_s, wait_until
 
 CLOCK = SystemClock()
 PATIENCE_S = 30.0
@@ -109,6 +109,29 @@ def test_process_tells_its_members_and_why_it_cannot_add(
         assert CLOCK.monotonic_s() < until_s, body
         body = membership(decider)
     assert body.generation_seen == 1
+
+
+def test_what_the_disk_refused_is_kept_once_it_takes_it_though_nothing_new_happens(path: Path, decider: Bus) -> None:
+    kept = path.parent / "state" / "actuator.json"
+    kept.mkdir(parents=True)  # no file can take its place
+    decider.subscribe("actuator", "service")
+    process = start(path)
+    try:
+        note = wait_until(lambda: noted(decider), "a note of it", PATIENCE_S)
+        assert f"{kept} cannot be written: it is in the way: " in note
+        assert note.endswith("; a restart forgets breakers and boot times")
+        kept.rmdir()
+        wait_until(lambda: noted(decider) == "", "the note to go", PATIENCE_S)
+        assert kept.is_file()
+    finally:
+        process.kill()
+        process.communicate(timeout=5)
+
+
+def noted(bus: Bus) -> str | None:
+    """Return the note of the newest of the signs of life that came since, None without one."""
+    notes = [message.body.note for message in bus.receive(0.2).messages if isinstance(message.body, ServiceStatus)]
+    return notes[-1] if notes else None
 
 
 @pytest.mark.fault(70)

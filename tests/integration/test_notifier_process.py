@@ -233,6 +233,18 @@ def test_a_secret_that_others_may_read_stops_no_other_receiver_and_status_says_s
     assert process.poll() is None
 
 
+def test_what_the_disk_refused_is_kept_once_it_takes_it_though_nothing_new_happens(
+    toml: Path, decider: Decider, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    path = toml.parent / "state" / "notifier.json"
+    path.mkdir(parents=True)  # no file can take its place
+    start()
+    wait_until(lambda: decider.status is not None and "notifier.json cannot be written" in decider.status.note, "it")
+    path.rmdir()
+    wait_until(lambda: decider.status is not None and not decider.status.note, "the note to go")
+    assert path.is_file() and stored(toml) == {}
+
+
 def test_without_receivers_it_is_idle(
     toml: Path, decider: Decider, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
