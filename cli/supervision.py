@@ -27,7 +27,9 @@ from services.balancer.core import ending
 
 ROOT = Path(__file__).resolve().parent.parent
 KEEPER = ROOT / "scripts" / "keep-supervisord.sh"
+SAID = "supervisord.err"
 CONF = "supervisord.conf"  # in the run directory: what the running supervisord was told
+UMASK = 0o077  # supervisord has a key for it, which it minds only where it goes into the background by itself
 TREE = "directory="  # there: what it runs from, with the package below beneath it
 PROGRAM = "cli"
 START_TIMEOUT_S = 20.0
@@ -61,7 +63,7 @@ def start_services(config: Config, config_path: Path, digest: str, clock: Clock,
         stop_services(system, clock, steps)
     is_served = haproxy_process.serves(system)
     write_text(path, text)
-    _start_supervisord(system, path, clock)
+    start_supervisord(system, path, clock)
     write_text(marker, digest)
     return f"started under supervisord{taken_from}{'; HAProxy had served on' if is_served else ''}"
 
@@ -104,9 +106,9 @@ def _configuration(system: System) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _start_supervisord(system: System, path: Path, clock: Clock) -> None:
+def start_supervisord(system: System, path: Path, clock: Clock) -> None:
     """Start supervisord with its keeper in the background; return when it can be found, which is a moment later."""
-    said = system.state_path / LOG_DIR / "supervisord.err"
+    said = system.state_path / LOG_DIR / SAID
     command = [*module("supervisor.supervisord"), "--nodaemon", "--silent", "-c", str(path)]
     with said.open("wb") as out:
         keeper = subprocess.Popen(
@@ -116,6 +118,7 @@ def _start_supervisord(system: System, path: Path, clock: Clock) -> None:
             stdout=out,
             stderr=out,
             start_new_session=True,
+            umask=UMASK,
         )
     deadline_s = clock.monotonic_s() + START_TIMEOUT_S
     while not is_supervised(system):

@@ -62,7 +62,6 @@ def supervisor_config(
         f"directory={_plain(root)}",
         f'environment=PYTHONDONTWRITEBYTECODE="1",{RUN_DIR_VARIABLE}="{_plain(run)}"',
         f"; {_mark(variables)}",
-        "umask=077",
         "",
         "[unix_http_server]",
         f"file={control_socket(system)}",

@@ -11,17 +11,20 @@ import pytest
 from cli.console import Steps
 from cli.program import module
 from cli.supervision import (
+    SAID,
     is_ending,
     is_supervised,
     refuse_other_tree,
     restart_services,
     start_stopped,
+    start_supervisord,
     stop_services,
 )
 from cli.supervisor_config import control_socket
 from common.clock import SystemClock
 from common.config import Config, System
 from common.errors import AutoscalerError
+from common.state_dir import LOG_DIR
 from tests.waiting import wait_until
 
 CLOCK = SystemClock()
@@ -87,3 +90,45 @@ def test_one_that_runs_from_another_place_is_left_alone_unless_it_ends_already(s
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: is_ending(system), "it says that it ends", 20, every_s=0.05)
     refuse_other_tree(system)
+
+
+QUIET = """
+[supervisord]
+pidfile={run}/supervisord.pid
+logfile={run}/log
+[unix_http_server]
+file={run}/supervisord.sock
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> System:
+    """Make the directories of an installation that has not been started."""
+    system = System(run_dir=f"{tmp_path}/run", state_dir=f"{tmp_path}/state")
+    system.run_path.mkdir()
+    (system.state_path / LOG_DIR).mkdir(parents=True)
+    return system
+
+
+def test_it_is_started_in_the_background_with_a_umask_that_hides_from_others(place: System) -> None:
+    conf = place.run_path / "supervisord.conf"
+    conf.write_text(QUIET.format(run=place.run_path))
+    start_supervisord(place, conf, CLOCK)
+    pid = int((place.run_path / "supervisord.pid").read_text())
+    try:
+        assert "Umask:\t0077" in Path(f"/proc/{pid}/status").read_text()
+        assert os.getsid(pid) == int((place.run_path / "supervisord.keeper").read_text()) != os.getsid(0)
+        assert {Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in (1, 2)} == {place.state_path / LOG_DIR / SAID}
+    finally:
+        assert stop_services(place, CLOCK, Steps(CLOCK, 1)) == "stopped"
+
+
+def test_one_that_cannot_start_says_why_and_is_not_tried_again(place: System) -> None:
+    conf = place.run_path / "supervisord.conf"
+    conf.write_text("[supervisord]\nlogfile=/nowhere/log\n")
+    with pytest.raises(AutoscalerError, match=r"supervisord does not start with .*conf: Error: .*/nowhere"):
+        start_supervisord(place, conf, CLOCK)
+    pid = int((place.run_path / "supervisord.keeper").read_text())
+    assert not Path(f"/proc/{pid}").exists()

@@ -127,7 +127,7 @@ def test_a_start_that_takes_over_says_what_ran_before(
     )
     stopped: list[System] = []
     monkeypatch.setattr(supervision, "stop_services", lambda system, *_rest: stopped.append(system))
-    monkeypatch.setattr(supervision, "_start_supervisord", lambda *_args: None)
+    monkeypatch.setattr(supervision, "start_supervisord", lambda *_args: None)
     said = supervision.start_services(config, here / "autoscaler.toml", "digest", CLOCK, Steps(CLOCK, 7))
     assert stopped == [config.system]
     told = "" if name == "copy" else f"; before, it ran from {tmp_path / name}"
