@@ -36,9 +36,9 @@ runs() { read -r stat 2>/dev/null <"/proc/$1/stat" && case ${stat##*) } in Z*) f
 
 # Return whether a HAProxy runs that an earlier keeper has started; it is the child then.
 take_over() {
-	[ -n "$pid_file" ] && read -r child 2>/dev/null <"$pid_file" && [ "$(cat "/proc/$child/comm" 2>/dev/null)" = "$name" ] &&
-		grep -qzxF -- "$last" "/proc/$child/cmdline" 2>/dev/null && runs "$child"
-}
+	[ -n "$pid_file" ] && read -r found 2>/dev/null <"$pid_file" && runs "$found" &&
+		[ "$(cat "/proc/$found/comm")" = "$name" ] && grep -qzxF -- "$last" "/proc/$found/cmdline" && child=$found
+} 2>/dev/null
 
 # Become HAProxy. It writes its own number before: a keeper that is killed meanwhile leaves none that nobody knows of.
 start() {
@@ -56,7 +56,7 @@ reload() {
 # Return when the child has ended or a signal was handled; whether it goes on.
 await() {
 	if [ -n "$is_taken_over" ]; then
-		sleep 0.1 &
+		timeout 1 tail --pid="$child" -s 0.1 -f /dev/null &
 		wait $!
 	else
 		wait "$child"
