@@ -110,7 +110,8 @@ def start_supervisord(system: System, path: Path, clock: Clock) -> None:
     """Start supervisord with its keeper in the background; return when it can be found, which is a moment later."""
     said = system.state_path / LOG_DIR / SAID
     command = [*module("supervisor.supervisord"), "--nodaemon", "--silent", "-c", str(path)]
-    with said.open("wb") as out:
+    write_text(said, "")
+    with said.open("ab") as out:
         keeper = subprocess.Popen(
             [str(KEEPER), str(_keeper_file(system)), *command],
             cwd=ROOT,
