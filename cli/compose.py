@@ -5,6 +5,7 @@ libvirt, the guest image and the proof of acceleration are the host's business h
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from functools import partial
@@ -24,9 +25,12 @@ from common.clock import Clock
 from common.config import Config, System
 from common.config_file import load
 from common.errors import AutoscalerError
+from common.run_dir import is_locked
+from common.services import ALL_SERVICES
 
 DEFAULT_ID = "10001"  # of the containers' user and group; no account needs to have it
 MARKER = "up.compose"  # in the run directory: the digest of the configuration that the containers have
+TREE = "up.compose.tree"  # there too: the directory that they were started from
 WANTS_DOCKER = "install Docker's compose (Debian: apt-get install docker.io docker-compose)"
 EXPLANATION_LINES = 15
 
@@ -56,6 +60,7 @@ def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, step
     is_running = shared_dirs.are_shared(config.system)
     if is_supervised(config.system):
         raise AutoscalerError("it runs without containers; first: make down")
+    refuse_other_tree(config.system, stack.ROOT)
     check_configuration(config, config_path, stack.ROOT, os.environ)
     compose = Compose.found(config, config_path, digest, os.environ)
     with steps.step("libvirt"):
@@ -85,11 +90,13 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
     config, digest = load(config_path)
     stack.require_root()
     with steps.step("containers"):
+        refuse_other_tree(config.system, stack.ROOT)
         compose = Compose.found(config, config_path, digest, os.environ)
         steps.note(partial(told_of_end, config.system, "the containers end"))
         compose.run("--profile", "window", "down", "--volumes", *(("--rmi", "all") if everything else ()))
         shared_dirs.take_back(config.system)
-        (config.system.run_path / MARKER).unlink(missing_ok=True)
+        for marker in (MARKER, TREE):
+            (config.system.run_path / marker).unlink(missing_ok=True)
         steps.say(f"stopped and removed{what_was_cut(config.system)}")
     with steps.step("domains"):
         steps.note("libvirt is to answer")
@@ -163,6 +170,42 @@ class Compose:
         return subprocess.run(command, check=False, capture_output=True, env=self._environ).returncode == 0
 
 
+def refuse_other_tree(system: System, here: Path) -> None:
+    """Return unless containers run that were started from another directory: compose here does not know them.
+
+    It knows its own by the directory's name. So a directory that was moved and kept its name finds them again.
+
+    Raises:
+        AutoscalerError: such containers run; nothing was changed. The message says how they are stopped.
+    """
+    told = system.run_path / TREE
+    is_running = any(is_locked(system.run_path / f"{name}.lock") for name in ALL_SERVICES)
+    if not shared_dirs.are_shared(system) or not is_running or not told.is_file():
+        return
+    there = Path(told.read_text(encoding="utf-8"))
+    if there == here or there.resolve() == here.resolve():
+        return
+    if there.is_dir():
+        stop = f"make down RUNTIME=compose in {there}"
+    elif project(there) != project(here):
+        stop = f"docker compose -p {project(there)} down"
+    else:
+        return
+    raise AutoscalerError(
+        f"nothing was changed: the containers that use {system.run_path} were started from {there}, "
+        f"and this is {here}. First stop them: {stop}"
+    )
+
+
+def project(directory: Path) -> str:
+    """Return the name that compose gives to what it starts from a directory.
+
+    >>> project(Path("/opt/Auto.scaler-2"))
+    'autoscaler-2'
+    """
+    return re.sub(r"[^a-z0-9_-]", "", directory.name.lower()).lstrip("_-")
+
+
 def variables(system: System, config_path: Path, digest: str) -> dict[str, str]:
     """Return what docker-compose.yml is to be told of this configuration."""
     return {
@@ -183,6 +226,7 @@ def _start(config: Config, compose: Compose, digest: str) -> str:
     shared_dirs.hand_over(config.system, *compose.ids)
     compose.run("up", "-d", "--remove-orphans")
     write_text(marker, digest)
+    write_text(config.system.run_path / TREE, str(stack.ROOT))
     if has_changed:
         compose.run("exec", "-T", "balancer", "python3", "-m", "services.balancer", "--write-config")
         # From inside: after a signal sent by the engine itself, Docker would not start the container again.

@@ -65,6 +65,11 @@ await() {
 	runs "$child"
 }
 
+finish() {
+	[ -z "$pid_file" ] || rm -f "$pid_file"
+	exit 0
+}
+
 # Runs beside the loop below. What does not end within 8 s of its SIGTERM hangs.
 drain() {
 	kill -USR1 "$child"
@@ -86,7 +91,7 @@ while :; do
 		is_taken_over=yes
 		[ -n "$is_to_end" ] || [ -z "$(find "$last" -newer "$pid_file")" ] || reload
 	elif [ -n "$is_to_end" ]; then
-		exit 0
+		finish
 	else
 		start "$@" &
 		child=$!
@@ -97,10 +102,10 @@ while :; do
 	while await; do :; done
 	child=
 	[ -z "$ending" ] || while runs "$ending"; do wait "$ending"; done
-	[ -n "$is_asked_to_stop" ] && exit 0
+	[ -n "$is_asked_to_stop" ] && finish
 	echo "HAProxy ended${code:+ with code $code}; it is started again" >&2
 	[ $(($(cut -d. -f1 /proc/uptime) - started)) -ge 2 ] && continue
 	sleep 3 &
 	wait $!
-	[ -n "$is_asked_to_stop" ] && exit 0
+	[ -n "$is_asked_to_stop" ] && finish
 done

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import compose, compose_limits, stack
+from cli import compose, compose_limits, shared_dirs, stack
 from cli.compose import variables
 from common.clock import SystemClock
 from common.config import Config, System
@@ -128,3 +128,38 @@ def test_compose_is_told_the_directories_and_the_digest(tmp_path: Path) -> None:
 def test_a_directory_is_shared_if_it_is_roots_sticky_and_closed_to_others(mode: int, uid: int, shared: bool) -> None:
     found = os.stat_result((stat.S_IFDIR | mode, 0, 0, 1, uid, 10001, 0, 0, 0, 0))
     assert is_shared(found) is shared
+
+
+@pytest.mark.parametrize(
+    ("there", "is_there", "said"),
+    [
+        ("copy", True, "make down RUNTIME=compose in {tmp}/copy"),
+        ("gone", False, "docker compose -p gone down"),
+        ("elsewhere/tree", True, "make down RUNTIME=compose in {tmp}/elsewhere/tree"),
+        ("elsewhere/tree", False, None),  # it was moved, and compose knows it by its name
+        ("tree", True, None),
+    ],
+)
+def test_containers_of_another_tree_are_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, is_there: bool, said: str | None
+) -> None:
+    monkeypatch.setattr(shared_dirs, "are_shared", lambda _system: True)
+    monkeypatch.setattr(compose, "is_locked", lambda path: path.name == "monitor.lock")
+    system = System(run_dir=f"{tmp_path}/run", state_dir=f"{tmp_path}/state")
+    system.run_path.mkdir()
+    here = tmp_path / "tree"
+    here.mkdir()
+    compose.refuse_other_tree(system, here)  # an older release has not told
+    (system.run_path / compose.TREE).write_text(str(tmp_path / there))
+    if is_there:
+        (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    if said is None:
+        compose.refuse_other_tree(system, here)
+        return
+    with pytest.raises(AutoscalerError) as raised:
+        compose.refuse_other_tree(system, here)
+    assert str(raised.value).endswith(f"First stop them: {said.format(tmp=tmp_path)}")
+    for no_longer in ((shared_dirs, "are_shared"), (compose, "is_locked")):
+        with monkeypatch.context() as changed:
+            changed.setattr(*no_longer, lambda _one: False)
+            compose.refuse_other_tree(system, here)
