@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from cli.process_list import command
 from cli.supervisor_config import haproxy_command, haproxy_pid_file
 from common.config import System
 
@@ -31,13 +32,12 @@ def serves(system: System) -> bool:
     try:
         pid = int(haproxy_pid_file(system).read_text(encoding="ascii"))
         name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").rstrip("\n")
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except (OSError, ValueError):
         return False
-    return is_our_haproxy(system.run_path, name, command)
+    return is_our_haproxy(system.run_path, name, command(pid))
 
 
 def begin_end(system: System, root: Path, python: Path) -> "subprocess.Popen[bytes]":
     """Have a HAProxy that nobody keeps end what is in flight, and then itself; return the process that sees to it."""
-    command = haproxy_command(system, root, python, is_to_end=True)
-    return subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, start_new_session=True)
+    keeper = haproxy_command(system, root, python, is_to_end=True)
+    return subprocess.Popen(keeper, cwd=root, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -1,6 +1,7 @@
 """Our supervisord: started with all programs, brought to another configuration, stopped."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 from cli import haproxy_process
 from cli.console import Steps
+from cli.process_list import command, commands, is_running
 from cli.program import module
 from cli.refusals import write_text
 from cli.reload import MARKER
@@ -27,7 +29,6 @@ from services.balancer.core import ending
 
 ROOT = Path(__file__).resolve().parent.parent
 KEEPER = ROOT / "scripts" / "keep-supervisord.sh"
-SAID = "supervisord.err"
 CONF = "supervisord.conf"  # in the run directory: what the running supervisord was told
 UMASK = 0o077  # supervisord has a key for it, which it minds only where it goes into the background by itself
 TREE = "directory="  # there: what it runs from, with the package below beneath it
@@ -107,28 +108,44 @@ def _configuration(system: System) -> str:
 
 
 def start_supervisord(system: System, path: Path, clock: Clock) -> None:
-    """Start supervisord with its keeper in the background; return when it can be found, which is a moment later."""
-    said = system.state_path / LOG_DIR / SAID
+    """Start supervisord with its keeper in the background; return when it can be found, which is a moment later.
+
+    What it would say goes nowhere: it has a log, and a file on a disk that is full would be its end.
+
+    Raises:
+        AutoscalerError: it does not take the file, or does not run.
+    """
+    _refuse_wrong(path)
     command = [*module("supervisor.supervisord"), "--nodaemon", "--silent", "-c", str(path)]
-    write_text(said, "")
-    with said.open("ab") as out:
-        keeper = subprocess.Popen(
-            [str(KEEPER), str(_keeper_file(system)), *command],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            umask=UMASK,
-        )
+    keeper = subprocess.Popen(
+        [str(KEEPER), str(_keeper_file(system)), *command],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        umask=UMASK,
+    )
     deadline_s = clock.monotonic_s() + START_TIMEOUT_S
     while not is_supervised(system):
-        if keeper.poll() is not None:
-            why = said.read_text(encoding="utf-8", errors="replace").strip() or f"see {said.with_suffix('.log')}"
-            raise AutoscalerError(f"supervisord does not start with {path}: {why}")
-        if clock.monotonic_s() > deadline_s:
-            raise AutoscalerError(f"supervisord did not start within {START_TIMEOUT_S:g} s with {path}; see its log")
+        if keeper.poll() is not None or clock.monotonic_s() > deadline_s:
+            log = system.state_path / LOG_DIR / "supervisord.log"
+            raise AutoscalerError(f"supervisord does not run with {path}; see {log}")
         Event().wait(0.05)
+
+
+def _refuse_wrong(path: Path) -> None:
+    from supervisor.options import ServerOptions
+
+    options = ServerOptions()
+    options.stdout = options.stderr = said = io.StringIO()
+    try:
+        options.realize(["-c", str(path)])
+    except SystemExit as error:
+        why = said.getvalue().strip().splitlines()
+        raise AutoscalerError(
+            f"supervisord does not take {path}: {why[0] if why else 'it does not say why'}"
+        ) from error
 
 
 def start_stopped(system: System) -> str:
@@ -209,7 +226,7 @@ def stop_services(system: System, clock: Clock, steps: Steps) -> str:
     _end_keeper(system)
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
-        _await(lambda: not _is_running(pid), f"supervisord (process {pid})", timeout_s, deadline_s, clock)
+        _await(lambda: not is_running(pid), f"supervisord (process {pid})", timeout_s, deadline_s, clock)
     if haproxy_process.serves(system):
         ended = haproxy_process.begin_end(system, ROOT, Path(sys.executable))
         _await(lambda: ended.poll() is not None, "HAProxy", timeout_s, deadline_s, clock)
@@ -230,12 +247,10 @@ def _keeper_file(system: System) -> Path:
 
 def _end_keeper(system: System) -> None:
     """End what would start supervisord again, and the supervisord that it has just started: they share a group."""
-    try:
-        pid = int(_keeper_file(system).read_text(encoding="ascii"))
-        if KEEPER.name in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace"):
+    pid = _found(KEEPER.name, _keeper_file(system))
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGTERM)
-    except (OSError, ValueError):
-        return
 
 
 def told_of_end(system: System, otherwise: str) -> str:
@@ -300,16 +315,26 @@ def _supervisor(system: System) -> Any:
 
 
 def _supervisord_pid(system: System) -> int | None:
+    if has_lost_files(system):
+        return _found("supervisor.supervisord", system.run_path / CONF)
     try:
         pid = int((system.run_path / "supervisord.pid").read_text(encoding="ascii"))
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
-    return pid if b"supervisord" in command and _is_running(pid) else None
+    return pid if any("supervisord" in word for word in command(pid)) else None
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def has_lost_files(system: System) -> bool:
+    """Return whether there is nothing of what supervisord is started with: it never was, or somebody took that away."""
+    return not (system.run_path / CONF).is_file()
+
+
+def _found(name: str, path: Path) -> int | None:
+    """Return the process that runs a program of this name with this path, None without one.
+
+    It is known by its command line: files with its number go with the run directory if somebody removes that.
+    """
+    for pid, words in commands():
+        if str(path) in words and any(word == name or word.endswith(f"/{name}") for word in words[:4]):
+            return pid
+    return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cli import haproxy_process
+from cli.process_list import commands
 from cli.shared_dirs import are_shared, belong_to_units
 from cli.supervision import is_supervised
 from common import in_force
@@ -107,7 +108,7 @@ def look(config: Config, path: Path) -> Seen:
     origin, is_changed = _in_force(run, path, file)
     mine, others = _processes(file)
     here = tuple(_running(config))
-    running = here or mine
+    running = here or first_of(mine)
     return Seen(
         address=publish_address(config, ASKED),
         file=file,
@@ -151,7 +152,7 @@ def _running(config: Config) -> Iterator[str]:
         pids = {name: running_pid(system.run_path, name) for name in held}
         named = [f"{name} (process {pid})" for name, pid in pids.items() if pid is not None]
         if named:
-            yield named[0]
+            yield from first_of(named)
         elif held:
             yield f"the {held[0]}"
         if held and are_shared(system):
@@ -201,20 +202,32 @@ def _is_here(host: str) -> bool:
     return True
 
 
+def alive(file: str) -> tuple[str, ...]:
+    """Return the services of this machine that run with this file, in words."""
+    return _processes(file)[0]
+
+
 def _processes(file: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the services of this machine that run with this file, in words, and the files of all others."""
     mine, others = list[str](), dict[str, None]()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue  # it has just ended
+    for pid, words in commands():
         name, named = _service(words)
         if named and Path(named).resolve() == Path(file).resolve():
-            mine.append(f"{name} (process {process.name})")
+            mine.append(f"{name} (process {pid})")
         elif named:
             others[named] = None
-    return tuple(mine[:1]), tuple(others)
+    return tuple(mine), tuple(others)
+
+
+def first_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the first name, and how many more there are.
+
+    >>> first_of(["monitor (process 7)", "decider (process 8)", "plotter (process 9)"]), first_of(["a"]), first_of([])
+    (('monitor (process 7) and 2 more services',), ('a',), ())
+    """
+    more = len(names) - 1
+    rest = f" and {more} more service{'s' if more > 1 else ''}" if more > 0 else ""
+    return tuple(f"{name}{rest}" for name in names[:1])
 
 
 def _service(words: Sequence[str]) -> tuple[str, str]:

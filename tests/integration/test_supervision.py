@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cli.console import Steps
+from cli.process_list import is_running
 from cli.program import module
 from cli.supervision import (
-    SAID,
     is_ending,
     is_supervised,
     refuse_other_tree,
@@ -120,7 +120,7 @@ def test_it_is_started_in_the_background_with_a_umask_that_hides_from_others(pla
     try:
         assert "Umask:\t0077" in Path(f"/proc/{pid}/status").read_text()
         assert os.getsid(pid) == int((place.run_path / "supervisord.keeper").read_text()) != os.getsid(0)
-        assert {Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in (1, 2)} == {place.state_path / LOG_DIR / SAID}
+        assert {Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in (0, 1, 2)} == {Path("/dev/null")}
     finally:
         assert stop_services(place, CLOCK, Steps(CLOCK, 1)) == "stopped"
 
@@ -128,7 +128,26 @@ def test_it_is_started_in_the_background_with_a_umask_that_hides_from_others(pla
 def test_one_that_cannot_start_says_why_and_is_not_tried_again(place: System) -> None:
     conf = place.run_path / "supervisord.conf"
     conf.write_text("[supervisord]\nlogfile=/nowhere/log\n")
-    with pytest.raises(AutoscalerError, match=r"supervisord does not start with .*conf: Error: .*/nowhere"):
+    with pytest.raises(AutoscalerError, match=r"supervisord does not take .*conf: Error: .*/nowhere"):
+        start_supervisord(place, conf, CLOCK)
+    assert not (place.run_path / "supervisord.keeper").exists()
+
+
+def test_one_that_ends_at_its_start_is_not_tried_again_and_its_log_is_named(place: System) -> None:
+    conf = place.run_path / "supervisord.conf"
+    conf.write_text(QUIET.format(run=place.run_path).replace("supervisord.sock", "x" * 200))
+    with pytest.raises(AutoscalerError, match=r"does not run with .*conf; see .*/log/supervisord.log"):
         start_supervisord(place, conf, CLOCK)
     pid = int((place.run_path / "supervisord.keeper").read_text())
-    assert not Path(f"/proc/{pid}").exists()
+    wait_until(lambda: not is_running(pid), "the end of its keeper", 20)
+
+
+def test_one_whose_run_directory_was_taken_away_is_found_and_stopped(place: System) -> None:
+    conf = place.run_path / "supervisord.conf"
+    conf.write_text(QUIET.format(run=place.run_path))
+    start_supervisord(place, conf, CLOCK)
+    pid = int((place.run_path / "supervisord.pid").read_text())
+    place.run_path.rename(place.run_path.with_name("moved"))
+    assert is_supervised(place)
+    assert stop_services(place, CLOCK, Steps(CLOCK, 1)) == "stopped"
+    assert not is_running(pid) and not is_supervised(place)

@@ -24,7 +24,6 @@ ALLOWED = {
     "services/actuator/cloning.py:_open_when_read": "the pipe",
     "services/actuator/snapshots.py:_end": "the pipe of a killed actuator",
     "services/recorder/segments.py:SegmentWriter.open": "a new file with O_EXCL, and appended to for hours",
-    "cli/supervision.py:start_supervisord": "new, in root's own directory; appended to while supervisord runs",
     "cli/main.py:main": "/dev/null",
     "cli/doctor/gather_machine.py": "in a temporary directory of its own",
     "guest_image/packages.py:fetch": "in a temporary directory of its own",
