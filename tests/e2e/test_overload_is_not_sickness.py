@@ -144,9 +144,9 @@ def one_check_that_succeeds_costs_nobody_its_power(service: Service) -> None:
         refusal.take_out(addresses[0])
         wait_until(lambda: addresses[0] not in down(service), FAIL_S, "one of the two passes again")
         time.sleep(4 * GRACE_S)  # the other one fails alone now
+        assert service.power.ends() == []
         assert addresses[1] in down(service)
         assert waiting(service), "the overload has lasted"
-        assert service.power.ends() == []
         refusal.end()
     wait_until(lambda: serves_again(service), RECOVER_S, f"all in rotation again; ended: {service.power.ends()}")
     assert qemu_pids(set(before)) == before
