@@ -40,7 +40,9 @@ def write_config(config: Config) -> Path:
         if not written.exists():
             write_atomically(written, EMPTY_STATE)
         written = path
-        write_atomically(path, haproxy_config(config, _fd_limit(), _account()))
+        text = haproxy_config(config, _fd_limit(), _account())
+        if not (path.is_file() and path.read_bytes() == text.encode()):  # HAProxy's keeper goes by its time
+            write_atomically(path, text)
         ending.write_bound(system.run_path, drain_s(config))
         ending.forget(system.run_path)
     except OSError as error:

@@ -110,6 +110,16 @@ def test_written_configuration_is_private_and_its_state_file_exists(short_path: 
     assert (short_path / "s" / "haproxy.state").read_text() == "1\n"
 
 
+def test_what_is_written_already_is_left_as_it_is(short_path: Path) -> None:
+    text = f'[system]\nrun_dir = "{short_path}/r"\nstate_dir = "{short_path}/s"\n[groups.web]\nprefix = "web-"\n'
+    path = write_config(config(text.encode()))
+    before = path.stat().st_ino
+    assert write_config(config(text.encode())).stat().st_ino == before
+    assert write_config(config(f"{text}max_in_flight = 5\n".encode())).stat().st_ino != before
+    path.write_bytes(b"\xff")
+    assert b"frontend" in write_config(config(text.encode())).read_bytes()
+
+
 def test_run_dir_too_long_for_haproxy_is_refused_by_name() -> None:
     run_dir = "/" + "r" * 80
     text = f'[system]\nrun_dir = "{run_dir}"\n[groups.web]\nprefix = "web-"\n'
