@@ -15,6 +15,7 @@ from cli import shared_dirs, stack
 from cli.compose_limits import check_configuration
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.interrupting import refuse_interrupting
 from cli.kept_in_service import refuse_silencing
 from cli.left_over import refuse_renamed
 from cli.libvirt_daemon import start_again, stop_libvirt
@@ -62,6 +63,7 @@ def _bring_up(config: Config, config_path: Path, digest: str, clock: Clock, step
         raise AutoscalerError("it runs without containers; first: make down")
     refuse_other_tree(config.system, stack.ROOT)
     check_configuration(config, config_path, stack.ROOT, os.environ)
+    refuse_interrupting(config, is_forced=is_forced)
     compose = Compose.found(config, config_path, digest, os.environ)
     with steps.step("libvirt"):
         stack.prepare_directories(config.system)

@@ -18,9 +18,11 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def print_events(
-    config: Config, since: str, limit: int, *, follow: bool, as_json: bool, why_silent: Callable[[], str]
+    config: Config, since: str, limit: int, most: int, *, follow: bool, as_json: bool, why_silent: Callable[[], str]
 ) -> None:
     """Print the newest ``limit`` events of the last ``since``, oldest first; then new ones until Ctrl-C.
+
+    That older ones were left out is said on standard error, with the ``most`` that ``limit`` may be.
 
     ``why_silent`` says why nobody answers, where that is so.
 
@@ -31,12 +33,16 @@ def print_events(
     clock = SystemClock()
     recording = Recording(recording_dir(config.system.state_path))
     shown: set[str] = set()
-    found = _newest(recording, clock.epoch_s() - duration_s(since), limit, shown)
+    found = _newest(recording, clock.epoch_s() - duration_s(since), limit + 1, shown)
+    found, is_cut = found[-limit:], len(found) > limit
     if as_json and not follow:
         print(json.dumps(found, ensure_ascii=False))
     else:
         for event in found:
             _print(event, as_json=as_json)
+    if is_cut:
+        more = f"; more: --limit {most}" if limit < most else ""
+        _warn(f"older events of the last {since} are left out: these are the newest {limit}{more}")
     if recording.damage.text():
         _warn(recording.damage.text())
     if follow:

@@ -62,9 +62,13 @@ def refuse_renamed(config: Config) -> None:
 
 
 def listed(groups: dict[str, str], most: int | None = None) -> str:
-    """Return domains with their groups in one line, the first ``most`` of them.
+    """Return domains with their groups in one line: the first ``most`` of them, and how many more there are.
 
     >>> listed({"old-0001": "old", "old-0000": "old"})
     'old-0000 (group old), old-0001 (group old)'
+    >>> listed({"old-0001": "old", "old-0000": "old"}, 1)
+    'old-0000 (group old) and 1 more'
     """
-    return ", ".join(f"{name} (group {group})" for name, group in sorted(groups.items())[:most])
+    names = [f"{name} (group {group})" for name, group in sorted(groups.items())]
+    more = f" and {len(names) - most} more" if most is not None and len(names) > most else ""
+    return ", ".join(names[:most]) + more

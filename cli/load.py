@@ -4,7 +4,10 @@ import fcntl
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from cli.program import module
@@ -14,6 +17,8 @@ from common.endpoint import join_endpoint, within_reach
 from common.errors import AutoscalerError
 from common.files import ensure_dir, open_lock
 from load import levels
+
+CONNECT_S = 1.0
 
 
 def run_load(
@@ -26,8 +31,11 @@ def run_load(
     web: int | None,
     *,
     as_json: bool,
+    what_to_do: Callable[[], str],
 ) -> int:
     """Drive the group's endpoint until the time is over; where a load runs already, give that one the level.
+
+    ``what_to_do`` is asked where nobody listens at the endpoint; one that does not answer for some seconds is given up.
 
     Raises:
         AutoscalerError: the load generator is not installed, or another program holds the port of its web page.
@@ -53,7 +61,10 @@ def run_load(
         except BlockingIOError:
             print(f"a load runs already; it is now {wanted.name}: a request every {wanted.period_s:g} s, n={wanted.n}")
             return 0
-        endpoint = join_endpoint(*within_reach(config.groups[group].endpoint))
+        host, port = within_reach(config.groups[group].endpoint)
+        endpoint = join_endpoint(host, port)
+        if why := _why_unreached(host, port):
+            print(f"autoscaler: the endpoint {endpoint} cannot be reached ({why}): {what_to_do()}", file=sys.stderr)
         return _run(endpoint, control, seconds, web, as_json=as_json)
 
 
@@ -69,3 +80,12 @@ def _run(endpoint: str, control: Path, seconds: float, web: int | None, *, as_js
             return child.wait()
         except KeyboardInterrupt:
             continue  # the child got the same signal, and prints its summary
+
+
+def _why_unreached(host: str, port: int) -> str:
+    """Return why nobody takes a connection there, empty if somebody does."""
+    try:
+        socket.create_connection((host, port), CONNECT_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -56,6 +56,7 @@ _usable: "list[Usable]" = []
 NEED_NO_FILE = ("simulate", "replay", "keys")
 ASK_TIMEOUT_S = 3.0
 MOST_DOMAINS = 1000  # of a group, as in its table
+MOST_EVENTS = 100_000
 
 
 def _examples(*lines: str) -> str:
@@ -201,14 +202,14 @@ def explain(
 @app.command(epilog=_examples("events", "events --since 15m", "events --follow"))
 def events(
     since: Annotated[str, typer.Option(help="How far back: 90s, 15m, 2h, 1d.")] = "1h",
-    limit: Annotated[int, typer.Option(min=1, max=100000, help="At most this many, the newest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_EVENTS, help="At most this many, the newest.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new ones; Ctrl-C ends.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """List what happened: scaling, starts, failures, drains, the operator's orders."""
     from cli.events import print_events
 
-    print_events(_load(), since, limit, follow=follow, as_json=as_json, why_silent=_why_silent)
+    print_events(_load(), since, limit, MOST_EVENTS, follow=follow, as_json=as_json, why_silent=_why_silent)
 
 
 # --- what shall be --------------------------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ def patience(
 
 @app.command(epilog=_examples("mode observe", "mode on --group web"))
 def mode(
-    mode: Annotated[str, typer.Argument(help="on | off | observe | out-only")],
+    mode: Annotated[Literal["on", "off", "observe", "out-only"], typer.Argument(help="How, see above.")],
     group: Annotated[str | None, typer.Option("--group", "-g", help="The group.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -354,10 +355,14 @@ def load(
     web: Annotated[int | None, typer.Option(min=1, max=65535, help="Serve locust's web page at this port.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Send requests to the endpoint, on schedule whether or not answers come. A second call changes the level."""
+    """Send requests to the endpoint, on schedule whether or not answers come. A second call changes the level.
+
+    An endpoint that does not answer once in the first seconds is given up, with exit code 1.
+    """
     from cli.load import run_load
 
-    raise typer.Exit(run_load(_load(), _group(group), level, period, n, seconds, web, as_json=as_json))
+    wanted = (_load(), _group(group), level, period, n, seconds, web)
+    raise typer.Exit(run_load(*wanted, as_json=as_json, what_to_do=_what_to_do_unserved))
 
 
 @app.command(
@@ -475,7 +480,7 @@ def up(
         bool,
         typer.Option(
             "--force",
-            help="Even if those that serve now would fail the changed file's checks, or another tree runs.",
+            help="Even if the changed file interrupts service or fails those that serve now, or another tree runs.",
         ),
     ] = False,
 ) -> None:
@@ -658,6 +663,14 @@ def _why_silent() -> str:
         return why(look(_load(), _usable_path()))
     except AutoscalerError as error:  # its file has just gone wrong
         return str(error)
+
+
+def _what_to_do_unserved() -> str:
+    """Return what helps where nobody listens at an endpoint."""
+    from cli.unreached import look, why
+
+    seen = look(_load(), _usable_path())
+    return why(seen) if seen.is_known_stopped else "see autoscaler status"
 
 
 def _group(name: str | None) -> str:

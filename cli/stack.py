@@ -15,14 +15,23 @@ from pathlib import Path
 from cli import haproxy_process, shared_dirs
 from cli.console import Steps
 from cli.endpoints import wait_for_endpoints
+from cli.interrupting import refuse_interrupting
 from cli.kept_in_service import refuse_silencing
 from cli.kvm_device import CONSEQUENCE, why_closed
 from cli.left_over import left_over_lines, refuse_renamed
 from cli.libvirt_daemon import LOCAL_URI, ensure_libvirt, start_again, stop_libvirt
 from cli.program import ISOLATED, module
 from cli.status import endpoint_url
-from cli.supervision import is_changed, is_supervised, refuse_other_tree, start_services, stop_services
+from cli.supervision import (
+    has_lost_files,
+    is_changed,
+    is_supervised,
+    refuse_other_tree,
+    start_services,
+    stop_services,
+)
 from cli.turn import turn
+from cli.unreached import alive
 from common import files
 from common.clock import Clock
 from common.config import Config, System
@@ -38,8 +47,8 @@ SHIPPED = ROOT / "autoscaler.toml"
 def up(config_path: Path, clock: Clock, *, is_forced: bool = False) -> None:
     """Start everything; return when every group that is to have a domain now answers at its endpoint.
 
-    Unless ``is_forced``, a changed file is refused with which those that serve now would not, and so is what runs from
-    another directory with this program.
+    Unless ``is_forced``, a changed file is refused that would interrupt service or with which those that serve now
+    would not, and so is what runs from another directory with this program.
 
     Raises:
         AutoscalerError: a step failed; the message says which, and what to do.
@@ -61,6 +70,7 @@ def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: 
     if shared_dirs.are_shared(config.system):
         raise AutoscalerError("it runs in containers; first: make down")
     refuse_other_tree(config.system, is_forced=is_forced)
+    refuse_interrupting(config, is_forced=is_forced)
     prepare_directories(config.system)
     with steps.step("libvirt"):
         steps.say(prepare_libvirt(config, clock, steps))
@@ -72,6 +82,9 @@ def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: 
     with steps.step("acceleration"):
         steps.say(prove_acceleration(config, clock, steps))
     with steps.step("HAProxy"):
+        if has_lost_files(config.system) and is_supervised(config.system):
+            stopped = stop_services(config.system, clock, steps)
+            steps.say(f"what ran had lost {config.system.run_dir}: {stopped}, to be started anew")
         if is_changed(config.system, digest):
             steps.note("those that serve are asked as HAProxy would")
             refuse_silencing(config, clock, is_forced=is_forced)
@@ -88,6 +101,7 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
     shared_dirs.refuse_units(config.system)
     with steps.step("services and HAProxy"):
         steps.say(stop_services(config.system, clock, steps))
+        refuse_alive(config_path)
     with steps.step("domains"):
         steps.note("libvirt is to answer")
         if started := start_again(config.hosts.values(), config.system, clock):
@@ -98,6 +112,17 @@ def down(config_path: Path, clock: Clock, *, everything: bool, discard_saved: bo
     if everything:
         with steps.step("files"):
             remove_files(config.system)
+
+
+def refuse_alive(config_path: Path) -> None:
+    """Refuse to remove domains while an actuator runs with this file, whoever keeps it: it would make new ones.
+
+    Raises:
+        AutoscalerError: one does.
+    """
+    found = [service for service in alive(str(config_path)) if service.startswith("actuator ")]
+    if found:
+        raise AutoscalerError(f"no domain was removed: {', '.join(found)} still runs; first stop what keeps it running")
 
 
 def prepare_libvirt(config: Config, clock: Clock, steps: Steps) -> str:
@@ -158,12 +183,13 @@ def build_image(config: Config, steps: Steps) -> str:
 
 
 def check_images(config: Config, config_path: Path) -> None:
-    """Have the actuator look at the disk images and what goes with them.
+    """Have the actuator look at the images that an operator named, and what goes with them.
 
     Raises:
         AutoscalerError: one cannot be used; the message says which, and why.
     """
-    if not any(group.image.disk or group.image.xml for group in config.groups.values()):
+    images = [group.image for group in config.groups.values()]
+    if not any(image.directory or image.disk or image.xml for image in images):
         return
     command = [*module("services.actuator"), "--config", str(config_path), "--check-images"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.observe import Snapshot
+from cli.taking_over import way
 from cli.words import local_time
 from common.config import Config, Group
 from common.endpoint import join_endpoint, within_reach
@@ -141,7 +142,7 @@ def status_view(config: Config, snapshot: Snapshot, digest: str = "", reason: st
     for group in values["groups"]:
         tables += _group_view(group, snapshot.memberships.get(group["name"]))
     tables.append(_services_view(values["services"]))
-    tables += [Text(line, style="yellow") for line in _remarks(values["services"], digest)]
+    tables += [Text(line, style="yellow") for line in _remarks(config, values["services"], digest)]
     tables += [Text(reason, style="red")] if reason else []
     return RichGroup(*tables)
 
@@ -225,13 +226,13 @@ def _services_view(services: list[dict[str, Any]]) -> Text:
     return text
 
 
-def _remarks(services: list[dict[str, Any]], digest: str) -> list[str]:
+def _remarks(config: Config, services: list[dict[str, Any]], digest: str) -> list[str]:
     """Return what an operator should know of the services: what they note, and who runs with another configuration."""
     lines = [f"{service['name']}: {service['note']}" for service in services if service["note"]]
     others = [service["name"] for service in services if service["config_digest"] not in (None, "", digest)]
     if others and digest:
         lines.append(
-            f"the configuration has changed (digest {digest}) since {', '.join(others)} read it: autoscaler reload"
+            f"the configuration has changed (digest {digest}) since {', '.join(others)} read it: {way(config)}"
         )
     return lines
 

@@ -153,11 +153,12 @@ def _reason(details: ErrorDetails) -> str:
 def _line_of(path: tuple[int | str, ...], text: str, *, is_value: bool = False) -> int | None:
     """Return the line of the deepest part of ``path`` that the file names, None where it names none.
 
+    A line that names something within that part names it too, where none names it alone: ``[group.web]`` for ``group``.
     ``is_value``: only a line that sets the key, or a table within a line around it, and not the header of its table.
     """
     table: tuple[int | str, ...] = ()
     entries: dict[tuple[int | str, ...], int] = {}
-    best, best_depth = None, 0
+    best, best_depth = None, (0, False)
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
         if header:
@@ -167,10 +168,10 @@ def _line_of(path: tuple[int | str, ...], text: str, *, is_value: bool = False) 
             if not key:
                 continue
             here = table + tuple(part.strip('"') for part in key[1].split("."))
-        depth = len(here)
-        if header and is_value:
+        if is_value and (header or len(here) > len(path)):
             continue
-        if here == path[:depth] and depth > best_depth:
+        depth = min(len(here), len(path)), len(here) <= len(path)
+        if here[: depth[0]] == path[: depth[0]] and depth > best_depth:
             best, best_depth = number, depth
     return best
 

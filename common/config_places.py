@@ -39,8 +39,15 @@ def find(environ: Mapping[str, str] = os.environ) -> Path:
     for path in places(environ):
         if path.is_file():
             return path.absolute()
-    looked = ", ".join(str(path) for path in places(environ))
-    raise ConfigError(f"no configuration file: none of {looked} is there; name one by --config FILE or ${VARIABLE}")
+    looked = ", ".join(f"{path}{_why_none(path)}" for path in places(environ))
+    raise ConfigError(f"no configuration file at any of {looked}; name one by --config FILE or ${VARIABLE}")
+
+
+def _why_none(path: Path) -> str:
+    """Return why what is at a path is no file, empty where nothing is."""
+    if path.is_symlink() and not path.exists():
+        return f" (a link to {path.readlink()}, which is not there)"
+    return " (it is there, and is not a file)" if path.exists() else ""
 
 
 def places(environ: Mapping[str, str]) -> Iterator[Path]:

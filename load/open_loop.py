@@ -22,6 +22,7 @@ from locust.env import Environment  # noqa: E402
 
 from common.clock import SystemClock  # noqa: E402
 from load import levels  # noqa: E402
+from load.hope import is_hopeless  # noqa: E402
 
 MAX_IN_FLIGHT = 2000
 CLOCK = SystemClock()
@@ -37,6 +38,7 @@ class Progress:
         self.scheduled = 0
         self.not_sent = 0
         self.served_by: dict[str, int] = {}
+        self.is_answered = False
 
 
 class OpenLoop(FastHttpUser):
@@ -68,6 +70,7 @@ class OpenLoop(FastHttpUser):
         progress.in_flight += 1
         try:
             with self.client.get(f"/compute?n={n}", name="/compute", catch_response=True) as response:
+                progress.is_answered = progress.is_answered or response.status_code != 0
                 if response.status_code == 0:
                     response.failure(f"no answer: {response.error}")
                 elif response.status_code != 200:
@@ -117,7 +120,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _report_until(stop: Any, environment: Environment, progress: Progress, args: argparse.Namespace) -> None:
-    """Print a line a second, and take over a new level, until ``stop`` or the end of the time."""
+    """Print a line a second, and take over a new level, until ``stop``, the end of the time, or of all hope."""
     start_s = CLOCK.monotonic_s()
     out = sys.stderr if args.json else sys.stdout
     print("   time  level   asked/s     sent   failed  in flight    p50    p95    p99  served by", file=out, flush=True)
@@ -129,6 +132,10 @@ def _report_until(stop: Any, environment: Environment, progress: Progress, args:
             print(f"-- now {level.name}: a request every {level.period_s:g} s, n={level.n}", file=out, flush=True)
         print(_line(now_s, environment, progress), file=out, flush=True)
         progress.served_by.clear()
+        failed = environment.stats.total.num_failures
+        if is_hopeless(now_s, failed, progress.in_flight, is_answered=progress.is_answered):
+            print(f"given up: {args.url} has not answered once in {now_s:.0f} s", file=sys.stderr, flush=True)
+            return
         if now_s >= args.seconds:
             return
 

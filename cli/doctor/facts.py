@@ -256,13 +256,16 @@ class LimitFacts:
 
 @dataclass(frozen=True, slots=True)
 class StrayFacts:
-    """What carries our mark and belongs to nothing here. ``left``, ``domains``, ``others``: groups by domains' names.
+    """What carries our mark or a name of ours, and belongs to nothing here.
 
-    ``left`` were made by this installation. Of the rest, ``domains`` stand under names of ours, ``others`` do not.
+    ``left``, ``stale``, ``others``: groups by domains' names. ``left`` were made by this installation. Of the rest,
+    ``others`` stand under no name of ours; ``stale`` do, and were made by this program; ``foreign`` do, and are
+    somebody else's own.
     """
 
     left: dict[str, str]
-    domains: dict[str, str]
+    stale: dict[str, str]
+    foreign: tuple[str, ...]
     others: dict[str, str]
     networks: tuple[str, ...]
     files: tuple[str, ...]
@@ -273,7 +276,7 @@ class ServiceFacts:
     """What was heard on the bus, and the digest of the file that is there now.
 
     ``silence``: why nobody answers although something runs, or may run; empty where that is not so. ``is_closed``: this
-    user may not see whether.
+    user may not see whether. ``way``: the command that has those with an older file take it over.
     """
 
     heard: dict[str, ServiceStatus]
@@ -283,6 +286,7 @@ class ServiceFacts:
     owned_running: int
     silence: str = ""
     is_closed: bool = False
+    way: str = "make up"
 
 
 @dataclass(frozen=True, slots=True)

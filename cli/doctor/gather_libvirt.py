@@ -23,6 +23,7 @@ from common.hypervisor import Connection
 from common.network_xml import NetworkShape, network_uuid, shape
 from common.volume import Pool
 from services.actuator.access import address_rule, may_touch
+from services.actuator.cleanup import is_template
 from services.actuator.core.record import Record, parse
 
 LOCAL_URI: Final = "qemu:///system"
@@ -59,6 +60,7 @@ class Owned:
 class HostView:
     """All that one connection told; empty where there is none.
 
+    ``left``, ``stale``, ``foreign`` and ``others`` as in ``StrayFacts``; ``templates``: what any domain was made from.
     ``leases``: by network, DHCP client identifiers by MAC.
     """
 
@@ -68,8 +70,10 @@ class HostView:
     limits: LimitFacts | None = None
     owned: tuple[Owned, ...] = ()
     left: dict[str, str] = field(default_factory=dict)
-    strangers: dict[str, str] = field(default_factory=dict)
+    stale: dict[str, str] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
     others: dict[str, str] = field(default_factory=dict)
+    templates: frozenset[str] = frozenset()
     networks: tuple[tuple[str, bool], ...] = ()
     leases: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -116,12 +120,13 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
     pairs = [(facts, record, _group_of(config, facts, record)) for facts, record in found]
     owned = tuple(_owned(connection, config, group, name, facts, record) for facts, record, group in pairs if group)
     left = left_over(config, connection)
-    unclaimed = {
-        facts.name: record.group if record else "none"
-        for facts, record, group in pairs
-        if group is None and facts.name not in left
-    }
+    unclaimed = [(facts, record) for facts, record, group in pairs if group is None and facts.name not in left]
     is_ours = may_touch([group for group in config.groups.values() if name in group.hosts])
+    stale = {
+        facts.name: record.group
+        for facts, record in unclaimed
+        if record and _is_made(facts, record) and is_ours(facts.name)
+    }
     facts = connection.host_facts()
     images, networks = probe_images(config), tuple(connection.networks())
     return HostView(
@@ -143,8 +148,10 @@ def _looked_at(config: Config, name: str, connection: Connection, libvirt: Libvi
         ),
         owned=owned,
         left=left,
-        strangers={name: group for name, group in unclaimed.items() if is_ours(name)},
-        others={name: group for name, group in unclaimed.items() if not is_ours(name)},
+        stale=stale,
+        foreign=tuple(facts.name for facts, _ in unclaimed if is_ours(facts.name) and facts.name not in stale),
+        others={f.name: record.group if record else "none" for f, record in unclaimed if not is_ours(f.name)},
+        templates=frozenset(record.template for _, record in found if record is not None),
         networks=networks,
         leases={network: _client_ids(connection, network) for text, _ in networks if (network := name_of(text))},
     )
@@ -188,6 +195,14 @@ def _group_of(config: Config, facts: DomainFacts, record: Record | None) -> str 
             return name if record.group == name else None
         return name if group.kind == "existing" else None
     return None
+
+
+def _is_made(facts: DomainFacts, record: Record) -> bool:
+    """Return whether this program made the domain, here or elsewhere.
+
+    Its owner made one without a record, one with a record that was copied with it, and one that a group took in.
+    """
+    return record.uuid == facts.uuid and is_template(record)
 
 
 def _owned(

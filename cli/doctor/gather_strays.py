@@ -19,9 +19,8 @@ def stray_files(config: Config, view: HostView) -> tuple[str, ...]:
     state = config.system.state_path
     if is_locked(config.system.run_path / "actuator.lock"):
         return ()
-    used = {owned.record.template for owned in view.owned if owned.record is not None}
     half_made = (path for pattern in HALF_MADE for path in state.glob(pattern))
-    copies = (path for path in (state / COPIES).glob("*") if path.is_dir() and path.name not in used)
+    copies = (path for path in (state / COPIES).glob("*") if path.is_dir() and path.name not in view.templates)
     newest = max((state / COPIES).glob("*"), key=_age, default=None)  # the next domain boots from it
     return tuple(sorted(str(path) for path in (*half_made, *copies) if path != newest))
 

@@ -31,5 +31,7 @@ def _what(facts: EndpointFacts) -> str:
     is_whole = facts.serving is not None and facts.serving >= (facts.desired or 0)
     blocked = ("waiting: " if facts.is_waiting else "blocked: ") + facts.blocked if facts.blocked else ""
     late = f"longer than boot_timeout_s: {', '.join(facts.overdue)}" if facts.overdue else ""
-    reasons = () if is_whole else (*facts.reasons[:MOST_REASONS], late, blocked)
+    more = len(facts.reasons) - MOST_REASONS
+    told = (*facts.reasons[:MOST_REASONS], f"and {more} more" if more > 0 else "")
+    reasons = () if is_whole else (*told, late, blocked)
     return "; ".join(part for part in (count, answer, *reasons) if part)

@@ -52,7 +52,7 @@ def judge_readiness(name: str, group: Group, members: Sequence[MemberFacts]) -> 
         f"{group.readiness.path} at port {group.port}" if group.readiness.protocol == "http" else f"port {group.port}"
     )
     if silent:
-        said = "; ".join(map(_said, silent[:MAX_NAMED]))
+        said = _some([*map(_said, silent)], "; ")
         return error(
             "readiness",
             about,
@@ -61,7 +61,7 @@ def judge_readiness(name: str, group: Group, members: Sequence[MemberFacts]) -> 
             f"curl -si http://{silent[0].address}:{group.port}{group.readiness.path}   # see groups.{name}.readiness",
         )
     if unknown:
-        said = "; ".join(map(_said, unknown[:MAX_NAMED]))
+        said = _some([*map(_said, unknown)], "; ")
         return warning(
             "readiness",
             about,
@@ -73,7 +73,7 @@ def judge_readiness(name: str, group: Group, members: Sequence[MemberFacts]) -> 
         return warning(
             "readiness",
             about,
-            "; ".join(map(_said, wrong[:MAX_NAMED])),
+            _some([*map(_said, wrong)], "; "),
             "it is not taken into rotation, and is replaced if it goes on",
             f"curl -si http://{wrong[0].address}:{group.port}{group.readiness.path}   # see groups.{name}.readiness",
         )
@@ -95,7 +95,7 @@ def judge_guest_clocks(name: str, members: Sequence[MemberFacts]) -> Finding:
     told = [(m.name, m.clock_off_s) for m in members if m.clock_off_s is not None]
     off = [(domain, off_s) for domain, off_s in told if abs(off_s) > CLOCK_TOLERANCE_S]
     if off:
-        said = ", ".join(f"{domain} {off_s:+.0f} s" for domain, off_s in off[:MAX_NAMED])
+        said = _some([f"{domain} {off_s:+.0f} s" for domain, off_s in off])
         why = "their logs do not match others', certificates and tokens are refused"
         return warning("guest-clock", about, f"off against this host: {said}", why, "chrony in the image; or kvm-clock")
     if not told:
@@ -122,23 +122,29 @@ def judge_stops(name: str, group: Group, stops: StopFacts, members: Sequence[Mem
 
 
 def judge_strays(strays: StrayFacts, host: str) -> list[Finding]:
-    """Return what carries our mark and belongs to no group of this file."""
+    """Return what carries our mark or a name of ours, and belongs to no group of this file."""
     about = f"host {host}"
     found = []
     if strays.left:
         what = f"made here for groups that this file no longer has like that: {listed(strays.left)}"
         why = "they take memory and names; nothing here looks after them"
         found.append(warning("left-over-domains", about, what, why, "make down; make up   # down removes them"))
-    if strays.domains:
+    if strays.stale:
         found.append(
             warning(
                 "stale-domains",
                 about,
-                f"under our names, and of no group of this file: {listed(strays.domains, MAX_NAMED)}",
-                "they take memory and names; nothing here looks after them",
-                f"virsh destroy NAME; virsh undefine NAME   # first: virsh dumpxml {min(strays.domains)}",
+                f"made by this program under our names, for no group of this file: {listed(strays.stale, MAX_NAMED)}",
+                "they take memory and names; another installation may need them, and nothing here looks after them",
+                "make down with the file that they were made with   # virsh dumpxml NAME tells whose it is; only if "
+                "nobody's: virsh destroy NAME; virsh undefine NAME",
             )
         )
+    if strays.foreign:
+        what = f"somebody else's, under names of ours: {_some(strays.foreign)}"
+        why = "they are left alone, and the group goes without these names"
+        mend = "another prefix for the group; or have their owner rename them: virsh domrename"
+        found.append(note("foreign-domains", about, what, why, mend))
     if strays.others:
         said = listed(strays.others, MAX_NAMED)
         why = "made by another installation, or by this one with another network or state_dir; they are left alone"
@@ -154,6 +160,6 @@ def judge_strays(strays: StrayFacts, host: str) -> list[Finding]:
     return found or [ok("leftovers", about, "nothing of ours is left behind")]
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str], between: str = ", ") -> str:
     more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return between.join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -24,7 +24,7 @@ def judge_ports(ports: Sequence[PortFacts]) -> list[Finding]:
 def _judge_port(port: PortFacts) -> Finding:
     if port.is_ours:
         return ok("ports", port.key, f"{port.address} is held by {port.holder}, as it should be")
-    mend = f"stop what holds it (ss -ltnp 'sport = :{port.address.rpartition(':')[2]}'), or set {port.key} to another"
+    mend = f"set {port.key} to another, or stop what holds it: ss -ltnp 'sport = :{port.address.rpartition(':')[2]}'"
     if port.holder:
         what = f"{port.address} is taken by {port.holder}"
         return error("ports", port.key, what, f"{port.service} cannot listen there", mend)
@@ -159,7 +159,7 @@ def judge_services(facts: ServiceFacts) -> list[Finding]:
         ]
     if old:
         why = "they act by what the file said before"
-        return [*found, warning("services-config", "", f"{', '.join(old)} run with an older file", why, "make up")]
+        return [*found, warning("services-config", "", f"{', '.join(old)} run with an older file", why, facts.way)]
     return [*found, ok("services-config", "", f"all run with the file as it is now ({facts.digest})")]
 
 

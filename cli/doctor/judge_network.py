@@ -14,7 +14,7 @@ STP_WHY: Final = "a new domain's port forwards nothing for seconds, so every sca
 
 
 def judge_network(network: Network, facts: NetworkFacts, host: str) -> list[Finding]:
-    """Return the findings about the network of template domains on one host."""
+    """Return the findings about the network of template domains on one host; of somebody else's only that it is."""
     about = f"host {host}, network {network.name}"
     judges: tuple[Callable[[Network, NetworkFacts, str], Finding], ...] = (
         definition,
@@ -25,6 +25,9 @@ def judge_network(network: Network, facts: NetworkFacts, host: str) -> list[Find
         forwarding,
         forward_policy,
     )
+    have = _shape(facts)
+    if have is not None and have.uuid != network_uuid(network.name):
+        judges = (definition,)  # what mends ours would hurt it
     return [judge(network, facts, about) for judge in judges]
 
 
@@ -39,8 +42,8 @@ def definition(network: Network, facts: NetworkFacts, about: str) -> Finding:
             about,
             f"a network of this name exists and is not ours (UUID {have.uuid})",
             "the actuator never touches another's network, so no domain can start",
-            "give [network] in autoscaler.toml another name, bridge and subnet, or remove it: "
-            f"virsh net-destroy {network.name}; virsh net-undefine {network.name}",
+            "give [network] in autoscaler.toml another name, bridge and subnet   # that one has its owner: "
+            f"virsh net-dumpxml {network.name}",
         )
     want = shape(network_xml(network))
     differing = [key for key in ("bridge", "address", "forward") if getattr(have, key) != getattr(want, key)]
@@ -109,7 +112,7 @@ def bridge_name(network: Network, facts: NetworkFacts, about: str) -> Finding:
             about,
             f"the bridge's name {network.bridge} is taken by {who}",
             "libvirt cannot start our network, so no domain can start",
-            f"give [network] bridge another name in autoscaler.toml, or remove that one: ip link show {network.bridge}",
+            f"give [network] bridge another name in autoscaler.toml   # that one is: ip -d link show {network.bridge}",
         )
     if facts.is_active and facts.bridge is None:
         return error(
@@ -203,7 +206,7 @@ def judge_user_network(facts: UserNetFacts, host: str) -> list[Finding]:
 def _user_stp(facts: UserNetFacts, about: str) -> Finding:
     if not facts.has_stp:
         return ok("network-stp", about, "off" if facts.has_stp is not None else "no bridge that could have it")
-    mend = f"ip link set {facts.bridge} type bridge stp_state 0 forward_delay 0"
+    mend = f"ip link set {facts.bridge} type bridge stp_state 0 forward_delay 0   # only where it closes no loop"
     if facts.name:
         mend += f"   # and for good: virsh net-edit {facts.name}, <bridge stp='off' delay='0'/>"
     return note("network-stp", about, f"STP is on at the bridge {facts.bridge}", STP_WHY, mend)

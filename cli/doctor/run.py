@@ -39,6 +39,7 @@ from cli.doctor.judge_storage import (
 from cli.doctor.prove import prove_group
 from cli.libvirt_daemon import has_systemd
 from cli.observe import Snapshot, observe_once
+from cli.taking_over import way
 from cli.unreached import look, why
 from common.acceleration import prove
 from common.clock import Clock
@@ -127,7 +128,8 @@ def _host(this: Round, host: str) -> list[Finding]:
     for facts in user_networks(view, existing):
         found += judge_user_network(facts, host)
     files = stray_files(config, view) if view.libvirt.is_local else ()
-    strays = StrayFacts(view.left, view.strangers, view.others, view.stray_networks(config.network.name), files)
+    networks = view.stray_networks(config.network.name)
+    strays = StrayFacts(view.left, view.stale, view.foreign, view.others, networks, files)
     return found + judge_strays(strays, host)
 
 
@@ -159,6 +161,7 @@ def _machine(this: Round) -> list[Finding]:
         owned_running=sum(_is_at_work(domain) for view in this.views.values() for domain in view.owned),
         silence="" if seen is None or seen.is_known_stopped else why(seen),
         is_closed=seen is not None and seen.is_closed,
+        way=way(config),
     )
     return [
         *judge_haproxy(gather_machine.haproxy(config), bool(config.metrics.haproxy_listen)),

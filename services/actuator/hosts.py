@@ -5,18 +5,19 @@ Nothing here survives a restart, and nothing has to: the next look brings it bac
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from common.domain import DomainFacts
+from common.domain import DomainFacts, DomainState
 from common.phases import Phase
 from services.actuator.addresses import Found
 from services.actuator.core.disks import Base
+from services.actuator.core.events import WAS_LEAVING
 from services.actuator.core.members import Member
 from services.actuator.core.past import Past, resumed, seen
 from services.actuator.core.record import Record, Unreadable, read
 from services.actuator.core.seen import SeenDomain, SeenHost
-from services.actuator.core.steps import Resume, Step, TakeSnapshot, Undefine
+from services.actuator.core.steps import Define, Resume, Step, TakeSnapshot, Undefine
 from services.actuator.perform import Outcome, Result
 from services.actuator.worker import Bases, Lost, Observation, Prepared
 
@@ -24,6 +25,7 @@ QUARANTINE_S: Final = 10.0
 FORGET_S: Final = 120.0
 FORGET_SNAPSHOT_S: Final = 1800.0  # every part of it has a deadline of its own
 RETRY_S: Final = 1.0
+VANISHED_S: Final = 60.0  # so long it is known who is gone, for whoever takes the place
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class HostState:
     looks: dict[str, tuple[float, SeenDomain | None]] = field(default_factory=dict)
     pasts: dict[str, Past] = field(default_factory=dict)
     bases: Mapping[str, Base] = field(default_factory=dict)
+    vanished: tuple[SeenDomain, ...] = ()
 
 
 class Hosts:
@@ -69,6 +72,7 @@ class Hosts:
         self._hosts = {name: HostState(name, now_s, owned=dict(owned.get(name, {}))) for name in hosts}
         self._stale_after_s = stale_after_s
         self._flights: dict[tuple[str, str], Flight] = {}
+        self._news: list[SeenDomain] = []
 
     def observed(self, report: Observation) -> bool:
         """Take in a look; return whether the host was lost before."""
@@ -76,7 +80,8 @@ class Hosts:
         was_lost, host.is_lost = host.is_lost, False
         host.looks = {name: look for name, look in host.looks.items() if look[0] > report.started_s}
         listed = tuple(_seen_domain(host, facts, report) for facts in report.domains if facts.name not in host.looks)
-        host.domains = _with_looks(listed, host.looks)
+        before, host.domains = host.domains, _with_looks(listed, host.looks)
+        self._note_vanished(host, before, report.started_s)
         host.pasts = {domain.uuid: domain.past for domain in host.domains if domain.past is not None}
         host.observed_s = report.started_s
         host.owned = dict(Counter(d.record.group for d in host.domains if d.record and _counts(d, d.record)))
@@ -134,7 +139,31 @@ class Hosts:
         look = Observation(host.name, looked_s, (), None, 0, addresses)
         domain = None if outcome.facts is None else _seen_domain(host, outcome.facts, look)
         host.looks[step.domain] = looked_s, domain
-        host.domains = _with_looks(host.domains, {step.domain: (looked_s, domain)})
+        before, host.domains = host.domains, _with_looks(host.domains, {step.domain: (looked_s, domain)})
+        self._note_vanished(host, before, looked_s)
+
+    def _note_vanished(self, host: HostState, before: tuple[SeenDomain, ...], now_s: float) -> None:
+        """Note who was there before and is gone, unless a step of ours has removed it, or tells it itself."""
+        left = {domain.uuid for domain in host.domains}
+        removed = {
+            flight.step.uuid
+            for flight in self._flights.values()
+            if flight.step.host == host.name and isinstance(flight.step, Undefine | Define | TakeSnapshot)
+        }
+        host.vanished = tuple(d for d in host.vanished if d.record and now_s - d.record.since_mono_s < VANISHED_S)
+        for domain in before:
+            record = domain.record
+            if record is None or not _counts(domain, record) or domain.uuid in left | removed:
+                continue
+            self._news.append(domain)
+            if record.phase not in WAS_LEAVING and not Member(domain, record).is_reserve:
+                failed = replace(record, phase=Phase.FAILED, since_mono_s=now_s)
+                host.vanished += (replace(domain, power=DomainState.SHUTOFF, record=failed, past=None),)
+
+    def take_vanished(self) -> list[SeenDomain]:
+        """Return, once, the domains of ours that are gone and that we have not removed, as they were seen last."""
+        news, self._news = self._news, []
+        return news
 
     def is_busy(self, host: str, domain: str) -> bool:
         """Return whether a step for this domain is in flight."""
@@ -183,6 +212,7 @@ class Hosts:
             remembered=host.owned,
             version=host.version,
             bases=host.bases,
+            vanished=host.vanished,
         )
 
 

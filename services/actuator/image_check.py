@@ -1,7 +1,8 @@
 """``python -m services.actuator --check-images``: whether every group's image can be used, before anything is started.
 
-It looks as the service does: disk images through libvirt on each host, user-data and extra XML here. A definition with
-extra XML is shown to libvirt under a probe's name, so that its schema judges it; nothing is started.
+It looks as the service does: disk images through libvirt on each host, kernel and initramfs, user-data and extra XML
+here. A definition with extra XML is shown to libvirt under a probe's name, so that its schema judges it; nothing is
+started.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from services.actuator.core.disks import DomainDisks
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.record import Record
 from services.actuator.core.seen import Template
-from services.actuator.images import ImageError, Images, written_for
+from services.actuator.images import ImageError, Images, check_directory, written_for
 from services.actuator.keeper import look
 
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     """Print what is wrong, one line each; return 0 if nothing is, 1 if something is, 2 for a bad configuration."""
     parser = argparse.ArgumentParser(prog="python -m services.actuator", description="Check the groups' images.")
     parser.add_argument("--config", type=Path, default=None, metavar="FILE")
-    parser.add_argument("--check-images", action="store_true", help="look at disk images, user-data and extra XML")
+    parser.add_argument("--check-images", action="store_true", help="look at images, user-data and extra XML")
     try:
         config, _ = config_file.load(config_places.chosen(parser.parse_args(argv).config))
         faults = check(config)
@@ -41,18 +42,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(config: Config) -> list[str]:
-    """Return what is wrong with the images of disk groups and with extra XML, by group and host."""
+    """Return what is wrong with the groups' images and extra XML, by group and host."""
     images = Images(config.system.state_path)
     return [fault for name, group in config.groups.items() for fault in faults_of(config, name, group.hosts, images.of)]
 
 
 def written_faults(config: Config) -> list[str]:
-    """Return what is wrong with user-data and extra XML, by group, as far as it shows without libvirt."""
+    """Return what is wrong with what the file names, by group, as far as it shows without libvirt."""
     found = []
     for name, group in config.groups.items():
-        if group.kind == "template" and (group.image.disk or group.image.xml):
+        if group.kind == "template":
             try:
                 written_for(group.image, config.network)
+                if group.image.directory:
+                    check_directory(group.image.directory)
             except ImageError as error:
                 found.append(f"groups.{name}.image: {error}")
     return found
@@ -61,7 +64,7 @@ def written_faults(config: Config) -> list[str]:
 def faults_of(
     config: Config, name: str, hosts: Collection[str], template_of: Callable[[Image, Network], Template]
 ) -> list[str]:
-    """Return what is wrong with the image of one group on these hosts; nothing where it is kernel and initramfs alone.
+    """Return what is wrong with the image of one group; kernel and initramfs alone are no matter of its hosts.
 
     Args:
         config: names the group and the hosts.
@@ -70,12 +73,14 @@ def faults_of(
         template_of: what a group with an image boots, such as ``Images.of``, or what is written for it alone.
     """
     group = config.groups[name]
-    if group.kind != "template" or not (group.image.disk or group.image.xml):
+    if group.kind != "template":
         return []
     try:
         template = template_of(group.image, config.network)
     except ImageError as error:
         return [f"groups.{name}.image: {error}"]
+    if not (group.image.disk or group.image.xml):
+        return []
     return [
         f"groups.{name}.image on {host}: {why}" for host in hosts for why in _on_host(config, group, host, template)
     ]

@@ -9,7 +9,8 @@ import hashlib
 import json
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ from services.actuator.core.seed import MAX_USER_DATA_BYTES, why_no_user_data
 from services.actuator.core.seen import Template
 
 COPIES: Final = "actuator/boot"
+MANIFEST: Final = "manifest.json"
 CONSOLES: Final = "actuator/console"
 DIGEST_LENGTH: Final = 16
 
@@ -39,6 +41,20 @@ class ImageError(AutoscalerError):
 class _Part:
     file: str
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What a manifest says: kernel and initramfs, in this order, and what the kernel is told."""
+
+    parts: tuple[_Part, _Part]
+    arguments: str
+
+    @property
+    def digest(self) -> str:
+        """Return what tells this image from another one."""
+        inputs = f"{self.parts[0].sha256} {self.parts[1].sha256} {self.arguments}"
+        return hashlib.sha256(inputs.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 class Images:
@@ -72,14 +88,13 @@ class Images:
             ImageError: it is missing, or a file does not match the manifest.
         """
         source = Path(directory) if directory else self._state_path / "images"
-        manifest_path = source / "manifest.json"
         try:
-            state = manifest_path.stat()
+            state = (source / MANIFEST).stat()
         except OSError as error:
-            raise ImageError(f"no guest image in {source}: {error.strerror}; build it with: make image") from error
+            raise _missing(directory, source, error) from error
         known = self._known.get(source)
         if known is None or known[:2] != (state.st_mtime_ns, state.st_size):
-            self._known[source] = known = (state.st_mtime_ns, state.st_size, self._copy(source, manifest_path))
+            self._known[source] = known = (state.st_mtime_ns, state.st_size, self._copy(source, directory))
         return known[2]
 
     def sweep(self, digests_in_use: set[str]) -> None:
@@ -100,23 +115,63 @@ class Images:
             if stat.S_IMODE(part.stat().st_mode) != 0o755:  # one that root made is as it must be
                 files.set_mode(part, 0o755)
 
-    def _copy(self, source: Path, manifest_path: Path) -> Template:
-        try:
-            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-            kernel, initramfs = _part(manifest, "kernel"), _part(manifest, "initramfs")
-            arguments = str(manifest.get("kernel_arguments", ""))
-            inputs = f"{kernel.sha256} {initramfs.sha256} {arguments}"
-            digest = hashlib.sha256(inputs.encode()).hexdigest()[:DIGEST_LENGTH]
-            target = self._state_path / COPIES / digest
-            consoles = self._state_path / CONSOLES
-            for directory in (target, consoles):
-                self._make_reachable(directory)
-            for part in (kernel, initramfs):
+    def _copy(self, source: Path, directory: str) -> Template:
+        described = _described(source, directory)
+        target, consoles = self._state_path / COPIES / described.digest, self._state_path / CONSOLES
+        with _told(source, directory):
+            for made in (target, consoles):
+                self._make_reachable(made)
+            for part in described.parts:
                 _copy_checked(source / part.file, target / part.file, part.sha256)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ImageError(f"the guest image in {source} is not usable: {error}") from error
-        paths = str(target / kernel.file), str(target / initramfs.file)
-        return Template(*paths, digest, arguments, console_dir=str(consoles))
+        kernel, initramfs = (str(target / part.file) for part in described.parts)
+        return Template(kernel, initramfs, described.digest, described.arguments, console_dir=str(consoles))
+
+
+def check_directory(directory: str) -> None:
+    """Return if the image in a directory that an operator named is whole; nothing is made.
+
+    Raises:
+        ImageError: it is missing, or a file does not match the manifest.
+    """
+    source = Path(directory)
+    described = _described(source, directory)
+    with _told(source, directory):
+        for part in described.parts:
+            _checked(source / part.file, part.sha256)
+
+
+def _described(source: Path, directory: str) -> _Described:
+    with _told(source, directory):
+        try:
+            text = (source / MANIFEST).read_text(encoding="utf-8")
+        except OSError as error:
+            raise _missing(directory, source, error) from error
+        manifest = json.loads(text)
+        parts = _part(manifest, "kernel"), _part(manifest, "initramfs")
+        return _Described(parts, str(manifest.get("kernel_arguments", "")))
+
+
+@contextmanager
+def _told(source: Path, directory: str) -> Iterator[None]:
+    """Turn what is wrong with an image into one sentence that says what it must be."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{MANIFEST} has no {error}" if isinstance(error, KeyError) else str(error)
+        is_it = isinstance(error, FileNotFoundError) or not isinstance(error, OSError)  # and not a disk that is full
+        mend = f"; {_mend(directory)}" if is_it else ""
+        raise ImageError(f"the guest image in {source} is not usable: {why}{mend}") from error
+
+
+def _missing(directory: str, source: Path, error: OSError) -> ImageError:
+    return ImageError(f"no guest image in {source}: {error.strerror}; {_mend(directory)}")
+
+
+def _mend(directory: str) -> str:
+    """Return what makes an image be there: ``make image`` builds the demo guest's in its own place alone."""
+    if not directory:
+        return "build it with: make image"
+    return f"image.directory must hold {MANIFEST}, and kernel and initramfs as it describes them"
 
 
 def written_for(image: Image, network: Network) -> Template:
@@ -190,8 +245,13 @@ def _copy_checked(source: Path, target: Path, sha256: str) -> None:
     """Put a checked copy in place in one step; one that is there and whole stays."""
     if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
         return
+    files.replace_file(target, _checked(source, sha256), mode=files.PUBLIC, is_durable=True)
+
+
+def _checked(source: Path, sha256: str) -> bytes:
+    """Return what is in a file that is as its manifest says."""
     content = source.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ValueError(f"{source.name} does not match its manifest: sha256 {found[:12]}…, expected {sha256[:12]}…")
-    files.replace_file(target, content, mode=files.PUBLIC, is_durable=True)
+    return content

@@ -52,6 +52,8 @@ class Ledger:
         if self.drain is None or now_s - self.drain_heard_s > stale_after_s:
             return None
         return {
-            (b.name, b.uuid): Backend(b.state, b.is_healthy, b.in_flight, b.unhealthy_s, b.is_in_flight_known)
+            (b.name, b.uuid): Backend(
+                b.state, b.is_healthy, b.in_flight, b.unhealthy_s, b.is_in_flight_known, b.is_kept
+            )
             for b in self.drain.backends
         }

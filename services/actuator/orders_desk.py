@@ -1,6 +1,6 @@
 """Requests of operators: each is answered once its step is done, or when it cannot be for too long."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,19 @@ class Asked:
     step: Step | None = None
 
 
+def unseen_hosts(views: Iterable[View]) -> tuple[str, ...]:
+    """Return the hosts of the groups that have not been looked at since this process started."""
+    hosts = (host for view in views for host in view.seen.hosts if host.name in view.wanted.group.hosts)
+    return tuple(sorted({host.name for host in hosts if not host.is_ever_seen}))
+
+
+def _why_late(order: Order, members: Mapping[str, object], unseen: tuple[str, ...]) -> str:
+    if order.domain in members or not unseen:
+        return f"{order.domain} is busy with another step; try again"
+    where = f"{', '.join(unseen)} {'has' if len(unseen) == 1 else 'have'} not been looked at since the actuator started"
+    return f"it is not known yet whether {order.domain!r} is ours: {where}; try again"
+
+
 class OrdersDesk:
     """The requests that wait for an answer; used by the service's own thread only."""
 
@@ -59,12 +72,14 @@ class OrdersDesk:
 
     def serve(self, views: Iterable[View], now_s: float) -> None:
         """Begin what can be begun now, and refuse what has waited for too long."""
+        views = list(views)
         members = {m.name: (view, m) for view in views for m in view.planned.view.members}
+        unseen = unseen_hosts(views)
         for asked in list(self._asked):
             if asked.step is None:
-                self._serve(asked, members, now_s)
+                self._serve(asked, members, unseen, now_s)
             if asked in self._asked and now_s >= asked.until_s:
-                self._answer(asked, "refused", f"{asked.order.domain} is busy with another step; try again")
+                self._answer(asked, "refused", _why_late(asked.order, members, unseen))
 
     def finished(self, outcome: Outcome) -> None:
         """Answer those whose step this was."""
@@ -72,8 +87,12 @@ class OrdersDesk:
         for asked in [asked for asked in self._asked if asked.step is step]:
             self._answer(asked, "applied" if is_done else "refused", step.reason if is_done else outcome.error)
 
-    def _serve(self, asked: Asked, members: dict[str, tuple[View, Member]], now_s: float) -> None:
+    def _serve(
+        self, asked: Asked, members: dict[str, tuple[View, Member]], unseen: tuple[str, ...], now_s: float
+    ) -> None:
         found = members.get(asked.order.domain)
+        if found is None and unseen:
+            return  # it may be there: the first look at these hosts tells
         if found is None:
             known = ", ".join(sorted(members)) or "none"
             self._answer(asked, "refused", f"no domain {asked.order.domain!r} is ours; ours are: {known}")

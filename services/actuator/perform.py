@@ -15,6 +15,7 @@ from common.errors import DomainGoneError, HypervisorBusyError, HypervisorError,
 from common.phases import Phase
 from common.plain import plain
 from services.actuator.cloning import CloneOrder, SnapshotOrder, clone, take
+from services.actuator.core.events import GONE
 from services.actuator.core.steps import (
     Clone,
     Define,
@@ -100,7 +101,7 @@ def attempt(host: Host, step: Step, xml: str | Draft | None, set_clock: SetClock
     try:
         perform(host, step, xml, set_clock)
     except DomainGoneError:
-        return (Result.DONE, "") if IS_DONE_BY_GOING[type(step)] else (Result.FAILED, "the domain is gone")
+        return (Result.DONE, "") if IS_DONE_BY_GOING[type(step)] else (Result.FAILED, GONE)
     except (HypervisorBusyError, HypervisorLostError) as error:
         return Result.UNKNOWN, str(error)
     except HypervisorError as error:

@@ -29,7 +29,7 @@ from services.actuator.core.boot_times import added
 from services.actuator.core.context import Context
 from services.actuator.core.disks import Base
 from services.actuator.core.doubt import at_start
-from services.actuator.core.events import boot_time_s, event_of
+from services.actuator.core.events import boot_time_s, event_of, vanished
 from services.actuator.core.life import is_lent
 from services.actuator.core.membership import address, membership
 from services.actuator.core.placement import COMING
@@ -256,6 +256,9 @@ class ActuatorService:
                     log.info("host-prepared", host=report.host, accel=report.accel, error=report.error)
                 case Outcome():
                     self._finish(report, now_s)
+            for domain in self._hosts.take_vanished():
+                if domain.record is not None and domain.record.group in self._config.groups:
+                    self._say(vanished(domain, domain.record), self._failure_causes.get(domain.uuid, ""))
 
     def _remember_owned(self) -> None:
         """Keep how many domains each host has: after a restart a host that is lost still counts with them."""

@@ -47,27 +47,42 @@ def test_up_ends_in_time_and_names_the_damaged_file(world: World, row: Proof) ->
     assert "vmlinuz does not match its manifest" in done.stderr
     assert "Traceback" not in done.stderr
     assert now_s() - begin < GIVE_UP_S
+    assert not (world.run_dir / "supervisord.sock").exists(), "nothing was started"
     row.held("`up` with a damaged image ends, and names the file")
 
 
 @pytest.mark.fault(55)
-def test_nothing_is_made_from_it_and_no_service_loops(world: World, row: Proof) -> None:
+def test_nothing_is_made_from_one_that_is_damaged_later_and_no_service_loops(
+    world: World, images: Path, image: Path, row: Proof
+) -> None:
+    replace(images / "vmlinuz", image / "vmlinuz")
+    world.autoscaler("up")
     before = wait_until(lambda: whole_look(world), 60, "a word of every service")
-    assert "does not match" in before["groups"][0]["blocked"]
-    assert before["groups"][0]["domains"] == world.domains() == []
+    newer = json.loads((images / "manifest.json").read_text(encoding="utf-8"))
+    newer["kernel"]["sha256"] = "0" * 64
+    (image / "newer").write_text(json.dumps(newer), encoding="utf-8")
+    replace(image / "newer", image / "manifest.json")  # another image, whose kernel has not come
+    world.autoscaler("scale", "2")
+    wait_until(lambda: "does not match" in (look(world)["groups"][0]["blocked"] or ""), 30, "it to be told")
+    assert world.domains() == [f"{NAME}-0000"]
+    assert world.get("/healthz")[:2] == (200, f"{NAME}-0000")
     row.held("a real installation: nothing is made from an image that is damaged, and it is told")
     assert wait_until(lambda: whole_look(world), 30, "a word of every service")["services"] == before["services"]
 
 
-def test_once_it_is_mended_the_group_serves_without_a_restart(world: World, images: Path, image: Path) -> None:
+def test_once_it_is_mended_the_group_grows_without_a_restart(world: World, images: Path, image: Path) -> None:
     before = wait_until(lambda: whole_look(world), 30, "a word of every service")["services"]
-    replace(images / "vmlinuz", image / "vmlinuz")
-    world.autoscaler("up")
-    assert world.get("/healthz")[:2] == (200, f"{NAME}-0000")
+    replace(images / "manifest.json", image / "manifest.json")
+    world.autoscaler("scale", "2")  # again: meanwhile the policies may have thought otherwise
+    both = [f"{NAME}-0000", f"{NAME}-0001"]
+    wait_until(lambda: world.domains() == both, BOOT_S, "a second domain")
     assert wait_until(lambda: whole_look(world), 30, "a word of every service")["services"] == before
+    world.autoscaler("scale", "1")
+    wait_until(lambda: len(world.domains()) == 1, BOOT_S, "one domain again")
 
 
 def test_an_image_that_does_not_boot_takes_no_working_domain_away(world: World, image: Path) -> None:
+    (working,) = world.domains()
     wait_until(
         lambda: [d["phase"] for d in look(world)["groups"][0]["domains"]] == ["ready"], 30, "the domain in rotation"
     )
@@ -78,12 +93,17 @@ def test_an_image_that_does_not_boot_takes_no_working_domain_away(world: World, 
     (image / "broken").write_text(json.dumps(manifest), encoding="utf-8")
     replace(image / "broken", image / "manifest.json")
     copies = world.state_dir / "actuator" / "boot"
-    wait_until(lambda: len(list(copies.iterdir())) == 2, 30, "the actuator's copy of the new image")
+    broken = (image / "vmlinuz").read_bytes()
+    wait_until(
+        lambda: any(kernel.read_bytes() == broken for kernel in copies.glob("*/vmlinuz")),
+        30,
+        "the actuator's copy of the new image",
+    )
     world.autoscaler("scale", "2")
     blocked = wait_until(lambda: starts_failed(world), BOOT_S, "the breaker")
     print(f"\nblocked: {blocked}")
-    wait_until(lambda: world.domains() == [f"{NAME}-0000"], 15, "nothing half-made left")
-    assert [path.stem for path in QEMU_PIDS.glob(f"{NAME}-*.pid")] == [f"{NAME}-0000"]
+    wait_until(lambda: world.domains() == [working], 15, "nothing half-made left")
+    assert [path.stem for path in QEMU_PIDS.glob(f"{NAME}-*.pid")] == [working]
     assert world.get("/compute?n=10")[:2] == (200, str(2**10 % 1021))
     opened = lambda: world.autoscaler("events", "--limit", "1000").stdout.count("breaker-opened")  # noqa: E731
     assert wait_until(opened, 15, "the event in the recording") == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.clock import boot_id
+from common.domain import DomainState
 from common.messages import BackendState, Drain, Event, Traffic
 from common.phases import Phase
 from services.actuator.core.breaker import Breaker, domain_key
@@ -103,3 +104,34 @@ def test_a_domain_that_dies_again_soon_after_it_was_ready_is_told_and_kept_in_mi
     assert (told()[0].domain, told()[0].level) == (SICK, "warning")
     stand.run_until(lambda: any("replacing does not help" in body.blocked for body in stand.memberships()))
     assert '"relapses": 2' in (tmp_path / "actuator.json").read_text()
+
+
+def test_one_that_is_kept_though_it_answers_nobody_gets_another_beside_it_and_none_is_taken_away(stand: Stand) -> None:
+    stand.host.by_name[WELL].become(DomainState.SHUTOFF, "shutdown")
+    stand.host.by_name[WELL].metadata = {}
+    stand.start()
+    begun_s = CLOCK.monotonic_s()
+
+    def tell_kept() -> None:
+        kept = BackendState(name=SICK, uuid=f"u-{SICK}", slot="vm1", state="ready", is_healthy=True, is_kept=True)
+        stand.want("web", 1)
+        stand.bus.put(Drain(group="web", endpoint="127.0.0.1:1", is_proxy_alive=True, backends=(kept,)))
+        traffic = Traffic(group="web", interval_s=0.2, is_known=True, queue=0, in_flight=6, answer_rate=0.0)
+        stand.bus.put(traffic)
+
+    stand.run_until(lambda: tell_kept() or stand.host.by_name[WELL].state is DomainState.RUNNING)
+    assert GRACE_S <= CLOCK.monotonic_s() - begun_s < 3 * GRACE_S, "long before HAProxy has it down"
+    assert stand.host.by_name[SICK].state is DomainState.RUNNING and phase(stand) is Phase.READY
+    assert any(f"{SICK}: its checks time out" in note for body in stand.memberships() for note in body.notes)
+
+
+def test_a_domain_that_libvirt_does_not_know_any_more_is_told_by_its_name(stand: Stand) -> None:
+    stand.start()
+    stand.run_until(lambda: tell(stand, queue=0) or bool(stand.memberships()))
+    stand.run_until(lambda: any(len(body.members) == 2 for body in stand.memberships()))
+    del stand.host.by_name[WELL]
+    told = lambda: [b for b in stand.bus.published if isinstance(b, Event) and b.name == "domain-failed"]  # noqa: E731
+    stand.run_until(lambda: any(event.domain == WELL for event in told()))
+    stand.run_until(lambda: len(stand.memberships()[-1].members) == 1)
+    assert [(event.group, event.host) for event in told() if event.domain == WELL] == [("web", "local")]
+    assert "it is gone" in next(event.text for event in told() if event.domain == WELL)

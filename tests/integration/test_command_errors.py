@@ -123,6 +123,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ["drain", "web-0000", "--force", "--cancel"],
         ["load", "--web", "65536"],
         ["plot", "--png", "graph.txt"],
+        ["mode", "foo"],
     ],
 )
 def test_a_wrong_command_line_is_exit_2(config: Path, args: list[str]) -> None:

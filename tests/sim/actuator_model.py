@@ -18,7 +18,7 @@ from services.actuator.alarms import Alarms
 from services.actuator.core import breaker as breakers
 from services.actuator.core.domain_xml import DomainSpec, domain_xml
 from services.actuator.core.doubt import Doubt
-from services.actuator.core.events import event_of
+from services.actuator.core.events import event_of, vanished
 from services.actuator.core.membership import membership
 from services.actuator.core.plan import Plan, context_of, plan
 from services.actuator.core.seen import Backend, Load, Probe, Seen, Template, Wanted
@@ -35,6 +35,8 @@ from tests.starts import count_start
 
 TEMPLATE = Template(kernel="/images/vmlinuz", initrd="/images/initramfs.img", digest="d1")
 BOOT_ID = "boot-1"
+FALL_S = 3.0  # so long HAProxy's checks fail before it takes a server down
+STALLED_S = 30.0  # so long the last one that is up is kept without an answer
 
 
 class Killed(BaseException):
@@ -61,6 +63,8 @@ class FakeDomain:
     has_link: bool = True
     cpu_quota: float | None = None
     disk: str = "vda"  # what it writes to as long as it runs
+    hangs_since_s: float | None = None  # from then on its checks time out, and nobody gets an answer
+    let_go_s: float | None = None  # since when HAProxy does not hold it for up any more though it hangs
     is_held: bool = False  # somebody else has paused or saved it, and will let it go on
 
     def become(self, state: DomainState, reason: str) -> None:
@@ -354,6 +358,7 @@ class World:
             and not d.never_boots
             and not d.is_silent
             and d.is_unhealthy_since_s is None
+            and d.hangs_since_s is None
             and d.started_s is not None
             and self.now_s - d.started_s >= self.boot_s
         }
@@ -365,6 +370,12 @@ class World:
             key = member.name, member.uuid
             domain = next((d for d in self.everything() if d.uuid == member.uuid), None)
             sick_s = domain.is_unhealthy_since_s if domain else None
+            if domain is not None and domain.hangs_since_s is not None:
+                domain.let_go_s = (
+                    None if self._keeps(domain) else self.now_s if domain.let_go_s is None else domain.let_go_s
+                )
+                sick_s = None if domain.let_go_s is None else domain.let_go_s + FALL_S
+                sick_s = None if sick_s is None or sick_s > self.now_s else sick_s
             healthy = sick_s is None
             in_flight = domain.in_flight if domain else 0
             unhealthy_s = 0.0 if sick_s is None else self.now_s - sick_s
@@ -376,8 +387,16 @@ class World:
             else:
                 self.backend_ready_s.pop(key, None)
                 continue
-            backends[key] = Backend(state, healthy, in_flight, unhealthy_s)
+            is_kept = domain is not None and domain.hangs_since_s is not None and domain.let_go_s is None
+            backends[key] = Backend(state, healthy, in_flight, unhealthy_s, is_kept=is_kept and state == "ready")
         return backends
+
+    def _keeps(self, domain: FakeDomain) -> bool:
+        """Return whether HAProxy holds it for up though it hangs: it is asked, and nobody else is up."""
+        ready = {m.uuid for m in self.message.members if m.phase == "ready"} if self.message else set()
+        others = [d for d in self.everything() if d.uuid in ready and d.state is DomainState.RUNNING]
+        is_sound = any(d.hangs_since_s is None and d.is_unhealthy_since_s is None for d in others)
+        return domain.in_flight > 0 and not is_sound and self.now_s - (domain.hangs_since_s or 0.0) < STALLED_S
 
     def everything(self) -> list[FakeDomain]:
         return [domain for host in self.hosts.values() for domain in host.by_name.values()]
@@ -391,6 +410,10 @@ class World:
                 continue
             look = Observation(host.name, self.now_s, facts, host.free_memory_bytes(), 4, troubles=host.troubles())
             self.memory.observed(look)
+            self._say_vanished()
+
+    def _say_vanished(self) -> None:
+        self.events += [vanished(d, d.record) for d in self.memory.take_vanished() if d.record is not None]
 
     def tick(self) -> None:
         """One round of the actuator: look, plan, tell, perform; it may die and is a new one in the next round."""
@@ -423,6 +446,7 @@ class World:
         result, error = attempt(self.hosts[step.host], step, self._made(step))
         outcome = Outcome(step, result, error, self.now_s)
         self.memory.finished(outcome)
+        self._say_vanished()
         self.remarks.note(outcome, self.now_s)
         event = event_of(step, error, self.now_s)
         self.events += [] if event is None else [event]

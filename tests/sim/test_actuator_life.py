@@ -215,7 +215,7 @@ def test_foreign_domain_under_our_prefix_is_never_touched() -> None:
     world.run_until(lambda: world.ready() == 1 and len(world.phases()) == 1)
     assert world.hosts["local"].by_name["web-0000"] is stranger and stranger.metadata == {}
     assert not any(name == "web-0000" for _, _, name in world.log)
-    assert world.message is not None and "web-0000" in world.message.blocked
+    assert world.message is not None and world.message.blocked == "" and "web-0000" in " ".join(world.message.notes)
 
 
 def test_clone_that_carries_a_copy_of_our_record_is_foreign() -> None:
@@ -428,3 +428,31 @@ def test_any_call_that_fails_once_leads_to_the_same_end(index: int, error: Hyper
     scenario(world)
     assert world.is_settled(), world.summary()
     assert world.most_owned <= world.group.ceiling
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.5, 3.0])
+def test_each_that_is_lost_is_told_by_name_and_replaced_by_one(gap_s: float) -> None:
+    world = settled(3)
+    told, by_name = len(world.events), world.hosts["local"].by_name
+    by_name["web-0001"].become(DomainState.SHUTOFF, "destroyed")
+    world.run(gap_s)
+    del by_name["web-0002"]  # it was undefined while it ran, and ended
+    world.run(1)
+    world.run_until(world.is_settled)
+    events = world.events[told:]
+    assert sorted(e.text for e in events if e.name == "domain-replaced") == ["replaces web-0001", "replaces web-0002"]
+    assert sorted(e.domain for e in events if e.name == "domain-failed") == ["web-0001", "web-0002"]
+    assert [e.domain for e in events if e.name == "step-failed"] == []
+
+
+def test_what_somebody_undefines_while_it_shuts_down_for_us_is_told_as_stopped() -> None:
+    world = settled(2)
+    told = len(world.events)
+    world.hosts["local"].by_name["web-0001"].is_deaf = True
+    world.want(1, generation=2)
+    world.run_until(lambda: world.phases().get("web-0001") == "stopping")
+    del world.hosts["local"].by_name["web-0001"]
+    world.run_until(world.is_settled)
+    assert [(e.name, e.domain) for e in world.events[told:] if e.name in ("domain-stopped", "domain-failed")] == [
+        ("domain-stopped", "web-0001")
+    ]

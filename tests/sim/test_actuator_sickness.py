@@ -132,6 +132,93 @@ def test_a_hanging_application_without_room_for_another_is_restarted_in_the_end(
     world.run_until(lambda: calls(world, "shutdown", since=mark) != [], limit_s=90)
 
 
+HANGING = Load(queue=0, in_flight=6, request_rate=2.0, answer_rate=0.0)
+
+
+def hang(world: World) -> FakeDomain:
+    """Freeze the only member while clients ask: it answers nobody, and HAProxy holds it for up all the same."""
+    (frozen,) = world.everything()
+    frozen.hangs_since_s, frozen.in_flight, world.load = world.now_s, 6, HANGING
+    return frozen
+
+
+def answer_where_one_is_ready(world: World) -> None:
+    is_served = any(d.hangs_since_s is None for d in members(world, "ready"))
+    world.load = Load(queue=0, in_flight=6, request_rate=20.0, answer_rate=20.0) if is_served else HANGING
+
+
+@pytest.mark.parametrize("asked", [3, 1], ids=["asked all the time", "asked at every third look"])
+def test_one_that_hangs_alone_gets_another_beside_it_a_grace_after_its_last_answer(asked: int) -> None:
+    world = settled(1, max=1)
+    frozen, mark, turn = hang(world), len(world.log), 0
+    begun_s = world.now_s
+
+    def each_tick() -> None:
+        nonlocal turn
+        frozen.in_flight, turn = 0 if turn % 3 >= asked else 6, turn + 1
+        answer_where_one_is_ready(world)
+
+    go_on(world, 60, each_tick)
+    at_s = {call: at_s - begun_s for at_s, call, _ in reversed(world.log[mark:])}  # the first of each
+    grace_s = world.group.unhealthy_grace_s
+    assert grace_s <= at_s["define"] <= grace_s + 3
+    ready_s = at_s["start"] + world.boot_s
+    assert at_s["destroy"] > ready_s, "nothing is taken away before the other one serves"
+    assert calls(world, "define", since=mark) == ["web-0001"] and world.phases() == {"web-0001": "ready"}
+    named = [event.text for event in world.events if event.name in ("domain-replaced", "domain-created")]
+    assert named[1:] == ["stands in for web-0000"]
+
+
+def test_one_that_goes_on_once_another_serves_beside_it_is_one_too_many_and_drains() -> None:
+    world = settled(1, max=1)
+    frozen, mark = hang(world), len(world.log)
+    world.run_until(lambda: world.ready() == 2)
+    frozen.hangs_since_s = frozen.let_go_s = None
+    frozen.in_flight, world.load = 0, Load(queue=0, in_flight=6, request_rate=20.0, answer_rate=20.0)
+    world.run_until(world.is_settled)
+    assert calls(world, "define", since=mark) == ["web-0001"] and len(calls(world, "shutdown", since=mark)) == 1
+
+
+@pytest.mark.parametrize("is_hanging", [True, False], ids=["an answer now and then", "no answer, and its checks pass"])
+def test_one_that_is_only_slow_gets_nobody_beside_it(is_hanging: bool) -> None:
+    world = settled(1, max=1)
+    slow, mark, turn = hang(world), len(world.log), 0
+
+    def answer_now_and_then() -> None:
+        nonlocal turn
+        turn += 1
+        has_answered = is_hanging and turn % 16 == 0  # every 8 s
+        world.load = Load(queue=600, in_flight=64, request_rate=20.0, answer_rate=1.0 if has_answered else 0.0)
+        slow.hangs_since_s = world.now_s if is_hanging else None
+
+    go_on(world, TEN_MINUTES_S, answer_now_and_then)
+    assert calls(world, "define", "shutdown", "destroy", since=mark) == []
+
+
+def test_one_that_hangs_without_room_for_another_is_told_as_blocked() -> None:
+    world = settled(1, max=1, surge=0)
+    hang(world)
+    world.run(world.group.unhealthy_grace_s + 2)
+    assert world.message is not None and "the ceiling is 1" in world.message.blocked
+    assert any(note.startswith("web-0000: its checks time out") for note in world.message.notes)
+    assert calls(world, "define") == ["web-0000"]
+
+
+def test_what_all_need_and_hang_without_is_no_reason_for_a_loop_of_restarts() -> None:
+    world = settled(1, max=1)
+    hang(world)
+    mark, begun_s = len(world.log), world.now_s
+
+    def strike() -> None:
+        for domain in members(world, "ready"):
+            domain.hangs_since_s, domain.in_flight = domain.hangs_since_s or world.now_s, 6
+
+    go_on(world, TEN_MINUTES_S, strike)
+    at_s = [at_s - begun_s for at_s, call, _ in world.log[mark:] if call == "start"]
+    assert sum(1 for each in at_s if each <= 60) <= 2 and len(at_s) <= 10, at_s
+    assert at_s[-1] - at_s[0] < TEN_MINUTES_S - 90, "the waits grow"
+
+
 # --- sick together -------------------------------------------------------------------------------------------------
 
 

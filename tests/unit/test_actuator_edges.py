@@ -11,23 +11,27 @@ from typing import Any
 import pytest
 
 from cli import left_over
-from common.config import Config, Image, Network
+from common.config import Config, Group, Image, Network
 from common.config_readiness import Readiness, question
 from common.domain import DomainFacts, DomainState
 from common.errors import AutoscalerError, DomainGoneError, HypervisorBusyError, HypervisorError, HypervisorLostError
 from common.http_answer import HttpAnswer
-from common.messages import BackendState, DesiredCapacity, Drain, Traffic
+from common.messages import BackendState, DesiredCapacity, Drain, Reply, Request, Traffic
 from common.phases import Phase
 from common.volume import SeenVolume, Volume
 from services.actuator.access import may_touch
 from services.actuator.cleanup import own_domains, renamed_domains, stray_domains, why_it_waits
 from services.actuator.core.breaker import Breaker
+from services.actuator.core.events import event_of, vanished
+from services.actuator.core.orders import VERBS
+from services.actuator.core.plan import plan
 from services.actuator.core.record import Record
-from services.actuator.core.seen import Backend, Load
+from services.actuator.core.seen import Backend, Load, Seen, SeenDomain, SeenHost, Wanted
 from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Undefine
-from services.actuator.hosts import RETRY_S, Hosts
+from services.actuator.hosts import RETRY_S, VANISHED_S, Hosts
 from services.actuator.images import ImageError, Images, written_for
 from services.actuator.ledger import Ledger
+from services.actuator.orders_desk import PATIENCE_S, OrdersDesk, View
 from services.actuator.perform import Outcome, Result, attempt
 from services.actuator.prober import Target, judge
 from services.actuator.store import Stored, read, write
@@ -170,6 +174,116 @@ def test_step_stays_in_flight_until_a_look_that_began_after_it() -> None:
     assert known.in_flight() == ()
 
 
+GONE_WITHOUT_US = [
+    # phase, was defined, the step under way, what is told
+    (Phase.READY, False, None, ["domain-failed"]),
+    (Phase.READY, True, None, ["domain-failed"]),
+    (Phase.BOOTING, False, None, ["domain-failed"]),
+    (Phase.STOPPING, False, None, ["domain-stopped"]),
+    (Phase.FAILED, False, None, ["domain-stopped"]),
+    (Phase.GONE, True, None, []),
+    (Phase.READY, True, Undefine(**ABOUT), []),
+    (Phase.CREATING, True, Define(**ABOUT, record=RECORD, accel="qemu"), []),
+]
+
+
+@pytest.mark.parametrize(("phase", "was_defined", "step", "expected"), GONE_WITHOUT_US)
+def test_a_domain_of_ours_that_is_gone_is_told_by_name(
+    phase: Phase, was_defined: bool, step: Step | None, expected: list[str]
+) -> None:
+    known, record = hosts(), replace(RECORD, phase=phase)
+    known.observed(look(1.0, replace(OURS, metadata=record.to_metadata(), is_persistent=was_defined)))
+    if step is not None:
+        known.begun(step, 1.5)
+    known.observed(look(2.0))
+    known.observed(look(3.0))
+    told = [vanished(domain, domain.record) for domain in known.take_vanished() if domain.record]
+    assert [(event.name, event.domain) for event in told] == [(name, OURS.name) for name in expected]
+    assert all(("it was not defined" in event.text) is not was_defined for event in told)
+    assert known.take_vanished() == [], "once"
+
+
+def test_who_is_gone_is_remembered_for_whoever_takes_the_place_and_then_forgotten() -> None:
+    known = hosts()
+    known.observed(look(1.0, replace(OURS, metadata=replace(RECORD, phase=Phase.READY).to_metadata())))
+    known.observed(look(2.0))
+    (gone,) = known.seen(2.0)[0].vanished
+    assert gone.record is not None and (gone.record.phase, gone.record.since_mono_s) == (Phase.FAILED, 2.0)
+    known.observed(look(2.0 + VANISHED_S))
+    assert known.seen(70.0)[0].vanished == ()
+
+
+def test_a_domain_that_we_have_removed_is_told_by_its_step_alone() -> None:
+    known, step = hosts(), Undefine(**ABOUT)
+    known.observed(look(1.0, OURS))
+    known.begun(step, 2.0)
+    known.finished(Outcome(step, Result.DONE, "", 3.0, None, 3.0))
+    known.observed(look(4.0))
+    assert known.take_vanished() == []
+
+
+def test_a_step_that_finds_its_domain_gone_tells_nothing_for_the_next_look_does() -> None:
+    step = SetPhase(**ABOUT, record=RECORD, was=Phase.READY)
+    result, error = tried(FakeHost(), step)
+    assert result is Result.FAILED and event_of(step, error, 0.0) is None
+    assert event_of(step, "no space", 0.0) is not None
+
+
+# --- orders of operators -------------------------------------------------------------------------------------------
+
+
+class Answers:
+    """A request that waits, and what it was told."""
+
+    def __init__(self, verb: str, domain: str = "web-0000") -> None:
+        self.request = Request(verb=verb, args={"domain": domain})
+        self.told: list[Reply] = []
+
+    def reply(self, reply: Reply) -> None:
+        self.told.append(reply)
+
+
+def asked_before_the_first_look(verb: str) -> tuple[OrdersDesk, Answers, list[Step]]:
+    pending, begun = Answers(verb), list[Step]()
+    desk = OrdersDesk(lambda _wanted, step, _now_s: begun.append(step), lambda _event: None)
+    desk.take(pending, 100.0)  # type: ignore[arg-type] # a fake request
+    desk.serve([group_view()], 100.1)
+    assert pending.told == []
+    return desk, pending, begun
+
+
+def group_view(*domains: SeenDomain, is_ever_seen: bool = False) -> View:
+    host = SeenHost("local", domains, is_reachable=is_ever_seen, is_ever_seen=is_ever_seen)
+    want = Wanted("web", Group(prefix="web-"), Network(), None)
+    see = Seen(1e9, RECORD.boot_id, (host,))
+    return View(want, see, plan(want, see, 100.0))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_order_before_the_first_look_at_its_host_waits_and_is_then_refused_for_that_reason(verb: str) -> None:
+    desk, pending, _ = asked_before_the_first_look(verb)
+    desk.serve([group_view()], 100.0 + PATIENCE_S)
+    (reply,) = pending.told
+    assert reply.status == "refused" and "not known yet" in reply.reason and "try again" in reply.reason
+    assert "local has not been looked at since the actuator started" in reply.reason
+
+
+def test_an_order_before_the_first_look_at_its_host_is_carried_out_after_it() -> None:
+    desk, pending, begun = asked_before_the_first_look("replace")
+    ours = SeenDomain("local", "web-0000", RECORD.uuid, DomainState.RUNNING, replace(RECORD, phase=Phase.READY))
+    desk.serve([group_view(ours, is_ever_seen=True)], 101.0)
+    assert pending.told == [] and [step.domain for step in begun] == ["web-0000"]
+
+
+def test_an_order_for_a_domain_that_is_not_there_is_refused_after_the_first_look() -> None:
+    desk, pending, _ = asked_before_the_first_look("drain")
+    desk.serve([group_view(is_ever_seen=True)], 101.0)
+    assert [reply.reason for reply in pending.told] == ["no domain 'web-0000' is ours; ours are: none"]
+
+
+# --- more of hosts -------------------------------------------------------------------------------------------------
+
+
 def test_failed_step_holds_its_domain_a_moment_longer() -> None:
     known = hosts()
     step = Destroy(**ABOUT)
@@ -233,6 +347,9 @@ def test_balancers_word_that_is_too_old_is_no_word() -> None:
     ledger.hear_drain(Drain(group="web", endpoint="e", is_proxy_alive=True, backends=(backend,)), 10.0)
     assert ledger.backends(13.0, 3.5) == {("web-0000", "u"): Backend("ready", True, 3)}
     assert ledger.backends(14.0, 3.5) is None and Ledger().backends(0.0, 3.5) is None
+    kept = backend.model_copy(update={"is_kept": True})
+    ledger.hear_drain(Drain(group="web", endpoint="e", is_proxy_alive=True, backends=(kept,)), 12.0)
+    assert ledger.backends(13.0, 3.5) == {("web-0000", "u"): Backend("ready", True, 3, is_kept=True)}
     vague = backend.model_copy(update={"state": "draining", "in_flight": 0, "is_in_flight_known": False})
     ledger.hear_drain(Drain(group="web", endpoint="e", is_proxy_alive=True, backends=(vague,)), 14.0)
     (heard,) = (ledger.backends(14.0, 3.5) or {}).values()

@@ -9,11 +9,12 @@ from common.domain import DomainState
 from common.messages import DesiredCapacity
 from common.phases import FATES, Phase
 from services.actuator.core import breaker as breakers
+from services.actuator.core.doubt import Doubt
 from services.actuator.core.life import ADVANCE
 from services.actuator.core.members import deadline_s, view
 from services.actuator.core.membership import membership
 from services.actuator.core.plan import Plan, plan
-from services.actuator.core.record import Record
+from services.actuator.core.record import Record, Unreadable, read
 from services.actuator.core.seen import Backend, Load, Probe, Seen, SeenDomain, SeenHost, Template, Wanted
 from services.actuator.core.steps import Define, Destroy, SetPhase, Start, Step, Suspend
 from services.actuator.core.victims import pick
@@ -367,6 +368,80 @@ def test_a_group_that_only_observes_writes_nothing_at_all(mode: str, heard: str 
     found = passive(mode, heard)
     assert found.steps == ()
     assert "mode observe: nothing is changed, and nothing written down" in found.blocked
+
+
+STRANGER = SeenDomain("local", "web-0009", "u-foreign", RUNNING, None)
+HELD = SeenDomain("local", "web-0008", "u-held", PAUSED, None, "user")
+FAR = SeenHost("far", (), is_reachable=False, unreachable_s=60.0)
+IN_THE_WAY = {
+    "domains under our prefix that are not ours are left alone: web-0009": ({}, (STRANGER,), ()),
+    "not of the group before they run: web-0008": ({"kind": "existing", "image": {}}, (HELD,), ()),
+    "running and not answering, left as they are: web-0002": (
+        {"kind": "existing", "image": {}},
+        (domain("web-0002", Phase.STANDBY),),
+        (),
+    ),
+    "not reachable: far": ({"hosts": ("local", "far")}, (), (FAR,)),
+    "records that cannot be true": ({}, (replace(STRANGER, unreadable=Unreadable("since_s")),), ()),
+    "mode off: nothing is started": ({"mode": "off"}, (), ()),
+    "mode observe: nothing is changed": ({"mode": "observe"}, (), ()),
+}
+
+
+@pytest.mark.parametrize("count", [2, 3], ids=["has all it wants", "lacks one"])
+@pytest.mark.parametrize("text", IN_THE_WAY)
+def test_what_is_in_the_way_blocks_only_a_group_that_lacks_somebody(text: str, count: int) -> None:
+    keys, others, hosts = IN_THE_WAY[text]
+    want = wanted(count, **keys)
+    if "mode" in keys and want.desired is not None:
+        want = replace(want, desired=want.desired.model_copy(update={"mode": keys["mode"]}))
+    see = seen(domain("web-0000"), domain("web-0001"), *others)
+    see = replace(see, hosts=(*see.hosts, *hosts))
+    told = membership(want, see, plan(want, see, NOW_S), (), NOW_S)
+    assert (text in told.blocked, any(text in note for note in told.notes)) == (count == 3, count == 2)
+    assert count == 3 or told.blocked == ""
+
+
+def test_too_many_that_were_unhealthy_block_nobody_once_all_serve_again() -> None:
+    want, crowd = wanted(2), Doubt(crowd_s=NOW_S - 3)
+    see = seen(domain("web-0000"), domain("web-0001"), doubt=crowd)
+    found = plan(want, see, NOW_S)
+    assert found.blocked == () and any("too many domains are unhealthy" in note for note in found.notes)
+
+
+def test_a_member_that_is_to_be_replaced_counts_as_missing_for_what_is_in_the_way() -> None:
+    see = seen(domain("web-0000", order="replace"), STRANGER)
+    assert any("web-0009" in text for text in plan(wanted(1), see, NOW_S).blocked)
+
+
+# --- who takes whose place -----------------------------------------------------------------------------------------
+
+
+def reasons(*domains: SeenDomain, count: int, gone: tuple[SeenDomain, ...] = ()) -> list[str]:
+    see = seen(*domains)
+    found = plan(wanted(count), replace(see, hosts=(replace(see.hosts[0], vanished=gone),)), NOW_S)
+    return [step.reason for step in found.steps if isinstance(step, Define)]
+
+
+def test_each_domain_is_replaced_by_one() -> None:
+    lost = domain("web-0001", Phase.FAILED, CRASHED, 5.0)
+    assert reasons(lost, count=1) == ["replaces web-0001"]
+    successor = domain("web-0000", Phase.BOOTING, age_s=4.0, replaces="u-web-0001")
+    assert reasons(lost, successor, count=2) == ["fewer domains than desired"], "it is replaced already"
+    other = domain("web-0002", Phase.FAILED, CRASHED, 2.0)
+    assert reasons(lost, successor, other, count=2) == ["replaces web-0002"]
+
+
+def test_one_that_libvirt_does_not_know_any_more_is_replaced_by_name() -> None:
+    gone = domain("web-0002", Phase.FAILED, SHUTOFF, 2.0)
+    assert reasons(count=1, gone=(gone,)) == ["replaces web-0002"]
+    successor = domain("web-0003", Phase.BOOTING, age_s=1.0, replaces="u-web-0002")
+    assert reasons(successor, count=2, gone=(gone,)) == ["fewer domains than desired"]
+
+
+def test_whom_a_domain_stands_in_for_is_written_into_its_record() -> None:
+    (step,) = [s for s in steps(wanted(1), seen(domain(ONE, Phase.FAILED, CRASHED, 5.0))) if isinstance(s, Define)]
+    assert step.record.replaces == f"u-{ONE}" and read(step.record.to_metadata()) == step.record
 
 
 def test_the_decider_s_mode_counts_more_than_the_file_s() -> None:

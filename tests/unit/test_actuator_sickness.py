@@ -298,6 +298,20 @@ def test_the_only_one_is_not_replaced_beside_while_it_answers() -> None:
     assert planned([15.0], replace(REFUSED, answer_rate=5.0), Doubt(answered_s=NOW_S - 15))[0].steps == ()
 
 
+def test_one_that_was_held_for_up_a_moment_ago_has_not_failed_for_longer() -> None:
+    dumb = Doubt(answered_s=NOW_S - 15, kept=(("u-0", NOW_S - 1),))
+    found, _, _ = planned([900.0], REFUSED, dumb)
+    assert given_up(found) == [] and [type(step) for step in found.steps] == [Define], "another is made beside it"
+    let_go = Doubt(answered_s=NOW_S - 60, kept=(("u-0", NOW_S - 19),))
+    assert given_up(planned([900.0, WELL], IDLE, let_go, desired=1)[0]) == ["web-0000"]
+
+
+@pytest.mark.parametrize(("kept_s", "is_kept"), [(0.0, True), (19.0, True), (20.0, False)])
+def test_the_word_that_somebody_is_kept_lasts_two_graces(kept_s: float, is_kept: bool) -> None:
+    doubt, now_s = looks(replace(CALM, kept=frozenset({"u-0"})), *[CALM] * int(kept_s))
+    assert doubt.is_kept("u-0", now_s, GRACE_S) is is_kept and not doubt.is_kept("u-1", now_s, GRACE_S)
+
+
 def test_nobody_leaves_while_nobody_serves() -> None:
     found, _, _ = planned([5.0], REFUSED, more=(domain(8, Phase.BOOTING, 1.0),), desired=1)
     assert found.steps == ()

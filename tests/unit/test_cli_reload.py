@@ -9,7 +9,7 @@ from rich.console import Console
 from cli.observe import Snapshot
 from cli.reload import MARKER, Reload, reload
 from cli.status import status_values, status_view
-from common import config_file
+from common import config_file, in_force
 from common.config import Config
 from common.errors import BusError, ConfigError
 from common.messages import Reply, Request, ServiceStatus
@@ -119,4 +119,16 @@ def test_status_shows_who_runs_with_another_configuration_and_what_they_note(pat
     console.print(status_view(config, snapshot, digest))
     shown = console.export_text()
     assert "decider: disk full" in shown
-    assert f"the configuration has changed (digest {digest}) since monitor read it: autoscaler reload" in shown
+    assert f"the configuration has changed (digest {digest}) since monitor read it: make up" in shown  # none is known
+
+
+def test_status_names_the_command_that_has_the_changed_file_taken_over(path: Path) -> None:
+    in_force.keep(path.parent, config_file.read(path).source)
+    for key, command in (("max = 9", "autoscaler reload"), ("port = 81", "make up")):
+        text = path.read_text()
+        path.write_text(f"{text}{key}\n")
+        config, digest = config_file.load(path)
+        path.write_text(text)
+        console = Console(width=200, record=True)
+        console.print(status_view(config, Snapshot(services={"monitor": service("monitor", "x")}), digest))
+        assert console.export_text().rstrip().endswith(f"since monitor read it: {command}")

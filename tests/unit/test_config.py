@@ -109,6 +109,10 @@ def test_the_digest_tells_one_file_from_another(tmp_path: Path) -> None:
         # unknown keys
         (GROUP + "mni = 1\n", 3, "groups.web.mni: unknown key; did you mean 'min'? Allowed: "),
         ("[systen]\n" + GROUP, 1, "systen: unknown key; did you mean 'system'?"),
+        (GROUP + "[group.x]\nprefix = 'x-'\n", 3, "group: unknown key; did you mean 'groups'?"),
+        (GROUP + "[groups.web.imag.x]\ny = 1\n", 3, "groups.web.imag: unknown key; did you mean 'image'?"),
+        ("group.x.prefix = 'x-'\n" + GROUP, 1, "group: unknown key; did you mean 'groups'?"),
+        ("[groups.web.image]\nvcpus = 1\n[groups.web]\nprefix = 'w-'\nmin = 9\n", 3, "min must be <= max (4); got 9"),
         ("[system]\nrundir = '/x'\n" + GROUP, 2, "system.rundir: unknown key; did you mean 'run_dir'?"),
         (GROUP + "[groups.web.image]\nvcpu = 2\n", 4, "groups.web.image.vcpu: unknown key; did you mean 'vcpus'?"),
         (

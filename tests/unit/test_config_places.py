@@ -63,3 +63,17 @@ def test_where_none_is_the_error_names_every_place(places: dict[str, Path], tmp_
     assert caught.value.exit_code == 2
     for path in (Path("autoscaler.toml"), places["xdg"], places["system"], Path("--config"), "$AUTOSCALER_CONFIG"):
         assert str(path) in str(caught.value)
+
+
+def test_what_is_in_the_place_of_a_file_and_is_none_is_told(places: dict[str, Path], tmp_path: Path) -> None:
+    places["here"].mkdir()
+    places["xdg"].parent.mkdir(parents=True)
+    places["xdg"].symlink_to("gone.toml")
+    with pytest.raises(ConfigError) as caught:
+        find(environ(tmp_path))
+    said = str(caught.value)
+    assert "autoscaler.toml (it is there, and is not a file), " in said
+    assert f"{places['xdg']} (a link to gone.toml, which is not there), " in said
+    assert f"{places['system']}; name one by --config FILE" in said
+    write(places["system"])
+    assert find(environ(tmp_path)) == places["system"]

@@ -1,6 +1,7 @@
 """Each judge of ``autoscaler doctor``: quiet about what is well, and clear about what is not."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -40,6 +41,9 @@ WELL = (Level.OK, Level.SKIPPED, Level.NOTE)
 def levels(findings: list[Finding]) -> dict[str, Level]:
     """Return the worst level of each check."""
     return {name: worst(f for f in findings if f.check == name) for name in {f.check for f in findings}}
+
+
+REMOVES = re.compile("destroy|undefine")
 
 
 def must_mend(finding: Finding, level: Level, *words: str) -> None:
@@ -493,19 +497,27 @@ def test_guests_that_had_to_be_powered_off_are_named() -> None:
 
 
 def test_leftovers_are_named_and_those_of_others_only_noted() -> None:
-    assert judge_guests.judge_strays(StrayFacts({}, {}, {}, (), ()), "local")[0].level is Level.OK
-    strays = StrayFacts({"api-0000": "api"}, {"web-0007": "old"}, {"db-0000": "db"}, ("net2",), ("/f",))
+    assert judge_guests.judge_strays(StrayFacts({}, {}, (), {}, (), ()), "local")[0].level is Level.OK
+    strays = StrayFacts({"api-0000": "api"}, {"web-0007": "old"}, ("web-0001",), {"db-0000": "db"}, ("net2",), ("/f",))
     found = judge_guests.judge_strays(strays, "local")
     by_check = levels(found)
     assert by_check == {
         "left-over-domains": Level.WARNING,
         "stale-domains": Level.WARNING,
+        "foreign-domains": Level.NOTE,
         "other-domains": Level.NOTE,
         "stale-networks": Level.NOTE,
         "stale-files": Level.NOTE,
     }
     must_mend(found[0], Level.WARNING, "api-0000 (group api)", "make down")
     must_mend(found[1], Level.WARNING, "web-0007 (group old)", "virsh")
+    must_mend(found[2], Level.NOTE, "web-0001", "prefix")
+
+
+def test_only_for_what_this_program_made_a_command_is_told_that_removes_it() -> None:
+    strays = StrayFacts({"a-0000": "a"}, {"b-0000": "b"}, ("c-0000",), {"d-0000": "d"}, ("net2",), ("/f",))
+    removing = [one.check for one in judge_guests.judge_strays(strays, "local") if REMOVES.search(one.mend)]
+    assert removing == ["stale-domains"]
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

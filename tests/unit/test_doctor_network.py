@@ -1,6 +1,7 @@
 """What ``autoscaler doctor`` says about networks and firewalls, and how it reads them."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,23 @@ CLOSED = replace(OPEN, policy="drop")
 
 def test_our_own_network_is_well() -> None:
     assert worst(judge_network(NETWORK, WELL, "local")) is Level.OK
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bridge": BridgeFacts(True, True, True)}, {"bridge": None}, {"xml": XML.replace('stp="off"', 'stp="on"')}],
+)
+def test_of_somebody_elses_network_of_our_name_nothing_is_to_be_changed(changes: dict[str, Any]) -> None:
+    facts = replace(WELL, **changes)
+    (found,) = judge_network(NETWORK, replace(facts, xml=(facts.xml or "").replace("<uuid>", "<uuid>0")), "local")
+    assert "another name" in found.mend
+    assert not re.search("destroy|undefine|remove|ip link set|make", found.mend)
+
+
+@pytest.mark.parametrize("changes", [{"others": (Net("other", "10.0.0.0/8", "asbr0"),)}, {"is_active": False}])
+def test_a_bridge_of_somebody_elses_is_not_to_be_removed(changes: dict[str, Any]) -> None:
+    found = judge_network(NETWORK, replace(WELL, **changes), "local")
+    assert not [one for one in found if "remove" in one.mend]
 
 
 def test_a_network_that_is_not_there_yet_is_no_fault() -> None:

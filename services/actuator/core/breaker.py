@@ -20,7 +20,7 @@ PAUSE_S: Final = 1.0
 SOON_S: Final = 60.0  # what has served for this long has been started well
 RELAPSE_S: Final = 10.0  # the pause after the second relapse in a row
 TROUBLED_S: Final = 120.0  # so long after a failed start, or the end of a wait for the next, another may still fail
-SUCCESSOR_S: Final = 5.0  # who is replaced beside is given up so long after its successor was ready, at most
+SUCCESSOR_S: Final = 30.0  # who is replaced beside is given up so long after its successor was ready, at most
 _TIER_OF_SICK: Final = "sick"
 
 

@@ -177,9 +177,7 @@ def _define_more(
     if wanted.template is None:
         return Balance(blocked=(wanted.template_note or "the guest image is missing",))
     steps: list[Step] = []
-    lost = sorted(
-        (m for m in members if _is_just_lost(context, m)), key=lambda m: (m.is_suspended, m.age_s(context.now_s))
-    )
+    lost = _just_lost(context, members)
     held = trials.held_places(context, planned)
     open_hosts = tuple(host for host in wanted.group.hosts if host not in held)
     for turn in range(missing):
@@ -198,10 +196,25 @@ def _define_more(
     return Balance(tuple(steps))
 
 
+def _just_lost(context: Context, members: tuple[Member, ...]) -> list[Member]:
+    """Return whose places new domains take, the first to be replaced first: each is replaced by one."""
+    vanished = [m for m in context.view.vanished if m.age_s(context.now_s) < JUST_LOST_S]
+    replaced = {m.record.replaces for m in (*members, *context.view.vanished)}
+    lost = [m for m in members if _is_just_lost(context, m)] + vanished
+    lost = [m for m in lost if m.domain.uuid not in replaced]
+    return sorted(lost, key=lambda m: (_is_there(m), m.age_s(context.now_s)))
+
+
 def _is_just_lost(context: Context, member: Member) -> bool:
-    """Return whether a new domain takes this one's place: it is to go, is suspended, or failed a moment ago."""
+    """Return whether a new domain takes this one's place: it is to go, does not serve, or failed a moment ago."""
     is_failed = member.phase is Phase.FAILED and member.age_s(context.now_s) < JUST_LOST_S
-    return is_failed or member.is_suspended or bool(member.record.order)
+    is_useless = member.is_suspended or member.key in context.beside
+    return is_failed or is_useless or bool(member.record.order)
+
+
+def _is_there(member: Member) -> bool:
+    """Return whether the member may go on to serve, so that another one only stands in for it."""
+    return member.is_suspended or (member.phase in SERVING and not member.record.order)
 
 
 def _at_ceiling(context: Context, owned: int) -> str:
@@ -237,6 +250,7 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
         generation=wanted.desired.generation if wanted.desired else 0,
         tier=tier,
         decided_mono_s=None if tier in WAKE_TIMEOUT_S else context.now_s if lost else decided_s(context),
+        replaces="" if lost is None else lost.domain.uuid,
     )
     reason = f"fewer {tier} domains stand by than wanted" if tier else "fewer domains than desired"
     return Define(
@@ -244,7 +258,7 @@ def define(context: Context, found: Place, lost: Member | None, tier: str = "") 
         host=found.host,
         domain=name,
         uuid=uuid,
-        reason=reason if lost is None else f"{'stands in for' if lost.is_suspended else 'replaces'} {lost.name}",
+        reason=reason if lost is None else f"{'stands in for' if _is_there(lost) else 'replaces'} {lost.name}",
         cause=cause,
         record=record,
         replaces="" if lost is None else lost.name,

@@ -1,7 +1,11 @@
 """Which outcomes of steps are worth an ``Event``, and what it says."""
 
+from typing import Final
+
 from common.messages import Event
 from common.phases import Phase
+from services.actuator.core.record import Record
+from services.actuator.core.seen import SeenDomain
 from services.actuator.core.steps import (
     Clone,
     Define,
@@ -18,6 +22,10 @@ from services.actuator.core.steps import (
 
 NOT_IN_TIME = "it did not shut down in time"
 """How the reason of a step begins that cuts the power of a guest which did not obey its power button."""
+GONE: Final = "the domain is gone"
+"""The error of a step that finds nothing to change; the next look tells it, whoever found it so (``vanished``)."""
+WAS_LEAVING: Final = frozenset({Phase.DRAINING, Phase.STOPPING, Phase.FAILED})
+"""Phases of which the end is no news: it was meant to end, or its failure has been told."""
 
 
 def more_time(group: str) -> str:
@@ -38,6 +46,8 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
     """
     if error and isinstance(step, Save | Wake | Clone | TakeSnapshot):
         return _say(step, "tier-failed", f"{step.tier}: {error}; another way is found", "warning")
+    if error == GONE:
+        return None
     if error:
         return _say(step, "step-failed", f"{type(step).__name__.lower()}: {error}", "warning")
     if isinstance(step, SetPhase):
@@ -58,6 +68,25 @@ def event_of(step: Step, error: str, now_s: float) -> Event | None:
     if isinstance(step, Undefine):
         return _say(step, "domain-stopped", step.reason)
     return None
+
+
+def vanished(domain: SeenDomain, record: Record) -> Event:
+    """Return what is told of a domain of ours that libvirt does not know any more, though we have not removed it.
+
+    Args:
+        domain: As it was seen last.
+        record: Its record then.
+    """
+    how = "somebody has ended and undefined it" if domain.is_persistent else "it ended, and it was not defined"
+    is_meant = record.phase in WAS_LEAVING
+    return Event(
+        name="domain-stopped" if is_meant else "domain-failed",
+        group=record.group,
+        domain=domain.name,
+        host=domain.host,
+        text=f"it is gone: {how}",
+        level="info" if is_meant else "warning",
+    )
 
 
 def boot_time_s(step: Step, now_s: float) -> float | None:

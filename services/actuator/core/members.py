@@ -146,7 +146,8 @@ class Member:
 class View:
     """One group, sorted. ``pool`` and ``adoptable`` are for existing groups only.
 
-    ``unseen``: domains that were on hosts which have not answered since this process started.
+    ``unseen``: domains that were on hosts which have not answered since this process started. ``vanished``: members
+    that were there a moment ago and that libvirt does not know any more.
     """
 
     members: tuple[Member, ...]
@@ -155,6 +156,7 @@ class View:
     strangers: tuple[SeenDomain, ...] = ()
     unseen: int = 0
     templates: int = 0
+    vanished: tuple[Member, ...] = ()
 
     @property
     def owned_total(self) -> int:
@@ -199,6 +201,7 @@ def view(wanted: Wanted, seen: Seen) -> View:
         strangers=tuple(sorted(strangers, key=lambda domain: (domain.name, domain.host))),
         unseen=sum(host.remembered.get(wanted.name, 0) for host in seen.hosts if not host.is_ever_seen),
         templates=_templates(wanted, seen),
+        vanished=_vanished(wanted, seen),
     )
 
 
@@ -229,6 +232,12 @@ def _templates(wanted: Wanted, seen: Seen) -> int:
     name = names.template_name(wanted.group.prefix)
     shown = {(host.name, d.name) for host in seen.hosts for d in host.domains if d.name == name and d.record}
     return len(shown | {(s.host, s.domain) for s in seen.in_flight if s.domain == name and s.group == wanted.name})
+
+
+def _vanished(wanted: Wanted, seen: Seen) -> tuple[Member, ...]:
+    gone = [domain for host in seen.hosts for domain in host.vanished]
+    members = [Member(d, d.record) for d in gone if d.record is not None and d.record.group == wanted.name]
+    return tuple(sorted(members, key=lambda member: member.key))
 
 
 def own_record(wanted: Wanted, domain: SeenDomain) -> Record | None:

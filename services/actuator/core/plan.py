@@ -11,7 +11,7 @@ from common.domain import DomainState
 from common.domain_states import shown
 from common.phases import Phase
 from services.actuator.core import sickness, trials
-from services.actuator.core.capacity import rebalance
+from services.actuator.core.capacity import rebalance, target
 from services.actuator.core.clones import tend_snapshots
 from services.actuator.core.context import Context, adopt
 from services.actuator.core.doubt import NO_DOUBT, Doubt
@@ -46,9 +46,7 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     context = context_of(wanted, seen, now_s)
     found = context.view
     if is_observing(wanted.group, wanted.desired):
-        observing = "mode observe: nothing is changed, and nothing written down"
-        notes = (*_notes(context), observing)
-        return Plan(given_back(context), notes, found, waiting(context), context.doubt)
+        return _passive(context, given_back(context), "mode observe: nothing is changed, and nothing written down")
     moving = [member for member in found.members if not member.is_standing_by]
     steps = [step for member in moving if (step := advance(context, member)) is not None]
     steps += [
@@ -57,9 +55,8 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
         if domain.power is DomainState.RUNNING
     ]
     if _is_passive(wanted):
-        passive = "mode off: nothing is started, stopped or removed"
         noted = tuple(step for step in steps if _only_notes(step))
-        return Plan(noted, (*_notes(context), passive), found, waiting(context), context.doubt)
+        return _passive(context, noted, "mode off: nothing is started, stopped or removed")
     balance = rebalance(context, after(found.members, steps), steps)
     steps += balance.steps
     at_hand = [member for member in after(found.members, steps) if member.is_standing_by]
@@ -69,7 +66,7 @@ def plan(wanted: Wanted, seen: Seen, now_s: float) -> Plan:
     steps += snapshots.steps
     notes = tuple(why for why in (wanted.standby.why,) if why) + balance.notes + tended.notes + snapshots.notes
     notes += waiting(context) + sickness.notes(context) + trials.broken(context)
-    return Plan((*steps, *tended.steps), tuple(_notes(context)) + balance.blocked, found, notes, context.doubt)
+    return _told(context, (*steps, *tended.steps), balance.blocked, notes)
 
 
 def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
@@ -80,12 +77,41 @@ def context_of(wanted: Wanted, seen: Seen, now_s: float) -> Context:
     may_replace = wanted.desired is None or wanted.desired.is_replacement_allowed
     verdict = sickness.judge(context, may_replace)
     is_halted = not may_replace or sickness.is_halted(context)
-    return replace(context, is_halted=is_halted, sick=verdict.sick, beside=verdict.beside)
+    beside = frozenset(m.domain.uuid for m in found.members if m.key in verdict.beside)
+    doubt = replace(doubt, beside=beside)
+    return replace(context, doubt=doubt, is_halted=is_halted, sick=verdict.sick, beside=verdict.beside)
 
 
 def given_back(context: Context) -> tuple[Step, ...]:
     """Return the steps that end every burst, where nobody will: the group only observes from now on, or we stop."""
     return tuple(give_back(context, member) for member in context.view.members if is_lent(member) and member.is_free)
+
+
+def _passive(context: Context, steps: tuple[Step, ...], mode: str) -> Plan:
+    """Return the plan of a group whose mode keeps it from what is desired, unless it has just that."""
+    goal = target(context)
+    is_met = goal is not None and _served(context) == goal
+    return _told(context, steps, () if is_met else (mode,), (*waiting(context), mode) if is_met else waiting(context))
+
+
+def _told(context: Context, steps: tuple[Step, ...], blocked: tuple[str, ...], notes: tuple[str, ...]) -> Plan:
+    """Return the plan; what else is in the way keeps a group from nothing that has as many as are desired.
+
+    Args:
+        blocked: What keeps the group from its desired capacity whatever it has.
+        notes: What keeps it from nothing.
+    """
+    goal = target(context)
+    ways = tuple(_notes(context))
+    if goal is not None and _served(context) >= goal:
+        return Plan(steps, blocked, context.view, (*notes, *ways), context.doubt)
+    return Plan(steps, ways + blocked, context.view, notes, context.doubt)
+
+
+def _served(context: Context) -> int:
+    """Return how many serve that count: not one that is to be replaced."""
+    members = context.view.members
+    return sum(1 for m in members if m.is_in_rotation and m.is_capacity and m.key not in context.beside)
 
 
 def _is_passive(wanted: Wanted) -> bool:
@@ -98,7 +124,7 @@ def _only_notes(step: Step) -> bool:
 
 
 def _notes(context: Context) -> list[str]:
-    """Return what an operator should know besides the balance."""
+    """Return what is in the way besides the balance: it blocks a group that lacks somebody."""
     notes = []
     if sickness.is_halted(context):
         notes.append("too many domains are unhealthy at once: none is taken away, and one at a time is replaced")

@@ -39,7 +39,7 @@ class Record:
     started. ``failures`` counts how often it failed since it was last in rotation. ``address``: where a user's domain
     last answered as itself. ``is_kept``: it has failed, and we pause it for a look. ``stop_terms``: what its group's
     file said about its shutdown when this phase began (``leaving.terms``). ``is_owners``: its owner has started it, and
-    the decider has not counted it since (``members.is_uncounted``).
+    the decider has not counted it since (``members.is_uncounted``). ``replaces`` is the UUID of whom it stands in for.
     """
 
     group: str
@@ -72,6 +72,7 @@ class Record:
     address: str = ""
     stop_terms: str = ""
     is_owners: bool = False
+    replaces: str = ""
 
     @property
     def has_served(self) -> bool:
@@ -118,6 +119,7 @@ class Record:
             "address": self.address,
             "stop_terms": self.stop_terms,
             "owners": "1" if self.is_owners else "0",
+            "replaces": self.replaces,
         }
 
     def enter(self, phase: Phase, now_s: float, epoch_s: float, boot_id: str) -> "Record":
@@ -197,6 +199,7 @@ def _record(texts: Mapping[str, str]) -> Record:
         address=_address(texts.get("address", "")),
         stop_terms=texts.get("stop_terms", ""),
         is_owners=texts.get("owners") == "1",
+        replaces=texts.get("replaces", ""),
     )
 
 

@@ -48,7 +48,8 @@ class SeenHost:
     ``accel`` is the libvirt domain type to use, None until it is known; ``free_memory_bytes`` None where unknown;
     ``unreachable_s`` is how long nothing has been heard; ``is_ever_seen`` is false before the first look; then
     ``remembered`` says how many domains each group had there when it was last seen. ``bases`` are the disk images that
-    were looked at there, by path. ``version`` is that of libvirt and its hypervisor. ``note``: why it takes no new
+    were looked at there, by path. ``vanished`` are domains that are gone and that we have not removed, with the record
+    of one that has failed then. ``version`` is that of libvirt and its hypervisor. ``note``: why it takes no new
     domains.
     """
 
@@ -65,6 +66,7 @@ class SeenHost:
     remembered: Mapping[str, int] = field(default_factory=dict)
     version: str = ""
     bases: Mapping[str, Base] = field(default_factory=dict)
+    vanished: tuple[SeenDomain, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +85,17 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The balancer's word on one member, from a fresh message."""
+    """The balancer's word on one member, from a fresh message.
+
+    ``is_kept``: its checks time out, and HAProxy holds it for up all the same, because nobody else is.
+    """
 
     state: str
     is_healthy: bool | None = None
     in_flight: int = 0
     unhealthy_s: float = 0.0
     is_in_flight_known: bool = True
+    is_kept: bool = False
 
     @property
     def is_done(self) -> bool:

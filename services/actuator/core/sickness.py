@@ -13,6 +13,12 @@ crowd       several fail together (``doubt``)            one at a time          
 calm        none of this                                 each                    ``unhealthy_grace_s``
 =========== ============================================ ======================= ======================================
 
+Who is *replaced beside* keeps its place and its power; another one is started beside it, as far as there is room. That
+is done for one at a time, after ``unhealthy_grace_s`` in which requests came, nobody had a right answer, and nobody
+serves whose checks succeed: its checks fail, or they time out and HAProxy holds it for up because nobody else is
+(``is_kept``). It ends when somebody serves whose checks succeed; of one that was kept not before HAProxy has had the
+time to take it down, for until then nobody knows which of the two is the one too many.
+
 So each veto ends, and the end of none takes many at once. *One at a time*: the next only when as many are ready as
 desired, none is coming, and no start has just failed. A successor that fails soon after it was ready has to fail for
 twice as long after each try (``breaker.not_cured``), and nobody else is tried meanwhile.
@@ -37,6 +43,7 @@ from services.actuator.core.seen import Load, Seen, Wanted
 FULL_RATIO: Final = 0.9  # of the slots of those that serve
 BACKLOG_S: Final = 120.0  # a domain out of rotation has worked off by then what nobody waits for any more
 UNSERVED_GRACES: Final = 3.0
+BESIDE: Final = "its checks time out, and requests that came had no right answer: another one is to serve beside it"
 
 
 class Situation(StrEnum):
@@ -134,6 +141,7 @@ def notes(context: Context) -> tuple[str, ...]:
     others = [m for m in failing if m not in tried and m.key not in context.sick]
     if others and situation in WHY_NOT:
         told.append(f"{', '.join(m.name for m in others)}: {WHY_NOT[situation](context)}")
+    told += [f"{m.name}: {BESIDE}" for m in _passing(context) if m.key in context.beside]
     return tuple(told)
 
 
@@ -150,7 +158,8 @@ def _signs(wanted: Wanted, load: Load | None, members: tuple[Member, ...], now_s
     given_up = [m for m in members if m.phase is Phase.FAILED and not m.is_off and m.record.note == UNHEALTHY]
     failing = [m for m in members if is_failing(m) and (m.phase is Phase.READY or _failing_s(m, now_s) >= grace_s)]
     total = sum(1 for m in members if m.phase in SERVING) + len(given_up)
-    return Signs(_is_busy(wanted, load, members), len(failing) + len(given_up), total, _is_answering(load))
+    kept = frozenset(m.domain.uuid for m in members if _passes(m) and m.backend is not None and m.backend.is_kept)
+    return Signs(_is_busy(wanted, load, members), len(failing) + len(given_up), total, _is_answering(load), kept)
 
 
 def _is_busy(wanted: Wanted, load: Load | None, members: tuple[Member, ...]) -> bool | None:
@@ -172,7 +181,8 @@ def _is_answering(load: Load | None) -> bool | None:
 def _is_due(context: Context, situation: Situation, member: Member) -> bool:
     if situation is Situation.UNKNOWN or not member.is_free:
         return False
-    if _failing_s(member, context.now_s) < patience_s(context, situation, member):
+    failing_s = min(_failing_s(member, context.now_s), context.doubt.let_go_s(member.domain.uuid, context.now_s))
+    if failing_s < patience_s(context, situation, member):
         return False
     has_nothing = member.backend is not None and member.backend.in_flight == 0
     is_dumb = context.doubt.unanswered_s(context.now_s) >= BACKLOG_S
@@ -215,14 +225,22 @@ def _is_coming(context: Context) -> bool:
 def _beside(context: Context, situation: Situation, failing: list[Member]) -> frozenset[Key]:
     """Return the one to be replaced beside: nobody else could serve, requests come, and none gets a right answer."""
     load, grace_s = context.seen.load, context.wanted.group.unhealthy_grace_s
-    if situation is Situation.UNKNOWN or load is None or not load.is_asked or _passing(context):
+    passing = _passing(context)
+    kept = [m for m in passing if _is_kept(context, m)]
+    begun = [m for m in (*kept, *failing) if m.domain.uuid in context.doubt.beside and _is_kept(context, m)]
+    if begun:
+        return frozenset(m.key for m in begun[:1])
+    if situation is Situation.UNKNOWN or load is None or not load.is_asked or len(kept) < len(passing):
         return frozenset()
     if context.doubt.unanswered_s(context.now_s) < grace_s:
         return frozenset()
-    first = sorted(
-        (m for m in failing if _failing_s(m, context.now_s) >= grace_s), key=lambda m: _order(m, context.now_s)
-    )[:1]
+    due = [*kept, *(m for m in failing if _is_kept(context, m) or _failing_s(m, context.now_s) >= grace_s)]
+    first = sorted(due, key=lambda m: _order(m, context.now_s))[:1]
     return frozenset(m.key for m in first)
+
+
+def _is_kept(context: Context, member: Member) -> bool:
+    return context.doubt.is_kept(member.domain.uuid, context.now_s, context.wanted.group.unhealthy_grace_s)
 
 
 def _passing(context: Context) -> list[Member]:
