@@ -7,6 +7,10 @@ HAProxy ends by itself when its last connection does. A client's connection that
 (``timeout http-keep-alive``; ``idle-close-on-response`` keeps it over a reload): nobody waits for it here. What counts
 is requests, those in old workers too, and connections of TCP groups and WebSockets, used or not.
 
+# Note [A moment's silence]
+With nothing open at all, HAProxy has ended by itself before the first look, or ends during one: its master or a worker
+does not answer then. That is no news, and the keeper ends this command a moment later. Only what lasts is told.
+
 # Note [Ready at once]
 It imports nothing that takes long: neither the configuration nor messages. The bound is in a file of the run directory.
 """
@@ -29,6 +33,7 @@ LOOK_S: Final = 0.1
 QUIET_S: Final = 0.2  # a request that comes just now, on a connection that was idle, is seen at the next look
 LOST_S: Final = 2.0  # the master is away for less than that while it reloads
 TELL_S: Final = 0.5
+SILENT_S: Final = 1.0  # see Note [A moment's silence]
 DEADLINE_S: Final = 2.0
 
 
@@ -42,6 +47,7 @@ class Watch:
         self._held: dict[int, int] = {}
         self._silent: set[int] = set()
         self._lost_at_s: float | None = None
+        self._whole_at_s = clock.monotonic_s()
 
     @property
     def in_flight(self) -> int:
@@ -53,9 +59,19 @@ class Watch:
         """Return whether every process has said at the last look what it has."""
         return not self._silent and self._lost_at_s is None
 
+    def silent_s(self, now_s: float) -> float:
+        """Return for how long some process has not said what it has; 0 where each has at the last look."""
+        return 0.0 if self.is_whole else now_s - self._whole_at_s
+
     def look(self) -> bool:
         """Ask every process; return whether HAProxy is still there."""
         now_s = self._clock.monotonic_s()
+        is_there = self._look(now_s)
+        if self.is_whole:
+            self._whole_at_s = now_s
+        return is_there
+
+    def _look(self, now_s: float) -> bool:
         try:
             pids = [worker.pid for worker in self._master.workers()]
         except ProxyError:
@@ -96,7 +112,7 @@ def wait(run_path: Path, clock: Clock) -> Ending:
             return _tell(run_path, Ending(0, at_most_s, now_s - begun_s, watch.in_flight, watch.is_whole))
         if now_s - quiet_since_s >= QUIET_S:
             break
-        if now_s - told_s >= TELL_S:
+        if now_s - told_s >= TELL_S and (watch.is_whole or watch.silent_s(now_s) >= SILENT_S):
             told_s = now_s
             _tell(run_path, Ending(watch.in_flight, at_most_s, now_s - begun_s, None, watch.is_whole))
         Event().wait(LOOK_S)

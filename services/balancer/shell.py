@@ -7,7 +7,6 @@ Each look asks the master too: what workers hold that a reload has made old coun
 Nor is anything said of a group before its membership was heard and HAProxy looked at: nobody known is not nobody there.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -49,7 +48,10 @@ from services.balancer.core.backends import (
     with_owners,
 )
 from services.balancer.core.commands import commands
+from services.balancer.core.cuts import Cut, settled
 from services.balancer.core.ending import write_bound
+from services.balancer.core.firsts import Shown, begun, own
+from services.balancer.core.firsts import follow as follow_firsts
 from services.balancer.core.flapping import Course, restless_s
 from services.balancer.core.flapping import follow as follow_courses
 from services.balancer.core.haproxy_config import (
@@ -75,7 +77,17 @@ from services.balancer.core.older import (
 )
 from services.balancer.core.older import held as held_by_older
 from services.balancer.core.progress import Answered, progress, stalled
-from services.balancer.core.report import UNASKED, backend_states, blind, news, notes, substance
+from services.balancer.core.report import (
+    UNASKED,
+    Key,
+    backend_states,
+    blind,
+    news,
+    notes,
+    sick,
+    substance,
+    why_held,
+)
 from services.balancer.core.skew import Skew, follow, serving, skew_news, skew_notes
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 from services.balancer.endpoint import accepts
@@ -113,6 +125,9 @@ class _Group:
     backends: tuple[BackendState, ...] = ()
     slots_total: int = 0
     cut_sessions: int = 0
+    cuts: tuple[Cut, ...] = ()
+    unchecked: Mapping[str, Shown | None] = field(default_factory=dict)
+    sick: frozenset[Key] = frozenset()
     skew: Skew = field(default_factory=Skew)
     answered: dict[str, Answered] = field(default_factory=dict)
     courses: dict[str, Course] = field(default_factory=dict)
@@ -237,7 +252,7 @@ class BalancerService:
         except (ProxyError, ProxyLostError) as error:
             self._lose(error, self._clock.monotonic_s())
             return
-        why = failure.detail or failure.reason if is_suspended else failure.reason
+        why = why_held(failure) if is_suspended else failure.reason
         name = "backend-held" if is_suspended else "backend-cut"
         self._event(name, group.name, failure.domain, f"slot {slot} takes nothing new: {why}", cause=cause)
 
@@ -362,6 +377,8 @@ class BalancerService:
         servers = snapshot.servers.get(group.name)
         if servers is None or group.membership is None:
             return False
+        group.unchecked = follow_firsts(group.unchecked, servers)
+        servers = own(group.unchecked, servers)
         group.answered = progress(group.answered, servers, self._looked_at_s)
         limit_s = group.config.answers_within_s(self._context.config.haproxy)
         stuck = stalled(group.answered, self._looked_at_s, limit_s)
@@ -374,15 +391,17 @@ class BalancerService:
         steps = plan(wanted, slots, occupied(wanted, old))
         self._note_restored(group, steps, is_same=self._pid == snapshot.pid)
         group.owners = next_owners(wanted, slots, steps)
+        group.unchecked = begun(group.unchecked, steps)
+        self._tell_cut(group, snapshot)
         is_done = self._order(group, steps)
-        cut = self._end_older(group, wanted, old)
+        cuts = self._end_older(group, wanted, old)
         if is_done:
-            cut += _cut(group, steps, servers)
-        self._tell_cut(group, cut)
+            cuts += _cuts(group, steps, servers, snapshot.pid, self._looked_at_s)
+        group.cuts += tuple(cuts)
         group.slots_total, group.is_known = len(slots), True
         states = backend_states(group.membership, wanted, slots, group.older, is_whole=self._older.is_whole)
         self._note_backends(group, states)
-        return (bool(steps) and is_done) or any(cut.values())
+        return (bool(steps) and is_done) or bool(cuts)
 
     def _with_courses(self, group: _Group, wanted: Wanted, slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
         """Return the slots with what is known of how the checks of their members went."""
@@ -422,27 +441,33 @@ class BalancerService:
                 )
                 self._event("slot-restored", group.name, name, text, "warning")
 
-    def _end_older(self, group: _Group, wanted: Wanted, old: Sequence[Elder]) -> Counter[str]:
-        """End what old workers have with those who have left or failed; return how much of the former, by name."""
-        cut: Counter[str] = Counter()
+    def _end_older(self, group: _Group, wanted: Wanted, old: Sequence[Elder]) -> list[Cut]:
+        """End what old workers have with those who have left or failed; return what of the former."""
+        cuts: list[Cut] = []
+        seen = {(elder.pid, slot.server.name): slot.server.redispatched for elder in old for slot in elder.slots}
         for ending in endings(wanted, old):
             before = self._ended.get(ending.pid, frozenset())
             names = self._old.end_sessions(ending.pid, group.name, ending.slot, before)
             self._ended[ending.pid] = before.union(names)
-            if not ending.is_failure:
-                cut[ending.name] += len(names)
-        return cut
+            if names and not ending.is_failure:
+                moved = seen[ending.pid, ending.slot]
+                cuts.append(Cut(ending.pid, ending.slot, ending.name, len(names), moved, self._looked_at_s))
+        return cuts
 
-    def _tell_cut(self, group: _Group, cut: Counter[str]) -> None:
-        for name, count in cut.items():
-            if count:
-                group.cut_sessions += count
-                text = f"{count} requests in flight were cut off"
-                self._event("drain-forced", group.name, name, text, "warning", group.membership_id)
+    def _tell_cut(self, group: _Group, snapshot: Snapshot) -> None:
+        """Tell what was cut, as soon as it is known what HAProxy has sent elsewhere."""
+        shown = (snapshot, *(old.snapshot for old in self._older.workers))
+        workers = {each.pid: each.servers.get(group.name, ()) for each in shown}
+        told, group.cuts = settled(group.cuts, workers, self._looked_at_s)
+        for one in told:
+            group.cut_sessions += one.cut
+            level = "warning" if one.cut else "info"
+            self._event("drain-forced", group.name, one.name, one.text, level, group.membership_id)
 
     def _note_backends(self, group: _Group, backends: tuple[BackendState, ...]) -> None:
         before, group.backends = group.backends, backends
-        for item in news(before, backends) if before else ():
+        were_sick, group.sick = group.sick, sick(group.sick, backends)
+        for item in news(before, backends, were_sick) if before else ():
             if item.name == "backend-kept" and not self._quiet.may_say(
                 (item.name, group.name, item.domain), self._looked_at_s
             ):
@@ -529,14 +554,15 @@ class BalancerService:
             logger().warning(event, **fields)
 
 
-def _cut(group: _Group, steps: Sequence[Step], servers: Sequence[Server]) -> Counter[str]:
-    """Return how many requests the present worker had in flight with those whom the steps take out, by name."""
-    at = {server.name: server.in_flight for server in servers}
-    owners = {step.slot: group.owners.get(step.slot) for step in steps if isinstance(step, SetMaint)}
-    cut: Counter[str] = Counter()
-    for slot, owner in owners.items():
-        cut[owner.name if owner else ""] += at[slot]
-    return cut
+def _cuts(group: _Group, steps: Sequence[Step], servers: Sequence[Server], pid: int, now_s: float) -> list[Cut]:
+    """Return what the present worker had in flight with those whom the steps take out."""
+    left = {step.slot for step in steps if isinstance(step, SetMaint)}
+    names = {slot: owner.name for slot, owner in group.owners.items()}
+    return [
+        Cut(pid, server.name, names.get(server.name, ""), server.in_flight, server.redispatched, now_s)
+        for server in servers
+        if server.name in left and server.in_flight
+    ]
 
 
 def _places(membership: Membership) -> tuple[object, ...]:

@@ -21,7 +21,7 @@ from cli.console import Steps
 from cli.supervision import is_supervised, stop_services
 from common.clock import SystemClock
 from services.balancer.core import ending
-from tests.integration.balancer_stand import ROOT
+from tests.integration.balancer_stand import ROOT, Load
 from tests.integration.kept_haproxy import BOUND_S, Kept, post
 from tests.waiting import wait_until
 
@@ -147,6 +147,19 @@ def test_idle_clients_hold_nothing_up(kept: Kept, clients: int) -> None:
     assert took_s < AT_ONCE_S
     for connection in connections:
         connection.close()
+
+
+def test_short_gets_that_come_meanwhile_hold_nothing_up_and_nothing_is_told_of_them_that_is_not_known(
+    kept: Kept,
+) -> None:
+    with Load(kept.port, "/work?ms=5", pause_s=0.05, threads=2) as load:
+        wait_until(lambda: load.count >= 10, "they are answered", 20)
+        watch, told = kept.drain(), set()
+        while kept.keeper.poll() is None:
+            found = ending.read(kept.run)
+            told |= {found.text} if found else set()
+            assert watch.s() < AT_ONCE_S
+    assert not any("not say" in text or "at least" in text for text in told), told
 
 
 def down(kept: Kept) -> "subprocess.Popen[str]":

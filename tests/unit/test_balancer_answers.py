@@ -24,9 +24,9 @@ from services.balancer.errors import ProxyError
 INFO = "Name: HAProxy\nPid: 4711\nUptime_sec: 1"
 STAT = (
     "# pxname,svname,qcur,scur,stot,econ,eresp,status,lastchg,check_status,hrsp_5xx,req_tot,last_chk,qtime,rtime,ttime,"
-    "mode,idle_conn_cur,safe_conn_cur,used_conn_cur,bout,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_other,\n"
+    "mode,idle_conn_cur,safe_conn_cur,used_conn_cur,bout,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_other,wredis\n"
     "web,FRONTEND,,4,9,,,OPEN,,,3,120,,,,,http,,,,900,0,117,0,0,0,\n"
-    'web,vm1,1,2,70,0,0,UP,12,* L7OK,1,,"Layer7, ""good""",4,25,30,http,1,0,2,800,1,50,2,3,4,\n'
+    'web,vm1,1,2,70,0,0,UP,12,* L7OK,1,,"Layer7, ""good""",4,25,30,http,1,0,2,800,1,50,2,3,4,6\n'
     "web,vm2,0,0,5,0,0,MAINT,3,,0,,,0,0,0,http,0,0,0,0,0,5,0,0,0,\n"
     "web,BACKEND,1,3,75,0,0,UP,12,,3,75,,4,25,30,http,,,,900,0,117,0,0,0,\n"
     "db,FRONTEND,,1,40,,,OPEN,,,,,,,,,tcp,,,,70,,,,,,\n"
@@ -61,6 +61,7 @@ def test_look_shows_slots_by_header_name() -> None:
             changed_s=12,
             has_checks=True,
             answers=61,
+            redispatched=6,
         ),
         Server(
             name="vm2",

@@ -21,12 +21,12 @@ class Story:
         self.others = dict(OTHERS)
         self.courses: dict[str, Course] = {}
 
-    def shows(self, status: str, for_s: float = LOOK_S) -> bool:
+    def shows(self, status: str, for_s: float = LOOK_S, check: str = "L7OK") -> bool:
         """Return whether the member is kept out once it has shown this for so long."""
         until_s = self.now_s + for_s
         while self.now_s < until_s:
             self.now_s += LOOK_S
-            servers = {"u1": server(1, Admin.READY, status=status), **self.others}
+            servers = {"u1": server(1, Admin.READY, status=status, check=check), **self.others}
             self.courses = follow(self.courses, servers, self.now_s)
         return "u1" in restless_s(self.courses, ["u1", "u2", "u3"], self.now_s)
 
@@ -62,6 +62,19 @@ def test_one_that_stays_down_is_down_once(story: Story) -> None:
     for _ in range(3):
         assert not story.shows("DOWN", 5.0)
         assert not story.shows("DOWN 1/2")
+
+
+def test_one_that_we_take_out_or_keep_up_after_it_went_down_is_down_once(story: Story) -> None:
+    story.shows("UP", WINDOW_S)
+    assert not story.shows("DOWN", 2.0, "L4TOUT")
+    for _ in range(3):
+        assert not story.shows("NOLB", 1.0, "L4TOUT"), "avoided: its QEMU was found frozen"
+        assert not story.shows("DOWN", 1.0, "L4TOUT")
+        assert not story.shows("UP", 1.0, "L4TOUT"), "kept up: nobody else served"
+        assert not story.shows("UP 1/3", 1.0, "L4TOUT")
+        assert not story.shows("DOWN", 1.0, "L4TOUT")
+    assert not story.shows("UP", 5.0)
+    assert story.shows("DOWN"), "from its own check that succeeded on, it counts"
 
 
 def test_nobody_is_kept_out_while_nobody_else_is_sound(story: Story) -> None:

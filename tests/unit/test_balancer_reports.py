@@ -1,17 +1,18 @@
 """What the balancer tells: drains, traffic, news; and whom it keeps out after a failure."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
-from common.messages import BackendState, Drain, Member, Membership, Traffic
+from common.messages import BackendState, Drain, Failure, Member, Membership, Traffic
 from common.phases import Phase
 from services.balancer.core.addresses import with_last_addresses, with_sound_addresses
 from services.balancer.core.answers import Admin, Server, Snapshot, Totals
 from services.balancer.core.backends import Owner, Slot, wanted_from
 from services.balancer.core.holds import Hold, Word, held, suspended
 from services.balancer.core.progress import Answered, progress, stalled
-from services.balancer.core.report import backend_states, blind, news, notes, substance
+from services.balancer.core.report import backend_states, blind, news, notes, sick, substance, why_held
 from services.balancer.core.traffic import Look, traffic, unknown_traffic
 
 UP = Server(
@@ -51,6 +52,7 @@ def told(phase: Phase, *servers: Server, address: str | None = "10.0.0.1") -> Ba
     return state
 
 
+SICK = {("web-0001", "u1")}
 IDLE = {"in_flight": 0, "queue": 0, "connections": 0}
 
 
@@ -108,7 +110,8 @@ def test_a_restless_member_is_told_as_failing_for_as_long_as_it_is_kept_out() ->
     assert (found.state, found.is_healthy, found.unhealthy_s, found.in_flight) == ("restless", False, 12.0, 3)
     ready = told(Phase.READY, UP, EMPTY)
     assert [(item.name, item.level) for item in news([ready], [found])] == [("backend-restless", "warning")]
-    assert [item.name for item in news([found], [ready])] == ["backend-ready", "backend-healthy"]
+    assert [item.name for item in news([found], [ready])] == ["backend-ready"]
+    assert [item.name for item in news([found], [ready], SICK)] == ["backend-ready", "backend-healthy"]
     assert notes([found]) == (
         "web-0001 takes nothing new: it went down 2 times within 60 s; "
         "it comes back when its checks have succeeded for 30 s",
@@ -153,13 +156,65 @@ def test_requests_in_flight_are_news_only_while_draining() -> None:
 
 def test_news_are_changes() -> None:
     joining, ready = told(Phase.WARMING, EMPTY), told(Phase.READY, UP, EMPTY)
-    sick, unplaced = told(Phase.READY, replace(UP, status="DOWN"), EMPTY), told(Phase.WARMING)
+    down, unplaced = told(Phase.READY, replace(UP, status="DOWN", check="L7STS"), EMPTY), told(Phase.WARMING)
     assert [item.name for item in news([joining], [ready])] == ["backend-ready"]
-    assert [item.name for item in news([ready], [sick])] == ["backend-unhealthy"]
-    assert [item.name for item in news([sick], [ready])] == ["backend-healthy"]
+    assert [item.name for item in news([ready], [down])] == ["backend-unhealthy"]
+    assert [item.name for item in news([down], [ready], SICK)] == ["backend-healthy"]
     assert [item.name for item in news([joining], [unplaced])] == ["backend-unplaced"]
-    for same in (joining, ready, sick, unplaced):
-        assert list(news([same], [same])) == []
+    for same in (joining, ready, down, unplaced):
+        assert list(news([same], [same], sick((), [same]))) == []
+
+
+def told_of(*servers: Server) -> list[str]:
+    """Return the news of a member in rotation while its slot shows these, one after the other."""
+    seen = [told(Phase.READY, server, EMPTY) for server in servers]
+    found, ill = [], sick((), seen[:1])
+    for before, after in pairwise(seen):
+        found += [item.name for item in news([before], [after], ill)]
+        ill = sick(ill, [after])
+    return found
+
+
+AVOIDED = replace(UP, status="NOLB")  # by our own word
+LATE = replace(AVOIDED, check="L4TOUT")
+RAISED = replace(UP, check="L4TOUT", **IDLE)  # so is this: ``health up``
+DOWN = replace(UP, status="DOWN", check="L4TOUT")
+
+
+def test_what_we_order_ourselves_is_not_told_as_what_a_check_found() -> None:
+    assert told_of(UP, AVOIDED, UP) == []
+    assert told_of(UP, AVOIDED, LATE, RAISED, DOWN, UP) == ["backend-unhealthy", "backend-healthy"]
+    assert told(Phase.READY, RAISED).is_healthy is False
+
+
+def test_who_is_kept_up_after_its_check_failed_is_told_as_well_only_by_a_check() -> None:
+    busy = replace(RAISED, in_flight=2)
+    assert told_of(UP, LATE, busy) == ["backend-unhealthy", "backend-kept"]
+    assert told_of(UP, LATE, busy, UP) == ["backend-unhealthy", "backend-kept", "backend-healthy"]
+
+
+def test_a_member_that_was_down_at_the_first_look_is_told_when_it_is_well() -> None:
+    assert told_of(DOWN, UP) == ["backend-healthy"]
+
+
+def test_of_a_member_that_was_not_checked_yet_nothing_is_known() -> None:
+    unchecked = replace(UP, status="UP 1/3", check="", is_unchecked=True)
+    found = told(Phase.READY, unchecked)
+    assert (found.state, found.is_healthy, found.is_kept, found.check) == ("ready", None, False, "")
+
+
+@pytest.mark.parametrize(
+    ("detail", "text"),
+    [
+        ("user: it was suspended by hand or by another program", "by hand, or while something saves it, dumps it or"),
+        ("dump: its memory is being dumped", "dump: its memory is being dumped"),
+        ("", "suspended"),
+    ],
+)
+def test_who_has_paused_a_member_is_not_claimed_where_libvirt_cannot_know_yet(detail: str, text: str) -> None:
+    found = why_held(Failure(host="local", domain="web-0001", uuid="u1", reason="suspended", detail=detail))
+    assert text in found
+    assert "was suspended by hand" not in found
 
 
 # --- traffic -------------------------------------------------------------------------------------------------------

@@ -262,7 +262,11 @@ def test_a_suspended_member_gets_nothing_new_and_is_not_cut(bench: Bench) -> Non
     bench.step(sample("u1"), after_s=1)
     assert bench.api.orders == [DRAIN]
     assert [(event.name, event.text) for event in bench.bus.of(Event)] == [
-        ("backend-held", "slot vm1 takes nothing new: user: it was suspended by hand")
+        (
+            "backend-held",
+            "slot vm1 takes nothing new: it is paused (user): by hand, or while something saves it, dumps it or takes "
+            "a snapshot",
+        )
     ]
 
 
@@ -578,6 +582,8 @@ def test_an_old_worker_that_falls_silent_holds_what_it_held(bench: Bench) -> Non
 def test_at_the_end_of_a_drain_old_workers_sessions_are_ended_counted_once_and_told(bench: Bench) -> None:
     drained(bench, Older((old_worker(7, 2),)))
     bench.old.sessions = {7: ("0xa", "0xb")}
+    bench.step(membership(Phase.STOPPING), after_s=0.1)
+    bench.old.older = Older((old_worker(7, 0),))
     bench.step(membership(Phase.STOPPING), after_s=0.1)
     bench.step(membership(Phase.STOPPING), after_s=0.1)
     assert bench.old.asked_to_end[0] == (7, "web", "vm1")

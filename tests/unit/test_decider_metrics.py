@@ -10,7 +10,8 @@ from common.phases import Phase
 from services.decider.core import seen as seen_of
 from services.decider.core.evolve import evolve
 from services.decider.core.lack import Lack
-from services.decider.core.metrics import GroupMetrics, aggregate, capacity
+from services.decider.core.metrics import GroupMetrics, aggregate, capacity, evidence
+from services.decider.core.policies.measure import CPU, QUEUE, measure
 from services.decider.core.pressure import pressure
 from services.decider.core.seen import Seen, read_sample
 from services.decider.core.trend import FAST_S, SLOW_S, Trend, follow
@@ -141,7 +142,33 @@ def test_a_suspended_domain_is_neither_ready_nor_coming_and_keeps_its_place() ->
 
 def test_with_every_host_lost_nothing_is_complete() -> None:
     found = seen(sample(0.5, is_reachable=False), members=(member(0),))
+    assert metrics(found).ignorance == "no figures of the 1 ready domain: host local does not answer"
+
+
+def test_who_is_ready_on_a_host_that_does_not_answer_is_told_as_ready_without_figures() -> None:
+    hosts = [sample(is_reachable=False), sample(host="far", is_reachable=False)]
+    found = metrics(seen(*hosts, members=(member(0), member(1), member(2, host="far"))))
+    assert found.ignorance == "no figures of the 3 ready domains: hosts far, local do not answer"
+    assert [measure(metric, found).ignorance for metric in (CPU, QUEUE)] == [found.ignorance] * 2
+    told = evidence(found, 0.0, 0.0)
+    assert (found.ready, told.domains_ready, told.domains_known, told.cpu_ratio) == (0, 3, 0, None)
+
+
+def test_of_a_group_that_is_measured_in_part_all_that_are_ready_are_told() -> None:
+    hosts = [sample(0.5), sample(host="far", is_reachable=False)]
+    found = metrics(seen(*hosts, members=(member(0), member(1, host="far"), member(2, Phase.BOOTING, "far"))))
+    assert found.is_complete
+    assert found.ready_text == "1 of 2 ready"
+    told = evidence(found, 0.0, 0.0)
+    assert (told.domains_ready, told.domains_known, told.cpu_ratio) == (2, 1, 0.5)
+
+
+def test_where_nobody_is_ready_no_host_is_to_blame() -> None:
+    suspended, failed = member(0, Phase.SUSPENDED), member(1)
+    found = seen(sample(is_reachable=False), members=(suspended, failed))
+    found = seen_of.with_failure(found, Failure(host="local", domain=failed.name, uuid=failed.uuid, reason="x"), NOW_S)
     assert metrics(found).ignorance == "no domain is ready"
+    assert evidence(metrics(found), 0.0, 0.0).domains_ready == 0
 
 
 def test_several_hosts_add_up() -> None:

@@ -23,8 +23,10 @@ ROOT = Path(__file__).parents[2]
         (Ending(2, 0.5), "HAProxy takes nothing new; 2 requests in flight may end within 0.5 s"),
         (
             Ending(0, 30, is_whole=False),
-            "HAProxy takes nothing new; at least 0 requests in flight may end within 30 s",
+            "HAProxy takes nothing new; a process of it does not say what it has in flight, which may end within 30 s",
         ),
+        (Ending(2, 30, is_whole=False), "HAProxy takes nothing new; at least 2 requests in flight may end within 30 s"),
+        (Ending(0, 30, 30.1, cut=0, is_whole=False), "what was still in flight after 30 s is not known, and was cut"),
         (Ending(0, 30, 4.2, cut=0), ""),
         (Ending(0, 30, 30.1, cut=1), "1 request was cut after 30 s"),
         (Ending(0, 30, 30.1, cut=3, is_whole=False), "at least 3 requests were cut after 30 s"),

@@ -22,6 +22,8 @@ _MAINT_FLAGS: Final = 0x01 | 0x02 | 0x20 | 0x40  # forced, inherited, unresolved
 _DRAIN_FLAGS: Final = 0x08 | 0x10  # forced, inherited
 _CHECKS_ENABLED: Final = 0x04  # of srv_check_state; the other bits: running, configured, paused for maintenance
 _TIMED_OUT: Final = ("L4TOUT", "L6TOUT", "L7TOUT")
+_GOOD: Final = ("L4OK", "L6OK", "L7OK")
+_NO_RESULT: Final = ("UNK", "INI")  # HAProxy has just begun
 _DONE: Final = ("IP changed", "no need to change", "nothing changed")
 _STATE_VERSION: Final = "1"
 MAX_FAULT: Final = 300
@@ -43,6 +45,8 @@ class Server:
     ``DRAIN 1/2``, ``NOLB`` (nothing new until a check succeeds), ``MAINT``, ``no check``. ``changed_s``: seconds since
     it last changed. ``connections``: to the server, in use or idle. ``has_checks``: HAProxy checks it, or will when it
     leaves maintenance. ``answers`` grows with each answer of the server itself, in TCP mode with each byte.
+    ``redispatched``: how many requests that were sent to it went to another one. ``is_unchecked``: its occupant has not
+    been checked yet, and ``check`` is empty for that (``firsts``).
     """
 
     name: str
@@ -60,6 +64,8 @@ class Server:
     changed_s: float
     has_checks: bool = True
     answers: int = 0
+    redispatched: int = 0
+    is_unchecked: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -81,8 +87,14 @@ class Server:
         """Return whether a check has succeeded since the slot left maintenance (see the note below)."""
         # Note [A fresh check]: a slot that leaves maintenance starts as ``DRAIN 1/2`` (up, about to fall), with the
         # check result of whoever had the slot before. Only a check of the present occupant takes it to plain ``DRAIN``.
-        # Nor does a slot say anything of the present while its checks are stopped.
-        return self.has_checks and self.status in {"UP", "DRAIN"}
+        # Nor does a slot say anything of the present while its checks are stopped. One that is fully up though its last
+        # check failed is so by our own word (``health up``).
+        return self.has_checks and self.is_fully_up and not has_failed(self.check)
+
+    @property
+    def is_fully_up(self) -> bool:
+        """Return whether it is up, and no check that failed counts."""
+        return self.status in {"UP", "DRAIN"}
 
     @property
     def is_falling(self) -> bool:
@@ -103,6 +115,24 @@ class Server:
     def times_out(self) -> bool:
         """Return whether its last check had no answer in time, which is not to say that it was refused one."""
         return self.has_checks and self.check.startswith(_TIMED_OUT)
+
+
+def has_succeeded(check: str) -> bool:
+    """Return whether the words for a server's last check are those of one that succeeded.
+
+    >>> has_succeeded("L7OK HTTP status 200"), has_succeeded("L4TOUT"), has_succeeded("INI"), has_succeeded("")
+    (True, False, False, False)
+    """
+    return check.startswith(_GOOD)
+
+
+def has_failed(check: str) -> bool:
+    """Return whether they are those of one that failed; where there was none yet, they are neither.
+
+    >>> has_failed("L7OK HTTP status 200"), has_failed("L4TOUT"), has_failed("INI"), has_failed("")
+    (False, True, False, False)
+    """
+    return bool(check) and not check.startswith((*_GOOD, *_NO_RESULT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +294,7 @@ def _server(name: str, stat: Row, state: Row) -> Server:
         changed_s=figures.number(stat["lastchg"] or "0", 0, figures.MAX_DURATION_S),
         has_checks=bool(_present(state["srv_check_state"]) & _CHECKS_ENABLED),
         answers=_answers(stat),
+        redispatched=_count(stat["wredis"]),
     )
 
 

@@ -37,10 +37,20 @@ class Ending:
         count = self.in_flight if self.cut is None else self.cut
         if not count and self.is_whole:
             return ""
+        if not count:
+            return self._unknown
         told = f"{'' if self.is_whole else 'at least '}{count} request{'' if count == 1 else 's'}"
         if self.cut is None:
             return f"HAProxy takes nothing new; {told} in flight may end within {self.at_most_s:g} s"
         return f"{told} {'was' if count == 1 else 'were'} cut after {self.waited_s:.0f} s"
+
+    @property
+    def _unknown(self) -> str:
+        """Return in words that a process of HAProxy does not say what it has, and nothing of it is known."""
+        if self.cut is None:
+            what = "a process of it does not say what it has in flight"
+            return f"HAProxy takes nothing new; {what}, which may end within {self.at_most_s:g} s"
+        return f"what was still in flight after {self.waited_s:.0f} s is not known, and was cut"
 
 
 def write_bound(run_path: Path, at_most_s: float) -> None:

@@ -4,6 +4,9 @@ Where a member loses a part of its packets, three of its checks in a row fail no
 soon. Each time it is down, what it has in flight ends. So from the second time on it stays out of rotation until its
 checks have succeeded without a break for ``CALM_S``; meanwhile it counts as one that fails them. That is for one sick
 member among sound ones: where several go down again and again, or nobody else is sound, it is the load, or the network.
+
+What we order ourselves is no up and down of theirs: who is avoided, kept up or given its slot anew after it went down
+is down until a check of its own has succeeded (``is_proven``).
 """
 
 from collections.abc import Iterable, Mapping
@@ -50,6 +53,7 @@ def restless_s(courses: Mapping[str, Course], keys: Iterable[str], now_s: float)
 
 def _followed(last: Course | None, server: Server, now_s: float) -> Course:
     is_down = server.admin is not Admin.MAINT and server.has_checks and server.status.startswith("DOWN")
+    is_down = is_down or (last is not None and last.is_down and not server.is_proven)
     if last is None:
         return Course(is_down, now_s)
     ill_s = last.ill_s if server.is_proven else now_s

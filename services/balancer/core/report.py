@@ -1,11 +1,11 @@
 """What the balancer tells the others about every member: the actuator's leave to go on with a drain."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from common.messages import BackendState, Drain, Membership
-from services.balancer.core.answers import Admin, Server
+from common.messages import BackendState, Drain, Failure, Membership
+from services.balancer.core.answers import Admin, Server, has_failed, has_succeeded
 from services.balancer.core.backends import Goal, Placement, Slot, Wanted, is_unexplained, kept, match, waiting
 from services.balancer.core.flapping import CALM_S, TIMES, WINDOW_S
 from services.balancer.core.older import NOTHING, Held
@@ -18,7 +18,12 @@ UNASKED: Final = (
 _WHY_RESTLESS: Final = (
     f"it went down {TIMES} times within {WINDOW_S:g} s; it comes back when its checks have succeeded for {CALM_S:g} s"
 )
+_BY_CALL: Final = "user"
+_HELD_BY_CALL: Final = "it is paused (user): by hand, or while something saves it, dumps it or takes a snapshot"
 _NOTHING_HELD: Final[Mapping[tuple[str, str], Held]] = {}
+
+Key = tuple[str, str]
+"""Name and UUID of a member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +104,61 @@ def _note(backend: BackendState) -> str:
     return ""
 
 
-def news(before: Sequence[BackendState], after: Sequence[BackendState]) -> Iterator[News]:
-    """Return what changed between two looks, for the members that both or the later one show."""
-    past = {(b.name, b.uuid): b for b in before}
+def why_held(failure: Failure) -> str:
+    """Return why a member is suspended, in words that are true also if libvirt tells the true reason only later.
+
+    Before it saves, dumps or takes a snapshot libvirt says the same as for a call of a person.
+    """
+    reason, _, _ = failure.detail.partition(":")
+    return _HELD_BY_CALL if reason == _BY_CALL else failure.detail or failure.reason
+
+
+def sick(before: Collection[Key], after: Sequence[BackendState]) -> frozenset[Key]:
+    """Return who fails HAProxy's check, by name and UUID: from a check that failed to one that succeeded.
+
+    Args:
+        before: who did at the last look.
+        after: the members now. Health that we have ordered ourselves is no check's.
+    """
+    here = {(b.name, b.uuid): b for b in after if b.state in {"ready", RESTLESS}}
+    return frozenset(key for key, b in here.items() if _fails(b) or (key in before and not _succeeds(b)))
+
+
+def news(
+    before: Sequence[BackendState], after: Sequence[BackendState], were_sick: Collection[Key] = ()
+) -> Iterator[News]:
+    """Return what changed between two looks, for the members that both or the later one show.
+
+    Args:
+        before: the earlier look.
+        after: the later one.
+        were_sick: who failed HAProxy's check at the earlier one (``sick``).
+    """
+    past, are_sick = {(b.name, b.uuid): b for b in before}, sick(were_sick, after)
     for now in after:
         was = past.get((now.name, now.uuid))
         if now.state == "ready" and (was is None or was.state in {"joining", RESTLESS}):
             yield News("backend-ready", now.name, f"takes traffic in slot {now.slot}")
         if now.state == "unplaced" and (was is None or was.state != "unplaced"):
             yield News("backend-unplaced", now.name, "no slot is free; raise haproxy.slots", "warning")
-        if now.state == "ready" and now.is_healthy is False and (was is None or was.is_healthy is not False):
+        key = (now.name, now.uuid)
+        if key in are_sick and key not in were_sick and now.state == "ready":
             yield News("backend-unhealthy", now.name, f"HAProxy has it down; its last check: {now.check}", "warning")
-        if now.state == "ready" and now.is_healthy and was is not None and was.is_healthy is False:
+        if key in were_sick and key not in are_sick and now.state == "ready":
             yield News("backend-healthy", now.name, "HAProxy's check succeeds again")
         if now.state == RESTLESS and (was is None or was.state != RESTLESS):
             yield News("backend-restless", now.name, f"takes nothing new: {_WHY_RESTLESS}", "warning")
         if now.is_kept and (was is None or not was.is_kept):
             text = f"its checks time out, but nobody else is up: it keeps its {now.in_flight} requests and gets more"
             yield News("backend-kept", now.name, text, "warning")
+
+
+def _fails(backend: BackendState) -> bool:
+    return backend.is_healthy is False and has_failed(backend.check)
+
+
+def _succeeds(backend: BackendState) -> bool:
+    return backend.is_healthy is True and has_succeeded(backend.check)
 
 
 def _in_flight(backend: BackendState) -> tuple[int, bool]:
@@ -147,16 +189,17 @@ def _placed(placement: Placement, slot: Slot, *, is_kept: bool) -> BackendState:
         )
     is_out = server.admin is Admin.MAINT or not server.has_checks
     is_down = not is_out and not server.is_up
+    is_raised = not is_out and server.is_fully_up and has_failed(server.check) and not is_kept  # by our own word
     return BackendState(
         name=placement.name,
         uuid=placement.uuid,
         slot=server.name,
         state=_state(placement, server),
         is_kept=is_kept,
-        is_healthy=True if server.is_proven else (False if is_down else _going_down(server)),
+        is_healthy=True if server.is_proven else (False if is_down or is_raised else _going_down(server)),
         check="" if is_out else server.check,
         in_flight=server.in_flight + server.queue,
-        unhealthy_s=server.changed_s if is_down else 0.0,
+        unhealthy_s=server.changed_s if is_down or is_raised else 0.0,
     )
 
 
@@ -173,4 +216,5 @@ def _state(placement: Placement, server: Server) -> str:
 
 def _going_down(server: Server) -> bool | None:
     """Return health between two words: a server in rotation that missed a check is healthy until the next one."""
-    return True if server.admin is Admin.READY and server.is_up and server.has_checks else None
+    is_told = server.is_up and server.has_checks and not server.is_unchecked
+    return True if server.admin is Admin.READY and is_told else None

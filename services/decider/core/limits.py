@@ -289,7 +289,8 @@ def _projection(case: Case, target: int) -> Limit:
 
 def _no_data(case: Case) -> Limit:
     metrics = case.metrics
-    is_stale = not metrics.is_membership_fresh or (metrics.ready > 0 and metrics.known == 0)
+    has_figures = metrics.known > 0 or metrics.ready + metrics.silent == 0
+    is_stale = not metrics.is_membership_fresh or not has_figures
     return Limit("stale-data" if is_stale else "unknown-data", metrics.ignorance or case.votes[0].reason)
 
 

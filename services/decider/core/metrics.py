@@ -7,7 +7,9 @@ what boots has a spike of its own, and counts as coming capacity.
 Note [Who neither votes nor counts]
     Domains on a lost host of which nothing is known, and suspended ones, keep their place in the desired capacity, but
     say nothing of the load: counted as idle they would hide the overload of the others, counted as busy they would
-    keep the group large for as long as the host is gone. They are *held*: neither ready nor coming. One that has only
+    keep the group large for as long as the host is gone. They are *held*: neither measured nor coming. Those of them
+    that membership shows ready are *silent*: they serve, as far as anybody knows, and people are told so; it is their
+    figures that lack. One that has only
     just come into rotation has no figure yet, because a rate takes two samples: it is idle for scale-out and left out
     of the mean for scale-in, so that one that comes again and again does not begin the windows anew each time.
 """
@@ -49,6 +51,8 @@ class GroupMetrics:
     coming: int = 0  # booting, or not yet begun: what lacks to the desired capacity, as long as it may come in time
     overdue: int = 0  # the same, when it should have come: nobody waits for it any more
     held: int = 0  # suspended, or on a lost host: see Note [Who neither votes nor counts]
+    silent: int = 0  # of these: ready, as far as membership knows, and nothing says how busy; not in ``ready``
+    silent_hosts: tuple[str, ...] = ()
     surplus: int = 0  # capacity beyond the desired: on its way out, or started by its owner and not serving yet
     known: int = 0
     unknown: tuple[str, ...] = ()
@@ -94,6 +98,16 @@ class GroupMetrics:
     def missing(self) -> int:
         """Return how many lack to the desired capacity, in time or not."""
         return self.coming + self.overdue
+
+    @property
+    def ready_text(self) -> str:
+        """Return of how many ready domains the figures are, for people."""
+        return f"{self.ready} of {self.ready + self.silent} ready" if self.silent else f"{self.ready} ready"
+
+    @property
+    def unmeasured(self) -> str:
+        """Return why nobody is measured, in plain words; empty where a ready domain is."""
+        return "" if self.ready else _unmeasured(self.silent, self.silent_hosts)
 
     @property
     def is_halting(self) -> bool:
@@ -163,7 +177,9 @@ def aggregate(
         boot_timeout_s: How long a domain may be expected while no boot has been measured.
         warm_up_s: For so long the CPU use of a new member does not count for scale-out.
     """
-    ready, members_total, held = _count(seen, _lost_hosts(seen, now_s - stale_after_s))
+    lost = _lost_hosts(seen, now_s - stale_after_s)
+    ready, members_total, held = _count(seen, lost)
+    silent = _silent(seen, lost)
     ratios = [(name, uuid, _ratio(seen, name, uuid, host, now_s - stale_after_s, base)) for name, uuid, host in ready]
     fresh, told = _new(seen, now_s - stale_after_s), _told(seen, now_s - stale_after_s)
     known = [ratio for _, _, ratio in ratios if ratio is not None]
@@ -191,6 +207,8 @@ def aggregate(
         coming=coming,
         overdue=missing - coming,
         held=held,
+        silent=len(silent),
+        silent_hosts=tuple(sorted(set(silent))),
         surplus=max(members_total - reserve(seen) - len(uncounted(seen)) - desired, 0),
         known=len(known),
         unknown=unknown,
@@ -201,7 +219,7 @@ def aggregate(
         mean=total / len(known) if known else 0.0,
         low=warm.low,
         high=(total + len(unknown)) / (len(ready) - len(new)) if len(ready) > len(new) else 1.0,
-        ignorance=_ignorance(len(ready), unknown, new, is_fresh, is_traffic_known),
+        ignorance=_ignorance(len(ready), unknown, new, silent, is_fresh, is_traffic_known),
         is_membership_fresh=is_fresh,
         is_traffic_known=is_traffic_known,
         queue=traffic.queue if traffic else None,
@@ -232,7 +250,7 @@ def evidence(metrics: GroupMetrics, out_filled_s: float, in_filled_s: float) -> 
         cpu_ratio=metrics.mean if has_any else None,
         cpu_ratio_low_guess=metrics.low if metrics.ready else None,
         cpu_ratio_high_guess=metrics.high if metrics.ready else None,
-        domains_ready=metrics.ready,
+        domains_ready=metrics.ready + metrics.silent,
         domains_coming=metrics.missing,
         domains_overdue=metrics.overdue,
         domains_known=metrics.known,
@@ -299,6 +317,20 @@ def _count(seen: Seen, lost: frozenset[str]) -> tuple[list[tuple[str, str, str]]
         if member.phase is Phase.READY:
             ready.append((member.name, member.uuid, member.host))
     return ready, count, held
+
+
+def _silent(seen: Seen, lost: frozenset[str]) -> list[str]:
+    """Return the hosts of the ready members on lost ones, one for each."""
+    here = (m for m in members(seen) if m.phase is Phase.READY and m.uuid not in seen.failed)
+    return [member.host for member in here if member.host in lost]
+
+
+def _unmeasured(silent: int, hosts: tuple[str, ...]) -> str:
+    """Return why nobody is measured: nobody is ready, or their hosts say nothing."""
+    if not silent:
+        return "no domain is ready"
+    which = f"host {hosts[0]} does" if len(hosts) == 1 else f"hosts {', '.join(hosts[:3])} do"
+    return f"no figures of the {silent} ready domain{'' if silent == 1 else 's'}: {which} not answer"
 
 
 def _told(seen: Seen, oldest_s: float) -> frozenset[str]:
@@ -368,7 +400,12 @@ def _new(seen: Seen, since_s: float) -> frozenset[str]:
 
 
 def _ignorance(
-    ready: int, unknown: tuple[str, ...], new: tuple[str, ...], is_fresh: bool, is_traffic_known: bool
+    ready: int,
+    unknown: tuple[str, ...],
+    new: tuple[str, ...],
+    silent: list[str],
+    is_fresh: bool,
+    is_traffic_known: bool,
 ) -> str:
     if unknown:
         some = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
@@ -376,7 +413,7 @@ def _ignorance(
     if not is_fresh:
         return "no fresh membership from the actuator"
     if not ready:
-        return "no domain is ready"
+        return _unmeasured(len(silent), tuple(sorted(set(silent))))
     if len(new) == ready:
         return "no CPU figure yet of the domains that have only just come"
     return "" if is_traffic_known else "no fresh traffic figures from the balancer"

@@ -31,7 +31,7 @@ def measure(metric: str, metrics: GroupMetrics) -> Measure:
         is_known = metrics.ready > 0 and metrics.known > 0
         return Measure(metrics.low, metrics.high, is_known, is_known and not metrics.unknown, metrics.ignorance)
     if metrics.ready == 0:
-        return Measure(0.0, 0.0, False, False, "no domain is ready")
+        return Measure(0.0, 0.0, False, False, metrics.unmeasured)
     value = _traffic(metric, metrics)
     if value is None:
         missing = "no fresh traffic figures from the balancer"

@@ -122,7 +122,7 @@ def _wait_s(window_s: float, blocking: list[float], state: State, metrics: Group
 def _vote(policy: TargetTracking, metrics: GroupMetrics, figure: float, capacity: int, aim: int, wait_s: float) -> Vote:
     least = "at least " if policy.metric == CPU and figure >= SATURATED else ""
     value, target = shown(policy.metric, figure), shown(policy.metric, policy.target)
-    reason = f"{NAMES[policy.metric]} {least}{value} of {metrics.ready} ready, target {target}"
+    reason = f"{NAMES[policy.metric]} {least}{value} of {metrics.ready_text}, target {target}"
     if aim != metrics.desired:
         reason += f": {aim} would do" + (f", for {seconds(wait_s)} more to be stable" if wait_s > 0 else "")
     return Vote(policy=policy.type, capacity=capacity, reason=reason, wanted=aim, wait_s=wait_s)
