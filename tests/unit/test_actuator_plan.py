@@ -168,15 +168,23 @@ def test_drain_does_not_end_before_the_balancer_has_begun_it(state: str) -> None
 
 
 @pytest.mark.parametrize(
-    "backend", [None, Backend("draining", True, 0, 0.0, False), Backend("left", None, 0, 0.0, False)]
+    ("backend", "said"),
+    [
+        (None, "an unknown number"),
+        (Backend("draining", True, 0, 0.0, False), "an unknown number"),
+        (Backend("left", None, 0, 0.0, False), "an unknown number"),
+        (Backend("draining", True, 2, 0.0, False), "at least 2"),
+    ],
 )
-def test_a_drain_of_which_it_is_unknown_what_is_in_flight_lasts_until_its_deadline(backend: Backend | None) -> None:
+def test_a_drain_of_which_it_is_unknown_what_is_in_flight_lasts_until_its_deadline(
+    backend: Backend | None, said: str
+) -> None:
     backends = {} if backend is None else {(ONE, f"u-{ONE}"): backend}
     at = lambda age_s: replace(seen(domain(ONE, Phase.DRAINING, age_s=age_s)), backends=backends)  # noqa: E731
     assert steps(wanted(None), at(29)) == ()
     (step,) = steps(wanted(None), at(31))
     assert isinstance(step, SetPhase) and step.record.phase is Phase.STOPPING
-    assert step.reason.endswith("an unknown number in flight" if backend is None else "at least 0 in flight")
+    assert step.reason.endswith(f", {said} in flight")
 
 
 def test_who_has_left_rotation_and_is_still_worked_on_by_an_old_process_drains_on() -> None:

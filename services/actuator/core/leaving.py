@@ -51,8 +51,8 @@ def draining(context: Context, member: Member) -> Step | None:
 
 
 def _in_flight(backend: Backend | None) -> str:
-    """Return how many requests are in flight; a member that the balancer has not heard of yet may have any number."""
-    if backend is None:
+    """Return how many requests are in flight, as far as that is known."""
+    if backend is None or not (backend.in_flight or backend.is_in_flight_known):
         return "an unknown number"
     return f"{backend.in_flight}" if backend.is_in_flight_known else f"at least {backend.in_flight}"
 
