@@ -62,6 +62,7 @@ def test_nothing_is_made_from_one_that_is_damaged_later_and_no_service_loops(
     newer["kernel"]["sha256"] = "0" * 64
     (image / "newer").write_text(json.dumps(newer), encoding="utf-8")
     replace(image / "newer", image / "manifest.json")  # another image, whose kernel has not come
+    wait_until(lambda: "does not match" in " ".join(look(world)["groups"][0]["notes"]), 30, "it to be told early")
     world.autoscaler("scale", "2")
     wait_until(lambda: "does not match" in (look(world)["groups"][0]["blocked"] or ""), 30, "it to be told")
     assert world.domains() == [f"{NAME}-0000"]

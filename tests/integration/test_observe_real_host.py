@@ -203,7 +203,8 @@ def test_no_write_call_is_made_while_it_observes_and_then_they_are(config: Confi
         assert both.writes() == set()
         assert phase_in_libvirt() == Phase.READY
         assert [member.uuid for member in both.bus.memberships[-1].members] == [crashed]
-        assert "mode observe" in both.bus.memberships[-1].blocked
+        told = both.bus.memberships[-1]
+        assert "mode observe" in " ".join((told.blocked, *told.notes))
         assert {record.mode for record in both.records} == {"observe"}
         both.decide(Asked(Request(verb="mode", args={"mode": "on"}), 1, CLOCK.epoch_s()), CLOCK.monotonic_s())
         both.run_until(lambda: both.writes() >= {"set_metadata", "ensure_network"}, "the first writes")

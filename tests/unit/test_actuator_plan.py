@@ -298,6 +298,23 @@ def test_victims_are_never_protected() -> None:
     assert pick(view(wanted(0), see).members, 5, spare=5) == []
 
 
+def test_who_stands_in_for_one_that_serves_again_goes_before_an_idler_one() -> None:
+    first, second, stand_in = (domain(name) for name in ("web-0000", "web-0001", "web-0002"))
+    assert stand_in.record is not None
+    stand_in = replace(stand_in, record=replace(stand_in.record, replaces=first.uuid))
+    busy = {("web-0002", stand_in.uuid): Backend("ready", True, 5)}
+    assert brief(steps(wanted(2), seen(first, second, stand_in, backends=busy))) == ["SetPhase web-0002 draining"]
+    assert brief(steps(wanted(1), seen(second, stand_in, backends=busy))) == ["SetPhase web-0001 draining"]
+
+
+def test_an_image_that_cannot_be_used_is_told_before_a_domain_is_needed() -> None:
+    want = replace(wanted(1), template=None, template_note="vmlinuz does not match its manifest")
+    has_all = plan(want, seen(domain("web-0000")), NOW_S)
+    assert has_all.blocked == () and "no other domain can be made: vmlinuz does not match its manifest" in has_all.notes
+    lacks_one = plan(want, seen(), NOW_S)
+    assert lacks_one.blocked == ("vmlinuz does not match its manifest",) and lacks_one.notes == ()
+
+
 def test_victim_that_is_busy_keeps_its_place_and_nobody_goes_for_it() -> None:
     starting = domain("web-0001", Phase.CREATING, SHUTOFF, age_s=1)
     busy = Start(group="web", host="local", domain="web-0001", uuid="u-web-0001", reason="")

@@ -104,8 +104,14 @@ def _told(context: Context, steps: tuple[Step, ...], blocked: tuple[str, ...], n
     goal = target(context)
     ways = tuple(_notes(context))
     if goal is not None and _served(context) >= goal:
-        return Plan(steps, blocked, context.view, (*notes, *ways), context.doubt)
+        return Plan(steps, blocked, context.view, (*notes, *ways, *_no_image(context.wanted)), context.doubt)
     return Plan(steps, ways + blocked, context.view, notes, context.doubt)
+
+
+def _no_image(wanted: Wanted) -> tuple[str, ...]:
+    """Return why no domain could be made if one were needed: before it is needed, while there is time to mend it."""
+    is_lacking = wanted.group.kind == "template" and wanted.template is None and wanted.template_note
+    return (f"no other domain can be made: {wanted.template_note}",) if is_lacking else ()
 
 
 def _served(context: Context) -> int:

@@ -1,7 +1,7 @@
 """Who leaves: not protected, not ready before ready, fewest in flight, then the one started last. No chance in it.
 
-One that comes back after others had paused it leaves last: another was started in its place, and that one goes. One
-that comes back after it has failed has to prove itself first.
+One that comes back after others had paused it leaves last: another was started in its place, and that one goes, also
+when the first is ready again. One that comes back after it has failed has to prove itself first.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,9 @@ def pick(members: Iterable[Member], count: int, spare: int) -> list[Member]:
         count: How many may leave.
         spare: How many of those in rotation may: who is still to come, or to come back, stands in for nobody.
     """
-    ranked = sorted((m for m in members if m.is_reachable and may_leave(m)), key=_order)
+    known = list(members)
+    there = frozenset(member.domain.uuid for member in known if member.is_in_rotation)
+    ranked = sorted((m for m in known if m.is_reachable and may_leave(m)), key=lambda member: _order(member, there))
     return [m for m in list(_dispensable(ranked, spare))[: max(count, 0)] if not m.is_busy]
 
 
@@ -42,16 +44,18 @@ def _dispensable(ranked: Iterable[Member], spare: int) -> Iterator[Member]:
         yield member
 
 
-def _order(member: Member) -> tuple[bool, int, int, float, str]:
+def _order(member: Member, there: frozenset[str]) -> tuple[bool, int, bool, int, float, str]:
     """Return the place in the queue; a backend that the balancer does not report counts as the busiest.
 
-    One that we did not start, or whose start nobody remembers, is older than all others.
+    One that we did not start, or whose start nobody remembers, is older than all others. ``there``: the UUIDs of those
+    in rotation; who stands in for one of them goes first.
     """
     is_serving = member.phase in (Phase.WARMING, Phase.READY)
     in_flight = 0 if not is_serving else _UNKNOWN_IN_FLIGHT if member.backend is None else member.backend.in_flight
     near = _NEAR_TO_SERVING.get(member.phase, 4)
     near -= member.phase is Phase.READY and not member.is_in_rotation
-    return is_returning(member), near, in_flight, -_started_s(member), _backwards(member.name)
+    is_needed = member.record.replaces not in there
+    return is_returning(member), near, is_needed, in_flight, -_started_s(member), _backwards(member.name)
 
 
 def is_returning(member: Member) -> bool:
