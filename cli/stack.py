@@ -84,7 +84,7 @@ def _start(config: Config, config_path: Path, digest: str, clock: Clock, steps: 
     with steps.step("HAProxy"):
         if has_lost_files(config.system) and is_supervised(config.system):
             stopped = stop_services(config.system, clock, steps)
-            steps.say(f"what ran had lost {config.system.run_dir}: {stopped}, to be started anew")
+            steps.say(f"{config.system.run_dir} was gone: what ran with it is started anew ({stopped})")
         if is_changed(config.system, digest):
             steps.note("those that serve are asked as HAProxy would")
             refuse_silencing(config, clock, is_forced=is_forced)

@@ -80,17 +80,23 @@ def test_a_freeze_that_is_heard_of_late_is_no_flapping(stand: Stand) -> None:
     assert stand.state(domain) == "ready"
 
 
+def successor(stand: Stand, first: Domain, full: ExitStack) -> Domain:
+    """Freeze a member until it has failed and left; return a new one, of which the stand has not told yet."""
+    freeze(first, full)
+    stand.until(lambda: last_check(stand, first) == "L4TOUT", "its checks time out")
+    stand.fail(first)
+    stand.until(lambda: stand.state(first) == "left", "it is out")
+    stand.domains.remove(first)
+    second = stand.domain(2)
+    second.is_probed = True
+    return second
+
+
 def test_a_new_member_in_the_slot_of_one_that_could_not_be_reached_is_not_judged_by_it(stand: Stand) -> None:
     stays, first = stand.domain(0), stand.domain(1)
     stand.join(stays, first)
     with ExitStack() as full:
-        freeze(first, full)
-        stand.until(lambda: last_check(stand, first) == "L4TOUT", "its checks time out")
-        stand.fail(first)
-        stand.until(lambda: stand.state(first) == "left", "it is out")
-        stand.domains.remove(first)
-        second = stand.domain(2)
-        second.is_probed = True
+        second = successor(stand, first, full)
         stand.tell()
         with Load(stand.port, threads=2):
             stand.until(lambda: last_check(stand, second).startswith("L7OK"), "it was checked")
@@ -102,13 +108,7 @@ def test_a_new_member_alone_is_not_kept_for_what_its_predecessor_did_not_answer(
     first = stand.domain(0)
     stand.join(first)
     with ExitStack() as full:
-        freeze(first, full)
-        stand.until(lambda: last_check(stand, first) == "L4TOUT", "its checks time out")
-        stand.fail(first)
-        stand.until(lambda: stand.state(first) == "left", "it is out")
-        stand.domains.remove(first)
-        second = stand.domain(2)
-        second.is_probed = True
+        second = successor(stand, first, full)
         with Load(stand.port, "/work?ms=300", threads=4):
             stand.tell()
             stand.until(lambda: last_check(stand, second).startswith("L7OK"), "it was checked")
